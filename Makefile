@@ -1,0 +1,31 @@
+# Every target sets up what it needs. Nothing outside this folder is written but pip's and BentoML's caches.
+VENV := .venv
+PY := $(VENV)/bin/python
+PORT ?= 3000
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+PINS = tmp=$$(mktemp -d) && cp pyproject.toml README.md LICENSE $$tmp/ && cp -r service models loadtests $$tmp/ && \
+	cd $$tmp && uv lock --quiet
+
+.PHONY: pins
+pins: ## write requirements/*.txt anew from pyproject.toml (exact versions and hashes, no addresses; needs uv)
+	@out=$$PWD/requirements && mkdir -p $$out && $(PINS) && \
+	uv export --quiet --frozen --no-emit-project --no-dev --no-header > $$out/runtime.txt && \
+	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --no-header > $$out/dev.txt && \
+	rm -rf $$tmp && grep -L '://' $$out/runtime.txt $$out/dev.txt
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	@echo "Setting up $(VENV) (once; about a minute)"
+	@python3 -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}")'
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## make the virtual environment

@@ -1,0 +1,186 @@
+"""The words of the house, as frozen values: what a request is routed to, what came back, and what became known later.
+
+Nothing here does I/O, reads a clock or draws a random number. Times are Unix seconds (UTC), durations are seconds,
+shares of traffic are whole numbers of hundredths of a percent (`SHARE_ONE` is 100 %), so that a weight of 0.01 % is
+exact.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+SHARE_ONE = 10_000
+"""Shares are counted in hundredths of a percent: 10,000 is everything."""
+
+Label: TypeAlias = bool | int | float | str
+"""What really happened: a class as the model names it, or a number."""
+
+
+class Variant(enum.StrEnum):
+    """Which of the two models: the one that answers by default, or the one on trial."""
+
+    PRIMARY = "primary"
+    CANDIDATE = "candidate"
+
+    @property
+    def other(self) -> "Variant":
+        """The variant that rehearses when this one answers."""
+        return Variant.CANDIDATE if self is Variant.PRIMARY else Variant.PRIMARY
+
+
+class Mode(enum.StrEnum):
+    """Why a model was run: to answer, to rehearse on an answered request, or because the caller asked for it by name."""
+
+    LIVE = "live"
+    SHADOW = "shadow"
+    PINNED = "pinned"
+
+
+class Phase(enum.StrEnum):
+    """Where a rollout stands."""
+
+    SERVING = "serving"  # there is no candidate: the primary answers everything
+    SHADOW = "shadow"
+    CANARY = "canary"
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+
+
+class Status(enum.StrEnum):
+    """How one model's attempt at one request ended."""
+
+    OK = "ok"
+    FAILED = "failed"  # it raised, or its process is gone
+    TIMEOUT = "timeout"  # no answer inside its time limit
+    INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
+    DROPPED = "dropped"  # never asked: the shadow queue was full
+    NONE = "none"  # never asked: not part of the sample
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the router obeys. A new plan has a higher revision; every worker follows it within a poll interval.
+
+    Attributes:
+        weight: the candidate's share of live answers, in hundredths of a percent.
+        shadow: the share of requests on which the model that does not answer rehearses, in hundredths of a percent.
+        salt: mixed into the routing hash, so that two rollouts do not pick the same callers.
+        step: index into the rollout file's `steps`, or -1 when the weight was set by hand.
+    """
+
+    phase: Phase
+    weight: int
+    shadow: int
+    salt: int
+    step: int = 0
+    revision: int = 0
+    updated_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "shadow"):
+            share = getattr(self, name)
+            if not 0 <= share <= SHARE_ONE:
+                raise ValueError(f"{name} is {share}; it is counted in hundredths of a percent, 0 to {SHARE_ONE}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the audit log: who did what, when and why, and the numbers behind it."""
+
+    at: float
+    kind: str
+    actor: str
+    reason: str
+    revision: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one model said about one row.
+
+    Attributes:
+        status: `Status.OK`, or why there is nothing to read in the other fields.
+        label: the predicted class, as the model names it; None for a regression.
+        score: P(positive class) for a binary classifier, the value for a regression, else None.
+        probabilities: one per class in the card's order, for more than two classes, else None.
+        seconds: how long the caller of that model waited for the batch that held this row.
+    """
+
+    status: Status = Status.NONE
+    label: Label | None = None
+    score: float | None = None
+    probabilities: Sequence[float] | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One served row, with both variants' answers where both were asked: the row of a pair.
+
+    It is complete when it is made: a rehearsed request is recorded when its rehearsal has ended, one way or another.
+
+    Attributes:
+        request_id: the first `prediction_id` of its request; rows of one request are not independent.
+        at: when the request arrived.
+        unit: what repeats must not be counted twice for (the policy's `unit`), or None.
+        variant: who answered the caller.
+        share: the candidate's share of live answers that the router used, in hundredths of a percent.
+        fallback: why the primary answered in the candidate's place ("failed", "timeout", ...), or None.
+    """
+
+    prediction_id: str
+    request_id: str
+    at: float
+    revision: int
+    variant: Variant
+    mode: Mode
+    share: int
+    primary: Answer
+    candidate: Answer
+    unit: str | None = None
+    fallback: str | None = None
+
+    def answer(self, variant: Variant) -> Answer:
+        """The answer of `variant` to this row."""
+        return self.primary if variant is Variant.PRIMARY else self.candidate
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport:
+    """A label as it was reported: which prediction, what happened, and when that became known (`at`)."""
+
+    prediction_id: str
+    label: Label
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An observation whose label has come."""
+
+    observation: Observation
+    label: Label
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReceipt:
+    """What became of a batch of labels; the four counts add up to the batch.
+
+    Attributes:
+        matched: joined to a stored prediction now, for the first time.
+        duplicate: the same label was known already.
+        conflict: another label is known already; the first one stands and this one is kept for people to look at.
+        pending: no such prediction is stored yet; the label waits for it.
+        outcomes: the observations that `matched` speaks of.
+    """
+
+    matched: int
+    duplicate: int
+    conflict: int
+    pending: int
+    outcomes: Sequence[Outcome] = ()

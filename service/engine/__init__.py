@@ -1,0 +1,1 @@
+"""The Engine port and what stands behind it."""

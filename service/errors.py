@@ -1,0 +1,179 @@
+"""Every error the house raises on purpose, with the HTTP status that the front door gives it.
+
+::
+
+    UnderstudyError
+    ├── RequestError                 the caller can mend it
+    │   ├── MalformedRequest   400   not JSON, not an object
+    │   ├── Forbidden          403   the role is missing
+    │   ├── NotFound           404
+    │   ├── WrongMethod        405
+    │   ├── NotAllowedNow      409   the phase does not allow it, or the revision has moved on
+    │   ├── TooLarge           413
+    │   ├── WrongMediaType     415
+    │   ├── InvalidInput       422   does not fit the model's signature: names rows and fields
+    │   └── Overloaded         429   with Retry-After
+    ├── NotReady               503
+    ├── DeadlineExceeded       504
+    ├── InferenceError         500   a model failed on input that fits its signature
+    └── ConfigurationError           at start-up: the message says what to change
+
+Translation happens at one door per side: the front door turns these into RFC 9457 problem details, the store wraps its
+driver's errors into `StoreError`, and the engine wraps its runtime's into `InferenceError`.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+
+class UnderstudyError(Exception):
+    """Anything this project raises on purpose."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    kind = "internal"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+    def problem(self) -> dict[str, Any]:
+        """The body of an `application/problem+json` answer (RFC 9457, section 3)."""
+        return {
+            "type": f"urn:understudy:problem:{self.kind}",
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+        }
+
+
+class RequestError(UnderstudyError):
+    """The caller can mend it."""
+
+    status = HTTPStatus.BAD_REQUEST
+    kind = "bad-request"
+
+
+class MalformedRequest(RequestError):
+    """The body is not JSON, or not an object of the expected kind."""
+
+    kind = "malformed"
+
+
+class Unauthorized(RequestError):
+    """A token is needed and none, or an unknown one, was sent."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    kind = "unauthorized"
+
+
+class Forbidden(RequestError):
+    """The caller's role does not allow it."""
+
+    status = HTTPStatus.FORBIDDEN
+    kind = "forbidden"
+
+
+class NotFound(RequestError):
+    """There is nothing at this path."""
+
+    status = HTTPStatus.NOT_FOUND
+    kind = "not-found"
+
+
+class WrongMethod(RequestError):
+    """The path exists, but not for this method."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+    kind = "method-not-allowed"
+
+
+class NotAllowedNow(RequestError):
+    """The rollout's phase does not allow it, or its revision has moved on since the caller looked."""
+
+    status = HTTPStatus.CONFLICT
+    kind = "conflict"
+
+
+class TooLarge(RequestError):
+    """The body has more bytes, or more rows, than the named limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    kind = "too-large"
+
+
+class WrongMediaType(RequestError):
+    """The content type is not one that this path reads."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    kind = "unsupported-media-type"
+
+
+class InvalidInput(RequestError):
+    """Rows that do not fit the model's signature. `errors` names row, field and problem, at most `LISTED` of them."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    kind = "invalid-input"
+    LISTED = 20
+
+    def __init__(self, errors: Sequence[Mapping[str, Any]], detail: str | None = None) -> None:
+        first = errors[0] if errors else None
+        super().__init__(detail or (f"{_place(first)}: {first['problem']}" if first else "the input does not fit"))
+        self.errors = list(errors)
+
+    def problem(self) -> dict[str, Any]:
+        """RFC 9457 body with the extension member `errors`."""
+        body = super().problem() | {"errors": self.errors[: self.LISTED]}
+        if len(self.errors) > self.LISTED:
+            body["detail"] += f" (and {len(self.errors) - 1} more; the first {self.LISTED} are listed)"
+        return body
+
+
+class Overloaded(RequestError):
+    """A queue with a named limit is full."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    kind = "overloaded"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
+
+
+class NotReady(UnderstudyError):
+    """A part that the answer needs is not there (yet)."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    kind = "not-ready"
+
+
+class StoreError(NotReady):
+    """The database did not do what was asked; the driver's own words are in the message."""
+
+    kind = "store"
+
+
+class DeadlineExceeded(UnderstudyError):
+    """No answer inside the deadline."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    kind = "deadline"
+
+
+class InferenceError(UnderstudyError):
+    """A model failed on input that fits its signature."""
+
+    kind = "inference"
+
+
+class ConfigurationError(UnderstudyError):
+    """The service cannot start as configured. The message says what to change."""
+
+    kind = "configuration"
+
+
+def _place(error: Mapping[str, Any]) -> str:
+    row, name = error.get("row"), error.get("field")
+    if row is None:
+        return f"field {name!r}" if name else "body"
+    return f"row {row}, field {name!r}" if name else f"row {row}"

@@ -1,0 +1,1 @@
+"""What a rollout is: policy, phases, evidence, verdict."""

@@ -1,0 +1,101 @@
+"""The Store port: everything that must outlive a process goes through these methods, and nothing else does.
+
+`memory.MemoryStore` keeps the contract in dictionaries, `sql.SqlStore` keeps it in SQLite or PostgreSQL; one contract
+suite (`tests/contract/test_store.py`) runs over both. All methods block and are called from threads, never from the
+event loop; all are safe to call from several threads and several processes at once.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
+
+Tally: TypeAlias = Callable[[Outcome], Mapping[str, float]]
+"""Pure function of a joined outcome to the named counters it adds to. The store applies it in the very transaction that
+joins the label, so a counter never misses an outcome and never counts one twice, whatever is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How much history is kept.
+
+    Attributes:
+        max_age_s: observations (and their labels) older than this many seconds go.
+        max_bytes: when the observations take more than this on disk, the oldest go first.
+    """
+
+    max_age_s: float
+    max_bytes: int
+
+
+class Store(Protocol):
+    """What the house remembers about one rollout.
+
+    Raises:
+        StoreError: from any method, when the database did not do what was asked. Nothing is half done then.
+    """
+
+    def load_plan(self) -> Plan | None:
+        """The plan in force, or None before the first."""
+        ...
+
+    def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
+        """Put `plan` in force and append `event`, both or neither; returns the plan with its new revision.
+
+        The event is stored with the new revision.
+
+        Raises:
+            NotAllowedNow: when `expected_revision` is given and is not the revision in force (0 before the first plan).
+        """
+        ...
+
+    def append_event(self, event: Event) -> Event:
+        """Append to the audit log; returns the event with its id. Events are never changed or removed."""
+        ...
+
+    def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        """Events with an id greater than `after`, oldest first, at most `limit`."""
+        ...
+
+    def add_observations(
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+    ) -> Sequence[Outcome]:
+        """Store observations and add `counts` to the counters, all or nothing. Idempotent by `prediction_id`.
+
+        Returns:
+            The outcomes of labels that had been waiting for these observations, each returned once ever.
+        """
+        ...
+
+    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+        """Store labels and join those whose observation is there. When this returns, they survive `kill -9`.
+
+        Idempotent and conflict-aware: the first label of a prediction stands. Order does not matter, nor whether the
+        observation is stored before or after its label.
+        """
+        ...
+
+    def join_pending(self) -> Sequence[Outcome]:
+        """Join waiting labels whose observation has come meanwhile, and which a race kept apart; each outcome once ever."""
+        ...
+
+    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+        """Observations in the order in which they were stored, with their label if known, from sequence number `after` on."""
+        ...
+
+    def counters(self) -> Mapping[str, float]:
+        """All counters, by name."""
+        ...
+
+    def prune(self, retention: Retention, *, now: float) -> int:
+        """Remove observations beyond `retention` with their labels; returns how many. Counters and events stay."""
+        ...
+
+    def ping(self) -> float:
+        """Do the smallest round trip; returns how many seconds it took."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Calling it twice is harmless."""
+        ...
