@@ -17,7 +17,7 @@ pins: ## write requirements/*.txt anew from pyproject.toml (exact versions and h
 	@out=$$PWD/requirements && mkdir -p $$out && $(PINS) && \
 	uv export --quiet --frozen --no-emit-project --no-dev --no-header > $$out/runtime.txt && \
 	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --no-header > $$out/dev.txt && \
-	rm -rf $$tmp && grep -L '://' $$out/runtime.txt $$out/dev.txt
+	rm -rf $$tmp && ! grep -n '://' $$out/runtime.txt $$out/dev.txt
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute)"
