@@ -5,9 +5,11 @@
     UnderstudyError
     ├── RequestError                 the caller can mend it
     │   ├── MalformedRequest   400   not JSON, not an object
+    │   ├── Unauthorized       401   a token is needed
     │   ├── Forbidden          403   the role is missing
     │   ├── NotFound           404
     │   ├── WrongMethod        405
+    │   ├── BodyTimeout        408   the body did not arrive in time
     │   ├── NotAllowedNow      409   the phase does not allow it, or the revision has moved on
     │   ├── TooLarge           413
     │   ├── WrongMediaType     415
@@ -87,6 +89,13 @@ class WrongMethod(RequestError):
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
     kind = "method-not-allowed"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    kind = "body-timeout"
 
 
 class NotAllowedNow(RequestError):

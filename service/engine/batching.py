@@ -1,0 +1,180 @@
+"""Dynamic batching that adds no delay: what became readable in one turn of the event loop is one run of the model.
+
+Requests wait for nothing but the loop's own turn (`call_soon`), or for the run that is under way: when a run takes long
+enough to go to a thread, what arrives meanwhile is the next batch. A batch that fails is run again request by request,
+so that one bad request never fails its neighbours.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Executor
+from typing import Any, TypeAlias
+
+from service.engine import Engine, Reading, Scores
+from service.errors import InferenceError, InvalidInput, Overloaded
+from service.inputs import Columns, Row
+
+Waiter: TypeAlias = tuple[Sequence[Row], "asyncio.Future[Scores]"]
+
+
+class Batcher:
+    """Collects the requests of one loop turn and hands them to `_run`, in order, at most `max_rows` rows at a time.
+
+    Attributes:
+        on_batch: called with the number of rows of each run, for the batch-size histogram.
+    """
+
+    def __init__(self, *, max_rows: int, queue_max_rows: int, on_batch: Callable[[int], None] = lambda rows: None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Waiter] = deque()
+        self._waiting_rows = 0
+        self._scheduled = False
+        self._max_rows, self._queue_max_rows, self.on_batch = max_rows, queue_max_rows, on_batch
+
+    def submit(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+        """The scores of `rows`, to be awaited.
+
+        Raises:
+            Overloaded: when more than `queue_max_rows` rows wait already.
+        """
+        if self._waiting_rows + len(rows) > self._queue_max_rows and self._waiting:
+            raise Overloaded(f"{self._waiting_rows} rows are waiting for the model (the limit is {self._queue_max_rows})")
+        future: asyncio.Future[Scores] = self._loop.create_future()
+        self._waiting.append((rows, future))
+        self._waiting_rows += len(rows)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+        return future
+
+    def _take(self) -> list[Waiter]:
+        """The next batch: whole requests, at least one, at most `max_rows` rows; abandoned requests are skipped."""
+        batch: list[Waiter] = []
+        rows = 0
+        while self._waiting:
+            waiter = self._waiting[0]
+            if batch and rows + len(waiter[0]) > self._max_rows:
+                break
+            self._waiting.popleft()
+            self._waiting_rows -= len(waiter[0])
+            if not waiter[1].done():
+                batch.append(waiter)
+                rows += len(waiter[0])
+        return batch
+
+    def _turn(self) -> None:
+        raise NotImplementedError  # pragma: no cover - the two subclasses below are the only users
+
+
+class LocalModel(Batcher):
+    """A model in this process: short runs inline, long ones on `executor`, one at a time."""
+
+    def __init__(
+        self, engine: Engine, columns: Columns, executor: Executor, *, inline_max_s: float, **limits: Any
+    ) -> None:
+        super().__init__(**limits)
+        self.engine, self.reading = engine, Reading(engine.card)
+        self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
+        self._running = False  # a run is under way on the executor
+
+    def infer(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+        """See `Batcher.submit`; fails with `InferenceError` or `InvalidInput`."""
+        return self.submit(rows)
+
+    def inline(self, rows: int) -> bool:
+        """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""
+        return not self._running and self.engine.seconds(rows) <= self._inline_max_s
+
+    def _turn(self) -> None:
+        while self._waiting:
+            batch = self._take()
+            count = sum(len(rows) for rows, _ in batch)
+            if not batch:
+                continue
+            if self.engine.seconds(count) > self._inline_max_s:
+                self._running = True
+                run = self._executor.submit(self._run_all, batch)
+                asyncio.wrap_future(run, loop=self._loop).add_done_callback(lambda done, b=batch: self._landed(b, done))
+                return  # what arrives now waits for this run to end: it is the next batch
+            _deliver(batch, self._run_all(batch))
+            self.on_batch(count)
+        self._scheduled = False
+
+    def _landed(self, batch: list[Waiter], done: "asyncio.Future[list[Scores | Exception]]") -> None:
+        self._running = False
+        _deliver(batch, done.result())
+        self.on_batch(sum(len(rows) for rows, _ in batch))
+        self._turn()
+
+    def _run_all(self, batch: list[Waiter]) -> "list[Scores | Exception]":
+        try:
+            return list(_split(batch, self._run([row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0])))
+        except (InferenceError, InvalidInput) as error:
+            if len(batch) == 1:
+                return [error]
+            return [self._run_all([waiter])[0] for waiter in batch]
+
+    def _run(self, rows: Sequence[Row]) -> Scores:
+        try:
+            return self.reading.read(self.engine.run(self._columns.build(rows)), len(rows))
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise InferenceError(f"{self.engine.card.name} answered in an unreadable form: {error!r}") from error
+
+
+class SpreadModel(Batcher):
+    """A model elsewhere: each turn's batch is one call, and several calls may be under way.
+
+    Args:
+        call: runs rows remotely; raises `InferenceError`, or `TimeoutError` past its time limit.
+        spawn: keeps a coroutine running and alive (an event loop holds tasks weakly).
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[Row]], Coroutine[Any, Any, Scores]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        **limits: Any,
+    ) -> None:
+        super().__init__(**limits)
+        self._call, self._spawn = call, spawn
+
+    def infer(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+        """See `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
+        return self.submit(rows)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        while self._waiting:
+            batch = self._take()
+            if batch:
+                self._spawn(self._one_call(batch))
+
+    async def _one_call(self, batch: list[Waiter]) -> None:
+        rows = [row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0]
+        try:
+            answers: list[Scores | Exception] = list(_split(batch, await self._call(rows)))
+        except Exception as error:  # every waiter must hear of it, whatever it is
+            answers = [error] * len(batch)
+        self.on_batch(len(rows))
+        _deliver(batch, answers)
+
+
+def _split(batch: list[Waiter], scores: Scores) -> "list[Scores]":
+    if len(batch) == 1:
+        return [scores]
+    pieces, start = [], 0
+    for rows, _ in batch:
+        pieces.append(scores.slice(start, len(rows)))
+        start += len(rows)
+    return pieces
+
+
+def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> None:
+    for (_, future), answer in zip(batch, answers, strict=True):
+        if future.done():
+            continue  # the caller has gone away
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

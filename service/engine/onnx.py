@@ -1,0 +1,266 @@
+"""ONNX Runtime, distrusted: the device asked for is the device that runs, threads fit the CPU quota, warmed before use.
+
+The only importer of `onnxruntime`. Three habits of the runtime are worked around here, each with its public report:
+it falls back to the CPU without an error when a GPU was asked for (microsoft/onnxruntime#23372), it sizes its thread
+pools by the host's cores and not by the container's quota (#3099), and it pays for every new input shape at its first
+request (#19838).
+"""
+
+import ctypes
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, OutputSpec, digest_of, read_card
+from service.errors import ConfigurationError, InferenceError
+from service.inputs import Array
+
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+# What each provider loads; the first that cannot be loaded is named to the user.
+_LIBRARIES = {
+    "cuda": ["libcuda.so.1", "libcudart.so.12", "libcublasLt.so.12", "libcublas.so.12", "libcufft.so.11", "libcudnn.so.9"],
+    "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
+}
+_DTYPES = {
+    "tensor(bool)": "bool", "tensor(string)": "string", "tensor(float16)": "float16", "tensor(float)": "float32",
+    "tensor(double)": "float64", "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32",
+    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+}  # fmt: skip
+WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WARM_RUNS = 5
+WARM_MAX_S = 5.0
+
+
+class OnnxEngine:
+    """A warmed session behind the Engine port.
+
+    Attributes:
+        card: the model's card; for a bare file, one made from the graph's signature.
+        device: the device that runs it: "cpu", "cuda" or "tensorrt".
+    """
+
+    def __init__(self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024) -> None:
+        self.path, card = resolve(source)
+        self._session, self.device = _open(self.path, device, threads)
+        self.card = card or _card_from_graph(self._session, self.path)
+        _check_signature(self._session, self.card)
+        self._names = [output.name for output in self.card.outputs]
+        self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
+        batch = self.card.inputs[0].shape[0] if self.card.inputs[0].shape else None
+        self._fixed_rows = batch
+        self._costs = self._warm(warm_max_rows)
+
+    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine.run`. A graph with a fixed batch dimension is run in pieces of that size, the last one padded."""
+        try:
+            if self._fixed_rows is None:
+                return self._run(columns)
+            return self._run_in_pieces(columns, self._fixed_rows)
+        except Exception as error:  # the runtime raises a dozen unrelated classes
+            raise InferenceError(f"{self.card.name} failed: {error}") from error
+
+    def seconds(self, rows: int) -> float:
+        """See `Engine.seconds`: interpolated between the warm-up's batch sizes, extended in proportion beyond them."""
+        sizes = list(self._costs)
+        if rows >= sizes[-1]:
+            return self._costs[sizes[-1]] * rows / sizes[-1]
+        return float(np.interp(rows, sizes, list(self._costs.values())))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+
+    def _run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise RuntimeError("the engine is closed")
+        outputs = self._session.run(self._names, dict(columns))
+        return {
+            name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)
+        }
+
+    def _run_in_pieces(self, columns: Mapping[str, Array], size: int) -> dict[str, Array]:
+        rows = len(next(iter(columns.values())))
+        pieces = []
+        for start in range(0, rows, size):
+            piece = {name: array[start : start + size] for name, array in columns.items()}
+            short = size - min(size, rows - start)
+            if short:
+                piece = {name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()}
+            pieces.append(self._run(piece))
+        return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
+
+    def _warm(self, max_rows: int) -> dict[int, float]:
+        """Run every batch size once and measure it; seconds by rows. Stops early for a model so slow that it would take long."""
+        costs: dict[int, float] = {}
+        started = time.perf_counter()
+        for rows in [n for n in WARM_ROWS if n <= max_rows] or [1]:
+            columns = {spec.name: typical(spec, rows) for spec in self.card.inputs}
+            timings = []
+            for _ in range(WARM_RUNS):
+                begin = time.perf_counter()
+                self.run(columns)
+                timings.append(time.perf_counter() - begin)
+            costs[rows] = statistics.median(timings)
+            if time.perf_counter() - started > WARM_MAX_S:
+                break
+        return costs
+
+
+def resolve(source: str | Path) -> tuple[Path, Card | None]:
+    """The model file and card that a rollout file's `primary` or `candidate` names; no card for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing usable is there.
+    """
+    text = str(source)
+    if text.startswith("bentoml:"):
+        import bentoml  # noqa: PLC0415 - heavy, and only for this kind of source
+
+        try:
+            folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
+        except Exception as error:
+            raise ConfigurationError(f"{text}: {error}") from error
+        return (folder / MODEL_FILE, read_card(folder) if (folder / CARD_FILE).exists() else None)
+    path = Path(text)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise ConfigurationError(f"{path} is missing")
+        return path, None
+    return path / MODEL_FILE, read_card(path)
+
+
+def cpu_quota() -> float:
+    """CPUs this process may use: its affinity mask, cut down to the cgroup's quota (v2, then v1)."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cpus = min(cpus, int(quota) / int(period))
+    except (OSError, ValueError):
+        try:
+            root = Path("/sys/fs/cgroup/cpu")
+            micros = int((root / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+            if micros > 0:
+                cpus = min(cpus, micros / int((root / "cpu.cfs_period_us").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            pass
+    return cpus
+
+
+def typical(spec: InputSpec, rows: int) -> Array:
+    """A plausible input for warming up: the profile's mean or commonest value, else zeros or empty strings."""
+    shape = [rows if i == 0 else (size or 1) for i, size in enumerate(spec.shape)] or []
+    if spec.dtype == "string":
+        shares = spec.profile.shares if spec.profile and spec.profile.kind == "categorical" else {}
+        return np.full(shape, max(shares, key=lambda k: shares[k]) if shares else "", dtype=object)
+    mean = spec.profile.mean if spec.profile and spec.profile.kind == "numeric" else 0
+    return np.full(shape, mean, dtype=spec.dtype)
+
+
+def _open(path: Path, device: str, threads: int) -> tuple[Any, str]:
+    available = ort.get_available_providers()
+    if device == "auto":
+        device = "cuda" if "CUDAExecutionProvider" in available and _missing_library("cuda") is None else "cpu"
+    wanted = _PROVIDERS[device]
+    if wanted[0] not in available:
+        raise ConfigurationError(
+            f"device: {device} was asked for, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
+            "The library missing is onnxruntime-gpu: `pip uninstall -y onnxruntime && pip install 'understudy[gpu]'`, "
+            "or say device: cpu."
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # A spinning pool burns the very core that decodes the next request.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:
+        raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+    if session.get_providers()[0] != wanted[0]:
+        missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
+        raise ConfigurationError(
+            f"device: {device} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}. "
+            f"The library missing is {missing}. Install it, or say device: cpu."
+        )
+    return session, device
+
+
+def _missing_library(device: str) -> str | None:
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    for name in _LIBRARIES["cuda"] + (_LIBRARIES["tensorrt"] if device == "tensorrt" else []):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return name
+    return None
+
+
+def _plain(value: Any, classes: Sequence[int | str]) -> Array:
+    """Arrays as they are; a ZipMap's list of dicts as a matrix of probabilities in class order."""
+    if isinstance(value, list):
+        order = list(classes) or (list(value[0]) if value else [])
+        return np.array([[row[name] for name in order] for row in value], dtype=np.float32)
+    return np.asarray(value)
+
+
+def _dtype(kind: str, name: str, path: Path) -> Any:
+    if kind not in _DTYPES:
+        raise ConfigurationError(f"{path}: {name} is {kind}; only tensors of numbers, booleans and strings are served")
+    return _DTYPES[kind]
+
+
+def _shape(raw: Sequence[Any]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in raw]
+
+
+def _card_from_graph(session: Any, path: Path) -> Card:
+    """The card of a bare file. Outputs are guessed by the converters' conventions: a 1-D label, a 2-D probability."""
+    inputs = [InputSpec(name=i.name, dtype=_dtype(i.type, i.name, path), shape=_shape(i.shape)) for i in session.get_inputs()]
+    outputs: list[OutputSpec] = []
+    for output in session.get_outputs():
+        if output.type.startswith("seq(map("):
+            outputs.append(OutputSpec(name=output.name, dtype="float32", shape=[None, None], role="probabilities"))
+            continue
+        dtype, shape, name = _dtype(output.type, output.name, path), _shape(output.shape), output.name.lower()
+        role: Any = "other"
+        if "label" in name and dtype in {"int64", "string"}:
+            role = "label"
+        elif "prob" in name and len(shape) == 2:
+            role = "probabilities"
+        elif len(session.get_outputs()) == 1 and (len(shape) == 1 or shape[1:] == [1]):
+            role = "value"
+        outputs.append(OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role))
+    roles = {output.role for output in outputs}
+    width = next((o.shape[1] for o in outputs if o.role == "probabilities"), None)
+    task: Any = "regression" if "value" in roles else "other"
+    if "probabilities" in roles or "label" in roles:
+        task = "binary-classification" if width == 2 else "multiclass-classification"
+    # Only whole-number classes can be known from the graph's signature alone; a card can say more.
+    classes: list[int | str] = list(range(width)) if width and any(o.role == "label" and o.dtype == "int64" for o in outputs) else []
+    return Card(
+        name=path.stem, version="0", task=task, inputs=inputs, outputs=outputs, classes=classes,
+        positive=1 if classes == [0, 1] else None, digest=digest_of(path),
+    )  # fmt: skip
+
+
+def _check_signature(session: Any, card: Card) -> None:
+    """A card that speaks of other inputs or outputs than the graph has is refused."""
+    for what, specs, nodes in (("input", card.inputs, session.get_inputs()), ("output", card.outputs, session.get_outputs())):
+        said, found = [spec.name for spec in specs], [node.name for node in nodes]
+        if sorted(said) != sorted(found):
+            raise ConfigurationError(f"{card.name}: the card's {what}s are {said}, the graph's are {found}")

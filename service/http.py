@@ -1,0 +1,113 @@
+"""The few pieces of ASGI that the front door needs: reading a body under limits, answering, and problem details."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+from service.errors import BodyTimeout, MalformedRequest, TooLarge, UnderstudyError, WrongMediaType
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+encode = msgspec.json.Encoder().encode
+
+
+class ClientGone(Exception):  # noqa: N818 - not an error of ours
+    """The caller hung up before the body was complete; there is nobody to answer."""
+
+
+async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The request's body.
+
+    Raises:
+        TooLarge: more than `max_bytes`, declared or sent.
+        BodyTimeout: not complete within `timeout_s`.
+        ClientGone: the caller hung up.
+    """
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > max_bytes:
+            raise _too_large(len(body), max_bytes)
+        return body
+    declared = header(scope, b"content-length")
+    if declared and declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(int(declared), max_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > max_bytes:
+                    raise _too_large(size, max_bytes)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+                message = await receive()
+    except TimeoutError:
+        raise BodyTimeout(f"the body was not complete after {timeout_s:g} s") from None
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """One request header (names in lower case), or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def require_json(scope: Scope) -> None:
+    """Refuse a body that says it is something else than JSON; one that says nothing is taken at its word.
+
+    Raises:
+        WrongMediaType: naming what was sent.
+    """
+    content_type = header(scope, b"content-type")
+    if content_type is None or content_type == "application/json":
+        return
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise WrongMediaType(f"the content type is {content_type!r}; send application/json")
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """A small JSON object; an empty body is an empty object.
+
+    Raises:
+        MalformedRequest: for anything else.
+    """
+    if not body.strip():
+        return {}
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise MalformedRequest("the body must be an object")
+    return data
+
+
+async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *,
+                 content_type: bytes = b"application/json") -> None:  # fmt: skip
+    """Send a complete answer."""
+    head: Headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def problem(send: Send, error: UnderstudyError) -> None:
+    """Answer with RFC 9457 problem details."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    await answer(send, int(error.status), encode(error.problem()), headers, content_type=b"application/problem+json")
+
+
+def _too_large(size: int, limit: int) -> TooLarge:
+    return TooLarge(f"the body has {size} bytes or more; the limit is {limit} (UNDERSTUDY_BODY_MAX_BYTES)")

@@ -1,0 +1,266 @@
+"""From bytes to columns of numpy arrays, or to which row and which field is wrong. Pure.
+
+::
+
+    bytes ──Decoder.decode──▶ Rows (tuples in field order) ──Columns.build──▶ {input name: array}
+              │ does not fit
+              └──explain (slow, thorough)──▶ InvalidInput: every row and field that is wrong
+
+The fast path is one pass of a msgspec decoder generated from the signature, so that decoding and checking are one step.
+Only a body that fails it is looked at again, to name everything that is wrong in words.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import InvalidInput, MalformedRequest, TooLarge
+
+Row: TypeAlias = tuple[Any, ...]
+Array: TypeAlias = npt.NDArray[Any]
+
+_FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a request row.
+
+    Attributes:
+        dtype: as in a model card.
+        shape: of one row's value, the batch left out; () is a plain number or string, None a length that varies.
+        nullable: `null` may stand for a missing value (fed as NaN, or as the empty string).
+        required: whether a row may leave the field out. What only the candidate reads may be left out.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    nullable: bool = False
+    required: bool = True
+
+    @property
+    def scalar(self) -> bool:
+        """Whether a row's value is one number or string."""
+        return all(size == 1 for size in self.shape)
+
+    def describe(self) -> str:
+        """What the field takes, in words for an error message."""
+        kind = {"string": "a string", "bool": "true or false"}.get(
+            self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
+        )
+        if not self.scalar:
+            kind = f"an array of shape [{', '.join('any' if n is None else str(n) for n in self.shape)}] of {self.dtype}"
+        return kind + (" or null" if self.nullable else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoded prediction request: rows in field order, and the body's own routing key."""
+
+    rows: list[Row]
+    key: str | None
+
+
+class Decoder:
+    """Reads `POST /predict` bodies for a given list of fields; `context` names fields that route or count but feed no model."""
+
+    ERRORS_MAX = 100  # a body with more things wrong is told about these
+
+    def __init__(self, fields: Sequence[Field], *, context: Sequence[str] = (), rows_max: int, key_max_chars: int) -> None:
+        self.fields = tuple(fields)
+        names = {field.name for field in fields}
+        self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
+        self.rows_max = rows_max
+        self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
+        columns: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
+        ]
+        text = Annotated[str, msgspec.Meta(max_length=key_max_chars)]
+        columns += [(f"f{len(fields) + i}", text | int | None, None) for i in range(len(self.context))]
+        columns.sort(key=len)  # required ones first, as a struct wants them
+        row = msgspec.defstruct(
+            "Row", columns, rename={f"f{i}": name for name, i in self.positions.items()}, forbid_unknown_fields=True, gc=False
+        )
+        self._order = [int(column[0][1:]) for column in columns]
+        self._identity = self._order == list(range(len(columns)))
+        body = msgspec.defstruct(
+            "Body",
+            [("rows", Annotated[list[row], msgspec.Meta(min_length=1)]), ("key", text | None, None)],  # type: ignore[valid-type]
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(body).decode
+
+    def decode(self, body: bytes) -> Request:
+        """The rows of a body.
+
+        Raises:
+            MalformedRequest: the bytes are not JSON in UTF-8.
+            TooLarge: more rows than `rows_max`.
+            InvalidInput: the JSON does not fit the fields; names every row and field that is wrong.
+        """
+        try:
+            decoded: Any = self._decode(body)
+        except msgspec.ValidationError as error:
+            errors = list(itertools.islice(self.explain(body), self.ERRORS_MAX))
+            raise InvalidInput(errors or [{"problem": str(error)}]) from None
+        except msgspec.DecodeError as error:
+            raise MalformedRequest(f"the body is not JSON: {error}") from None
+        except UnicodeDecodeError as error:
+            raise MalformedRequest(f"the body is not UTF-8: {error}") from None
+        except RecursionError:
+            raise MalformedRequest("the body is nested too deeply") from None
+        if len(decoded.rows) > self.rows_max:
+            raise TooLarge(f"{len(decoded.rows)} rows; one request takes at most {self.rows_max}: send several")
+        rows = [msgspec.structs.astuple(row) for row in decoded.rows]
+        if not self._identity:
+            rows = [tuple(value for _, value in sorted(zip(self._order, row, strict=True))) for row in rows]
+        return Request(rows, decoded.key)
+
+    def value(self, row: Row, name: str | None) -> str | None:
+        """A row's value of a field, as text: for the routing key and the unit. None when the row has none."""
+        if name is None:
+            return None
+        value = row[self.positions[name]]
+        return None if value is None else str(value)
+
+    def explain(self, body: bytes) -> Iterator[dict[str, Any]]:
+        """Every way in which a JSON body does not fit, as `{row, field, problem}`.
+
+        Raises:
+            MalformedRequest: as `decode`.
+        """
+        try:
+            data = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedRequest(f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise MalformedRequest("the body is nested too deeply") from None
+        if not isinstance(data, dict):
+            raise MalformedRequest('the body must be an object: {"rows": [{"feature": value, …}, …]}')
+        for name in data.keys() - {"rows", "key"}:
+            yield {"row": None, "field": name, "problem": "unknown; the body has `rows` and may have `key`"}
+        if not isinstance(data.get("key"), str | None):
+            yield {"row": None, "field": "key", "problem": f"must be a string, not {_say(data['key'])}"}
+        rows = data.get("rows")
+        if not isinstance(rows, list) or not rows:
+            problem = "is missing" if "rows" not in data else "must be a list with at least one row"
+            yield {"row": None, "field": "rows", "problem": problem}
+            return
+        if len(rows) > self.rows_max:
+            raise TooLarge(f"{len(rows)} rows; one request takes at most {self.rows_max}: send several")
+        for number, row in enumerate(rows):
+            yield from self._explain_row(number, row)
+
+    def _explain_row(self, number: int, row: Any) -> Iterator[dict[str, Any]]:
+        if not isinstance(row, Mapping):
+            yield {"row": number, "field": None, "problem": f"must be an object of features, not {_say(row)}"}
+            return
+        for name in row.keys() - self.positions.keys():
+            yield {"row": number, "field": name, "problem": f"unknown; the model takes {', '.join(self.positions)}"}
+        for field in self.fields:
+            if field.name not in row:
+                if field.required:
+                    hint = " (null is allowed for a value that is missing)" if field.nullable else ""
+                    yield {"row": number, "field": field.name, "problem": f"is missing; it takes {field.describe()}{hint}"}
+                continue
+            value = row[field.name]
+            try:
+                msgspec.convert(value, _type(field) if field.required else _type(field) | None)
+            except msgspec.ValidationError as error:
+                problem = f"takes {field.describe()}, not {_say(value)}"
+                if isinstance(value, list) or _right_kind(value, field):
+                    problem += f": {error}"
+                yield {"row": number, "field": field.name, "problem": problem}
+        for name in self.context:
+            if name in row and not isinstance(row[name], str | int | None):
+                yield {"row": number, "field": name, "problem": f"takes a string, not {_say(row[name])}"}
+
+
+class Columns:
+    """Builds one model's input arrays from rows. What the rows' decoder calls the fields, the model's inputs are called too."""
+
+    def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
+        # Plain float32 inputs, most of a table, are converted together: one numpy call instead of one each.
+        self._together = [f for f in inputs if f.dtype == "float32" and f.scalar]
+        self._alone = [f for f in inputs if not (f.dtype == "float32" and f.scalar)]
+        self._positions = positions
+
+    def build(self, rows: Sequence[Row]) -> dict[str, Array]:
+        """Arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; float nulls are NaN, string nulls "".
+
+        Raises:
+            InvalidInput: a null where the model has no way to take one, or a ragged or oversized array.
+        """
+        count = len(rows)
+        by_field = list(zip(*rows, strict=True))
+        columns: dict[str, Array] = {}
+        if self._together:
+            block = np.array([by_field[self._positions[f.name]] for f in self._together], dtype=np.float32)
+            for field, values in zip(self._together, block, strict=True):
+                columns[field.name] = values.reshape(count, *field.shape)
+        for field in self._alone:
+            columns[field.name] = _array(field, by_field[self._positions[field.name]], count)
+        return columns
+
+
+def _array(field: Field, values: Sequence[Any], count: int) -> Array:
+    if field.dtype == "string":
+        if field.nullable or not field.required:
+            values = ["" if value is None else value for value in values]
+        array = np.array(values, dtype=object)
+    else:
+        try:
+            array = np.array(values, dtype=field.dtype)
+        except (ValueError, TypeError, OverflowError) as error:
+            problem = f"takes {field.describe()}: {error}"
+            raise InvalidInput([{"row": None, "field": field.name, "problem": problem}]) from None
+    return array.reshape(count, *field.shape) if field.scalar else array
+
+
+def _type(field: Field) -> Any:
+    """The msgspec type of one row's value of a field."""
+    kind: Any
+    if field.dtype == "string":
+        kind = str
+    elif field.dtype == "bool":
+        kind = bool
+    elif field.dtype.startswith("float"):
+        limit = _FLOAT_LIMIT[field.dtype]
+        kind = float if limit == math.inf else Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
+    else:
+        info = np.iinfo(field.dtype)
+        # msgspec's bounds are 64-bit signed; numpy refuses what is larger than uint64.
+        high = None if info.max > np.iinfo(np.int64).max else int(info.max)
+        kind = Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
+    if not field.scalar:
+        for size in reversed(field.shape):
+            kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
+        return kind
+    return kind | None if field.nullable else kind
+
+
+def _right_kind(value: Any, field: Field) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and field.dtype not in {"string", "bool"}
+
+
+def _say(value: Any) -> str:
+    """A value as an error message shows it: its kind, and itself where it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str):
+        return f"the string {value!r}" if len(value) <= 40 else f"a string of {len(value)} characters"
+    return f"the number {value}"

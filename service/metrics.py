@@ -1,0 +1,130 @@
+"""Every metric of the service in one table, and how they are counted in bulk off the request path.
+
+The only importer of `prometheus_client`, and only inside functions: it decides at import whether it writes to the
+directory in `PROMETHEUS_MULTIPROC_DIR`, which BentoML sets for its workers. There every process keeps its own files;
+whichever worker is scraped adds them all up, those of dead workers included, so counters never go back.
+"""
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.domain import Phase
+from service.losses import DELAY_BUCKETS
+
+LATENCY_BUCKETS = (
+    0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05,
+    0.065, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0,
+)  # fmt: skip
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One metric: its name, kind, help text and label names; `buckets` are upper edges of a histogram."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram", "summary"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+TABLE = (
+    Spec("understudy_requests_total", "counter", "requests by who answered (or rehearsed), why, and the HTTP status",
+         ("model", "variant", "mode", "status")),
+    Spec("understudy_request_duration_seconds", "histogram", "from a request's first byte to its answer, for answered predictions",
+         ("model", "variant"), LATENCY_BUCKETS),
+    Spec("understudy_inference_duration_seconds", "histogram", "how long the model's caller waited for the batch",
+         ("model", "variant", "mode"), LATENCY_BUCKETS),
+    Spec("understudy_batch_rows", "histogram", "rows per run of a model", ("variant",), ROW_BUCKETS),
+    Spec("understudy_shadow_total", "counter", "rehearsed requests: sent = compared + dropped + failed + late + under way",
+         ("result",)),
+    Spec("understudy_fallbacks_total", "counter", "requests routed to the candidate that the primary answered", ("cause",)),
+    Spec("understudy_candidate_up", "gauge", "1 while the candidate's process is asked, 0 while it is only probed"),
+    Spec("understudy_labels_total", "counter", "labels received: matched, duplicate, conflict, pending, joined later", ("result",)),
+    Spec("understudy_label_delay_seconds", "histogram", "from a prediction to when its label became known", (), DELAY_BUCKETS),
+    Spec("understudy_outcomes_total", "counter", "labelled predictions by class", ("variant", "predicted", "actual")),
+    Spec("understudy_loss", "summary", "sum and count of per-row losses of labelled predictions", ("variant", "loss")),
+    Spec("understudy_rollout_weight", "gauge", "the candidate's share of live answers, 0 to 1"),
+    Spec("understudy_rollout_phase", "gauge", "1 for the phase in force, 0 for the others", ("phase",)),
+    Spec("understudy_input_problems_total", "counter", "values of refused requests that did not fit, by feature",
+         ("feature", "problem")),
+    Spec("understudy_events_total", "counter", "rollout events appended by this service", ("event",)),
+    Spec("understudy_store_flush_seconds", "histogram", "one transaction of records", (), LATENCY_BUCKETS),
+    Spec("understudy_store_rows_total", "counter", "observations stored"),
+    Spec("understudy_store_dropped_total", "counter", "observations given up because the store was too slow or away"),
+    Spec("understudy_store_errors_total", "counter", "store calls that failed", ("call",)),
+)  # fmt: skip
+
+
+class Metrics:
+    """The metrics of one process, by attribute: `metrics.requests.labels(...)`."""
+
+    def __init__(self, registry: Any = None) -> None:
+        import prometheus_client as prom  # noqa: PLC0415 - see the module's docstring
+
+        keep: dict[str, Any] = {} if registry is None else {"registry": registry}
+        kinds = {"counter": prom.Counter, "histogram": prom.Histogram, "summary": prom.Summary, "gauge": prom.Gauge}
+        made: dict[str, Any] = {}
+        for spec in TABLE:
+            extra = {"buckets": spec.buckets} if spec.kind == "histogram" else {}
+            if spec.kind == "gauge":
+                extra = {"multiprocess_mode": "mostrecent"}
+            made[spec.name] = kinds[spec.kind](spec.name, spec.help, spec.labels, **extra, **keep)
+        self._made = made
+        self.requests = made["understudy_requests_total"]
+        self.request_duration = made["understudy_request_duration_seconds"]
+        self.inference_duration = made["understudy_inference_duration_seconds"]
+        self.batch_rows = made["understudy_batch_rows"]
+        self.shadow = made["understudy_shadow_total"]
+        self.fallbacks = made["understudy_fallbacks_total"]
+        self.candidate_up = made["understudy_candidate_up"]
+        self.labels = made["understudy_labels_total"]
+        self.label_delay = made["understudy_label_delay_seconds"]
+        self.outcomes = made["understudy_outcomes_total"]
+        self.loss = made["understudy_loss"]
+        self.weight = made["understudy_rollout_weight"]
+        self.phase = made["understudy_rollout_phase"]
+        self.input_problems = made["understudy_input_problems_total"]
+        self.events = made["understudy_events_total"]
+        self.store_flush = made["understudy_store_flush_seconds"]
+        self.store_rows = made["understudy_store_rows_total"]
+        self.store_dropped = made["understudy_store_dropped_total"]
+        self.store_errors = made["understudy_store_errors_total"]
+
+    def set_plan(self, phase: Phase, weight: float) -> None:
+        """Show the plan in force; `weight` is 0 to 1."""
+        self.weight.set(weight)
+        for name in Phase:
+            self.phase.labels(phase=name.value).set(1.0 if name is phase else 0.0)
+
+
+def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> list[int]:
+    """Add many observations to a histogram child at once; returns how many fell into each bucket (the last one is open).
+
+    One `observe` a request is a good part of a request's cost, and it takes the lock of every bucket below; here each
+    bucket is touched once a batch. It reaches into the child's buckets, as prometheus_client offers no call for it;
+    `tests/unit/test_metrics.py` holds this against `observe`.
+    """
+    edges = histogram._upper_bounds  # noqa: SLF001 - see above
+    counts = [0] * len(edges)
+    total = 0.0
+    for value in values:
+        counts[bisect.bisect_left(edges, value)] += 1
+        total += value
+    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001
+        if count:
+            bucket.inc(count)
+    histogram._sum.inc(total)  # noqa: SLF001
+    return counts
+
+
+def parse(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """The samples of an exposition: name, labels, value."""
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - see the module's docstring
+
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, dict(sample.labels), sample.value

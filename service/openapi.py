@@ -1,0 +1,192 @@
+"""The OpenAPI document: BentoML's own, with the front door's calls written in from the model's signature. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.domain import Phase, Variant
+from service.engine.catalog import Card
+from service.errors import (
+    BodyTimeout,
+    DeadlineExceeded,
+    Forbidden,
+    InferenceError,
+    InvalidInput,
+    MalformedRequest,
+    NotAllowedNow,
+    NotReady,
+    Overloaded,
+    TooLarge,
+    Unauthorized,
+    UnderstudyError,
+    WrongMediaType,
+)
+from service.inputs import Field
+from service.rollout.policy import Policy
+
+_BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, InvalidInput)
+_REF = "#/components/schemas/"
+
+
+def document(base: Mapping[str, Any], policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]) -> dict[str, Any]:
+    """OpenAPI 3.0 of everything this service answers.
+
+    Args:
+        base: BentoML's document: its own paths stay in it.
+    """
+    components = dict(base.get("components") or {})
+    schemas = dict(components.get("schemas") or {}) | _schemas(policy, fields, cards[Variant.PRIMARY])
+    components |= {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
+    info = dict(base.get("info") or {}) | {
+        "title": f"Understudy: {policy.model}",
+        "description": "Predictions, labels, and the state of the rollout. Errors are problem details (RFC 9457).",
+    }
+    # BentoML says of its own health endpoints what they answer there; behind the front door they answer problem details.
+    paths = {path: item for path, item in dict(base.get("paths") or {}).items() if path not in {"/livez", "/readyz", "/healthz"}}
+    return {**base, "info": info, "paths": paths | _paths(), "components": components}
+
+
+def _paths() -> dict[str, Any]:
+    header = {"in": "header", "schema": {"type": "string"}}
+    state = _json("the rollout's state", "Rollout")
+    secure = [{}, {"token": []}]
+    return {
+        "/predict": {"post": {
+            "operationId": "predict", "summary": "Predict rows",
+            "description": "The router chooses who answers. The order of the rows is kept.",
+            "parameters": [
+                {**header, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
+                {**header, "name": "X-Rollout-Variant", "schema": {"type": "string", "enum": ["primary", "candidate"]},
+                 "description": "pins the request to a variant (operators only, where there are tokens); no evidence"},
+                {**header, "name": "X-Rollout-At", "schema": {"type": "number"},
+                 "description": "when the request happened, Unix seconds: for replaying history (operators only)"},
+            ],
+            "requestBody": _body("PredictRequest"),
+            "responses": {"200": {**_json("the predictions", "PredictResponse"), "headers": {
+                "X-Rollout-Variant": {"schema": {"type": "string"}, "description": "who answered"},
+                "X-Prediction-Id": {"schema": {"type": "string"}, "description": "the id of the first row's prediction"},
+            }}} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, Overloaded, InferenceError, NotReady, DeadlineExceeded),
+            "security": secure,
+        }},
+        "/feedback": {"post": {
+            "operationId": "feedback", "summary": "Report labels",
+            "description": "Idempotent, in any order, before or long after the prediction is stored. "
+                           "What this acknowledges survives a crash.",
+            "requestBody": _body("FeedbackRequest"),
+            "responses": {"200": _json("what became of the labels", "FeedbackResponse")} | _problems(*_BODY_ERRORS, NotReady),
+        }},
+        "/rollout": {"get": {"operationId": "rollout", "summary": "The rollout's state", "security": secure,
+                             "responses": {"200": state} | _problems(Unauthorized, Forbidden, NotReady)}},
+        "/rollout/weight": {"post": {
+            "operationId": "setWeight", "summary": "Set the candidate's share of live answers by hand", "security": secure,
+            "parameters": [{**header, "name": "If-Match", "description": "refuse when the revision is another one"}],
+            "requestBody": _body("WeightOrder"),
+            "responses": {"200": state} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
+        }},
+        "/rollout/events": {"get": {
+            "operationId": "events", "summary": "The audit log, oldest first", "security": secure,
+            "parameters": [
+                {"name": "after", "in": "query", "schema": {"type": "integer", "default": 0}, "description": "an event's id"},
+                {"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100, "minimum": 1, "maximum": 1000}},
+            ],
+            "responses": {"200": _json("events", "Events")} | _problems(MalformedRequest, Unauthorized, Forbidden, NotReady),
+        }},
+        "/rollout/evidence": {"get": {
+            "operationId": "evidence", "summary": "The counters that the figures are computed from", "security": secure,
+            "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
+        }},
+        **{path: {"get": {"operationId": path[1:], "summary": text, "responses": {
+            "200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}} | _problems(*errors)}}
+           for path, text, errors in (
+               ("/livez", "The process turns", ()), ("/healthz", "As /livez", ()),
+               ("/readyz", "Every worker has loaded and warmed the primary", (NotReady,)))},
+    }  # fmt: skip
+
+
+def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, Any]:
+    row = {field.name: _field_schema(field) for field in fields}
+    for name in (policy.route_by, policy.unit):
+        if name and name not in row:
+            text = "keeps a caller on one variant, or says what repeats; no input of the model"
+            row[name] = {"type": "string", "nullable": True, "description": text}
+    label: dict[str, Any] = {"description": card.label or "what the model predicts"}
+    if card.classes:
+        label["enum"] = list(card.classes)
+    prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
+    if card.task in {"binary-classification", "multiclass-classification"}:
+        prediction |= {"label": label, "probabilities": {"type": "object", "additionalProperties": {"type": "number"}}}
+    elif card.task == "regression":
+        prediction["value"] = {"type": "number"}
+    else:
+        prediction["outputs"] = {"type": "object"}
+    number, text, whole = {"type": "number"}, {"type": "string"}, {"type": "integer"}
+    variant = {"type": "string", "enum": [v.value for v in Variant]}
+    return {
+        "Row": _object(row, [field.name for field in fields if field.required]),
+        "PredictRequest": _object({"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**text, "maxLength": 256}}, ["rows"]),
+        "PredictResponse": _object(
+            {"model": text, "variant": variant, "version": text, "fallback": {"type": "boolean"},
+             "predictions": {"type": "array", "items": _object(prediction, ["prediction_id"])}},
+            ["model", "variant", "version", "fallback", "predictions"]),
+        "FeedbackRequest": _object({"labels": {"type": "array", "minItems": 1, "items": _object(
+            {"prediction_id": {**text, "minLength": 1, "maxLength": 64}, "label": label or {},
+             "at": {"oneOf": [number, {**text, "format": "date-time"}], "description": "when it became known; now, if left out"}},
+            ["prediction_id", "label"])}}, ["labels"]),
+        "FeedbackResponse": _object({name: whole for name in ("matched", "duplicate", "conflict", "pending")},
+                                    ["matched", "duplicate", "conflict", "pending"]),
+        "WeightOrder": _object({"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": text}, ["weight"]),
+        "Rollout": {"type": "object", "properties": {
+            "model": text, "phase": {**text, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
+            "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
+            "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
+            "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
+            "fallbacks": {"type": "object"}, "revision": whole, "updated_at": number},
+            "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
+        "Events": _object({"events": {"type": "array", "items": {"type": "object"}}}, ["events"]),
+        "Evidence": {"type": "object", "properties": {"revision": whole, "counters": {"type": "object", "additionalProperties": number}}},
+        "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
+            "type": text, "title": text, "status": whole, "detail": text,
+            "errors": {"type": "array", "items": {"type": "object", "properties": {
+                "row": {**whole, "nullable": True}, "field": {**text, "nullable": True}, "problem": text}}}}},
+    }  # fmt: skip
+
+
+def _field_schema(field: Field) -> dict[str, Any]:
+    kind: dict[str, Any]
+    if field.dtype == "string":
+        kind = {"type": "string"}
+    elif field.dtype == "bool":
+        kind = {"type": "boolean"}
+    else:
+        kind = {"type": "number" if field.dtype.startswith("float") else "integer", "description": field.dtype}
+    if field.scalar:
+        return kind | ({"nullable": True} if field.nullable or not field.required else {})
+    for size in reversed(field.shape):
+        kind = {"type": "array", "items": kind} | ({"minItems": size, "maxItems": size} if size else {})
+    return kind
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str, Any]:
+    found = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return found | ({"required": list(required)} if required else {})
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _REF + name}
+
+
+def _json(description: str, schema: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _body(schema: str) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": _ref(schema)}}}
+
+
+def _problems(*errors: type[UnderstudyError]) -> dict[str, Any]:
+    return {
+        str(int(error.status)): {
+            "description": (error.__doc__ or "").splitlines()[0],
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+        for error in errors
+    }

@@ -1,0 +1,257 @@
+"""Records: what happened on the request path goes to the store and the metrics in batches, off that path.
+
+A request costs one append. Every `flush_interval_ms` a thread turns what has gathered into observations, writes them in one
+transaction and adds them to the metrics, a few hundred rows at a time, so that it never holds the interpreter for long.
+A crash loses at most what gathered since the last flush began; a store that is away loses nothing until
+`records_max_rows` rows wait, and what is given up after that is counted.
+"""
+
+import asyncio
+import bisect
+import contextlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from service import losses
+from service.domain import Answer, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
+from service.engine import Reading, Scores
+from service.errors import StoreError
+from service.inputs import Row
+from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
+from service.settings import Settings
+from service.store import Store
+
+log = structlog.get_logger(__name__)
+
+_HTTP = {Status.OK: "200", Status.FAILED: "500", Status.INVALID: "500", Status.TIMEOUT: "504", Status.DROPPED: "429"}
+_SHADOW = {Status.OK: "compared", Status.FAILED: "failed", Status.INVALID: "failed", Status.TIMEOUT: "late", Status.DROPPED: "dropped"}
+
+
+class Exchange:
+    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended."""
+
+    __slots__ = ("at", "count", "fallback", "first_id", "mode", "prefix", "rehearsal", "revision", "rows", "scores",
+                 "seconds", "share", "statuses", "total_seconds", "variant")  # fmt: skip
+
+    def __init__(
+        self, prefix: str, first_id: int, rows: Sequence[Row], at: float, revision: int, share: int,
+        variant: Variant, mode: Mode,
+    ) -> None:  # fmt: skip
+        self.prefix, self.first_id, self.rows, self.count = prefix, first_id, rows, len(rows)
+        self.at, self.revision, self.share, self.variant, self.mode = at, revision, share, variant, mode
+        self.fallback: str | None = None
+        self.rehearsal: Variant | None = None
+        self.total_seconds = 0.0
+        self.statuses = {Variant.PRIMARY: Status.NONE, Variant.CANDIDATE: Status.NONE}
+        self.scores: dict[Variant, Scores] = {}
+        self.seconds = {Variant.PRIMARY: 0.0, Variant.CANDIDATE: 0.0}
+
+    def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
+        """Note how `variant`'s attempt ended."""
+        self.statuses[variant] = status
+        self.seconds[variant] = seconds
+        if scores is not None:
+            self.scores[variant] = scores
+
+    def prediction_id(self, row: int) -> str:
+        """The id of one row's prediction."""
+        return f"{self.prefix}-{self.first_id + row}"
+
+    def observations(
+        self, readings: Mapping[Variant, Reading], unit_of: Callable[[Row], str | None]
+    ) -> Iterable[Observation]:
+        """The rows of this exchange, as they are recorded."""
+        answers = {
+            variant: readings[variant].answers(self.scores.get(variant), status, self.seconds[variant], self.count)
+            if variant in readings
+            else [Answer(status)] * self.count
+            for variant, status in self.statuses.items()
+        }
+        request_id = self.prediction_id(0)
+        for i, row in enumerate(self.rows):
+            yield Observation(
+                self.prediction_id(i), request_id, self.at, self.revision, self.variant, self.mode, self.share,
+                answers[Variant.PRIMARY][i], answers[Variant.CANDIDATE][i], unit_of(row), self.fallback,
+            )  # fmt: skip
+
+
+class Recorder:
+    """Gathers exchanges and timings on the event loop; writes them from one thread of its own."""
+
+    def __init__(
+        self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
+        unit_of: Callable[[Row], str | None], settings: Settings, fields: Iterable[str] = (),
+    ) -> None:  # fmt: skip
+        self._fields = frozenset(fields) | {"rows", "key"}
+        self._model, self._store, self._metrics, self._readings, self._unit_of = model, store, metrics, readings, unit_of
+        self._settings = settings
+        self._exchanges: deque[Exchange] = deque()
+        self._waiting_rows = 0
+        self._dropped = 0
+        self._statuses: Counter[tuple[str, str, str]] = Counter()
+        self._problems: Counter[tuple[str, str]] = Counter()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+
+    def add(self, exchange: Exchange) -> None:
+        """Take over an exchange that is complete. Never blocks; drops and counts when too much waits."""
+        if self._waiting_rows + exchange.count > self._settings.records_max_rows:
+            self._dropped += exchange.count
+            return
+        self._waiting_rows += exchange.count
+        self._exchanges.append(exchange)
+
+    def refused(self, status: int, problems: Iterable[Mapping[str, object]] = ()) -> None:
+        """Count a request that was answered with an error before any model was chosen."""
+        self._statuses["none", "live", str(status)] += 1
+        for problem in problems:
+            field = problem.get("field") or "body"
+            # A name that a caller made up must not become a time series of its own.
+            name = str(field) if field in self._fields or field == "body" else "unknown"
+            self._problems[name, _kind(str(problem.get("problem")))] += 1
+
+    def failed(self, variant: Variant, mode: Mode, status: int) -> None:
+        """Count a request that was routed but got an error."""
+        self._statuses[variant.value, mode.value, str(status)] += 1
+
+    def start(self) -> None:
+        """Begin to flush."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Write what has gathered, and stop."""
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+        self._thread.shutdown(wait=True)
+
+    async def labels(self, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
+        """Store labels; when this returns they survive `kill -9`."""
+        loop = asyncio.get_running_loop()
+        receipt = await loop.run_in_executor(None, lambda: self._store.add_labels(reports, received_at=received_at))
+        for name in ("matched", "duplicate", "conflict", "pending"):
+            if count := getattr(receipt, name):
+                self._metrics.labels.labels(result=name).inc(count)
+        self._count_outcomes(receipt.outcomes)
+        return receipt
+
+    def sweep(self) -> None:
+        """Join labels that a race kept apart from their predictions. Blocks; called from a thread."""
+        self._joined(self._store.join_pending())
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = self._settings.flush_interval_ms / 1000
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            pause = await loop.run_in_executor(self._thread, self._flush)
+        # The last flush: a store that is away now gets one more try, and what it refuses is said.
+        await loop.run_in_executor(self._thread, self._flush)
+        if self._exchanges:
+            log.error("records lost at shutdown", rows=self._waiting_rows)
+
+    def _flush(self) -> float:
+        """Write what has gathered; returns how many seconds to wait before the next flush. Runs in the recorder's thread."""
+        self._count_requests()
+        while self._exchanges:
+            batch: list[Exchange] = []
+            rows = 0
+            while self._exchanges and (not batch or rows + self._exchanges[0].count <= self._settings.flush_max_rows):
+                batch.append(self._exchanges.popleft())
+                rows += batch[-1].count
+            try:
+                self._write(batch, rows)
+            except StoreError as error:
+                self._exchanges.extendleft(reversed(batch))
+                self._metrics.store_errors.labels(call="add_observations").inc()
+                log.warning("the store is away; records wait", error=str(error), rows=self._waiting_rows)
+                return 1.0
+            self._waiting_rows -= rows
+        return self._settings.flush_interval_ms / 1000
+
+    def _write(self, batch: Sequence[Exchange], rows: int) -> None:
+        observations = [o for exchange in batch for o in exchange.observations(self._readings, self._unit_of)]
+        counts, histograms = self._counts(batch)
+        with self._metrics.store_flush.time():
+            outcomes = self._store.add_observations(observations, counts)
+        # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
+        for (name, variant, mode), values in histograms.items():
+            if name == "request":
+                observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
+            else:
+                observe_many(self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values)
+        for name, count in counts.items():
+            kind, _, rest = name.partition("/")
+            if kind == "requests":
+                variant, mode, status = rest.split("/")
+                self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+            elif kind == "shadow":
+                self._metrics.shadow.labels(result=rest).inc(count)
+            elif kind == "fallbacks":
+                self._metrics.fallbacks.labels(cause=rest).inc(count)
+        self._metrics.store_rows.inc(rows)
+        self._joined(outcomes)
+
+    def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
+        """What a batch adds to the store's counters, and the durations it adds to histograms."""
+        counts: defaultdict[str, float] = defaultdict(float)
+        times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for exchange in batch:
+            variant, mode = exchange.variant.value, exchange.mode.value
+            counts[f"requests/{variant}/{mode}/200"] += 1
+            counts[f"rows/{mode}"] += exchange.count
+            times["request", variant, ""].append(exchange.total_seconds)
+            counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
+            times["inference", variant, mode].append(exchange.seconds[exchange.variant])
+            if exchange.fallback:
+                counts[f"fallbacks/{exchange.fallback}"] += 1
+            if exchange.rehearsal is not None:
+                status = exchange.statuses[exchange.rehearsal]
+                counts["shadow/sent"] += 1
+                counts[f"shadow/{_SHADOW[status]}"] += 1
+                counts[f"requests/{exchange.rehearsal.value}/shadow/{_HTTP[status]}"] += 1
+                if status is Status.OK:
+                    times["inference", exchange.rehearsal.value, "shadow"].append(exchange.seconds[exchange.rehearsal])
+        return dict(counts), times
+
+    def _count_requests(self) -> None:
+        statuses, self._statuses = self._statuses, Counter()
+        for (variant, mode, status), count in statuses.items():
+            self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+        problems, self._problems = self._problems, Counter()
+        for (field, problem), count in problems.items():
+            self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            self._metrics.store_dropped.inc(dropped)
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._metrics.labels.labels(result="joined").inc(len(outcomes))
+            self._count_outcomes(outcomes)
+
+    def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        classes = {variant: reading.classes for variant, reading in self._readings.items()}
+        positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
+        observe_many(self._metrics.label_delay, [outcome.delay for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.observation.mode is Mode.PINNED:
+                continue
+            for variant, predicted, actual, found in losses.scored(outcome, classes, positive):
+                if predicted is not None:
+                    self._metrics.outcomes.labels(variant=variant.value, predicted=predicted, actual=actual).inc()
+                for name, loss in found.items():
+                    self._metrics.loss.labels(variant=variant.value, loss=name).observe(loss)
+
+
+def _kind(problem: str) -> str:
+    """A problem's kind, from a small fixed set, for the metric's label."""
+    for word in ("missing", "unknown"):
+        if problem.startswith((word, f"is {word}")):
+            return word
+    return "value"

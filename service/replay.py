@@ -1,0 +1,209 @@
+"""History sent again: requests in the order in which they happened, labels when they became known, on a fast clock.
+
+Each request says when it happened (`X-Rollout-At`), so that delays, waits and windows are those of history however fast it is
+sent. Before the request of a moment goes out, every label that was known by then has been posted. At the end the
+service's figures are read twice, from its store and from its Prometheus metrics, and must agree.
+"""
+
+import asyncio
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import httpx
+
+from service.client import CallFailed, explain, headers
+from service.domain import Variant
+from service.metrics import LATENCY_BUCKETS, parse
+
+LABELS_PER_POST = 200
+"""Labels known are posted when so many have gathered, or when the clock has moved on by `LABEL_STEP_S`."""
+LABEL_STEP_S = 900.0
+
+
+class Moment(Protocol):
+    """One request of history, and what became known later (`models.data.Flight` is one)."""
+
+    row: dict[str, Any]
+    scheduled_at: float
+    label: Any
+    label_at: float | None
+
+
+@dataclass
+class Summary:
+    """What the replay itself saw."""
+
+    sent: int = 0
+    failed: int = 0
+    fallbacks: int = 0
+    answered: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    errors: dict[str, int] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def quantile_ms(self, quantile: float) -> float | None:
+        """A quantile of the latencies as the caller saw them."""
+        if not self.latencies:
+            return None
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, math.ceil(quantile * len(ordered)) - 1)] * 1000
+
+
+class Replay:
+    """Sends moments to a service.
+
+    Args:
+        rate: requests per second; None for as fast as `connections` allow.
+        progress: called after every request with the summary so far and the moment's time.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, rate: float | None = None, connections: int = 16,
+        progress: Callable[[Summary, float], None] = lambda summary, at: None,
+    ) -> None:  # fmt: skip
+        self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers(token), rate, connections
+        self._progress = progress
+        self.summary = Summary()
+        self._due: list[tuple[float, str, Any]] = []
+
+    async def run(self, moments: Iterable[Moment]) -> Summary:
+        """Send everything; on cancellation what has been sent is finished and counted."""
+        limits = httpx.Limits(max_connections=self._connections + 2, max_keepalive_connections=self._connections + 2)
+        started = time.perf_counter()
+        async with httpx.AsyncClient(base_url=self._url, headers=self._headers, limits=limits, timeout=30) as http:
+            queue: asyncio.Queue[Moment | None] = asyncio.Queue(maxsize=self._connections)
+            senders = [asyncio.create_task(self._send_all(http, queue)) for _ in range(self._connections)]
+            try:
+                await self._feed(http, queue, moments, started)
+            except asyncio.CancelledError:
+                self.summary.interrupted = True
+            for _ in senders:
+                await queue.put(None)
+            await asyncio.gather(*senders)
+            if not self.summary.interrupted:
+                await self._post_labels(http, math.inf)
+        self.summary.seconds = time.perf_counter() - started
+        return self.summary
+
+    async def _feed(self, http: httpx.AsyncClient, queue: "asyncio.Queue[Moment | None]", moments: Iterable[Moment], started: float) -> None:
+        posted_until = -math.inf
+        for number, moment in enumerate(moments):
+            if self._rate:
+                ahead = started + number / self._rate - time.perf_counter()
+                if ahead > 0:
+                    await asyncio.sleep(ahead)
+            at = moment.scheduled_at
+            if self._due and (at - posted_until >= LABEL_STEP_S or len(self._due) >= LABELS_PER_POST and self._due[0][0] <= at):
+                await self._post_labels(http, at)
+                posted_until = at
+            await queue.put(moment)
+
+    async def _send_all(self, http: httpx.AsyncClient, queue: "asyncio.Queue[Moment | None]") -> None:
+        while (moment := await queue.get()) is not None:
+            await self._send(http, moment)
+
+    async def _send(self, http: httpx.AsyncClient, moment: Moment) -> None:
+        summary = self.summary
+        begun = time.perf_counter()
+        summary.sent += 1
+        try:
+            response = await http.post(
+                "/predict", json={"rows": [moment.row]}, headers={"X-Rollout-At": repr(moment.scheduled_at)}
+            )
+        except httpx.HTTPError as error:
+            self._failed(f"{type(error).__name__}: {error}")
+            return
+        if response.is_error:
+            self._failed(f"{response.status_code}: {explain(response)}")
+            return
+        summary.latencies.append(time.perf_counter() - begun)
+        body = response.json()
+        summary.answered[body["variant"]] = summary.answered.get(body["variant"], 0) + 1
+        summary.fallbacks += body["fallback"]
+        if moment.label_at is not None:
+            heapq.heappush(self._due, (moment.label_at, body["predictions"][0]["prediction_id"], moment.label))
+        self._progress(summary, moment.scheduled_at)
+
+    def _failed(self, error: str) -> None:
+        self.summary.failed += 1
+        self.summary.errors[error] = self.summary.errors.get(error, 0) + 1
+
+    async def _post_labels(self, http: httpx.AsyncClient, until: float) -> None:
+        """Post every label that was known by `until`."""
+        while self._due and self._due[0][0] <= until:
+            batch = []
+            while self._due and self._due[0][0] <= until and len(batch) < 1000:
+                at, name, label = heapq.heappop(self._due)
+                batch.append({"prediction_id": name, "label": label, "at": at})
+            response = await http.post("/feedback", json={"labels": batch})
+            if response.is_error:
+                raise CallFailed(f"POST /feedback: {response.status_code} {explain(response)}")
+            for name, count in response.json().items():
+                self.summary.labels[name] = self.summary.labels.get(name, 0) + count
+
+
+def from_metrics(text: str) -> dict[str, float]:
+    """The store's counters as `/metrics` has them, for the names that both know."""
+    found: dict[str, float] = {}
+    buckets: dict[str, dict[float, float]] = {}
+    for name, labels, value in parse(text):
+        if name == "understudy_requests_total" and labels["variant"] != "none":
+            found[f"requests/{labels['variant']}/{labels['mode']}/{labels['status']}"] = value
+        elif name == "understudy_shadow_total":
+            found[f"shadow/{labels['result']}"] = value
+        elif name == "understudy_outcomes_total":
+            found[f"outcome/{labels['variant']}/{labels['predicted']}/{labels['actual']}"] = value
+        elif name in {"understudy_loss_sum", "understudy_loss_count"}:
+            found[f"{name.removeprefix('understudy_')}/{labels['variant']}/{labels['loss']}"] = value
+        elif name == "understudy_fallbacks_total":
+            found[f"fallbacks/{labels['cause']}"] = value
+        elif name == "understudy_request_duration_seconds_bucket":
+            buckets.setdefault(labels["variant"], {})[float(labels["le"])] = value
+    for variant, counts in buckets.items():
+        below = 0.0
+        for i, edge in enumerate((*LATENCY_BUCKETS, math.inf)):
+            found[f"latency/{variant}/{i}"] = counts[edge] - below
+            below = counts[edge]
+    return found
+
+
+def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """What was added between two readings of the counters."""
+    return {name: value - before.get(name, 0.0) for name, value in after.items()}
+
+
+def disagreements(store: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
+    """Where the store and the metrics do not say the same, in words; sums of losses are compared to a billionth."""
+    kinds = ("requests/", "shadow/", "outcome/", "loss_sum/", "loss_count/", "fallbacks/", "latency/")
+    return [
+        f"{name}: the store says {store.get(name, 0.0):g}, /metrics says {metrics.get(name, 0.0):g}"
+        for name in sorted(store.keys() | metrics.keys())
+        if name.startswith(kinds)
+        # The store keeps answered predictions; requests that were refused are in the metrics alone.
+        and (not name.startswith("requests/") or "/shadow/" in name or name.endswith("/200"))
+        and not math.isclose(store.get(name, 0.0), metrics.get(name, 0.0), rel_tol=1e-9, abs_tol=1e-6)
+    ]
+
+
+async def settled(read: Callable[[], Mapping[str, float]], timeout_s: float = 30.0) -> Mapping[str, float]:
+    """The counters once they no longer move: every rehearsal ended, every record written."""
+    last: Mapping[str, float] = {}
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        now = await asyncio.to_thread(read)
+        if now == last:
+            return now
+        last = now
+        await asyncio.sleep(0.4)
+    return last
+
+
+def variants_in(counters: Mapping[str, float]) -> list[Variant]:
+    """The variants that the counters speak of."""
+    return [v for v in Variant if any(f"/{v}/" in name for name, value in counters.items() if value)]

@@ -1,0 +1,67 @@
+"""Settings of one process, read once from the environment (`UNDERSTUDY_…`). Every limit is here, with its unit and why.
+
+What the launch is judged by is not here: that is the rollout file (`service.rollout.policy`).
+"""
+
+from pathlib import Path
+
+import pydantic
+import pydantic_settings
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Each field is the environment variable `UNDERSTUDY_` + its name in capitals."""
+
+    model_config = pydantic_settings.SettingsConfigDict(env_prefix="UNDERSTUDY_", frozen=True)
+
+    rollout_file: Path = pydantic.Field(Path("rollout.yaml"), description="the rollout file")
+    state_dir: Path = pydantic.Field(Path(".understudy"), description="where the default store and run files live")
+    store_url: str = pydantic.Field("", description="SQLAlchemy URL of the store; empty: an SQLite file in state_dir")
+    tokens_file: Path | None = pydantic.Field(
+        None, description="tokens with roles; absent: loopback only, and everyone there is operator"
+    )
+    workers: int | None = pydantic.Field(None, ge=1, le=64, description="answering processes; overrides the rollout file")
+    threads: int | None = pydantic.Field(
+        None, ge=1, description="ONNX Runtime threads of a process; absent: its share of the cgroup's CPU quota"
+    )
+
+    body_max_bytes: int = pydantic.Field(8 * 2**20, ge=1024, description="largest request body; more is 413")
+    rows_max: int = pydantic.Field(5_000, ge=1, description="most rows in one request; more is 413")
+    labels_max: int = pydantic.Field(10_000, ge=1, description="most labels in one /feedback call; more is 413")
+    key_max_chars: int = pydantic.Field(256, ge=16, description="longest routing key")
+    body_timeout_s: float = pydantic.Field(10.0, gt=0, description="a body that is not here by then is 408")
+
+    batch_max_rows: int = pydantic.Field(1_024, ge=1, description="most rows in one run of a model")
+    queue_max_rows: int = pydantic.Field(20_000, ge=1, description="rows waiting for a model; more is 429")
+    inline_max_ms: float = pydantic.Field(
+        2.0, ge=0, description="a run expected to take longer goes to a thread, so that it does not block the event loop"
+    )
+
+    candidate_timeout_share: float = pydantic.Field(
+        0.5, gt=0, lt=1, description="share of the deadline that the candidate may use before the primary answers instead"
+    )
+    candidate_connections_max: int = pydantic.Field(8, ge=1, description="calls under way to the candidate, per worker")
+    breaker_failures: int = pydantic.Field(
+        5, ge=1, description="failures in a row after which the candidate is not asked until it answers a probe"
+    )
+    probe_interval_ms: float = pydantic.Field(250, gt=0, description="how often a candidate that is down is probed")
+
+    shadow_queue_max_rows: int = pydantic.Field(20_000, ge=1, description="rows waiting to be rehearsed; more is dropped")
+    shadow_batch_max_rows: int = pydantic.Field(512, ge=1, description="most rows in one rehearsal call")
+    shadow_timeout_ms: float = pydantic.Field(2_000, gt=0, description="a rehearsal that takes longer is late")
+
+    flush_interval_ms: float = pydantic.Field(
+        50, gt=0, description="how often records go to the store: what a crash can lose is at most this much and one flush"
+    )
+    flush_max_rows: int = pydantic.Field(1_000, ge=1, description="most rows in one store transaction")
+    records_max_rows: int = pydantic.Field(
+        100_000, ge=1, description="rows waiting for the store; more is dropped and counted"
+    )
+    plan_poll_ms: float = pydantic.Field(250, gt=0, description="how often a worker looks for a new plan")
+    sweep_interval_s: float = pydantic.Field(5.0, gt=0, description="how often waiting labels are joined again")
+    retention_days: float = pydantic.Field(90, gt=0, description="observations older than this are removed")
+    retention_max_mib: int = pydantic.Field(4_096, ge=1, description="most space for observations; the oldest go first")
+
+    def resolved_store_url(self) -> str:
+        """The store's URL, with the default filled in."""
+        return self.store_url or f"sqlite:///{(self.state_dir / 'understudy.db').absolute()}"

@@ -1,0 +1,111 @@
+"""The rehearsal: the model that did not answer scores what has been answered, in the background.
+
+Exchanges wait in a bounded queue; what does not fit is recorded as dropped, and neither the answer nor anyone else waits
+for it. One call is under way at a time, with as many rows as have gathered: a candidate that cannot keep up is pressed no
+harder, it loses samples, and the count of lost samples says so.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from service.domain import Status, Variant
+from service.engine import Scores
+from service.errors import UnderstudyError
+from service.inputs import Row
+from service.record import Exchange
+
+
+class Rehearsed(Protocol):
+    """Whoever wants to hear of an exchange that is complete."""
+
+    def add(self, exchange: Exchange) -> None:
+        """Take it over."""
+        ...
+
+
+class Rehearsal:
+    """Lets one variant score exchanges that the other has answered.
+
+    Args:
+        infer: scores rows; raises `InferenceError` or `TimeoutError`.
+        done: is given each exchange once, when its rehearsal has ended one way or another.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        infer: Callable[[Sequence[Row]], Awaitable[Scores]],
+        done: Rehearsed,
+        *,
+        queue_max_rows: int,
+        batch_max_rows: int,
+        timeout_s: float,
+    ) -> None:
+        self.variant = variant
+        self._infer, self._done = infer, done
+        self._queue: deque[Exchange] = deque()
+        self._rows = 0
+        self._queue_max_rows, self._batch_max_rows, self._timeout_s = queue_max_rows, batch_max_rows, timeout_s
+        self._worker: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def offer(self, exchange: Exchange) -> None:
+        """Queue an exchange, or drop it at once when the queue is full. Never blocks, never raises."""
+        exchange.rehearsal = self.variant
+        if self._rows + exchange.count > self._queue_max_rows and self._queue:
+            exchange.settle(self.variant, Status.DROPPED, None, 0.0)
+            self._done.add(exchange)
+            return
+        self._queue.append(exchange)
+        self._rows += exchange.count
+        if self._worker is None:
+            self._worker = self._loop.create_task(self._work())
+
+    async def drained(self) -> None:
+        """Wait until nothing is queued or under way."""
+        while self._worker is not None:
+            await asyncio.shield(self._worker)
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                await self._rehearse(self._take())
+        finally:
+            self._worker = None
+
+    def _take(self) -> list[Exchange]:
+        batch: list[Exchange] = []
+        rows = 0
+        while self._queue and (not batch or rows + self._queue[0].count <= self._batch_max_rows):
+            exchange = self._queue.popleft()
+            rows += exchange.count
+            batch.append(exchange)
+        self._rows -= rows
+        return batch
+
+    async def _rehearse(self, batch: list[Exchange]) -> None:
+        rows = [row for exchange in batch for row in exchange.rows]
+        started = time.perf_counter()
+        scores: Scores | None = None
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                scores = await self._infer(rows)
+            status = Status.OK if scores.finite else Status.INVALID
+        except TimeoutError:
+            status = Status.TIMEOUT
+        except UnderstudyError:
+            status = Status.FAILED
+        if scores is not None and not scores.finite and len(batch) > 1:
+            for exchange in batch:  # whose rows are they? the finite ones must not pay for the others
+                await self._rehearse([exchange])
+            return
+        seconds = time.perf_counter() - started
+        start = 0
+        for exchange in batch:
+            part = scores.slice(start, exchange.count) if scores is not None and status is Status.OK else None
+            start += exchange.count
+            exchange.settle(self.variant, status, part, seconds)
+            self._done.add(exchange)
