@@ -150,10 +150,11 @@ class UnderstudyDoor:
         chosen = pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
         mode = Mode.PINNED if pin else Mode.LIVE
         exchange = Exchange(worker.id_prefix, first, rows, at, plan.revision, plan.weight, chosen, mode)
+        worker.recorder.open(exchange)
         try:
             scores = await self._infer(exchange, started)
         except UnderstudyError as error:
-            worker.recorder.failed(exchange.variant, mode, int(error.status))
+            worker.recorder.failed(exchange, int(error.status))
             raise
         variant = exchange.variant
         name = exchange.prediction_id(0).encode()

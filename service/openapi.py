@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from service import __version__
 from service.domain import Phase, Variant
 from service.engine.catalog import Card
 from service.errors import (
@@ -38,6 +39,7 @@ def document(base: Mapping[str, Any], policy: Policy, fields: Sequence[Field], c
     components |= {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     info = dict(base.get("info") or {}) | {
         "title": f"Understudy: {policy.model}",
+        "version": __version__,
         "description": "Predictions, labels, and the state of the rollout. Errors are problem details (RFC 9457).",
     }
     # BentoML says of its own health endpoints what they answer there; behind the front door they answer problem details.

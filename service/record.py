@@ -30,6 +30,14 @@ _HTTP = {Status.OK: "200", Status.FAILED: "500", Status.INVALID: "500", Status.T
 _SHADOW = {Status.OK: "compared", Status.FAILED: "failed", Status.INVALID: "failed", Status.TIMEOUT: "late", Status.DROPPED: "dropped"}
 
 
+LABEL_GRACE_S = 1.0
+"""How long a label waits for its prediction, made by this worker, to be stored."""
+
+
+STORE_RETRY_S = 1.0
+"""How long to leave a store alone that refused a write."""
+
+
 class Exchange:
     """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended."""
 
@@ -82,9 +90,10 @@ class Recorder:
     """Gathers exchanges and timings on the event loop; writes them from one thread of its own."""
 
     def __init__(
-        self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
+        self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
         unit_of: Callable[[Row], str | None], settings: Settings, fields: Iterable[str] = (),
     ) -> None:  # fmt: skip
+        self._prefix = prefix
         self._fields = frozenset(fields) | {"rows", "key"}
         self._model, self._store, self._metrics, self._readings, self._unit_of = model, store, metrics, readings, unit_of
         self._settings = settings
@@ -95,12 +104,20 @@ class Recorder:
         self._problems: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._task: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
+        self._open: dict[int, None] = {}  # requests that are answered but not stored yet, in the order of their ids
+        self._stopping = False
+        self._wake = asyncio.Event()
+        self._flushed = asyncio.Event()
+
+    def open(self, exchange: Exchange) -> None:
+        """Take note of a request before it is answered, so that a label which comes at once finds it."""
+        self._open[exchange.first_id] = None
 
     def add(self, exchange: Exchange) -> None:
         """Take over an exchange that is complete. Never blocks; drops and counts when too much waits."""
         if self._waiting_rows + exchange.count > self._settings.records_max_rows:
             self._dropped += exchange.count
+            self._open.pop(exchange.first_id, None)
             return
         self._waiting_rows += exchange.count
         self._exchanges.append(exchange)
@@ -114,9 +131,10 @@ class Recorder:
             name = str(field) if field in self._fields or field == "body" else "unknown"
             self._problems[name, _kind(str(problem.get("problem")))] += 1
 
-    def failed(self, variant: Variant, mode: Mode, status: int) -> None:
+    def failed(self, exchange: Exchange, status: int) -> None:
         """Count a request that was routed but got an error."""
-        self._statuses[variant.value, mode.value, str(status)] += 1
+        self._open.pop(exchange.first_id, None)
+        self._statuses[exchange.variant.value, exchange.mode.value, str(status)] += 1
 
     def start(self) -> None:
         """Begin to flush."""
@@ -124,14 +142,25 @@ class Recorder:
 
     async def close(self) -> None:
         """Write what has gathered, and stop."""
-        self._stopping.set()
+        self._stopping = True
+        self._wake.set()
         if self._task is not None:
             await self._task
         self._thread.shutdown(wait=True)
 
     async def labels(self, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
-        """Store labels; when this returns they survive `kill -9`."""
+        """Store labels; when this returns they survive `kill -9`.
+
+        A label for a prediction that this worker has made but not stored yet waits for it, a moment at the most: its
+        caller is told `matched`, not `pending`.
+        """
         loop = asyncio.get_running_loop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LABEL_GRACE_S):
+                while self._any_open(reports):
+                    self._flushed.clear()
+                    self._wake.set()
+                    await self._flushed.wait()
         receipt = await loop.run_in_executor(None, lambda: self._store.add_labels(reports, received_at=received_at))
         for name in ("matched", "duplicate", "conflict", "pending"):
             if count := getattr(receipt, name):
@@ -143,21 +172,61 @@ class Recorder:
         """Join labels that a race kept apart from their predictions. Blocks; called from a thread."""
         self._joined(self._store.join_pending())
 
+    def _any_open(self, reports: Sequence[LabelReport]) -> bool:
+        oldest = next(iter(self._open), None)
+        if oldest is None:
+            return False
+        return any(
+            prefix == self._prefix and number.isdigit() and int(number) >= oldest
+            for prefix, _, number in (report.prediction_id.rpartition("-") for report in reports)
+        )
+
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         pause = self._settings.flush_interval_ms / 1000
-        while not self._stopping.is_set():
+        while not self._stopping:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            pause = await loop.run_in_executor(self._thread, self._flush)
+                await asyncio.wait_for(self._wake.wait(), pause)
+            self._wake.clear()
+            pause = await self._flush_in_thread(loop)
+            self._flushed.set()
+            # A moment for whoever waits for a rehearsal to end: they wake this loop at once otherwise.
+            await asyncio.sleep(0.001)
         # The last flush: a store that is away now gets one more try, and what it refuses is said.
-        await loop.run_in_executor(self._thread, self._flush)
+        await self._flush_in_thread(loop)
         if self._exchanges:
             log.error("records lost at shutdown", rows=self._waiting_rows)
 
-    def _flush(self) -> float:
-        """Write what has gathered; returns how many seconds to wait before the next flush. Runs in the recorder's thread."""
-        self._count_requests()
+    async def _flush_in_thread(self, loop: asyncio.AbstractEventLoop) -> float:
+        """One flush; returns how many seconds to wait before the next.
+
+        What the loop and the thread both touch is handed over here, on the loop: between two bytecodes either may run.
+        """
+        statuses, self._statuses = self._statuses, Counter()
+        problems, self._problems = self._problems, Counter()
+        dropped, self._dropped = self._dropped, 0
+        written: list[Exchange] = []
+        try:
+            await loop.run_in_executor(self._thread, self._flush, statuses, problems, dropped, written)
+        except StoreError as error:
+            self._metrics.store_errors.labels(call="add_observations").inc()
+            log.warning("the store is away; records wait", error=str(error), rows=self._waiting_rows)
+            return STORE_RETRY_S
+        finally:
+            for exchange in written:
+                self._waiting_rows -= exchange.count
+                self._open.pop(exchange.first_id, None)
+        return self._settings.flush_interval_ms / 1000
+
+    def _flush(
+        self, statuses: Counter[tuple[str, str, str]], problems: Counter[tuple[str, str]], dropped: int, written: list[Exchange]
+    ) -> None:
+        """Write what has gathered, and append it to `written`. Runs in the recorder's thread.
+
+        Raises:
+            StoreError: what could not be written is first in the queue again.
+        """
+        self._count_requests(statuses, problems, dropped)
         while self._exchanges:
             batch: list[Exchange] = []
             rows = 0
@@ -166,13 +235,14 @@ class Recorder:
                 rows += batch[-1].count
             try:
                 self._write(batch, rows)
-            except StoreError as error:
+            except StoreError:
                 self._exchanges.extendleft(reversed(batch))
-                self._metrics.store_errors.labels(call="add_observations").inc()
-                log.warning("the store is away; records wait", error=str(error), rows=self._waiting_rows)
-                return 1.0
-            self._waiting_rows -= rows
-        return self._settings.flush_interval_ms / 1000
+                raise
+            except Exception:
+                # A bug of ours, not of the store's: trying again would stop all records behind this batch.
+                log.exception("a batch of records is given up", rows=rows)
+                self._metrics.store_dropped.inc(rows)
+            written += batch
 
     def _write(self, batch: Sequence[Exchange], rows: int) -> None:
         observations = [o for exchange in batch for o in exchange.observations(self._readings, self._unit_of)]
@@ -219,14 +289,13 @@ class Recorder:
                     times["inference", exchange.rehearsal.value, "shadow"].append(exchange.seconds[exchange.rehearsal])
         return dict(counts), times
 
-    def _count_requests(self) -> None:
-        statuses, self._statuses = self._statuses, Counter()
+    def _count_requests(
+        self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int], dropped: int
+    ) -> None:
         for (variant, mode, status), count in statuses.items():
             self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
-        problems, self._problems = self._problems, Counter()
         for (field, problem), count in problems.items():
             self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
-        dropped, self._dropped = self._dropped, 0
         if dropped:
             self._metrics.store_dropped.inc(dropped)
 

@@ -15,7 +15,7 @@ _BELOW = 2**64
 
 def bucket(key: str, salt: int) -> int:
     """The point in [0, 2^64) that `key` falls on under `salt`."""
-    return xxhash.xxh64_intdigest(key, salt)
+    return xxhash.xxh64_intdigest(key.encode(), salt)
 
 
 def below(point: int, share: int) -> bool:

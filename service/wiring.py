@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import secrets
 import shutil
@@ -146,12 +147,13 @@ class Worker:
         self.metrics = Metrics()
         self.readings = {variant: Reading(card) for variant, card in self.cards.items()}
         self.store = self._open_store()
-        self.recorder = Recorder(
-            policy.model, self.store, self.metrics, self.readings, self._unit_of, settings, [f.name for f in self.fields]
-        )
         # Ids sort by worker start and then by arrival, and no two workers ever share a prefix.
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.next_id = 0
+        self.recorder = Recorder(
+            policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._unit_of, settings,
+            [field.name for field in self.fields],
+        )  # fmt: skip
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
         self.candidate_timeout_s = self.deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
@@ -237,7 +239,7 @@ class Worker:
         return SqlStore(settings.resolved_store_url(), self.rollout, tally)
 
     def _first_plan(self) -> Any:
-        plan = self.policy.first_plan(self.rollout)
+        plan = dataclasses.replace(self.policy.first_plan(self.rollout), updated_at=self.clock.now())
         event = Event(
             self.clock.now(), "started", "service", "a new rollout: these models and goals were not seen before", 0,
             {"phase": plan.phase.value, "weight": plan.weight / 100, "policy": self.policy.model_dump(mode="json"),

@@ -28,7 +28,7 @@ Losses are oriented so that *up is worse*, and differences are candidate minus p
 """
 
 from service.rollout.sequential.attribution import AttributionEvidence
-from service.rollout.sequential.base import GRID, Evidence, crossed, threshold
+from service.rollout.sequential.base import GRID, Evidence, Mergeable, crossed, threshold
 from service.rollout.sequential.compose import log_e_all, log_e_any, log_e_mean, to_blame
 from service.rollout.sequential.goal import PairedGoal
 from service.rollout.sequential.ipw import IpwDifference
@@ -48,6 +48,7 @@ __all__ = [
     "LateHarm",
     "LatencyEvidence",
     "MeanEvidence",
+    "Mergeable",
     "PairedGoal",
     "PairedLatencyEvidence",
     "RateEvidence",

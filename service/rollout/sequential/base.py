@@ -34,8 +34,8 @@ class Evidence(ABC):
         """What has been counted so far, as JSON-able values."""
 
     @abstractmethod
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        """Take over stored totals."""
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted. On fresh evidence that restores them, to the last bit."""
 
     def state(self) -> dict[str, Any]:
         """Everything there is to know, JSON-able; `from_state` gives an equal object back, bit for bit."""
@@ -51,7 +51,7 @@ class Evidence(ABC):
             raise ValueError(f"this state was made with bets of version {grid!r}, this program has {GRID}: start anew")
         evidence = cls(**state["settings"])
         try:
-            evidence._restore(state["totals"])
+            evidence.take(state["totals"])
         except (KeyError, TypeError, IndexError) as problem:
             raise ValueError(f"these totals of {cls.KIND!r} are damaged: {problem!r}") from problem
         return evidence
@@ -88,8 +88,17 @@ class Evidence(ABC):
         return f"{type(self).__name__}({named})"
 
 
+class Mergeable(Evidence):
+    """Evidence for which neither order nor grouping matters: every worker may count for itself."""
+
+    def merge(self, other: Self) -> None:
+        """Add another worker's evidence about other requests."""
+        self.require_same(other)
+        self.take(other.totals())
+
+
 def log_sum_exp(terms: Iterable[float]) -> float:
-    """log Σ exp(term), without overflow; minus infinity for nothing.
+    """Log Σ exp(term), without overflow; minus infinity for nothing.
 
     >>> round(log_sum_exp([1000.0, 1000.0]) - 1000.0, 6)
     0.693147
@@ -102,7 +111,7 @@ def log_sum_exp(terms: Iterable[float]) -> float:
 
 
 def threshold(alpha: float) -> float:
-    """log 1/α: what a log e-value must reach. Ville: an e-process of a true null ever does with chance at most α."""
+    """Log 1/α: what a log e-value must reach. Ville: an e-process of a true null ever does with chance at most α."""
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha is {alpha!r}; it is a chance above 0 and below 1")
     return -math.log(alpha)

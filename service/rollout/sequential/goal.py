@@ -48,9 +48,7 @@ class PairedGoal(Evidence):
 
     def begin_step(self) -> None:
         """The plan has moved on: the next advance needs evidence of its own. Harm goes on as if nothing happened."""
-        self._step = MeanEvidence(
-            self._whole.settings()["lo"], self._whole.settings()["hi"], self._whole.settings()["base"]
-        )
+        self._step = MeanEvidence(**self._whole.settings())
 
     def log_e_harm(self) -> float:
         """Log e-value against "never worse than the harm line"."""
@@ -95,7 +93,8 @@ class PairedGoal(Evidence):
         """The totals of the three."""
         return {"whole": self._whole.totals(), "step": self._step.totals(), "late": self._late.totals()}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        self._whole._restore(totals["whole"])
-        self._step._restore(totals["step"])
-        self._late._restore(totals["late"])
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Take over stored totals."""
+        self._whole.take(totals["whole"])
+        self._step.take(totals["step"])
+        self._late.take(totals["late"])

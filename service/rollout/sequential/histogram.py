@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -51,11 +50,6 @@ class LogHistogram:
         self.n += times
         return bucket
 
-    def merge(self, other: "LogHistogram") -> None:
-        """Add another's counts."""
-        self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
-        self.n += other.n
-
     def reached(self) -> list[int]:
         """S: everything, then per edge how many values are at or above it, then 0 for the edge at infinity."""
         return [*list(accumulate(reversed(self._counts)))[::-1], 0]
@@ -74,8 +68,8 @@ class LogHistogram:
         """The buckets that are not empty, as [bucket, count]."""
         return [[bucket, count] for bucket, count in enumerate(self._counts) if count]
 
-    def restore(self, totals: Any) -> None:
-        """Take over what `totals` gave."""
+    def take(self, totals: Any) -> None:
+        """Add what `totals` gave."""
         for bucket, count in totals:
             self._counts[counted("bucket", bucket)] += counted("count", count)
         self.n = sum(self._counts)

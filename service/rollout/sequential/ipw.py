@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.rollout.sequential.base import Evidence, checked, counted
+from service.rollout.sequential.base import Mergeable, checked, counted
 from service.rollout.sequential.mean import MeanEvidence
 
 
@@ -16,7 +16,7 @@ def weighted(candidate: bool, loss: float, share: float, centre: float) -> float
     return (loss - centre) / share if candidate else (centre - loss) / (1.0 - share)
 
 
-class IpwDifference(Evidence):
+class IpwDifference(Mergeable):
     """Inverse propensity weighting with a predictable centre, judged by `MeanEvidence`.
 
     Theorem (Waudby-Smith et al., Anytime-valid off-policy inference, arXiv 2210.10768): E[φ | past] is the true
@@ -34,7 +34,7 @@ class IpwDifference(Evidence):
     >>> evidence.update(candidate=True, loss=1.0, share=0.05)
     >>> evidence.update(candidate=False, loss=0.0, share=0.05)
     >>> evidence.n, round(evidence.mean, 3)
-    (2, 10.526)
+    (2, 5.526)
     """
 
     KIND = "ipw-difference"
@@ -58,12 +58,6 @@ class IpwDifference(Evidence):
         bound = 1.0 / self._smallest
         self._engine.update(min(bound, max(-bound, value)))  # the last digit may be over; never the value itself
         self._losses += loss
-
-    def merge(self, other: "IpwDifference") -> None:
-        """Add another worker's requests: each worker's centre was fixed by its own past, which is enough."""
-        self.require_same(other)
-        self._engine.merge(other._engine)
-        self._losses += other._losses
 
     @property
     def centre(self) -> float:
@@ -106,6 +100,8 @@ class IpwDifference(Evidence):
         """The engine's totals and the sum of the losses."""
         return {"losses": self._losses, "engine": self._engine.totals()}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        self._engine._restore(totals["engine"])
-        self._losses = checked("losses", totals["losses"], 0.0, counted("n", self._engine.n))
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted. Each worker's centre was fixed by its own past, which is enough."""
+        losses = checked("losses", totals["losses"], 0.0, counted("n", totals["engine"]["n"]))
+        self._engine.take(totals["engine"])
+        self._losses += losses

@@ -52,8 +52,8 @@ class LateHarm(Evidence):
         # A factor is offset + slope · x: (1 + λ(x - b)) / (1 + λ(h - b)), without a division per value.
         self._offsets = tuple((1.0 - bet * base) / scale for bet, scale in zip(up, fair, strict=True))
         self._slopes = tuple(bet / scale for bet, scale in zip(up, fair, strict=True))
-        growth = max(o + s * hi for o, s in zip(self._offsets, self._slopes, strict=True))
-        self._room = int(300.0 / max(1e-3, math.log(growth)))
+        factors = [o + s * x for o, s in zip(self._offsets, self._slopes, strict=True) for x in (lo, hi)]
+        self._room = int(300.0 / max(abs(math.log(factor)) for factor in factors))
         if self._room < 1:
             raise ValueError(f"base={base!r} is too near to an end of [{lo!r}, {hi!r}]")
         self._n = 0
@@ -103,7 +103,10 @@ class LateHarm(Evidence):
         """The count, and per bet the stock that has started."""
         return {"n": self._n, "started": list(self._started), "blocks": list(self._blocks)}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Take over stored totals; order matters, so only where nothing was counted yet."""
+        if self._n:
+            raise ValueError(f"{self._n} values are counted already, and this evidence depends on their order")
         self._n = counted("n", totals["n"])
         self._waiting = kept_back(self._n)
         self._started = [checked("a stock", stock, 0.0, math.inf) for stock in totals["started"]]

@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from service.rollout.sequential.base import Evidence, log_sum_exp
+from service.rollout.sequential.base import RUNGS, Mergeable, log_sum_exp
 from service.rollout.sequential.histogram import LogHistogram, dense, edges, sparse
-from service.rollout.sequential.mean import RUNGS, bets
+from service.rollout.sequential.mean import bets
 from service.rollout.sequential.rate import ABOVE, BELOW, log_e_rate
 
 _WINS = bets(-1.0, 1.0, 0.0)[:RUNGS]
 
 
-class LatencyEvidence(Evidence):
+class LatencyEvidence(Mergeable):
     """Latencies of two models on *separate* requests; also each model's own against an absolute limit.
 
     Theorem (Howard & Ramdas, Sequential estimation of quantiles, Bernoulli 2022, arXiv 1906.09712: two-sample quantile
@@ -56,12 +56,6 @@ class LatencyEvidence(Evidence):
             self._primary.add(primary, times)
         if candidate is not None:
             self._candidate.add(candidate, times)
-
-    def merge(self, other: "LatencyEvidence") -> None:
-        """Add another worker's counts."""
-        self.require_same(other)
-        self._primary.merge(other._primary)
-        self._candidate.merge(other._candidate)
 
     @property
     def n(self) -> tuple[int, int]:
@@ -125,9 +119,10 @@ class LatencyEvidence(Evidence):
         """Both histograms, without their empty buckets."""
         return {"primary": self._primary.totals(), "candidate": self._candidate.totals()}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        self._primary.restore(totals["primary"])
-        self._candidate.restore(totals["candidate"])
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted."""
+        self._primary.take(totals["primary"])
+        self._candidate.take(totals["candidate"])
 
 
 class PairedLatencyEvidence(LatencyEvidence):
@@ -184,13 +179,6 @@ class PairedLatencyEvidence(LatencyEvidence):
             self._turns[row][first] += times
             self._turns[row][last + 1] -= times
 
-    def merge(self, other: LatencyEvidence) -> None:
-        """Add another worker's counts."""
-        super().merge(other)
-        if isinstance(other, PairedLatencyEvidence):
-            rows = zip(self._turns, other._turns, strict=True)
-            self._turns = [[a + b for a, b in zip(mine, theirs, strict=True)] for mine, theirs in rows]
-
     def log_e_within(self, level: float, steps: int | None = None) -> float:
         """Log e-value against "the candidate's quantile is γ^within_steps times the primary's, or more"."""
         self._fixed(steps, self._steps[0])
@@ -224,12 +212,15 @@ class PairedLatencyEvidence(LatencyEvidence):
         """Both histograms, and the ends of the intervals in which pairs differ."""
         return {**super().totals(), "turns": [sparse(row) for row in self._turns]}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        super()._restore(totals)
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted."""
         rows = [dense(row, len(self._marks) + 2) for row in totals["turns"]]
-        if len(rows) != 4 or self._primary.n != self._candidate.n:
-            raise ValueError("these totals of 'paired-latency' are damaged: the pairs do not add up")
-        self._turns = rows
+        pairs = [sum(count for _, count in totals[name]) for name in ("primary", "candidate")]
+        if len(rows) != len(self._turns) or pairs[0] != pairs[1]:
+            raise ValueError(f"{pairs[0]} latencies of the primary and {pairs[1]} of the candidate are no pairs")
+        super().take(totals)
+        turns = zip(self._turns, rows, strict=True)
+        self._turns = [[a + b for a, b in zip(mine, theirs, strict=True)] for mine, theirs in turns]
 
 
 def _tail(level: float) -> float:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.rollout.sequential.base import RUNGS, STRONGEST, Evidence, checked, counted, log_sum_exp, threshold
+from service.rollout.sequential.base import RUNGS, STRONGEST, Mergeable, checked, counted, log_sum_exp, threshold
 from service.rollout.sequential.stocks import Stocks
 
 _LOG_RUNGS = math.log(RUNGS)
@@ -31,7 +31,7 @@ def bets(lo: float, hi: float, base: float) -> tuple[float, ...]:
     return up + down
 
 
-class MeanEvidence(Evidence):
+class MeanEvidence(Mergeable):
     """The fixed-bet mixture for the mean of values in [lo, hi], valid at every moment at once.
 
     Theorem (Ville 1939, in the betting form of Waudby-Smith & Ramdas, JRSS-B 2023; with bets that are fixed and
@@ -88,16 +88,6 @@ class MeanEvidence(Evidence):
                 self._stocks.multiply(step)
             else:
                 self._stocks.power(step, times)
-
-    def merge(self, other: "MeanEvidence") -> None:
-        """Add another worker's evidence about other values. Order and grouping do not matter."""
-        self.require_same(other)
-        self._stocks.merge(other._stocks)
-        self._n += other._n
-        self._at_hi += other._at_hi
-        self._at_lo += other._at_lo
-        self._total += other._total
-        self._squares += other._squares
 
     def assuming(self, x: float, times: int = 1) -> "MeanEvidence":
         """A copy that counts `times` values more as `x`: pending labels scored as the worst that they can turn out.
@@ -168,12 +158,15 @@ class MeanEvidence(Evidence):
         sums = {"total": self._total, "squares": self._squares}
         return {"n": self._n, "at_hi": self._at_hi, "at_lo": self._at_lo, **sums, **self._stocks.totals()}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        self._n, self._at_hi, self._at_lo = (counted(name, totals[name]) for name in ("n", "at_hi", "at_lo"))
-        if self._at_hi + self._at_lo > self._n:
-            raise ValueError(f"{self._at_hi} + {self._at_lo} values at the ends, but only {self._n} in all")
-        self._total, self._squares = float(totals["total"]), float(totals["squares"])
-        self._stocks.restore(totals)
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted."""
+        n, at_hi, at_lo = (counted(name, totals[name]) for name in ("n", "at_hi", "at_lo"))
+        if at_hi + at_lo > n:
+            raise ValueError(f"{at_hi} + {at_lo} values at the ends, but only {n} in all")
+        self._stocks.take(totals)
+        self._n, self._at_hi, self._at_lo = self._n + n, self._at_hi + at_hi, self._at_lo + at_lo
+        self._total += float(totals["total"])
+        self._squares += float(totals["squares"])
 
 
 def edge(refuted: Callable[[float], bool], near: float, far: float) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from service.rollout.sequential.base import Evidence, checked, counted, log_sum_exp, threshold
+from service.rollout.sequential.base import Mergeable, checked, counted, log_sum_exp, threshold
 from service.rollout.sequential.mean import edge
 
 ABOVE = (0.0, *(2.0**j for j in range(-4, 5)))
@@ -25,7 +25,7 @@ def log_e_rate(bets: tuple[float, ...], hits: int, n: int, q: float) -> float:
     return log_sum_exp(terms) - math.log(len(bets))
 
 
-class RateEvidence(Evidence):
+class RateEvidence(Mergeable):
     """The fixed-bet mixture for the running average of chances, from two integers.
 
     Theorem: as for `MeanEvidence` (Ville; AM-GM over drifting chances), with base 0 and a grid of bets for rare
@@ -49,12 +49,6 @@ class RateEvidence(Evidence):
             raise ValueError(f"hit is {hit!r}; it must be True or False")
         self._n += counted("times", times)
         self._hits += times if hit else 0
-
-    def merge(self, other: "RateEvidence") -> None:
-        """Add another worker's counts."""
-        self.require_same(other)
-        self._n += other._n
-        self._hits += other._hits
 
     def assuming(self, hit: bool, times: int = 1) -> "RateEvidence":
         """A copy that counts `times` requests more."""
@@ -105,7 +99,9 @@ class RateEvidence(Evidence):
         """Two counts."""
         return {"n": self._n, "hits": self._hits}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
-        self._n, self._hits = counted("n", totals["n"]), counted("hits", totals["hits"])
-        if self._hits > self._n:
-            raise ValueError(f"{self._hits} hits on only {self._n} requests")
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted."""
+        n, hits = counted("n", totals["n"]), counted("hits", totals["hits"])
+        if hits > n:
+            raise ValueError(f"{hits} hits on only {n} requests")
+        self._n, self._hits = self._n + n, self._hits + hits

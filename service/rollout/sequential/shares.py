@@ -1,12 +1,12 @@
 """Counts of "the candidate's" and "the primary's", kept apart by the share that the plan had when it routed."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from service.rollout.sequential.base import Evidence, counted
+from service.rollout.sequential.base import Mergeable, counted
 
 
-class PerShare(Evidence):
+class PerShare(Mergeable):
     """Two whole numbers per share. A plan's shares are hundredths of a percent: 9,999 at most, usually one per step."""
 
     def __init__(self) -> None:
@@ -18,14 +18,6 @@ class PerShare(Evidence):
             raise ValueError(f"share is {share!r}; only shares above 0 and below 1 are drawn by chance")
         cell = self._counts.setdefault(float(share), [0, 0])
         cell[0 if candidate else 1] += counted("times", times)
-
-    def merge(self, other: Self) -> None:
-        """Add another worker's counts."""
-        self.require_same(other)
-        for share, (candidates, primaries) in other._counts.items():
-            cell = self._counts.setdefault(share, [0, 0])
-            cell[0] += candidates
-            cell[1] += primaries
 
     @property
     def n(self) -> int:
@@ -49,7 +41,8 @@ class PerShare(Evidence):
         """The rows."""
         return {"counts": [list(row) for row in self.rows()]}
 
-    def _restore(self, totals: Mapping[str, Any]) -> None:
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Count what these totals have counted."""
         for share, candidates, primaries in totals["counts"]:
             self.update(candidate=True, share=share, times=candidates)
             self.update(candidate=False, share=share, times=primaries)

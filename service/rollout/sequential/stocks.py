@@ -53,13 +53,6 @@ class Stocks:
             self._exponents[j] += whole
         self._since = 1
 
-    def merge(self, other: "Stocks") -> None:
-        """Both products multiplied."""
-        mine, theirs = self.normal(), other.normal()
-        self._products = [a * b for a, b in zip(mine[0], theirs[0], strict=True)]
-        self._exponents = [a + b for a, b in zip(mine[1], theirs[1], strict=True)]
-        self._since = 1
-
     def normal(self) -> tuple[list[float], list[int]]:
         """Products in [½, 1) with their exponents: exact, and the same however often it was done before."""
         parts = [math.frexp(product) for product in self._products]
@@ -75,10 +68,13 @@ class Stocks:
         products, exponents = self.normal()
         return {"products": products, "exponents": exponents}
 
-    def restore(self, totals: Mapping[str, Any]) -> None:
-        """Take over what `totals` gave."""
+    def take(self, totals: Mapping[str, Any]) -> None:
+        """Multiply by what another's `totals` gave: exact where this one is still empty."""
         products = [checked("a product", product, 0.5, 1.0) for product in totals["products"]]
         exponents = [int(exponent) for exponent in totals["exponents"]]
         if not len(products) == len(exponents) == len(self._bets):
             raise ValueError(f"{len(products)} products and {len(exponents)} exponents for {len(self._bets)} bets")
-        self._products, self._exponents, self._since = products, exponents, 1
+        mine = self.normal()
+        self._products = [a * b for a, b in zip(mine[0], products, strict=True)]
+        self._exponents = [a + b for a, b in zip(mine[1], exponents, strict=True)]
+        self._since = 1

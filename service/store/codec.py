@@ -1,0 +1,217 @@
+"""Domain values to rows of the tables and back, and the rules about labels that both stores share."""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from service.domain import Answer, Event, Label, LabelReport, Mode, Observation, Outcome, Phase, Plan, Status, Variant
+from service.store import Tally
+from service.store.schema import observations
+
+Row: TypeAlias = Sequence[Any]
+
+OBSERVATION_COLUMNS = tuple(column for column in observations.c if column.name != "seq")
+"""The columns of `observation_row`, in its order."""
+
+ROW_BYTES = 70
+"""What a row costs beside its own text and numbers: record headers, three b-trees' keys and their unused space. Measured
+on SQLite with ids in random order; `tests/unit/store/test_sql_store.py` holds it against the size of a real file."""
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON, ASCII (so that every driver takes it), with numpy's scalars and arrays as plain numbers."""
+    return json.dumps(value, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return value.tolist()
+    except AttributeError:
+        raise TypeError(f"{type(value).__name__} cannot be kept in the store: it has no JSON form") from None
+
+
+from_json = json.loads
+
+# A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
+_label_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
+_label_value = functools.lru_cache(maxsize=1024)(from_json)
+
+
+def same_label(one: Label, other: Label) -> bool:
+    """Whether two reports say the same: as Python compares, so 1, 1.0 and True agree and "1" differs; NaN agrees with NaN."""
+    return one == other or (one != one and other != other)  # noqa: PLR0124 -- only NaN differs from itself
+
+
+def kept(observation: Observation) -> Observation:
+    """The observation as a store gives it back: a score that is not a number is no score."""
+    return replace(observation, primary=_kept(observation.primary), candidate=_kept(observation.candidate))
+
+
+def _kept(answer: Answer) -> Answer:
+    probabilities = None if answer.probabilities is None else tuple(map(float, answer.probabilities))
+    return replace(answer, score=_score(answer.score), probabilities=probabilities)
+
+
+def _score(score: float | None) -> float | None:
+    # float() because SQLite's driver takes numpy's float32 for four bytes of binary.
+    return None if score is None or score != score else float(score)  # noqa: PLR0124 -- SQLite has no NaN
+
+
+def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
+    """The values of `OBSERVATION_COLUMNS`. Runs once per prediction: what is spent here is spent on every one."""
+    primary, candidate = observation.primary, observation.candidate
+    own, request = observation.prediction_id, observation.request_id
+    return (
+        rollout,
+        own,
+        None if request == own else request,
+        observation.at,
+        observation.revision,
+        observation.variant.value,
+        observation.mode.value,
+        observation.share,
+        observation.unit,
+        observation.fallback,
+        primary.status.value,
+        None if primary.label is None else _label_text(primary.label),
+        _score(primary.score),
+        None if primary.probabilities is None else to_json(primary.probabilities),
+        primary.seconds,
+        candidate.status.value,
+        None if candidate.label is None else _label_text(candidate.label),
+        _score(candidate.score),
+        None if candidate.probabilities is None else to_json(candidate.probabilities),
+        candidate.seconds,
+    )
+
+
+def observation_of(row: Row) -> Observation:
+    """The observation whose `OBSERVATION_COLUMNS` the row begins with."""
+    _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row[: len(OBSERVATION_COLUMNS)]
+    return Observation(
+        prediction_id=own,
+        request_id=own if request is None else request,
+        at=at,
+        revision=revision,
+        variant=Variant(variant),
+        mode=Mode(mode),
+        share=share,
+        primary=_answer_of(*answers[:5]),
+        candidate=_answer_of(*answers[5:]),
+        unit=unit,
+        fallback=fallback,
+    )
+
+
+def _answer_of(
+    status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float
+) -> Answer:
+    return Answer(
+        status=Status(status),
+        label=None if label is None else _label_value(label),
+        score=score,
+        probabilities=None if probabilities is None else tuple(from_json(probabilities)),
+        seconds=seconds,
+    )
+
+
+def row_bytes(row: Row) -> int:
+    """Roughly what this row of `OBSERVATION_COLUMNS` takes on disk, its share of the indexes included."""
+    values = sum(len(value.encode()) if isinstance(value, str) else 8 * isinstance(value, float) for value in row)
+    return ROW_BYTES + values + len(row[1])  # the prediction's id is in the table and in an index
+
+
+def plan_row(rollout: int, plan: Plan) -> dict[str, Any]:
+    """The row of `plans`."""
+    return {
+        "rollout": rollout,
+        "phase": plan.phase.value,
+        "weight": plan.weight,
+        "shadow": plan.shadow,
+        "salt": str(plan.salt),
+        "step": plan.step,
+        "revision": plan.revision,
+        "updated_at": plan.updated_at,
+    }
+
+
+def plan_of(row: Row) -> Plan:
+    """The plan in a row of `plans`, in the table's order."""
+    _, phase, weight, shadow, salt, step, revision, updated_at = row
+    return Plan(Phase(phase), weight, shadow, int(salt), step, revision, updated_at)
+
+
+def event_row(rollout: int, event: Event) -> dict[str, Any]:
+    """The row of `events` without its id."""
+    return {
+        "rollout": rollout,
+        "at": event.at,
+        "kind": event.kind,
+        "actor": event.actor,
+        "reason": event.reason,
+        "revision": event.revision,
+        "details": to_json(dict(event.details)),
+    }
+
+
+def event_of(row: Row) -> Event:
+    """The event in a row of `events`, in the table's order."""
+    number, _, at, kind, actor, reason, revision, details = row
+    return Event(at, kind, actor, reason, revision, from_json(details), number)
+
+
+def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, Any]:
+    """What `labels` and `label_conflicts` have in common."""
+    return {
+        "rollout": rollout,
+        "prediction_id": report.prediction_id,
+        "label": to_json(report.label),
+        "at": report.at,
+        "received_at": received_at,
+    }
+
+
+def outcome(observation: Observation, label: Label, at: float) -> Outcome:
+    """The observation with its label, which became known at `at`."""
+    return Outcome(observation, label, delay=at - observation.at)
+
+
+@dataclass(slots=True)
+class SortedReports:
+    """A batch of reports: the first of each prediction, and what came after a label that stands."""
+
+    fresh: dict[str, LabelReport] = field(default_factory=dict)
+    duplicate: int = 0
+    conflicts: list[LabelReport] = field(default_factory=list)
+
+
+def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Label]) -> SortedReports:
+    """Hold each report against the labels that stand; `known` grows by the fresh ones."""
+    batch = SortedReports()
+    for report in reports:
+        if report.prediction_id not in known:
+            known[report.prediction_id] = report.label
+            batch.fresh[report.prediction_id] = report
+        elif same_label(known[report.prediction_id], report.label):
+            batch.duplicate += 1
+        else:
+            batch.conflicts.append(report)
+    return batch
+
+
+def total(tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()) -> dict[str, float]:
+    """What the outcomes add to the counters, on top of `start`."""
+    sums: dict[str, float] = {}
+    for name, value in _additions(tally, outcomes, start):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _additions(
+    tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]]
+) -> Iterator[tuple[str, float]]:
+    yield from start
+    for each in outcomes:
+        yield from tally(each).items()

@@ -1,0 +1,181 @@
+"""The Store's contract in dictionaries: for tests, and for trying the house out without a file. Dies with its process."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+
+from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from service.errors import NotAllowedNow, StoreError
+from service.store import Retention, Tally, codec
+
+
+class MemoryStore:
+    """A Store whose database is this object.
+
+    Attributes:
+        rollout: the id of the rollout it speaks of.
+    """
+
+    def __init__(self, rollout: str, tally: Tally) -> None:
+        self.rollout = rollout
+        self._tally = tally
+        self._lock = threading.Lock()
+        self._closed = False
+        self._plan: Plan | None = None
+        self._events: list[Event] = []
+        self._stored = 0
+        self._observations: dict[int, Observation] = {}  # by sequence number, in its order
+        self._seqs: dict[str, int] = {}
+        self._labels: dict[str, tuple[LabelReport, float]] = {}
+        self._conflicts: list[tuple[LabelReport, float]] = []
+        self._counters: dict[str, float] = {}
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise StoreError("memory: the store is closed")
+            yield
+
+    def load_plan(self) -> Plan | None:
+        """See `Store.load_plan`."""
+        with self._turn():
+            return self._plan
+
+    def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
+        """See `Store.save_plan`."""
+        with self._turn():
+            revision = 0 if self._plan is None else self._plan.revision
+            if expected_revision is not None and expected_revision != revision:
+                raise NotAllowedNow(moved_on(expected_revision, revision))
+            kept = replace(plan, revision=revision + 1)
+            self._append(replace(event, revision=revision + 1))
+            self._plan = kept
+            return kept
+
+    def append_event(self, event: Event) -> Event:
+        """See `Store.append_event`."""
+        with self._turn():
+            return self._append(event)
+
+    def _append(self, event: Event) -> Event:
+        # Through JSON, so that nobody can change the details afterwards, and they come back as from a database.
+        details = codec.from_json(codec.to_json(dict(event.details)))
+        self._events.append(replace(event, id=len(self._events) + 1, details=details))
+        return self._events[-1]
+
+    def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        """See `Store.events`."""
+        with self._turn():
+            return self._events[max(after, 0) :][: max(limit, 0)]
+
+    def add_observations(
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+    ) -> Sequence[Outcome]:
+        """See `Store.add_observations`."""
+        with self._turn():
+            fresh: dict[str, Observation] = {}
+            for each in observations:
+                if each.prediction_id not in self._seqs:
+                    fresh.setdefault(each.prediction_id, codec.kept(each))
+            waited = [
+                codec.outcome(each, report.label, report.at)
+                for own, each in fresh.items()
+                for report, _ in filter(None, [self._labels.get(own)])
+            ]
+            sums = codec.total(self._tally, waited, (counts or {}).items())
+            for own, each in fresh.items():
+                self._stored += 1
+                self._observations[self._stored] = each
+                self._seqs[own] = self._stored
+            self._add(sums)
+            return waited
+
+    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+        """See `Store.add_labels`. These labels survive nothing: the store is in memory."""
+        with self._turn():
+            reports = list(reports)
+            asked = {report.prediction_id for report in reports} & self._labels.keys()
+            batch = codec.sort_reports(reports, {own: self._labels[own][0].label for own in asked})
+            matched = [
+                codec.outcome(self._observations[self._seqs[own]], report.label, report.at)
+                for own, report in batch.fresh.items()
+                if own in self._seqs
+            ]
+            self._add(codec.total(self._tally, matched))
+            self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
+            self._conflicts.extend((report, received_at) for report in batch.conflicts)
+            return LabelReceipt(
+                matched=len(matched),
+                duplicate=batch.duplicate,
+                conflict=len(batch.conflicts),
+                pending=len(batch.fresh) - len(matched),
+                outcomes=matched,
+            )
+
+    def join_pending(self) -> Sequence[Outcome]:
+        """See `Store.join_pending`: under one lock no label and observation ever miss each other."""
+        with self._turn():
+            return []
+
+    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+        """See `Store.outcomes`."""
+        with self._turn():
+            later = ((seq, each) for seq, each in self._observations.items() if seq > after)
+            return [
+                (seq, each, self._labels[each.prediction_id][0] if each.prediction_id in self._labels else None)
+                for seq, each in islice(later, max(limit, 0))
+            ]
+
+    def counters(self) -> Mapping[str, float]:
+        """See `Store.counters`."""
+        with self._turn():
+            return dict(self._counters)
+
+    def prune(self, retention: Retention, *, now: float) -> int:
+        """See `Store.prune`; the sizes are those that the rows would have on disk."""
+        oldest = now - retention.max_age_s
+        with self._turn():
+            by_age = sorted(self._observations.items(), key=lambda item: (item[1].at, item[0]))
+            gone = [seq for seq, each in by_age if each.at < oldest]
+            left = by_age[len(gone) :]
+            size = sum(codec.row_bytes(codec.observation_row(0, each)) for _, each in left)
+            for seq, each in left:
+                if size <= retention.max_bytes:
+                    break
+                size -= codec.row_bytes(codec.observation_row(0, each))
+                gone.append(seq)
+            for seq in gone:
+                own = self._observations.pop(seq).prediction_id
+                del self._seqs[own]
+                self._labels.pop(own, None)
+            for own, (_, received_at) in list(self._labels.items()):
+                if own not in self._seqs and received_at < oldest:
+                    del self._labels[own]
+            self._conflicts = [each for each in self._conflicts if each[1] >= oldest]
+            return len(gone)
+
+    def ping(self) -> float:
+        """See `Store.ping`."""
+        start = time.perf_counter()
+        with self._turn():
+            return time.perf_counter() - start
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            self._closed = True
+
+    def _add(self, sums: Mapping[str, float]) -> None:
+        for name, value in sums.items():
+            self._counters[name] = self._counters.get(name, 0.0) + value
+
+
+def moved_on(expected: int, current: int) -> str:
+    """What a caller reads whose plan is no longer the one in force."""
+    return (
+        f"the plan is at revision {current}, not {expected}: it has changed since you looked. Look again, then decide."
+    )

@@ -1,0 +1,179 @@
+"""The folders: what the cards say, what is built again and what is not, and that a build is all or nothing."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models import build, cards, data, export, train
+from models.features import NAMES, NULLABLE
+from service.engine.catalog import read_card, write_card
+from service.errors import ConfigurationError
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, small_year):
+    """All three folders, made from the small year."""
+    root = tmp_path_factory.mktemp("models")
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load", lambda: small_year)
+        names = build.build(root, say=said.append)
+    assert names == ["flight_poc", "flight_candidate", "flight_broken"]
+    assert any("fitting" in line for line in said)
+    return root
+
+
+@pytest.fixture
+def root(built, tmp_path, small_year, monkeypatch):
+    """A copy that a test may damage."""
+    monkeypatch.setattr(data, "load", lambda: small_year)
+    return shutil.copytree(built, tmp_path / "models")
+
+
+def test_nothing_is_left_in_the_workshop(built):
+    assert sorted(path.name for path in built.iterdir()) == ["cache", "flight_broken", "flight_candidate", "flight_poc"]
+    assert list((built / "cache").iterdir()) == []
+
+
+def test_the_cards_say_what_the_models_are(built):
+    poc, candidate, broken = (read_card(built / example.name) for example in build.EXAMPLES)
+    assert [card.version for card in (poc, candidate, broken)] == ["1.0.0", "2.0.0", "2.0.1"]
+    assert (poc.training.start, poc.training.end) == ("2013-01-01", "2013-01-31")
+    assert (candidate.training.start, candidate.training.end) == ("2013-01-01", "2013-06-30")
+    assert poc.parity <= export.PARITY_TOLERANCE
+    assert candidate.parity <= export.PARITY_TOLERANCE
+    assert broken.parity is None
+    assert len({card.digest for card in (poc, candidate, broken)}) == 3
+    for card in (poc, candidate, broken):
+        assert card.classes == [0, 1]
+        assert card.positive == 1
+        assert [one.name for one in card.inputs] == list(NAMES)
+        assert {one.name for one in card.inputs if one.nullable} == NULLABLE
+        assert [(one.name, one.role) for one in card.outputs] == [
+            ("label", "label"),
+            ("probabilities", "probabilities"),
+        ]
+        assert [one.month for one in card.held_out] == [f"2013-{month:02d}" for month in range(7, 13)]
+        assert card.libraries.keys() >= {"python", "lightgbm", "onnxruntime"}
+
+
+def test_every_profile_adds_up_to_one(built):
+    for example in build.EXAMPLES:
+        for one in read_card(built / example.name).inputs:
+            shares = one.profile.shares
+            values = list(shares.values()) if isinstance(shares, dict) else shares
+            assert math.fsum(values) == pytest.approx(1.0)
+            assert 0 <= one.profile.missing < 1
+
+
+def test_the_broken_model_has_the_good_ones_accuracy_and_a_far_worse_brier_loss(built):
+    good, broken = (read_card(built / example.name).held_out for example in (build.CANDIDATE, build.BROKEN))
+    for right, wrong in zip(good, broken, strict=True):
+        assert wrong.accuracy == right.accuracy
+        assert wrong.brier > right.brier + 0.1
+
+
+def test_held_out_metrics_are_those_of_the_graph(built, small_year):
+    card = read_card(built / "flight_poc")
+    rows = data.labelled(data.month_of(small_year, 7))
+    labels, scores = export.predict(export.session((built / "flight_poc" / "model.onnx").read_bytes()), rows)
+    late = rows["label"].to_numpy()
+    july = card.held_out[0]
+    assert july.rows == len(rows)
+    assert july.brier == pytest.approx(np.mean((scores - late) ** 2))
+    assert july.accuracy == pytest.approx(np.mean(labels == late))
+    expected = -np.mean(late * np.log(scores) + (1 - late) * np.log1p(-scores))
+    assert july.log_loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_card_survives_the_way_to_disk(built, tmp_path):
+    card = read_card(built / "flight_candidate")
+    shutil.copytree(built / "flight_candidate", tmp_path / "copy")
+    write_card(tmp_path / "copy", card)
+    assert read_card(tmp_path / "copy") == card
+    before = (built / "flight_candidate" / "card.json").read_bytes()
+    assert (tmp_path / "copy" / "card.json").read_bytes() == before
+
+
+def test_what_is_intact_is_not_built_again(root):
+    assert build.problems(root) == {}
+    assert build.build(root) == []
+
+
+def test_a_changed_model_is_refused_and_built_again_to_the_same_bytes(root):
+    path = root / "flight_poc" / "model.onnx"
+    good = path.read_bytes()
+    path.write_bytes(good + b"x")
+    with pytest.raises(ConfigurationError, match="is not the file its card speaks of"):
+        read_card(root / "flight_poc")
+    assert list(build.problems(root)) == ["flight_poc"]
+    assert build.build(root) == ["flight_poc"]
+    assert path.read_bytes() == good
+    assert build.problems(root) == {}
+
+
+def test_other_code_data_or_libraries_ask_for_a_new_build(root, monkeypatch):
+    before = build.fingerprint()
+    versions = build.library_versions()
+    monkeypatch.setattr(build, "library_versions", lambda: versions | {"lightgbm": "0.0.1"})
+    assert build.fingerprint() != before
+    assert list(build.problems(root)) == ["flight_poc", "flight_candidate", "flight_broken"]
+
+
+def test_an_interrupted_build_leaves_what_was_there(root, monkeypatch):
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cards, "card_of", interrupt)
+    before = (root / "flight_poc" / "card.json").read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        build.build(root, force=True)
+    assert build.problems(root) == {}
+    assert (root / "flight_poc" / "card.json").read_bytes() == before
+    assert list((root / "cache").iterdir()) == []
+
+
+def test_check_says_what_is_wrong_and_fails(root):
+    import typer
+
+    from models.__main__ import main
+
+    app = typer.Typer()
+    app.command()(main)
+    fine = CliRunner().invoke(app, ["--check", "--output", str(root)])
+    assert fine.exit_code == 0
+    (root / "flight_broken" / "card.json").unlink()
+    bad = CliRunner().invoke(app, ["--check", "--output", str(root)])
+    assert bad.exit_code == 1
+    assert "card.json is missing" in bad.output
+
+
+def test_a_numeric_profile_has_deciles_and_right_closed_bins():
+    profile = cards.numeric_profile(np.arange(1.0, 101.0))
+    assert len(profile.edges) == 9
+    assert profile.shares == pytest.approx([0.1] * 10)
+    few = cards.numeric_profile(np.array([0.0, 0.0, 0.0, 0.0, 1.0, np.nan]))
+    assert few.missing == pytest.approx(1 / 6)
+    assert few.edges[0] == 0.0
+    assert few.shares[0] == pytest.approx(0.8)
+    assert math.fsum(few.shares) == pytest.approx(1.0)
+    constant = cards.numeric_profile(np.ones(5))
+    assert (constant.edges, constant.shares) == ([1.0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="at least one value"):
+        cards.numeric_profile(np.array([np.nan]))
+
+
+def test_a_categorical_profile_is_most_frequent_first():
+    profile = cards.categorical_profile(np.array(["b", "a", "b", ""], dtype=object))
+    assert list(profile.shares.items()) == [("b", pytest.approx(2 / 3)), ("a", pytest.approx(1 / 3))]
+    assert profile.missing == pytest.approx(0.25)
+
+
+def test_training_rows_are_the_labelled_ones_of_the_window(year):
+    rows = train.training_rows(year, train.CANDIDATE)
+    assert len(rows) == 160_678
+    assert rows["month"].max() == 6
+    assert len(train.training_rows(year, train.POC)) == 26_398

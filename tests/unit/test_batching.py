@@ -1,0 +1,144 @@
+"""One loop turn, one run; everyone gets their own rows, and one bad request fails alone."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine import Scores
+from service.engine.batching import LocalModel, SpreadModel
+from service.errors import InferenceError, Overloaded
+from service.inputs import Columns, Field
+from service.testing import FakeEngine
+
+COLUMNS = Columns([Field("x", "float32", (1,), True), Field("s", "string", (1,))], {"x": 0, "s": 1})
+
+
+def local(engine: FakeEngine, executor: Any, **limits: Any) -> LocalModel:
+    settings: dict[str, Any] = {"max_rows": 64, "queue_max_rows": 1000, "inline_max_s": 0.002} | limits
+    return LocalModel(engine, COLUMNS, executor, **settings)
+
+
+def rows(*values: float) -> list[tuple[Any, ...]]:
+    return [(value, "s") for value in values]
+
+
+def positive(scores: Scores) -> list[float]:
+    assert scores.probabilities is not None
+    return [round(row[1], 6) for row in scores.probabilities]
+
+
+def test_requests_of_one_turn_are_one_run() -> None:
+    """Three requests, one run, each with its own rows back in order."""
+
+    async def main() -> None:
+        engine = FakeEngine()
+        model = local(engine, None)
+        one, two, three = await asyncio.gather(model.infer(rows(0.1, 0.2)), model.infer(rows(0.3)), model.infer(rows(0.4, 0.5, 0.6)))
+
+        assert engine.runs == [6]
+        assert [positive(s) for s in (one, two, three)] == [[0.1, 0.2], [0.3], [0.4, 0.5, 0.6]]
+        assert three.labels == [0, 0, 1]
+
+    asyncio.run(main())
+
+
+@given(st.lists(st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.9, 13.0]), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 8),
+       st.booleans())  # fmt: skip
+def test_nobody_gets_another_s_rows_and_a_bad_request_fails_alone(requests: list[list[float]], max_rows: int, threaded: bool) -> None:
+    """Whatever the sizes, the limit, and whether runs go to a thread."""
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            model = local(FakeEngine(cost_s=1.0 if threaded else 0.0), executor, max_rows=max_rows)
+            answers = await asyncio.gather(*(model.infer(rows(*values)) for values in requests), return_exceptions=True)
+        for values, answer in zip(requests, answers, strict=True):
+            if 13.0 in values:
+                assert isinstance(answer, InferenceError)
+            else:
+                assert isinstance(answer, Scores)
+                assert positive(answer) == [round(float(v), 6) for v in values]
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_a_long_run_is_the_next_batch() -> None:
+    """While the thread is busy the loop is free, and arrivals gather."""
+    started, release = threading.Event(), threading.Event()
+
+    def before(count: int) -> None:
+        if count == 1:
+            started.set()
+            assert release.wait(5)
+
+    async def main() -> None:
+        engine = FakeEngine(cost_s=1.0, before=before)
+        with ThreadPoolExecutor(1) as executor:
+            model = local(engine, executor)
+            first = asyncio.ensure_future(model.infer(rows(0.1)))
+            while not started.is_set():
+                await asyncio.sleep(0)
+            assert not model.inline(1)
+            later = [asyncio.ensure_future(model.infer(rows(0.2))) for _ in range(5)]
+            await asyncio.sleep(0)
+            release.set()
+            await asyncio.gather(first, *later)
+        assert engine.runs == [1, 5]
+
+    asyncio.run(main())
+
+
+def test_the_queue_has_a_limit() -> None:
+    """More than `queue_max_rows` waiting rows are refused; what waits is still answered."""
+
+    async def main() -> None:
+        model = local(FakeEngine(), None, queue_max_rows=3)
+        waiting = [model.infer(rows(0.1)), model.infer(rows(0.2, 0.3))]
+        with pytest.raises(Overloaded, match="limit is 3"):
+            model.infer(rows(0.4))
+        assert [positive(s) for s in await asyncio.gather(*waiting)] == [[0.1], [0.2, 0.3]]
+
+    asyncio.run(main())
+
+
+def test_an_abandoned_request_is_not_run() -> None:
+    """A caller that has gone costs nothing."""
+
+    async def main() -> None:
+        engine = FakeEngine()
+        model = local(engine, None)
+        gone, here = model.infer(rows(0.1)), model.infer(rows(0.2))
+        gone.cancel()
+        assert positive(await here) == [0.2]
+        assert engine.runs == [1]
+
+    asyncio.run(main())
+
+
+def test_calls_elsewhere_may_overlap_and_fail_together() -> None:
+    """Each turn is one call; a failed call fails the requests in it, and only those."""
+
+    async def main() -> None:
+        tasks: set[asyncio.Task[None]] = set()
+        calls: list[int] = []
+
+        async def call(batch: Any) -> Scores:
+            calls.append(len(batch))
+            await asyncio.sleep(0)
+            if any(row[0] == 13 for row in batch):
+                raise TimeoutError
+            return Scores(len(batch), labels=[row[0] for row in batch])
+
+        model = SpreadModel(call, lambda c: tasks.add(asyncio.get_running_loop().create_task(c)), max_rows=64, queue_max_rows=100)
+        first = asyncio.gather(model.infer(rows(1)), model.infer(rows(2)))
+        await asyncio.sleep(0)
+        second = asyncio.gather(model.infer(rows(13)), model.infer(rows(3)), return_exceptions=True)
+        assert [s.labels for s in await first] == [[1], [2]]
+        assert [type(error) for error in await second] == [TimeoutError, TimeoutError]
+        assert calls == [2, 2]
+
+    asyncio.run(main())

@@ -1,0 +1,217 @@
+"""Rehearsals are bounded and accounted for; records reach the store once, and a store that is away loses nothing."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import prometheus_client
+import pytest
+
+from service import losses
+from service.domain import LabelReport, Mode, Observation, Outcome, Status, Variant
+from service.engine import Reading, Scores
+from service.errors import InferenceError, StoreError
+from service.metrics import Metrics, parse
+from service.record import Exchange, Recorder
+from service.settings import Settings
+from service.shadow import Rehearsal
+from service.store.memory import MemoryStore
+from service.testing import card
+
+CARD = card()
+READINGS = {variant: Reading(CARD) for variant in Variant}
+
+
+def tally(outcome: Outcome) -> Mapping[str, float]:
+    classes = {variant: CARD.classes for variant in Variant}
+    return losses.tally(outcome, classes, dict.fromkeys(Variant, 1))
+
+
+def scores(*positive: float) -> Scores:
+    return Scores(len(positive), [int(p > 0.5) for p in positive], [[1 - p, p] for p in positive], finite=all(p == p for p in positive))
+
+
+def exchange(first: int, *positive: float, mode: Mode = Mode.LIVE) -> Exchange:
+    made = Exchange("w", first, [(p, "s") for p in positive], 100.0, 1, 0, Variant.PRIMARY, mode)
+    made.settle(Variant.PRIMARY, Status.OK, scores(*positive), 0.001)
+    made.total_seconds = 0.002
+    return made
+
+
+class Sink(list[Exchange]):
+    def add(self, exchange: Exchange) -> None:
+        self.append(exchange)
+
+
+def rehearsal(infer: Any, sink: Any, **limits: Any) -> Rehearsal:
+    settings: dict[str, Any] = {"queue_max_rows": 100, "batch_max_rows": 10, "timeout_s": 1.0} | limits
+    return Rehearsal(Variant.CANDIDATE, infer, sink, **settings)
+
+
+async def candidate(rows: Sequence[Any]) -> Scores:
+    if any(row[0] == 13 for row in rows):
+        raise InferenceError("13")
+    return scores(*[row[0] for row in rows])
+
+
+def test_every_offered_exchange_ends_once_one_way_or_another() -> None:
+    """Compared, failed with its batch, invalid alone: nothing is lost and nothing is counted twice."""
+
+    async def main() -> None:
+        sink = Sink()
+        work = rehearsal(candidate, sink, batch_max_rows=2)
+        offered = [exchange(0, 0.1), exchange(1, 0.2), exchange(2, 13), exchange(3, 0.3), exchange(4, float("nan")), exchange(5, 0.4)]
+        for one in offered:
+            work.offer(one)
+        await work.drained()
+        ended = {e.first_id: e.statuses[Variant.CANDIDATE] for e in sink}
+        assert len(sink) == len(offered)
+        assert ended == {0: Status.OK, 1: Status.OK, 2: Status.FAILED, 3: Status.FAILED, 4: Status.INVALID, 5: Status.OK}
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_drops_and_says_so() -> None:
+    """The limit counts rows; the drop is recorded, not silent."""
+
+    async def main() -> None:
+        sink = Sink()
+        work = rehearsal(candidate, sink, queue_max_rows=3)
+        for i in range(5):
+            work.offer(exchange(i, 0.1))
+        assert [e.statuses[Variant.CANDIDATE] for e in sink] == [Status.DROPPED] * 2
+        await work.drained()
+        assert len(sink) == 5
+
+    asyncio.run(main())
+
+
+def test_a_candidate_that_hangs_is_late() -> None:
+    """The rehearsal gives up after its time limit and goes on."""
+
+    async def hangs(rows: Sequence[Any]) -> Scores:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def main() -> None:
+        sink = Sink()
+        work = rehearsal(hangs, sink, timeout_s=0.01, batch_max_rows=1)
+        work.offer(exchange(0, 0.1))
+        work.offer(exchange(1, 0.1))
+        await work.drained()
+        assert [e.statuses[Variant.CANDIDATE] for e in sink] == [Status.TIMEOUT] * 2
+
+    asyncio.run(main())
+
+
+class Away(MemoryStore):
+    """A store that refuses the first `refusals` writes."""
+
+    refusals = 0
+
+    def add_observations(self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None) -> Sequence[Outcome]:
+        if self.refusals:
+            self.refusals -= 1
+            raise StoreError("away")
+        return super().add_observations(observations, counts)
+
+
+def recorder(store: MemoryStore, **settings: Any) -> tuple[Recorder, Any]:
+    registry = prometheus_client.CollectorRegistry()
+    made = Recorder("m", "w", store, Metrics(registry), READINGS, lambda row: row[1], Settings(flush_interval_ms=1, **settings), ["x"])
+    return made, lambda: {(n, *sorted(labels.items())): v for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())}
+
+
+def test_records_become_rows_counters_and_metrics_that_agree() -> None:
+    """One exchange of two rows, one pinned, one dropped: the store and the metrics say the same."""
+
+    async def main() -> None:
+        store = MemoryStore("r", tally)
+        record, read = recorder(store)
+        record.start()
+        compared = exchange(0, 0.2, 0.9)
+        compared.rehearsal = Variant.CANDIDATE
+        compared.settle(Variant.CANDIDATE, Status.OK, scores(0.1, 0.8), 0.004)
+        dropped = exchange(2, 0.4)
+        dropped.rehearsal = Variant.CANDIDATE
+        dropped.settle(Variant.CANDIDATE, Status.DROPPED, None, 0.0)
+        for one in (compared, dropped, exchange(3, 0.5, mode=Mode.PINNED)):
+            record.add(one)
+        record.refused(422, [{"field": "x", "problem": "is missing"}, {"field": "made up", "problem": "unknown"}])
+        early = await record.labels([LabelReport("w-9", 1, 160.0)], 1.0)
+        await record.close()
+        receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
+
+        counters, metrics = store.counters(), read()
+        assert (early.pending, receipt.matched) == (1, 1)
+        assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
+        assert next(o for _, o, _ in store.outcomes()).unit == "s"
+        assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
+            "shadow/sent": 2, "shadow/compared": 1, "shadow/dropped": 1, "requests/primary/live/200": 2, "requests/primary/pinned/200": 1,
+            "requests/candidate/shadow/200": 1, "requests/candidate/shadow/429": 1, "rows/live": 3, "rows/pinned": 1,
+        }  # fmt: skip
+        assert metrics["understudy_shadow_total", ("result", "compared")] == 1
+        assert metrics["understudy_store_rows_total",] == 4
+        assert metrics["understudy_request_duration_seconds_count", ("model", "m"), ("variant", "primary")] == 3
+        assert metrics["understudy_input_problems_total", ("feature", "x"), ("problem", "missing")] == 1
+        assert metrics["understudy_input_problems_total", ("feature", "unknown"), ("problem", "unknown")] == 1
+        assert counters["loss_sum/candidate/brier"] == pytest.approx((0.8 - 1) ** 2)
+
+    asyncio.run(main())
+
+
+def test_a_store_that_is_away_loses_nothing_and_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three refused writes, then all of it, once."""
+
+    async def main() -> None:
+        store = Away("r", tally)
+        store.refusals = 3
+        record, read = recorder(store)
+        monkeypatch.setattr("service.record.STORE_RETRY_S", 0.001)
+        record.start()
+        for i in range(50):
+            record.add(exchange(i, 0.2))
+        while store.refusals:
+            await asyncio.sleep(0.001)
+        await record.close()
+        assert len(store.outcomes()) == 50
+        assert store.counters()["requests/primary/live/200"] == 50
+        metrics = read()
+        assert metrics["understudy_requests_total", ("mode", "live"), ("model", "m"), ("status", "200"), ("variant", "primary")] == 50
+        assert metrics["understudy_store_errors_total", ("call", "add_observations")] == 3
+
+    asyncio.run(main())
+
+
+def test_a_label_that_comes_at_once_finds_its_prediction() -> None:
+    """Posted before the next flush, with the rehearsal still under way: matched, not pending."""
+
+    async def main() -> None:
+        record, _ = recorder(MemoryStore("r", tally))
+        record.start()
+        slow = exchange(0, 0.2)
+        record.open(slow)
+        asyncio.get_running_loop().call_later(0.05, record.add, slow)
+        receipt = await record.labels([LabelReport("w-0", 1, 160.0)], 1.0)
+        unknown = await record.labels([LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)], 1.0)
+        await record.close()
+        assert (receipt.matched, receipt.pending) == (1, 0)
+        assert unknown.pending == 2
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_the_store_is_bounded() -> None:
+    """Beyond `records_max_rows` rows are given up, and counted."""
+
+    async def main() -> None:
+        store = MemoryStore("r", tally)
+        record, read = recorder(store, records_max_rows=5)
+        for i in range(8):
+            record.add(exchange(i, 0.2))
+        record.start()
+        await record.close()
+        assert len(store.outcomes()) == 5
+        assert read()["understudy_store_dropped_total",] == 3
+
+    asyncio.run(main())
