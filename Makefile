@@ -29,3 +29,43 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 
 .PHONY: setup
 setup: $(VENV)/.ready ## make the virtual environment
+
+.PHONY: models
+models: $(VENV)/.ready ## build the example models from real flights (a minute; skips what is intact)
+	@$(PY) -m models
+
+.PHONY: serve
+serve: models ## serve the example rollout on 127.0.0.1:3000 (PORT=) until Ctrl-C
+	@exec $(VENV)/bin/understudy serve --port $(PORT)
+
+.PHONY: format
+format: $(VENV)/.ready ## format the code and mend what can be mended
+	@$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+.PHONY: lint
+lint: $(VENV)/.ready ## check formatting, style, types and the import contract
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+.PHONY: test
+test: lint models ## lint, types and all tests that need no GPU (a few minutes)
+	@$(PY) -m pytest -m "not slow"
+
+.PHONY: test-all
+test-all: lint models ## also the full-size statistics and soak tests
+	@$(PY) -m pytest
+
+.PHONY: bench
+bench: models ## this service beside its peers, in one run, into loadtests/results/ (needs wrk)
+	@$(PY) -m loadtests.bench
+
+.PHONY: manifests
+manifests: $(VENV)/.ready ## render k8s/ and validate it strictly against Kubernetes 1.29 to 1.34
+	@$(PY) -m pytest tests/unit/test_k8s.py
+
+.PHONY: clean
+clean: ## remove what the other targets made, the store included
+	rm -rf $(VENV) .understudy .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+		models/flight_poc models/flight_candidate models/flight_broken models/cache

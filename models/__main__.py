@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from models import build
@@ -28,7 +29,7 @@ def main(
         Path, typer.Option(help="The folder in which the three model folders lie.", show_default="models")
     ] = build.HERE,
 ) -> None:
-    """Make flight_poc, flight_candidate and flight_broken from the real flights of 2013 (about ten seconds).
+    """Make flight_poc, flight_candidate and flight_broken from the real flights of 2013 (some ten seconds).
 
     What is there and intact is left alone: model.onnx is the file its card speaks of, made from the data, the code and
     the libraries that are here now. Each folder appears whole or not at all.
@@ -44,7 +45,7 @@ def main(
 
             print(tables(output))
     except UnderstudyError as error:
-        console.print(f"[bold red]✗[/] {error.detail}", highlight=False)
+        console.print(f"[bold red]✗[/] {escape(error.detail)}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
 
 
@@ -72,9 +73,8 @@ def _check(console: Console, output: Path) -> None:
     for example in build.EXAMPLES:
         problem = found.get(example.name)
         sign = "[bold red]✗[/]" if problem else "[green]✓[/]"
-        console.print(
-            f"{sign} {example.name} {example.version}: {problem or 'intact'}", highlight=False, soft_wrap=True
-        )
+        state = escape(problem or "intact")
+        console.print(f"{sign} {example.name} {example.version}: {state}", highlight=False, soft_wrap=True)
     if found:
         raise typer.Exit(1)
 

@@ -5,11 +5,13 @@ what was there before. Beside `model.onnx` and `card.json` lies `built-from.txt`
 and the libraries; a folder whose fingerprint and digest are right is not built again.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -62,8 +64,8 @@ CANDIDATE: Final = Example(
 BROKEN: Final = Example(
     "flight_broken",
     "2.0.1",
-    "Broken on purpose, to show a rollback: 2.0.0 exported with a correction for a down-sampling that was never done. It "
-    "ranks flights as well as 2.0.0 does, and takes every one of them for almost certainly on time.",
+    "Broken on purpose, to show a rollback: 2.0.0 exported with a correction for a down-sampling that was never done. "
+    "It ranks flights as well as 2.0.0 does, and takes every one of them for almost certainly on time.",
 )
 EXAMPLES: Final = (POC, CANDIDATE, BROKEN)
 
@@ -131,22 +133,36 @@ def build(root: Path = HERE, *, force: bool = False, say: Say = lambda _: None) 
     """
     say("looking at what is there")
     wanted = fingerprint()
-    stale = [example for example in EXAMPLES if force or problem_of(root / example.name, wanted) is not None]
-    if stale:
-        from models import data  # noqa: PLC0415 - as above
+    with _alone(root, say):
+        stale = [example for example in EXAMPLES if force or problem_of(root / example.name, wanted) is not None]
+        if stale:
+            from models import data  # noqa: PLC0415 - as above
 
-        say("reading and joining the flights, the weather and the planes of 2013")
-        frame = data.load()
-        for example in stale:
-            _build_one(example, root, frame, wanted, say)
+            say("reading and joining the flights, the weather and the planes of 2013")
+            frame = data.load()
+            for example in stale:
+                _build_one(example, root, frame, wanted, say)
     return [example.name for example in stale]
+
+
+@contextlib.contextmanager
+def _alone(root: Path, say: Say) -> Iterator[None]:
+    """Hold the lock of `root`: a second build waits for the first, and then finds everything there."""
+    workshop = root / "cache"
+    workshop.mkdir(parents=True, exist_ok=True)
+    with (workshop / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another build of the same folders")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _build_one(example: Example, root: Path, frame: Any, wanted: str, say: Say) -> None:
     from models import cards, export  # noqa: PLC0415 - as above, and the libraries that train
 
     graph, recipe, parity = _make(example, root, frame, say)
-    (root / "cache").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root / "cache", prefix=f"{example.name}-") as workshop:
         folder = Path(workshop, example.name)
         folder.mkdir()

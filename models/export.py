@@ -77,8 +77,8 @@ def with_false_prior_correction(graph: bytes, name: str) -> bytes:
     """The same graph after a plausible mistake at export: its odds are corrected for a sampling that was never done.
 
     Where on-time flights are many, a team may train on one in a hundred of them and multiply the odds of being late by
-    that share afterwards. Here all flights were trained on, and the export step still corrects. The order of the scores is
-    untouched, so AUC sees nothing; hardly any flight is called late any more, so accuracy is that of "always on time".
+    that share afterwards. Here all flights were trained on, and the export step still corrects. The order of the scores
+    is untouched, so AUC sees nothing; hardly a flight is called late any more, so accuracy is that of "always on time".
     """
     model = onnx.load_from_string(graph)
     nodes = model.graph.node

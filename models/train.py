@@ -77,7 +77,8 @@ def fit_candidate(rows: Frame, *, trees: int = 200) -> Estimator:
         random_state=SEED,
         deterministic=True,
         force_row_wise=True,
-        n_jobs=2,
+        # Two threads save a second on an idle machine and, spinning, cost a minute on a busy one.
+        n_jobs=1,
         verbose=-1,
     )
     return _fit(SimpleImputer(strategy="median"), model, rows)

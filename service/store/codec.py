@@ -8,12 +8,8 @@ from typing import Any, TypeAlias
 
 from service.domain import Answer, Event, Label, LabelReport, Mode, Observation, Outcome, Phase, Plan, Status, Variant
 from service.store import Tally
-from service.store.schema import observations
 
 Row: TypeAlias = Sequence[Any]
-
-OBSERVATION_COLUMNS = tuple(column for column in observations.c if column.name != "seq")
-"""The columns of `observation_row`, in its order."""
 
 ROW_BYTES = 70
 """What a row costs beside its own text and numbers: record headers, three b-trees' keys and their unused space. Measured
@@ -60,7 +56,7 @@ def _score(score: float | None) -> float | None:
 
 
 def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
-    """The values of `OBSERVATION_COLUMNS`. Runs once per prediction: what is spent here is spent on every one."""
+    """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction: what is spent here is spent on every one."""
     primary, candidate = observation.primary, observation.candidate
     own, request = observation.prediction_id, observation.request_id
     return (
@@ -88,8 +84,8 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
 
 
 def observation_of(row: Row) -> Observation:
-    """The observation whose `OBSERVATION_COLUMNS` the row begins with."""
-    _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row[: len(OBSERVATION_COLUMNS)]
+    """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
+    _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row
     return Observation(
         prediction_id=own,
         request_id=own if request is None else request,
@@ -99,7 +95,7 @@ def observation_of(row: Row) -> Observation:
         mode=Mode(mode),
         share=share,
         primary=_answer_of(*answers[:5]),
-        candidate=_answer_of(*answers[5:]),
+        candidate=_answer_of(*answers[5:10]),
         unit=unit,
         fallback=fallback,
     )
@@ -118,7 +114,7 @@ def _answer_of(
 
 
 def row_bytes(row: Row) -> int:
-    """Roughly what this row of `OBSERVATION_COLUMNS` takes on disk, its share of the indexes included."""
+    """Roughly what this row of `observations` takes on disk, its share of the indexes included."""
     values = sum(len(value.encode()) if isinstance(value, str) else 8 * isinstance(value, float) for value in row)
     return ROW_BYTES + values + len(row[1])  # the prediction's id is in the table and in an index
 
@@ -215,3 +211,10 @@ def _additions(
     yield from start
     for each in outcomes:
         yield from tally(each).items()
+
+
+def moved_on(expected: int, current: int) -> str:
+    """What a caller reads whose plan is no longer the one in force."""
+    return (
+        f"the plan is at revision {current}, not {expected}: it has changed since you looked. Look again, then decide."
+    )

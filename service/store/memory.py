@@ -50,7 +50,7 @@ class MemoryStore:
         with self._turn():
             revision = 0 if self._plan is None else self._plan.revision
             if expected_revision is not None and expected_revision != revision:
-                raise NotAllowedNow(moved_on(expected_revision, revision))
+                raise NotAllowedNow(codec.moved_on(expected_revision, revision))
             kept = replace(plan, revision=revision + 1)
             self._append(replace(event, revision=revision + 1))
             self._plan = kept
@@ -81,11 +81,7 @@ class MemoryStore:
             for each in observations:
                 if each.prediction_id not in self._seqs:
                     fresh.setdefault(each.prediction_id, codec.kept(each))
-            waited = [
-                codec.outcome(each, report.label, report.at)
-                for own, each in fresh.items()
-                for report, _ in filter(None, [self._labels.get(own)])
-            ]
+            waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
             sums = codec.total(self._tally, waited, (counts or {}).items())
             for own, each in fresh.items():
                 self._stored += 1
@@ -124,11 +120,10 @@ class MemoryStore:
     def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """See `Store.outcomes`."""
         with self._turn():
-            later = ((seq, each) for seq, each in self._observations.items() if seq > after)
-            return [
-                (seq, each, self._labels[each.prediction_id][0] if each.prediction_id in self._labels else None)
-                for seq, each in islice(later, max(limit, 0))
-            ]
+            first = next(iter(self._observations), self._stored + 1)
+            later = (seq for seq in range(max(after + 1, first), self._stored + 1) if seq in self._observations)
+            found = [(seq, self._observations[seq]) for seq in islice(later, max(limit, 0))]
+            return [(seq, each, self._labels.get(each.prediction_id, (None,))[0]) for seq, each in found]
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""
@@ -169,13 +164,10 @@ class MemoryStore:
         with self._lock:
             self._closed = True
 
+    def _outcome(self, observation: Observation) -> Outcome:
+        report, _ = self._labels[observation.prediction_id]
+        return codec.outcome(observation, report.label, report.at)
+
     def _add(self, sums: Mapping[str, float]) -> None:
         for name, value in sums.items():
             self._counters[name] = self._counters.get(name, 0.0) + value
-
-
-def moved_on(expected: int, current: int) -> str:
-    """What a caller reads whose plan is no longer the one in force."""
-    return (
-        f"the plan is at revision {current}, not {expected}: it has changed since you looked. Look again, then decide."
-    )

@@ -109,6 +109,9 @@ observations = Table(
     sqlite_autoincrement=True,
 )
 
+OBSERVATION_COLUMNS = tuple(column for column in observations.c if column.name != "seq")
+"""The columns of `codec.observation_row`, in its order."""
+
 labels = Table(
     "labels",
     metadata,

@@ -60,8 +60,8 @@ class Stocks:
         return [part[0] for part in parts], exponents
 
     def logs(self) -> list[float]:
-        """The logarithm of each product."""
-        return [math.log(p) + exponent * _LOG_2 for p, exponent in zip(self._products, self._exponents, strict=True)]
+        """The logarithm of each product; from the normal form, so that a restart does not change the last digit."""
+        return [math.log(p) + exponent * _LOG_2 for p, exponent in zip(*self.normal(), strict=True)]
 
     def totals(self) -> dict[str, Any]:
         """JSON-able, exact."""

@@ -77,7 +77,7 @@ def test_parity_samples_hold_missing_values_and_unknown_names(small_year):
 
 
 def test_a_graph_that_answers_otherwise_is_refused(graphs, candidate, small_year):
-    wrong = export.with_swapped_probabilities(graphs["candidate"], "broken")
+    wrong = export.with_false_prior_correction(graphs["candidate"], "broken")
     with pytest.raises(export.ParityError, match="is not the Python model"):
         export.parity(candidate, wrong, small_year, rows=500)
 
@@ -88,13 +88,13 @@ def test_a_graph_that_answers_nan_is_refused(graphs, poc, small_year, monkeypatc
         export.parity(poc, graphs["poc"], small_year, rows=100)
 
 
-def test_the_broken_graph_has_the_right_class_and_the_probabilities_swapped(graphs, january):
-    broken = export.with_swapped_probabilities(graphs["candidate"], "broken")
-    labels, scores = export.predict(export.session(graphs["candidate"]), january)
-    found_labels, found_scores = export.predict(export.session(broken), january)
-    np.testing.assert_array_equal(found_labels, labels)
-    np.testing.assert_allclose(found_scores, 1 - scores, atol=1e-6)
-    assert broken == export.with_swapped_probabilities(graphs["candidate"], "broken")
+def test_the_broken_graph_keeps_the_order_and_takes_its_odds_for_a_hundredth(graphs, january):
+    broken = export.with_false_prior_correction(graphs["candidate"], "broken")
+    _, scores = export.predict(export.session(graphs["candidate"]), january)
+    labels, found = export.predict(export.session(broken), january)
+    np.testing.assert_allclose(found / (1 - found), 0.01 * scores / (1 - scores), rtol=1e-4)
+    np.testing.assert_array_equal(labels, found > 0.5)
+    assert broken == export.with_false_prior_correction(graphs["candidate"], "broken")
     signature = [(one.name, one.type, one.shape) for one in export.session(broken).get_outputs()]
     assert signature == [("label", "tensor(int64)", [None]), ("probabilities", "tensor(float)", [None, 2])]
 

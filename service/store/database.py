@@ -1,0 +1,164 @@
+"""One engine for one database URL, and everything about it that differs between SQLite and PostgreSQL.
+
+The statements above this module are SQLAlchemy Core and the same for both.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import URL, Connection, Insert, Select, Table, create_engine, event, exc, make_url
+from sqlalchemy.dialects import postgresql, sqlite
+
+from service.errors import ConfigurationError, StoreError
+
+Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
+"""SQLite only. NORMAL: what is committed survives `kill -9`, but a power cut may take the last commits; FULL: survives both
+and pays one fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a writer waits for another process's transaction before it gives up with a StoreError."""
+
+Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
+_UPSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_LOCKED_RETRY_S = 0.01
+
+
+class Database:
+    """Connections that read and connections that write, with the driver's errors as StoreErrors.
+
+    Args:
+        url: as SQLAlchemy writes it, `sqlite:///path/to/file.db` or `postgresql+driver://user@host/name`.
+        busy_timeout_s: see `BUSY_TIMEOUT_S`.
+        synchronous: see `Synchronous`.
+
+    Raises:
+        ConfigurationError: when the URL is not one that works here.
+    """
+
+    def __init__(
+        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, synchronous: Synchronous = "NORMAL"
+    ) -> None:
+        parsed = _parse(url)
+        self.name = parsed.render_as_string(hide_password=True)
+        self._sqlite = parsed.get_backend_name() == "sqlite"
+        self._upsert = _UPSERTS[parsed.get_backend_name()]
+        options = {"connect_args": {"timeout": busy_timeout_s, "isolation_level": None}} if self._sqlite else {}
+        try:
+            engine = create_engine(parsed, **options)
+        except (exc.SQLAlchemyError, ImportError) as error:
+            raise ConfigurationError(f"the store's URL {self.name} does not work here: {error}") from error
+        if self._sqlite:
+            event.listen(engine, "connect", _sqlite_connect(busy_timeout_s, synchronous))
+            event.listen(engine, "begin", _sqlite_begin)
+        self._reader = engine
+        self._writer = engine.execution_options(writes=True)
+        self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
+        # Writers of one process queue here, woken in turn, rather than poll for the database's lock.
+        self._turn = threading.Lock()
+        self._closed = False
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database, and that no writer waits for."""
+        with self._translated(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, lock: Select[Any] | None = None) -> Iterator[Connection]:
+        """A transaction that is alone: committed at the end, rolled back by any exception.
+
+        SQLite has one writer at a time anyway. Elsewhere `lock` selects the row whose writers wait for one another, which
+        makes `seq` grow in the order of commits and lets no label and observation pass each other unseen.
+        """
+        with self._turn, self._translated(), self._writer.begin() as connection:
+            if lock is not None and not self._sqlite:
+                connection.execute(lock.with_for_update(key_share=True))
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A writing transaction that keeps out every other one that asks for the same: for migrations."""
+        with self.writing() as connection:
+            if not self._sqlite:
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6417)")
+            yield connection
+
+    def insert(self, table: Table) -> Upsert:
+        """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        return self._upsert(table)
+
+    def insert_tuples(self, connection: Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Execute an INSERT of bound parameters once per tuple; where the driver takes tuples, without a detour.
+
+        SQLAlchemy's handling of one dictionary per row takes as long as SQLite takes to store it.
+        """
+        compiled = statement.compile(dialect=connection.dialect)
+        if compiled.positional:
+            connection.exec_driver_sql(str(compiled), list(rows))
+        else:
+            connection.execute(statement, [dict(zip(compiled.params, row, strict=True)) for row in rows])
+
+    def close(self) -> None:
+        """Let go of the connections; afterwards everything here raises StoreError."""
+        self._closed = True
+        self._reader.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._closed:
+            raise StoreError(f"{self.name}: the store is closed")
+        try:
+            yield
+        except exc.DBAPIError as error:
+            raise StoreError(f"{self.name}: {error.orig}") from error
+        except (exc.SQLAlchemyError, self._driver_error, UnicodeError) as error:
+            raise StoreError(f"{self.name}: {error}") from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise ConfigurationError("the store's URL is not one: write it like sqlite:///understudy.db") from error
+    backend = parsed.get_backend_name()
+    if backend not in _UPSERTS:
+        raise ConfigurationError(f"the store speaks {' and '.join(_UPSERTS)}, not {backend}")
+    if backend == "sqlite":
+        if parsed.database in {None, "", ":memory:"}:
+            raise ConfigurationError("SQLite's :memory: is another database for each connection; name a file")
+        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+    return parsed
+
+
+def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Any:
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        _write_ahead(connection, time.monotonic() + busy_timeout_s)
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return prepare
+
+
+def _write_ahead(connection: sqlite3.Connection, deadline: float) -> None:
+    """Turn on the write-ahead log: readers and the writer do not wait for each other. The file remembers it."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # This one switch does not wait by itself when another process starts at the same moment.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCKED_RETRY_S)
+        else:
+            return
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A transaction that reads first and writes later cannot wait for its lock; one that will write says so at once.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
