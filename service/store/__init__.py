@@ -33,7 +33,8 @@ class Store(Protocol):
     """What the house remembers about one rollout.
 
     Raises:
-        StoreError: from any method, when the database did not do what was asked. Nothing is half done then.
+        StoreError: from any method, when the database did not do what was asked, or the store is closed. Nothing is half
+            done then, nor when the tally raises, whose exception comes through as it is.
     """
 
     def load_plan(self) -> Plan | None:
@@ -43,7 +44,7 @@ class Store(Protocol):
     def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
         """Put `plan` in force and append `event`, both or neither; returns the plan with its new revision.
 
-        The event is stored with the new revision.
+        The event is stored with the new revision, which is one more than that in force, whatever `plan` says.
 
         Raises:
             NotAllowedNow: when `expected_revision` is given and is not the revision in force (0 before the first plan).
@@ -51,7 +52,10 @@ class Store(Protocol):
         ...
 
     def append_event(self, event: Event) -> Event:
-        """Append to the audit log; returns the event with its id. Events are never changed or removed."""
+        """Append to the audit log; returns the event with its id. Events are never changed or removed.
+
+        `details` go through JSON: a tuple comes back as a list, a key as text.
+        """
         ...
 
     def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
@@ -63,6 +67,9 @@ class Store(Protocol):
     ) -> Sequence[Outcome]:
         """Store observations and add `counts` to the counters, all or nothing. Idempotent by `prediction_id`.
 
+        The first observation of a prediction stands. `counts` are not idempotent: every call that returns has added
+        them. A score that is NaN comes back as None.
+
         Returns:
             The outcomes of labels that had been waiting for these observations, each returned once ever.
         """
@@ -71,17 +78,21 @@ class Store(Protocol):
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
         """Store labels and join those whose observation is there. When this returns, they survive `kill -9`.
 
-        Idempotent and conflict-aware: the first label of a prediction stands. Order does not matter, nor whether the
-        observation is stored before or after its label.
+        Idempotent and conflict-aware: the first label of a prediction stands, within a batch as well. Labels are compared
+        as Python does (1, 1.0 and True are the same, "1" is another). Order does not matter, nor whether the observation
+        is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
         """
         ...
 
     def join_pending(self) -> Sequence[Outcome]:
-        """Join waiting labels whose observation has come meanwhile, and which a race kept apart; each outcome once ever."""
+        """Join waiting labels whose observation has come meanwhile, if a race kept them apart; each outcome once ever."""
         ...
 
     def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
-        """Observations in the order in which they were stored, with their label if known, from sequence number `after` on."""
+        """At most `limit` observations in the order in which they were stored, with their label if it has come.
+
+        Each with its sequence number: greater than `after`, growing, and not without gaps.
+        """
         ...
 
     def counters(self) -> Mapping[str, float]:
@@ -89,7 +100,11 @@ class Store(Protocol):
         ...
 
     def prune(self, retention: Retention, *, now: float) -> int:
-        """Remove observations beyond `retention` with their labels; returns how many. Counters and events stay."""
+        """Remove observations beyond `retention` with their labels; returns how many. Counters and events stay.
+
+        Labels that have waited longer than `max_age_s` for their observation go as well, and so do conflicts of that age.
+        Where several rollouts share a database it is pruned as a whole: they share the disk.
+        """
         ...
 
     def ping(self) -> float:

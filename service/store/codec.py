@@ -12,8 +12,8 @@ from service.store import Tally
 Row: TypeAlias = Sequence[Any]
 
 ROW_BYTES = 70
-"""What a row costs beside its own text and numbers: record headers, three b-trees' keys and their unused space. Measured
-on SQLite with ids in random order; `tests/unit/store/test_sql_store.py` holds it against the size of a real file."""
+"""What a row costs beside its own text and numbers: record headers, the keys of three b-trees and their unused space.
+Measured on SQLite with ids in random order; `tests/unit/store/test_pruning.py` holds it against the size of a file."""
 
 
 def to_json(value: Any) -> str:
@@ -36,7 +36,7 @@ _label_value = functools.lru_cache(maxsize=1024)(from_json)
 
 
 def same_label(one: Label, other: Label) -> bool:
-    """Whether two reports say the same: as Python compares, so 1, 1.0 and True agree and "1" differs; NaN agrees with NaN."""
+    """Whether two reports say the same, as Python compares: 1, 1.0 and True agree, "1" differs. NaN agrees with NaN."""
     return one == other or (one != one and other != other)  # noqa: PLR0124 -- only NaN differs from itself
 
 
@@ -56,7 +56,7 @@ def _score(score: float | None) -> float | None:
 
 
 def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
-    """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction: what is spent here is spent on every one."""
+    """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction, and holds the interpreter lock."""
     primary, candidate = observation.primary, observation.candidate
     own, request = observation.prediction_id, observation.request_id
     return (

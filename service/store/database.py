@@ -6,7 +6,7 @@ The statements above this module are SQLAlchemy Core and the same for both.
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,14 +17,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from service.errors import ConfigurationError, StoreError
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
-"""SQLite only. NORMAL: what is committed survives `kill -9`, but a power cut may take the last commits; FULL: survives both
-and pays one fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
+"""SQLite only. NORMAL: what is committed survives `kill -9`, but a power cut may take the last commits. FULL: it
+survives both, for one fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
 
 BUSY_TIMEOUT_S = 10.0
 """How long a writer waits for another process's transaction before it gives up with a StoreError."""
 
 Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
-_UPSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_UPSERTS: dict[str, Callable[[Table], Upsert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _LOCKED_RETRY_S = 0.01
 
 
@@ -72,8 +72,8 @@ class Database:
     def writing(self, lock: Select[Any] | None = None) -> Iterator[Connection]:
         """A transaction that is alone: committed at the end, rolled back by any exception.
 
-        SQLite has one writer at a time anyway. Elsewhere `lock` selects the row whose writers wait for one another, which
-        makes `seq` grow in the order of commits and lets no label and observation pass each other unseen.
+        SQLite has one writer at a time anyway. Elsewhere `lock` selects the row whose writers wait for one another, so
+        that `seq` grows in the order of commits and no label and observation pass each other unseen.
         """
         with self._turn, self._translated(), self._writer.begin() as connection:
             if lock is not None and not self._sqlite:
@@ -92,16 +92,19 @@ class Database:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return self._upsert(table)
 
-    def insert_tuples(self, connection: Connection, statement: Insert, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Execute an INSERT of bound parameters once per tuple; where the driver takes tuples, without a detour.
+    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[Any, ...]]], object]:
+        """A function that executes an INSERT of bound parameters once per tuple.
 
-        SQLAlchemy's handling of one dictionary per row takes as long as SQLite takes to store it.
+        Where the driver takes tuples they go to it as they are: SQLAlchemy's handling of one dictionary per row takes
+        about as long as SQLite takes to store it.
         """
-        compiled = statement.compile(dialect=connection.dialect)
+        compiled = statement.compile(dialect=self._reader.dialect)
         if compiled.positional:
-            connection.exec_driver_sql(str(compiled), list(rows))
-        else:
-            connection.execute(statement, [dict(zip(compiled.params, row, strict=True)) for row in rows])
+            return lambda connection, rows: connection.exec_driver_sql(str(compiled), list(rows))
+        names = list(compiled.params)
+        return lambda connection, rows: connection.execute(
+            statement, [dict(zip(names, row, strict=True)) for row in rows]
+        )
 
     def close(self) -> None:
         """Let go of the connections; afterwards everything here raises StoreError."""

@@ -1,4 +1,4 @@
-"""The Store's contract in dictionaries: for tests, and for trying the house out without a file. Dies with its process."""
+"""The Store's contract in dictionaries: for tests, and for trying the house out. It dies with its process."""
 
 import threading
 import time

@@ -1,7 +1,7 @@
 """The tables, as SQLAlchemy Core metadata. `migrations/` makes them; a test keeps the two equal.
 
-Every table is keyed by `rollout`, a small number that stands for the rollout's text id in `rollouts`: kept as text in each
-row and index it was a fifth of the file. What is written once per prediction is kept small; see `observations`.
+Every table is keyed by `rollout`, a small number that stands for the rollout's text id in `rollouts`: as text in every
+row and index it took a fifth of the file. What is written once per prediction is kept small; see `observations`.
 """
 
 from sqlalchemy import (
@@ -103,7 +103,7 @@ observations = Table(
     Column("fallback", Text),
     *_answer("primary"),
     *_answer("candidate"),
-    # `rollout` comes second, or SQLite would read a rollout through this index and sort it, where `seq` is sorted already.
+    # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
     UniqueConstraint("prediction_id", "rollout"),
     Index(None, "at"),
     sqlite_autoincrement=True,
@@ -123,7 +123,7 @@ labels = Table(
     Column("state", Text, nullable=False),
     sqlite_with_rowid=False,
 )
-# Only what waits is in it: "is there anything to join?" costs nothing on a day when all labels come after their prediction.
+# Only what waits is in it: asking whether there is anything to join costs nothing while labels come after predictions.
 Index(
     "ix_labels_pending",
     labels.c.rollout,

@@ -1,10 +1,189 @@
 """The Store on SQLAlchemy Core: a SQLite file in WAL mode, or PostgreSQL by URL (not run against one yet).
 
-Writers are alone (see `Database.writing`), so a label and its observation never miss each other, and whoever brings the
-second of the two joins them, applies the tally and adds up the counters in the same transaction.
+Writers are alone (see `Database.writing`), so a label and its observation never miss each other: whoever brings the
+second of the two joins them, and applies the tally and adds up the counters in the same transaction.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import batched_polyfill
+
+from typing import Any
+
+from sqlalchemy import BindParameter, Connection, bindparam, func, select
+
+from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from service.errors import NotAllowedNow
+from service.store import Retention, Tally, codec, pruning
+from service.store.database import BUSY_TIMEOUT_S, Database, Synchronous
+from service.store.joins import Joins, same_prediction
+from service.store.migrate import upgrade
+from service.store.schema import OBSERVATION_COLUMNS, counters, events, labels, observations, plans, rollouts
+
+
+class SqlStore:
+    """A Store in a database; opening it makes or migrates the tables.
+
+    Args:
+        url: `sqlite:///path/to/file.db`, or PostgreSQL's.
+        rollout: the id of the rollout it speaks of; one database may hold several.
+        tally: what a joined outcome adds to the counters.
+        busy_timeout_s: how long to wait for another process's transaction.
+        synchronous: SQLite only; with NORMAL what was acknowledged survives `kill -9`, but the last transactions may be
+            lost when the machine's power goes; FULL keeps those too, at one fsync per transaction.
+
+    Raises:
+        ConfigurationError: when the URL does not work here, or the database was written by a newer version.
+        StoreError: when the database cannot be opened.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        rollout: str,
+        tally: Tally,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        synchronous: Synchronous = "NORMAL",
+    ) -> None:
+        self.rollout = rollout
+        self._db = Database(url, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
+        self._insert = self._db.insert
+        parameters: dict[str, BindParameter[Any]] = {each.name: bindparam(each.name) for each in OBSERVATION_COLUMNS}
+        self._insert_observations = self._db.inserts(
+            self._insert(observations).values(parameters).on_conflict_do_nothing()
+        )
+        try:
+            upgrade(self._db)
+            self._key, self._first_seq = self._register(rollout)
+            self._joins = Joins(self._db, self._key, tally)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _register(self, rollout: str) -> tuple[int, int]:
+        """The number that stands for this rollout in every row, and where its observations may begin."""
+        known = select(rollouts.c.id, rollouts.c.first_seq).where(rollouts.c.name == rollout)
+        next_seq = select(func.coalesce(func.max(observations.c.seq), 0) + 1).scalar_subquery()
+        with self._db.writing() as connection:
+            row = connection.execute(known).one_or_none()
+            if row is None:
+                fresh = self._insert(rollouts).values(name=rollout, first_seq=next_seq).on_conflict_do_nothing()
+                connection.execute(fresh)
+                row = connection.execute(known).one()
+            return row.id, row.first_seq
+
+    def _writing(self) -> AbstractContextManager[Connection]:
+        return self._db.writing(lock=select(rollouts.c.id).where(rollouts.c.id == self._key))
+
+    def load_plan(self) -> Plan | None:
+        """See `Store.load_plan`."""
+        with self._db.reading() as connection:
+            return self._plan(connection)
+
+    def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
+        """See `Store.save_plan`."""
+        with self._writing() as connection:
+            current = self._plan(connection)
+            revision = 0 if current is None else current.revision
+            if expected_revision is not None and expected_revision != revision:
+                raise NotAllowedNow(codec.moved_on(expected_revision, revision))
+            new = replace(plan, revision=revision + 1)
+            row = codec.plan_row(self._key, new)
+            statement = self._insert(plans).values(row)
+            connection.execute(statement.on_conflict_do_update(index_elements=[plans.c.rollout], set_=row))
+            self._append(connection, replace(event, revision=new.revision))
+        return new
+
+    def append_event(self, event: Event) -> Event:
+        """See `Store.append_event`."""
+        with self._writing() as connection:
+            return self._append(connection, event)
+
+    def _plan(self, connection: Connection) -> Plan | None:
+        row = connection.execute(select(plans).where(plans.c.rollout == self._key)).one_or_none()
+        return None if row is None else codec.plan_of(row)
+
+    def _append(self, connection: Connection, event: Event) -> Event:
+        row = codec.event_row(self._key, event)
+        result = connection.execute(events.insert().values(row).returning(events.c.id))
+        return replace(event, id=result.scalar_one(), details=codec.from_json(row["details"]))
+
+    def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        """See `Store.events`."""
+        statement = select(events).where(events.c.rollout == self._key, events.c.id > after)
+        with self._db.reading() as connection:
+            rows = connection.execute(statement.order_by(events.c.id).limit(max(limit, 0)))
+            return [codec.event_of(row) for row in rows]
+
+    def add_observations(
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+    ) -> Sequence[Outcome]:
+        """See `Store.add_observations`."""
+        rows = [codec.observation_row(self._key, each) for each in observations]
+        with self._writing() as connection:
+            outcomes: list[Outcome] = []
+            if rows:
+                self._insert_observations(connection, rows)
+                outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
+            self._joins.count(connection, outcomes, (counts or {}).items())
+        return outcomes
+
+    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+        """See `Store.add_labels`."""
+        reports = list(reports)
+        if not reports:
+            return LabelReceipt(0, 0, 0, 0)
+        with self._writing() as connection:
+            return self._joins.add(connection, reports, received_at)
+
+    def join_pending(self) -> Sequence[Outcome]:
+        """See `Store.join_pending`. Finds something only where someone else has written to the tables."""
+        with self._db.reading() as connection:  # first without making any writer wait
+            if not self._joins.parted(connection):
+                return []
+        with self._writing() as connection:
+            outcomes = self._joins.waiting_for(connection, self._joins.parted(connection))
+            self._joins.count(connection, outcomes)
+        return outcomes
+
+    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+        """See `Store.outcomes`."""
+        statement = (
+            select(*OBSERVATION_COLUMNS, observations.c.seq, labels.c.label, labels.c.at.label("label_at"))
+            .join_from(observations, labels, same_prediction(), isouter=True)
+            .where(observations.c.rollout == self._key, observations.c.seq > max(after, self._first_seq - 1))
+            .order_by(observations.c.seq)
+            .limit(max(limit, 0))
+        )
+        with self._db.reading() as connection:
+            return [_judged(row) for row in connection.execute(statement)]
+
+    def counters(self) -> Mapping[str, float]:
+        """See `Store.counters`."""
+        statement = select(counters.c.name, counters.c.value).where(counters.c.rollout == self._key)
+        with self._db.reading() as connection:
+            return {name: value for name, value in connection.execute(statement)}  # noqa: C416 -- dict(rows) has no type
+
+    def prune(self, retention: Retention, *, now: float) -> int:
+        """See `Store.prune`."""
+        return pruning.prune(self._db, retention, now=now)
+
+    def ping(self) -> float:
+        """See `Store.ping`."""
+        start = time.perf_counter()
+        with self._db.reading() as connection:
+            connection.execute(select(rollouts.c.id).where(rollouts.c.id == self._key)).one()
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._db.close()
+
+
+def _judged(row: codec.Row) -> tuple[int, Observation, LabelReport | None]:
+    *_, seq, label, label_at = row
+    observation = codec.observation_of(row)
+    known = None if label is None else LabelReport(observation.prediction_id, codec.from_json(label), label_at)
+    return seq, observation, known

@@ -8,13 +8,18 @@ Z99 = 2.3263478740408408  # for a two-sided 98 % interval
 
 
 def z_test(candidate_only: NDArray, primary_only: NDArray, line: float, side: str, length: int = 100) -> NDArray:
-    """A one-sided paired z-test at nominal 5 % after every interval: who was ever significant."""
+    """A one-sided paired z-test at nominal 5 % after every interval: the first significant one, or 0."""
     n = length * np.arange(1, len(candidate_only) + 1)[:, None]
     worse, better = np.cumsum(candidate_only, axis=0), np.cumsum(primary_only, axis=0)
     mean = (worse - better) / n
     error = np.sqrt(np.maximum((worse + better) / n - mean**2, 1e-12) / n)
     z = (mean - line) / error
-    return (z > Z95).any(axis=0) if side == "above" else (z < -Z95).any(axis=0)
+    return _first(z > Z95 if side == "above" else z < -Z95)
+
+
+def _first(crossed: NDArray) -> NDArray:
+    """Row number, from 1, of the first True in each column; 0 for none."""
+    return np.where(crossed.any(axis=0), crossed.argmax(axis=0) + 1, 0)
 
 
 def pooled_z_test(seen: NDArray, line: float, side: str) -> NDArray:
@@ -24,7 +29,7 @@ def pooled_z_test(seen: NDArray, line: float, side: str) -> NDArray:
     p, q = our_errors / ours, their_errors / theirs
     error = np.sqrt(np.maximum(p * (1 - p) / ours + q * (1 - q) / theirs, 1e-9))
     z = (p - q - line) / error
-    return (z > Z95).any(axis=0) if side == "above" else (z < -Z95).any(axis=0)
+    return _first(z > Z95 if side == "above" else z < -Z95)
 
 
 def flagger(errors: NDArray, labels: int, limit: float, checks: int, threshold: int = 5) -> tuple[NDArray, NDArray]:

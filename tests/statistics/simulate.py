@@ -137,7 +137,7 @@ class Intervals:
 
 
 def codes(
-    rng: np.random.Generator, labels: int, rollouts: int, difference: Schedule, differ: float, both: float = 0.05
+    rng: np.random.Generator, labels: int, rollouts: int, difference: Schedule, *, differ: float, both: float = 0.05
 ) -> Iterator[NDArray[np.int8]]:
     """Blocks of codes: `differ` is the share of requests on which exactly one model is wrong."""
     block = 4 * Intervals.LENGTH
@@ -192,7 +192,7 @@ class Delays:
 
 
 def delayed(
-    rng: np.random.Generator, labels: int, rollouts: int, points: float, differ: float, delays: Delays
+    rng: np.random.Generator, labels: int, rollouts: int, *, points: float, differ: float, delays: Delays
 ) -> tuple[NDArray[np.int8], Floats]:
     """Differences in request order and the time at which each label comes; some more requests than labels."""
     requests = labels + 3 * int(max(delays.worse, delays.better, delays.same)) // 2
@@ -217,7 +217,7 @@ def shortcut(drawn: NDArray[np.int8], arrival: Floats, labels: int) -> NDArray[n
 
 
 def settled_crossing(
-    drawn: NDArray[np.int8], arrival: Floats, m: float, side: str, alpha: float, labels: int
+    drawn: NDArray[np.int8], arrival: Floats, labels: int, *, m: float, side: str, alpha: float
 ) -> NDArray:
     """`MeanEvidence` over all requests so far, pending disagreements `assuming` the worst; first crossing or 0."""
     stakes = np.array(bets(-1.0, 1.0, 0.0))
@@ -230,19 +230,19 @@ def settled_crossing(
     np.add.at(came, (tick[rows, columns], columns), 1)
     known = np.cumsum(came, axis=0)[1 : labels + 1]
     differing = np.cumsum(drawn[:labels] != 0, axis=0)
-    return _crossing(known, differing - known, helps, stakes, m, alpha)
+    logs = [(np.log1p(helps * s), np.log1p(-helps * s), np.log1p(s * m)) for s in stakes]
+    return _crossing(known, differing - known, logs, 1 / alpha)
 
 
-def _crossing(known: NDArray, against: NDArray, helps: int, stakes: Floats, m: float, alpha: float) -> NDArray:
+def _crossing(known: NDArray, against: NDArray, logs: Sequence[tuple[float, float, float]], enough: float) -> NDArray:
     first = np.zeros(known.shape[1], dtype=np.int64)
-    helping, hurting, paid = np.log1p(helps * stakes), np.log1p(-helps * stakes), np.log1p(stakes * m)
     n = np.arange(1, len(known) + 1)[:, None]
     for start in range(0, len(known), 2000):
         part = slice(start, start + 2000)
         total = np.zeros(known[part].shape)
-        for j in range(RUNGS):
-            total += np.exp(np.minimum(known[part] * helping[j] + against[part] * hurting[j] - n[part] * paid[j], 600))
-        crossed = total / RUNGS >= 1 / alpha
+        for helping, hurting, paid in logs:
+            total += np.exp(np.minimum(known[part] * helping + against[part] * hurting - n[part] * paid, 600))
+        crossed = total / len(logs) >= enough
         new = crossed.any(axis=0) & (first == 0)
         first[new] = start + 1 + crossed.argmax(axis=0)[new]
     return first
@@ -284,10 +284,10 @@ class Ramp:
 
 
 def ramp(
-    rng: np.random.Generator, labels: int, rollouts: int, plan: Ramp, ipw: Sequence[MeanWalk],
-    errors: Sequence[AttributionWalk],
-) -> NDArray:  # fmt: skip
+    rng: np.random.Generator, labels: int, plan: Ramp, ipw: Sequence[MeanWalk], errors: Sequence[AttributionWalk]
+) -> NDArray:
     """Feed the walks; gives cumulative [requests, errors] of both models per 100 labels, for the pooled z-test."""
+    rollouts = len(ipw[0].first)
     losses, seen = np.zeros(rollouts), []
     totals = np.zeros((4, rollouts), dtype=np.int64)
     for t in range(labels):

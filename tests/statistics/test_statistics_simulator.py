@@ -71,8 +71,10 @@ def test_ipw_and_attribution_on_a_ramp():
 def test_settled_is_pending_as_the_worst(side):
     """Replayed request by request with `assuming`, against the simulator's first crossing."""
     rng = np.random.default_rng(3)
-    drawn, arrival = delayed(rng, 900, 3, -0.06 if side == "below" else 0.06, 0.1, Delays(60, 30, 30))
-    first = settled_crossing(drawn, arrival, 0.02 if side == "below" else 0.0, side, 0.05, 900)
+    drawn, arrival = delayed(
+        rng, 900, 3, points=-0.06 if side == "below" else 0.06, differ=0.1, delays=Delays(60, 30, 30)
+    )
+    first = settled_crossing(drawn, arrival, 900, m=0.02 if side == "below" else 0.0, side=side, alpha=0.05)
     for column in range(3):
         known, pending, crossed = MeanEvidence(), [], 0
         for t in range(1, 901):

@@ -1,0 +1,115 @@
+"""Labels, and how they meet their observations: what runs inside one writing transaction of `SqlStore`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Table, and_, insert, literal_column, select, update
+
+from service.domain import Label, LabelReceipt, LabelReport, Observation, Outcome
+from service.store import Tally, codec
+from service.store.database import Database
+from service.store.schema import MATCHED, OBSERVATION_COLUMNS, PENDING, counters, label_conflicts, labels, observations
+
+IDS_AT_ONCE = 500
+"""How many ids one `IN (...)` asks for; every driver limits the bound parameters of a statement, SQLite once to 999."""
+
+
+def same_prediction() -> ColumnElement[bool]:
+    """What an observation and its label have in common."""
+    return and_(labels.c.prediction_id == observations.c.prediction_id, labels.c.rollout == observations.c.rollout)
+
+
+class Joins:
+    """The labels of one rollout. No method commits; what raises here is undone with the whole transaction."""
+
+    def __init__(self, database: Database, rollout: int, tally: Tally) -> None:
+        self._db = database
+        self._rollout = rollout
+        self._tally = tally
+        # The state is part of the text: with a bound value SQLite could not use its index of what is pending.
+        self._pending = (labels.c.rollout == rollout, labels.c.state == literal_column(f"'{PENDING}'"))
+
+    def add(self, connection: Connection, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
+        """Store the reports, join and count those whose observation is there."""
+        batch = codec.sort_reports(reports, self._known(connection, [report.prediction_id for report in reports]))
+        found = self._found(connection, list(batch.fresh))
+        rows = [
+            codec.label_row(self._rollout, report, received_at) | {"state": MATCHED if own in found else PENDING}
+            for own, report in batch.fresh.items()
+        ]
+        matched = [
+            codec.outcome(found[own], report.label, report.at) for own, report in batch.fresh.items() if own in found
+        ]
+        _insert_all(connection, labels, rows)
+        conflicts = [codec.label_row(self._rollout, report, received_at) for report in batch.conflicts]
+        _insert_all(connection, label_conflicts, conflicts)
+        self.count(connection, matched)
+        return LabelReceipt(
+            matched=len(matched),
+            duplicate=batch.duplicate,
+            conflict=len(batch.conflicts),
+            pending=len(rows) - len(matched),
+            outcomes=matched,
+        )
+
+    def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
+        """Join the labels that wait for one of these stored observations; the outcomes in the order of `ids`."""
+        if not ids or connection.execute(select(labels.c.rollout).where(*self._pending).limit(1)).first() is None:
+            return []
+        waiting: dict[str, tuple[Label, float]] = {}
+        columns = select(labels.c.prediction_id, labels.c.label, labels.c.at, labels.c.state)
+        for part in _parts(ids):
+            # `state` is compared here, not there, so that the rows are found by their ids however many others wait.
+            rows = connection.execute(columns.where(*self._these(part)))
+            waiting.update((own, (codec.from_json(label), at)) for own, label, at, state in rows if state == PENDING)
+        found = self._found(connection, list(waiting))
+        for part in _parts(list(waiting)):
+            connection.execute(update(labels).where(*self._these(part)).values(state=MATCHED))
+        return [codec.outcome(found[own], *waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
+
+    def parted(self, connection: Connection) -> list[str]:
+        """The predictions whose label waits although their observation is there."""
+        statement = select(labels.c.prediction_id).join(observations, same_prediction()).where(*self._pending)
+        return list(connection.execute(statement).scalars())
+
+    def count(
+        self, connection: Connection, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()
+    ) -> None:
+        """Add the outcomes' tally, and `start`, to the counters."""
+        sums = codec.total(self._tally, outcomes, start)
+        if sums:
+            added = self._db.insert(counters)
+            upsert = added.on_conflict_do_update(
+                index_elements=[counters.c.rollout, counters.c.name],
+                set_={"value": counters.c.value + added.excluded.value},
+            )
+            rows = [{"rollout": self._rollout, "name": name, "value": value} for name, value in sums.items()]
+            connection.execute(upsert, rows)
+
+    def _known(self, connection: Connection, ids: Sequence[str]) -> dict[str, Label]:
+        known: dict[str, Label] = {}
+        columns = select(labels.c.prediction_id, labels.c.label)
+        for part in _parts(ids):
+            rows = connection.execute(columns.where(*self._these(part)))
+            known.update((own, codec.from_json(label)) for own, label in rows)
+        return known
+
+    def _these(self, ids: Sequence[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+        return labels.c.prediction_id.in_(ids), labels.c.rollout == self._rollout
+
+    def _found(self, connection: Connection, ids: Sequence[str]) -> dict[str, Observation]:
+        found: dict[str, Observation] = {}
+        for part in _parts(ids):
+            chosen = observations.c.prediction_id.in_(part), observations.c.rollout == self._rollout
+            rows = connection.execute(select(*OBSERVATION_COLUMNS).where(*chosen))
+            found.update((row.prediction_id, codec.observation_of(row)) for row in rows)
+        return found
+
+
+def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE))
+
+
+def _insert_all(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        connection.execute(insert(table), rows)

@@ -1,0 +1,1 @@
+"""Alembic's folder: `service.store.migrate` runs what is in `versions/`."""
