@@ -64,11 +64,25 @@ def servers(folder: Path) -> list[Server]:
     bentoml = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
     ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}"]
     return [
-        Server("understudy, primary only", [*ours, str(folder / "solo.yaml")], {"UNDERSTUDY_STATE_DIR": str(folder / "solo")}),
-        Server("understudy, shadow 100 %", [*ours, str(ROOT / "rollout.yaml")], {"UNDERSTUDY_STATE_DIR": str(folder / "shadow")}),
-        Server("BentoML, @bentoml.api", [*bentoml, "loadtests.peers.bentoml_api:Peer"], model | {"BENTOML_HOME": str(folder / "home")}),
         Server(
-            "bare uvicorn + orjson", [sys.executable, "-m", "uvicorn", "loadtests.peers.bare:app", "--no-access-log", "--port", "{port}"], model
+            "understudy, primary only",
+            [*ours, str(folder / "solo.yaml")],
+            {"UNDERSTUDY_STATE_DIR": str(folder / "solo")},
+        ),
+        Server(
+            "understudy, shadow 100 %",
+            [*ours, str(ROOT / "rollout.yaml")],
+            {"UNDERSTUDY_STATE_DIR": str(folder / "shadow")},
+        ),
+        Server(
+            "BentoML, @bentoml.api",
+            [*bentoml, "loadtests.peers.bentoml_api:Peer"],
+            model | {"BENTOML_HOME": str(folder / "home")},
+        ),
+        Server(
+            "bare uvicorn + orjson",
+            [sys.executable, "-m", "uvicorn", "loadtests.peers.bare:app", "--no-access-log", "--port", "{port}"],
+            model,
         ),
     ]
 
@@ -78,7 +92,10 @@ def payload(folder: Path) -> Path:
     row = replay_rows(7, 1)[0].row
     body = msgspec.json.encode({"rows": [row]}).decode()
     script = folder / "post.lua"
-    script.write_text(f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{body}]]\n', encoding="utf-8")
+    script.write_text(
+        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{body}]]\n',
+        encoding="utf-8",
+    )
     return script
 
 
@@ -90,7 +107,9 @@ def running(server: Server) -> Iterator[str]:
         port = sock.getsockname()[1]
     command = ["taskset", "-c", SERVER_CPU, *(word.replace("{port}", str(port)) for word in server.command)]
     env = os.environ | {"BENTOML_DO_NOT_TRACK": "True"} | server.env
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process)
@@ -137,15 +156,23 @@ def _milliseconds(shown: str, percentile: str) -> float:
 
 def report(found: list[Server], rounds: int, seconds: int, connections: int) -> str:
     """The run as markdown: method and machine first."""
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if "model name" in line), "?")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy"))
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
+    named = ("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
     base = next(s for s in found if s.name.startswith("BentoML"))
     bare = next(s for s in found if s.name.startswith("bare"))
+    method = (
+        f"One-row flights JSON (18 named inputs, strings included) to the flights POC, {connections} connections, {rounds} "
+        f"interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
+        f"{SERVER_CPU}, wrk on core {LOAD_CPU}."
+    )
+    machine = (
+        f"Machine: {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; Python "
+        f"{platform.python_version()}, {versions}."
+    )
     lines = [
-        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "",
-        f"One-row flights JSON (18 named inputs, strings included) to the flights POC, {connections} connections, {rounds} interleaved rounds of "
-        f"{seconds} s after a second of warm-up; the server and all its processes on core {SERVER_CPU}, wrk on core {LOAD_CPU}.",
-        f"Machine: {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; Python {platform.python_version()}, {versions}.",
+        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "", method, machine,
         "Made by `make bench`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
         "| server | requests/s | p50 ms | p99 ms | × BentoML's endpoint | × bare |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -175,9 +202,10 @@ def main(
         for server in track(plan, description="measuring", console=console):
             measure(server, script, seconds, connections)
     text = report(found, rounds, seconds, connections)
-    table = Table(*[c.strip() for c in text.splitlines()[6].strip("|").split("|")], box=None)
-    for line in text.splitlines()[8:]:
-        table.add_row(*[c.strip() for c in line.strip("|").split("|")])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    table = Table(*rows[0], box=None)
+    for row in rows[2:]:
+        table.add_row(*row)
     console.print(table)
     if write:
         RESULTS.mkdir(exist_ok=True)

@@ -37,7 +37,9 @@ class Caller(FastHttpUser):
 
     def on_start(self) -> None:
         """Every user has its own seeded choice of flights."""
-        self.random = random.Random(f"{SEED}-{id(type(self))}-{self.environment.runner.user_count if self.environment.runner else 0}")
+        self.random = random.Random(
+            f"{SEED}-{id(type(self))}-{self.environment.runner.user_count if self.environment.runner else 0}"
+        )
         self.known: collections.deque[tuple[str, int]] = collections.deque(maxlen=1_000)
 
     @task(10)
@@ -45,7 +47,9 @@ class Caller(FastHttpUser):
         """One request of the real mix of sizes."""
         flights = self.random.choices(_flights, k=self.random.choice(BATCH_ROWS))
         name = f"/predict ({len(flights)} rows)"
-        with self.client.post("/predict", json={"rows": [f.row for f in flights]}, name=name, catch_response=True) as response:
+        with self.client.post(
+            "/predict", json={"rows": [f.row for f in flights]}, name=name, catch_response=True
+        ) as response:
             if response.status_code != 200:
                 response.failure(f"{response.status_code}: {response.text[:200]}")
                 return

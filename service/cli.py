@@ -29,7 +29,9 @@ out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 File = Annotated[Path, typer.Argument(help="the rollout file")]
 Url = Annotated[str, typer.Option(help="where the service listens")]
-Token = Annotated[str | None, typer.Option(help="needed where tokens are configured [env: UNDERSTUDY_TOKEN]", show_default=False)]
+Token = Annotated[
+    str | None, typer.Option(help="needed where tokens are configured [env: UNDERSTUDY_TOKEN]", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Reason = Annotated[str, typer.Option(help="why: goes into the audit log")]
 
@@ -102,14 +104,18 @@ def serve(
     file: File = Path("rollout.yaml"),
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="the port to listen on", envvar="PORT")] = 3000,
-    workers: Annotated[int | None, typer.Option(help="answering processes; the rollout file's `workers` if left out")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="answering processes; the rollout file's `workers` if left out")
+    ] = None,
 ) -> None:
     """Serve a rollout until Ctrl-C."""
     with _said():
         if not file.is_file():
             raise ConfigurationError(f"{file} is missing; `understudy init POC.onnx CANDIDATE.onnx` writes one")
         if not os.environ.get("UNDERSTUDY_TOKENS_FILE") and not _is_loopback(host):
-            raise ConfigurationError(f"without tokens the service listens on loopback only, not on {host}: `understudy token`")
+            raise ConfigurationError(
+                f"without tokens the service listens on loopback only, not on {host}: `understudy token`"
+            )
     env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"}
     if workers is not None:
         env["UNDERSTUDY_WORKERS"] = str(workers)
@@ -121,7 +127,9 @@ def serve(
 def token(
     name: Annotated[str, typer.Argument(help="who gets it: goes into the audit log")],
     role: Annotated[str, typer.Option(help="viewer or operator")] = "viewer",
-    file: Annotated[Path, typer.Option(help="the tokens file to append to [env: UNDERSTUDY_TOKENS_FILE]")] = Path("tokens"),
+    file: Annotated[Path, typer.Option(help="the tokens file to append to [env: UNDERSTUDY_TOKENS_FILE]")] = Path(
+        "tokens"
+    ),
 ) -> None:
     """Make a token, print it once, and append its hash to the tokens file."""
     with _said():
@@ -147,9 +155,13 @@ def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -
 
 @app.command("set-weight")
 def set_weight(
-    weight: Annotated[float, typer.Argument(help="percent of live answers that the candidate gives, 0 to 100", min=0, max=100)],
+    weight: Annotated[
+        float, typer.Argument(help="percent of live answers that the candidate gives, 0 to 100", min=0, max=100)
+    ],
     reason: Reason = "",
-    revision: Annotated[int | None, typer.Option(help="refuse when the rollout has moved on from this revision")] = None,
+    revision: Annotated[
+        int | None, typer.Option(help="refuse when the rollout has moved on from this revision")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: Json = False,
@@ -165,7 +177,10 @@ def set_weight(
 
 @app.command()
 def history(
-    url: Url = DEFAULT_URL, token: Token = None, limit: Annotated[int, typer.Option(min=1, max=1000)] = 50, as_json: Json = False
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    as_json: Json = False,
 ) -> None:
     """Show the audit log: who did what, when and why."""
     with _said():
@@ -185,7 +200,9 @@ def history(
 def replay(
     month: Annotated[int, typer.Option(help="month of 2013", min=1, max=12)],
     url: Url = DEFAULT_URL,
-    rate: Annotated[float | None, typer.Option(help="requests per second; as fast as it goes, if left out", min=0.001)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="requests per second; as fast as it goes, if left out", min=0.001)
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="only the first flights of the month", min=1)] = None,
     connections: Annotated[int, typer.Option(help="requests under way at once", min=1, max=256)] = 16,
     token: Token = None,
@@ -235,7 +252,13 @@ def _interruptible(job: Any) -> Any:
 
 @contextlib.contextmanager
 def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, disable=not show) as bar:
         task = bar.add_task("flights", total=total, rate="")
 
@@ -243,7 +266,9 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None
             if summary.sent % 50 == 0 or summary.sent == total:
                 day = datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%d %b %H:%M")
                 labels = sum(summary.labels.values())
-                bar.update(task, completed=summary.sent, description=day, rate=f"{labels} labels, {summary.failed} failed")
+                bar.update(
+                    task, completed=summary.sent, description=day, rate=f"{labels} labels, {summary.failed} failed"
+                )
 
         yield step
         bar.update(task, completed=total)
@@ -288,14 +313,20 @@ def _show_replay(summary: Any, store: Mapping[str, float], differ: list[str]) ->
         out.print("rehearsals: " + ", ".join(f"{count:,} {name}" for name, count in shadow.items()))
     for error, count in summary.errors.items():
         out.print(f"{count} × {error}", style="red", markup=False)
-    out.print("the store and /metrics agree" if not differ else "the store and /metrics differ:", style="green" if not differ else "red")
+    out.print(
+        "the store and /metrics agree" if not differ else "the store and /metrics differ:",
+        style="green" if not differ else "red",
+    )
     for line in differ:
         out.print("  " + line, markup=False)
 
 
 def _show(state: Mapping[str, Any]) -> None:
     primary, candidate = state["primary"], state["candidate"]
-    out.print(f"{state['model']}: {state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}", style="bold")
+    out.print(
+        f"{state['model']}: {state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}",
+        style="bold",
+    )
     out.print(f"primary    {primary['name']} {primary['version']}  {primary['digest'][:19]}…")
     if candidate:
         up = "up" if candidate["up"] else "down: it is being probed"
@@ -305,11 +336,18 @@ def _show(state: Mapping[str, Any]) -> None:
     names = dict.fromkeys(name for figures in state["variants"].values() for name in figures)
     for name in names:
         values = [figures.get(name) for figures in state["variants"].values()]
-        table.add_row(name.replace("_", " "), *("-" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}" for v in values))
+        table.add_row(
+            name.replace("_", " "),
+            *("-" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}" for v in values),
+        )
     out.print(table)
     labels = state["labels"]
     coverage = "" if labels["coverage"] is None else f", {labels['coverage']:.1%} of the rows"
-    delay = "" if labels["delay_p50_s"] is None else f", half of them within {datetime.timedelta(seconds=round(labels['delay_p50_s']))}"
+    delay = (
+        ""
+        if labels["delay_p50_s"] is None
+        else f", half of them within {datetime.timedelta(seconds=round(labels['delay_p50_s']))}"
+    )
     out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
     out.print("rehearsals " + ", ".join(f"{count:,} {name}" for name, count in state["shadow"].items()))
 

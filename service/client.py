@@ -58,7 +58,9 @@ class Client:
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise CallFailed(f"{self.url} does not answer ({error}); is the service running? `understudy serve` starts it") from error
+            raise CallFailed(
+                f"{self.url} does not answer ({error}); is the service running? `understudy serve` starts it"
+            ) from error
         if response.is_error:
             raise CallFailed(f"{method} {path}: {response.status_code} {explain(response)}")
         return response

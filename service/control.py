@@ -14,6 +14,7 @@ from service.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
+from service.record import Recorder
 from service.rollout.policy import Policy
 from service.store import Retention, Store
 
@@ -37,10 +38,13 @@ class Control:
         self._tasks: list[asyncio.Task[None]] = []
         self._follow(plan)
 
-    def start(self, poll_s: float, sweep: Any, sweep_s: float, retention: Retention) -> None:
+    def start(self, poll_s: float, recorder: Recorder, sweep_s: float, retention: Retention) -> None:
         """Begin to watch for new plans, to join waiting labels, and to prune."""
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch(poll_s)), loop.create_task(self._housekeeping(sweep, sweep_s, retention))]
+        self._tasks = [
+            loop.create_task(self._watch(poll_s)),
+            loop.create_task(self._housekeeping(recorder, sweep_s, retention)),
+        ]
 
     async def close(self) -> None:
         """Stop watching."""
@@ -63,10 +67,14 @@ class Control:
         if self.policy.candidate is None:
             raise NotAllowedNow("the rollout file names no candidate")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 100:
-            raise InvalidInput([{"row": None, "field": "weight", "problem": f"takes a number of percent, 0 to 100, not {weight!r}"}])
+            raise InvalidInput(
+                [{"row": None, "field": "weight", "problem": f"takes a number of percent, 0 to 100, not {weight!r}"}]
+            )
         share = round(weight * SHARE_ONE / 100)
         if abs(share - weight * SHARE_ONE / 100) > 1e-6:
-            raise InvalidInput([{"row": None, "field": "weight", "problem": "takes at most two decimals: 0.01 is the smallest step"}])
+            raise InvalidInput(
+                [{"row": None, "field": "weight", "problem": "takes at most two decimals: 0.01 is the smallest step"}]
+            )
         phase = Phase.CANARY if share else Phase.SHADOW
         before = self.plan
         plan = dataclasses.replace(before, phase=phase, weight=share, step=-1, updated_at=self._clock.now())
@@ -93,7 +101,10 @@ class Control:
             "metrics": [],
             "variants": {variant.value: figures(counters, variant) for variant in Variant},
             "labels": label_figures(counters),
-            "shadow": {name: int(counters.get(f"shadow/{name}", 0)) for name in ("sent", "compared", "dropped", "failed", "late")},
+            "shadow": {
+                name: int(counters.get(f"shadow/{name}", 0))
+                for name in ("sent", "compared", "dropped", "failed", "late")
+            },
             "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
             "revision": plan.revision,
             "updated_at": plan.updated_at,
@@ -128,12 +139,16 @@ class Control:
             if plan is not None and plan.revision != self.plan.revision:
                 self._follow(plan)
 
-    async def _housekeeping(self, sweep: Any, sweep_s: float, retention: Retention) -> None:
+    async def _housekeeping(self, recorder: Recorder, sweep_s: float, retention: Retention) -> None:
         while True:
             await asyncio.sleep(sweep_s)
             try:
-                await asyncio.to_thread(sweep)
-                await asyncio.to_thread(self._store.prune, retention, now=self._clock.now())
+                await asyncio.to_thread(recorder.sweep)
+                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives.
+                if recorder.latest_at:
+                    await asyncio.to_thread(
+                        self._store.prune, retention, now=min(recorder.latest_at, self._clock.now())
+                    )
             except StoreError as error:
                 self._metrics.store_errors.labels(call="housekeeping").inc()
                 log.warning("housekeeping is put off", error=str(error))

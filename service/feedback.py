@@ -73,7 +73,9 @@ def _time(at: float | str | None, now: float) -> float:
         try:
             moment = datetime.datetime.fromisoformat(at)
         except ValueError:
-            raise ValueError("at", f"is {at!r}; it takes Unix seconds or RFC 3339, such as 2013-07-01T12:00:00Z") from None
+            raise ValueError(
+                "at", f"is {at!r}; it takes Unix seconds or RFC 3339, such as 2013-07-01T12:00:00Z"
+            ) from None
         if moment.tzinfo is None:
             raise ValueError("at", f"is {at!r}; say which time zone, such as 2013-07-01T12:00:00Z")
         return moment.timestamp()

@@ -17,7 +17,7 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 encode = msgspec.json.Encoder().encode
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error of ours
+class ClientGone(Exception):
     """The caller hung up before the body was complete; there is nobody to answer."""
 
 
@@ -62,6 +62,12 @@ def header(scope: Scope, name: bytes) -> str | None:
         if key == name:
             return str(value, "latin-1")
     return None
+
+
+def peer(scope: Scope) -> str | None:
+    """The caller's IP address; None on a Unix socket."""
+    client = scope.get("client")
+    return client[0] if client and client[0] else None
 
 
 def require_json(scope: Scope) -> None:

@@ -56,7 +56,9 @@ class Field:
             self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
         )
         if not self.scalar:
-            kind = f"an array of shape [{', '.join('any' if n is None else str(n) for n in self.shape)}] of {self.dtype}"
+            kind = (
+                f"an array of shape [{', '.join('any' if n is None else str(n) for n in self.shape)}] of {self.dtype}"
+            )
         return kind + (" or null" if self.nullable else "")
 
 
@@ -73,7 +75,9 @@ class Decoder:
 
     ERRORS_MAX = 100  # a body with more things wrong is told about these
 
-    def __init__(self, fields: Sequence[Field], *, context: Sequence[str] = (), rows_max: int, key_max_chars: int) -> None:
+    def __init__(
+        self, fields: Sequence[Field], *, context: Sequence[str] = (), rows_max: int, key_max_chars: int
+    ) -> None:
         self.fields = tuple(fields)
         names = {field.name for field in fields}
         self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
@@ -86,7 +90,11 @@ class Decoder:
         columns += [(f"f{len(fields) + i}", text | int | None, None) for i in range(len(self.context))]
         columns.sort(key=len)  # required ones first, as a struct wants them
         row = msgspec.defstruct(
-            "Row", columns, rename={f"f{i}": name for name, i in self.positions.items()}, forbid_unknown_fields=True, gc=False
+            "Row",
+            columns,
+            rename={f"f{i}": name for name, i in self.positions.items()},
+            forbid_unknown_fields=True,
+            gc=False,
         )
         self._order = [int(column[0][1:]) for column in columns]
         self._identity = self._order == list(range(len(columns)))
@@ -171,7 +179,11 @@ class Decoder:
             if field.name not in row:
                 if field.required:
                     hint = " (null is allowed for a value that is missing)" if field.nullable else ""
-                    yield {"row": number, "field": field.name, "problem": f"is missing; it takes {field.describe()}{hint}"}
+                    yield {
+                        "row": number,
+                        "field": field.name,
+                        "problem": f"is missing; it takes {field.describe()}{hint}",
+                    }
                 continue
             value = row[field.name]
             try:

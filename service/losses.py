@@ -18,7 +18,9 @@ CLASSES_MAX = 20
 """Classes beyond this many share the metric label "other"."""
 
 
-def losses(answer: Answer, label: Label, classes: Sequence[int | str] = (), positive: int | str | None = None) -> dict[str, float]:
+def losses(
+    answer: Answer, label: Label, classes: Sequence[int | str] = (), positive: int | str | None = None
+) -> dict[str, float]:
     """The losses of one answered row; empty when there is nothing to score (no answer, or a label of another kind).
 
     Classification: `zero_one`, and with probabilities `brier` and `log_loss` (natural logarithm). Binary Brier is
@@ -41,7 +43,7 @@ def losses(answer: Answer, label: Label, classes: Sequence[int | str] = (), posi
         right = answer.score if truth else 1.0 - answer.score
         found["brier"] = (answer.score - truth) ** 2
     elif answer.probabilities is not None and label in classes:
-        at = classes.index(label)  # type: ignore[arg-type]  # membership was just checked
+        at = classes.index(label)
         right = answer.probabilities[at]
         found["brier"] = sum((p - (i == at)) ** 2 for i, p in enumerate(answer.probabilities)) / 2
     else:
@@ -59,7 +61,9 @@ def bounded(name: str, loss: float, clip: float) -> float:
     return loss if name in {"brier", "zero_one"} else min(loss, clip) / clip
 
 
-def tally(outcome: Outcome, classes: Mapping[Variant, Sequence[int | str]], positive: Mapping[Variant, int | str | None]) -> dict[str, float]:
+def tally(
+    outcome: Outcome, classes: Mapping[Variant, Sequence[int | str]], positive: Mapping[Variant, int | str | None]
+) -> dict[str, float]:
     """The store's counters that one labelled observation adds to, by name.
 
     `labels/matched`, `label_delay/<bucket>`, and per variant that answered: `outcome/<variant>/<predicted>/<actual>`,

@@ -66,10 +66,15 @@ class Metrics:
         import prometheus_client as prom  # noqa: PLC0415 - see the module's docstring
 
         keep: dict[str, Any] = {} if registry is None else {"registry": registry}
-        kinds = {"counter": prom.Counter, "histogram": prom.Histogram, "summary": prom.Summary, "gauge": prom.Gauge}
+        kinds: dict[str, Any] = {
+            "counter": prom.Counter,
+            "histogram": prom.Histogram,
+            "summary": prom.Summary,
+            "gauge": prom.Gauge,
+        }
         made: dict[str, Any] = {}
         for spec in TABLE:
-            extra = {"buckets": spec.buckets} if spec.kind == "histogram" else {}
+            extra: dict[str, Any] = {"buckets": spec.buckets} if spec.kind == "histogram" else {}
             if spec.kind == "gauge":
                 extra = {"multiprocess_mode": "mostrecent"}
             made[spec.name] = kinds[spec.kind](spec.name, spec.help, spec.labels, **extra, **keep)

@@ -28,7 +28,9 @@ _BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, Invalid
 _REF = "#/components/schemas/"
 
 
-def document(base: Mapping[str, Any], policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]) -> dict[str, Any]:
+def document(
+    base: Mapping[str, Any], policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]
+) -> dict[str, Any]:
     """OpenAPI 3.0 of everything this service answers.
 
     Args:
@@ -43,14 +45,18 @@ def document(base: Mapping[str, Any], policy: Policy, fields: Sequence[Field], c
         "description": "Predictions, labels, and the state of the rollout. Errors are problem details (RFC 9457).",
     }
     # BentoML says of its own health endpoints what they answer there; behind the front door they answer problem details.
-    paths = {path: item for path, item in dict(base.get("paths") or {}).items() if path not in {"/livez", "/readyz", "/healthz"}}
+    paths = {
+        path: item
+        for path, item in dict(base.get("paths") or {}).items()
+        if path not in {"/livez", "/readyz", "/healthz"}
+    }
     return {**base, "info": info, "paths": paths | _paths(), "components": components}
 
 
 def _paths() -> dict[str, Any]:
     header = {"in": "header", "schema": {"type": "string"}}
     state = _json("the rollout's state", "Rollout")
-    secure = [{}, {"token": []}]
+    secure: list[dict[str, list[str]]] = [{}, {"token": []}]
     return {
         "/predict": {"post": {
             "operationId": "predict", "summary": "Predict rows",
@@ -120,35 +126,40 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
         prediction["value"] = {"type": "number"}
     else:
         prediction["outputs"] = {"type": "object"}
-    number, text, whole = {"type": "number"}, {"type": "string"}, {"type": "integer"}
+    number: dict[str, Any] = {"type": "number"}
+    string: dict[str, Any] = {"type": "string"}
+    whole: dict[str, Any] = {"type": "integer"}
     variant = {"type": "string", "enum": [v.value for v in Variant]}
     return {
         "Row": _object(row, [field.name for field in fields if field.required]),
-        "PredictRequest": _object({"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**text, "maxLength": 256}}, ["rows"]),
+        "PredictRequest": _object(
+            {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**string, "maxLength": 256}}, ["rows"]),
         "PredictResponse": _object(
-            {"model": text, "variant": variant, "version": text, "fallback": {"type": "boolean"},
+            {"model": string, "variant": variant, "version": string, "fallback": {"type": "boolean"},
              "predictions": {"type": "array", "items": _object(prediction, ["prediction_id"])}},
             ["model", "variant", "version", "fallback", "predictions"]),
         "FeedbackRequest": _object({"labels": {"type": "array", "minItems": 1, "items": _object(
-            {"prediction_id": {**text, "minLength": 1, "maxLength": 64}, "label": label or {},
-             "at": {"oneOf": [number, {**text, "format": "date-time"}], "description": "when it became known; now, if left out"}},
+            {"prediction_id": {**string, "minLength": 1, "maxLength": 64}, "label": label or {},
+             "at": {"oneOf": [number, {**string, "format": "date-time"}], "description": "when it became known; now, if left out"}},
             ["prediction_id", "label"])}}, ["labels"]),
-        "FeedbackResponse": _object({name: whole for name in ("matched", "duplicate", "conflict", "pending")},
+        "FeedbackResponse": _object(dict.fromkeys(("matched", "duplicate", "conflict", "pending"), whole),
                                     ["matched", "duplicate", "conflict", "pending"]),
-        "WeightOrder": _object({"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": text}, ["weight"]),
+        "WeightOrder": _object(
+            {"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": string}, ["weight"]),
         "Rollout": {"type": "object", "properties": {
-            "model": text, "phase": {**text, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
+            "model": string, "phase": {**string, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
             "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
             "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
             "fallbacks": {"type": "object"}, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
         "Events": _object({"events": {"type": "array", "items": {"type": "object"}}}, ["events"]),
-        "Evidence": {"type": "object", "properties": {"revision": whole, "counters": {"type": "object", "additionalProperties": number}}},
+        "Evidence": {"type": "object", "properties": {
+            "revision": whole, "counters": {"type": "object", "additionalProperties": number}}},
         "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
-            "type": text, "title": text, "status": whole, "detail": text,
+            "type": string, "title": string, "status": whole, "detail": string,
             "errors": {"type": "array", "items": {"type": "object", "properties": {
-                "row": {**whole, "nullable": True}, "field": {**text, "nullable": True}, "problem": text}}}}},
+                "row": {**whole, "nullable": True}, "field": {**string, "nullable": True}, "problem": string}}}}},
     }  # fmt: skip
 
 

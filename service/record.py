@@ -27,7 +27,13 @@ from service.store import Store
 log = structlog.get_logger(__name__)
 
 _HTTP = {Status.OK: "200", Status.FAILED: "500", Status.INVALID: "500", Status.TIMEOUT: "504", Status.DROPPED: "429"}
-_SHADOW = {Status.OK: "compared", Status.FAILED: "failed", Status.INVALID: "failed", Status.TIMEOUT: "late", Status.DROPPED: "dropped"}
+_SHADOW = {
+    Status.OK: "compared",
+    Status.FAILED: "failed",
+    Status.INVALID: "failed",
+    Status.TIMEOUT: "late",
+    Status.DROPPED: "dropped",
+}
 
 
 LABEL_GRACE_S = 1.0
@@ -95,10 +101,17 @@ class Recorder:
     ) -> None:  # fmt: skip
         self._prefix = prefix
         self._fields = frozenset(fields) | {"rows", "key"}
-        self._model, self._store, self._metrics, self._readings, self._unit_of = model, store, metrics, readings, unit_of
+        self._model, self._store, self._metrics, self._readings, self._unit_of = (
+            model,
+            store,
+            metrics,
+            readings,
+            unit_of,
+        )
         self._settings = settings
         self._exchanges: deque[Exchange] = deque()
         self._waiting_rows = 0
+        self.latest_at = 0.0  # when the latest recorded request happened
         self._dropped = 0
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
@@ -121,6 +134,7 @@ class Recorder:
             return
         self._waiting_rows += exchange.count
         self._exchanges.append(exchange)
+        self.latest_at = max(self.latest_at, exchange.at)
 
     def refused(self, status: int, problems: Iterable[Mapping[str, object]] = ()) -> None:
         """Count a request that was answered with an error before any model was chosen."""
@@ -219,7 +233,11 @@ class Recorder:
         return self._settings.flush_interval_ms / 1000
 
     def _flush(
-        self, statuses: Counter[tuple[str, str, str]], problems: Counter[tuple[str, str]], dropped: int, written: list[Exchange]
+        self,
+        statuses: Counter[tuple[str, str, str]],
+        problems: Counter[tuple[str, str]],
+        dropped: int,
+        written: list[Exchange],
     ) -> None:
         """Write what has gathered, and append it to `written`. Runs in the recorder's thread.
 
@@ -254,7 +272,9 @@ class Recorder:
             if name == "request":
                 observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
             else:
-                observe_many(self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values)
+                observe_many(
+                    self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
+                )
         for name, count in counts.items():
             kind, _, rest = name.partition("/")
             if kind == "requests":

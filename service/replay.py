@@ -27,10 +27,25 @@ LABEL_STEP_S = 900.0
 class Moment(Protocol):
     """One request of history, and what became known later (`models.data.Flight` is one)."""
 
-    row: dict[str, Any]
-    scheduled_at: float
-    label: Any
-    label_at: float | None
+    @property
+    def row(self) -> dict[str, Any]:
+        """The request's row."""
+        ...
+
+    @property
+    def scheduled_at(self) -> float:
+        """When it was asked, Unix seconds."""
+        ...
+
+    @property
+    def label(self) -> Any:
+        """What happened, or None where that never became known."""
+        ...
+
+    @property
+    def label_at(self) -> float | None:
+        """When it became known."""
+        ...
 
 
 @dataclass
@@ -91,7 +106,9 @@ class Replay:
         self.summary.seconds = time.perf_counter() - started
         return self.summary
 
-    async def _feed(self, http: httpx.AsyncClient, queue: "asyncio.Queue[Moment | None]", moments: Iterable[Moment], started: float) -> None:
+    async def _feed(
+        self, http: httpx.AsyncClient, queue: "asyncio.Queue[Moment | None]", moments: Iterable[Moment], started: float
+    ) -> None:
         posted_until = -math.inf
         for number, moment in enumerate(moments):
             if self._rate:
@@ -99,7 +116,9 @@ class Replay:
                 if ahead > 0:
                     await asyncio.sleep(ahead)
             at = moment.scheduled_at
-            if self._due and (at - posted_until >= LABEL_STEP_S or len(self._due) >= LABELS_PER_POST and self._due[0][0] <= at):
+            if self._due and (
+                at - posted_until >= LABEL_STEP_S or (len(self._due) >= LABELS_PER_POST and self._due[0][0] <= at)
+            ):
                 await self._post_labels(http, at)
                 posted_until = at
             await queue.put(moment)
@@ -137,7 +156,7 @@ class Replay:
     async def _post_labels(self, http: httpx.AsyncClient, until: float) -> None:
         """Post every label that was known by `until`."""
         while self._due and self._due[0][0] <= until:
-            batch = []
+            batch: list[dict[str, Any]] = []
             while self._due and self._due[0][0] <= until and len(batch) < 1000:
                 at, name, label = heapq.heappop(self._due)
                 batch.append({"prediction_id": name, "label": label, "at": at})

@@ -20,7 +20,9 @@ class Settings(pydantic_settings.BaseSettings):
     tokens_file: Path | None = pydantic.Field(
         None, description="tokens with roles; absent: loopback only, and everyone there is operator"
     )
-    workers: int | None = pydantic.Field(None, ge=1, le=64, description="answering processes; overrides the rollout file")
+    workers: int | None = pydantic.Field(
+        None, ge=1, le=64, description="answering processes; overrides the rollout file"
+    )
     threads: int | None = pydantic.Field(
         None, ge=1, description="ONNX Runtime threads of a process; absent: its share of the cgroup's CPU quota"
     )
@@ -34,11 +36,16 @@ class Settings(pydantic_settings.BaseSettings):
     batch_max_rows: int = pydantic.Field(1_024, ge=1, description="most rows in one run of a model")
     queue_max_rows: int = pydantic.Field(20_000, ge=1, description="rows waiting for a model; more is 429")
     inline_max_ms: float = pydantic.Field(
-        2.0, ge=0, description="a run expected to take longer goes to a thread, so that it does not block the event loop"
+        2.0,
+        ge=0,
+        description="a run expected to take longer goes to a thread, so that it does not block the event loop",
     )
 
     candidate_timeout_share: float = pydantic.Field(
-        0.5, gt=0, lt=1, description="share of the deadline that the candidate may use before the primary answers instead"
+        0.5,
+        gt=0,
+        lt=1,
+        description="share of the deadline that the candidate may use before the primary answers instead",
     )
     candidate_connections_max: int = pydantic.Field(8, ge=1, description="calls under way to the candidate, per worker")
     breaker_failures: int = pydantic.Field(
@@ -46,12 +53,16 @@ class Settings(pydantic_settings.BaseSettings):
     )
     probe_interval_ms: float = pydantic.Field(250, gt=0, description="how often a candidate that is down is probed")
 
-    shadow_queue_max_rows: int = pydantic.Field(20_000, ge=1, description="rows waiting to be rehearsed; more is dropped")
+    shadow_queue_max_rows: int = pydantic.Field(
+        20_000, ge=1, description="rows waiting to be rehearsed; more is dropped"
+    )
     shadow_batch_max_rows: int = pydantic.Field(512, ge=1, description="most rows in one rehearsal call")
     shadow_timeout_ms: float = pydantic.Field(2_000, gt=0, description="a rehearsal that takes longer is late")
 
     flush_interval_ms: float = pydantic.Field(
-        50, gt=0, description="how often records go to the store: what a crash can lose is at most this much and one flush"
+        50,
+        gt=0,
+        description="how often records go to the store: what a crash can lose is at most this much and one flush",
     )
     flush_max_rows: int = pydantic.Field(1_000, ge=1, description="most rows in one store transaction")
     records_max_rows: int = pydantic.Field(

@@ -15,7 +15,10 @@ def card(name: str = "fake", **changes: Any) -> Card:
     """A binary classifier's card with one float input `x` and one string input `s`."""
     fields: dict[str, Any] = {
         "name": name, "version": "1", "task": "binary-classification", "classes": [0, 1], "positive": 1, "digest": "sha256:0",
-        "inputs": [InputSpec(name="x", dtype="float32", shape=[None, 1], nullable=True), InputSpec(name="s", dtype="string", shape=[None, 1])],
+        "inputs": [
+            InputSpec(name="x", dtype="float32", shape=[None, 1], nullable=True),
+            InputSpec(name="s", dtype="string", shape=[None, 1]),
+        ],
         "outputs": [
             OutputSpec(name="label", dtype="int64", shape=[None], role="label"),
             OutputSpec(name="probabilities", dtype="float32", shape=[None, 2], role="probabilities"),
@@ -32,7 +35,9 @@ class FakeEngine:
         cost_s: what `seconds` says per row, and nothing else: no time is spent.
     """
 
-    def __init__(self, own: Card | None = None, *, cost_s: float = 0.0, before: Callable[[int], None] = lambda rows: None) -> None:
+    def __init__(
+        self, own: Card | None = None, *, cost_s: float = 0.0, before: Callable[[int], None] = lambda rows: None
+    ) -> None:
         self.card = own or card()
         self.cost_s, self._before = cost_s, before
         self.runs: list[int] = []
@@ -75,7 +80,9 @@ class ManualClock:
         self.time += seconds
 
 
-def observation(name: str = "p-0", *, primary: float | None = 0.2, candidate: float | None = 0.3, **changes: Any) -> Observation:
+def observation(
+    name: str = "p-0", *, primary: float | None = 0.2, candidate: float | None = 0.3, **changes: Any
+) -> Observation:
     """An observation of a binary classifier; a score of None is an attempt that failed."""
 
     def answer(score: float | None) -> Answer:

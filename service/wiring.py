@@ -101,7 +101,9 @@ def thread_count(settings: Settings, policy: Policy) -> int:
 
 def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
     """A warmed engine for one of the rollout file's models."""
-    return OnnxEngine(source, device=policy.device, threads=thread_count(settings, policy), warm_max_rows=settings.batch_max_rows)
+    return OnnxEngine(
+        source, device=policy.device, threads=thread_count(settings, policy), warm_max_rows=settings.batch_max_rows
+    )
 
 
 def preflight(settings: Settings) -> list[str]:
@@ -154,6 +156,7 @@ class Worker:
             policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._unit_of, settings,
             [field.name for field in self.fields],
         )  # fmt: skip
+        self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
         self.candidate_timeout_s = self.deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
@@ -164,7 +167,9 @@ class Worker:
         )  # fmt: skip
         self.remote: RemoteEngine | None = None
         self.candidate: SpreadModel | None = None
-        self.rehearsals: dict[Variant, Rehearsal] = {Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self.primary.infer)}
+        self.rehearsals: dict[Variant, Rehearsal] = {
+            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self.primary.infer)
+        }
         if candidate_card is not None and candidate_url is not None:
             self._connect_candidate(candidate_card, candidate_url)
         plan = self.store.load_plan()
@@ -175,7 +180,7 @@ class Worker:
         self.recorder.start()
         settings = self.settings
         retention = Retention(settings.retention_days * 86400, settings.retention_max_mib * 2**20)
-        self.control.start(settings.plan_poll_ms / 1000, self.recorder.sweep, settings.sweep_interval_s, retention)
+        self.control.start(settings.plan_poll_ms / 1000, self.recorder, settings.sweep_interval_s, retention)
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""
@@ -197,18 +202,20 @@ class Worker:
             probe_interval_s=settings.probe_interval_ms / 1000,
         )  # fmt: skip
         remote.on_change = lambda up: self.metrics.candidate_up.set(1.0 if up else 0.0)
-        remote.on_change(True)
+        remote.start()
         columns, reading = inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE]
+        shadow_timeout_s = settings.shadow_timeout_ms / 1000
 
-        def call(timeout_s: float) -> Any:
-            async def infer(rows: Sequence[Row]) -> Scores:
-                return reading.read(await remote.run(columns.build(rows), timeout_s), len(rows))
+        async def answer(rows: Sequence[Row]) -> Scores:
+            return reading.read(await remote.run(columns.build(rows), self.candidate_timeout_s), len(rows))
 
-            return infer
+        async def rehearse(rows: Sequence[Row]) -> Scores:
+            await remote.wait_until_up(shadow_timeout_s)  # a rehearsal can wait; a caller cannot
+            return reading.read(await remote.run(columns.build(rows), shadow_timeout_s), len(rows))
 
         self.remote = remote
-        self.candidate = SpreadModel(call(self.candidate_timeout_s), self._spawn, **self._limits(Variant.CANDIDATE))
-        self.rehearsals[Variant.CANDIDATE] = self._rehearsal(Variant.CANDIDATE, call(settings.shadow_timeout_ms / 1000))
+        self.candidate = SpreadModel(answer, self._spawn, **self._limits(Variant.CANDIDATE))
+        self.rehearsals[Variant.CANDIDATE] = self._rehearsal(Variant.CANDIDATE, rehearse)
 
     def _rehearsal(self, variant: Variant, infer: Any) -> Rehearsal:
         settings = self.settings

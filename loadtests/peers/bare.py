@@ -28,7 +28,9 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = body + message.get("body", b""), message.get("more_body", False)
     rows = orjson.loads(body)["rows"] if body else []
     if rows:
-        label, probabilities = _session.run(None, {n: np.array([[r[n]] for r in rows], dtype=k) for n, k in _kinds.items()})
+        label, probabilities = _session.run(
+            None, {n: np.array([[r[n]] for r in rows], dtype=k) for n, k in _kinds.items()}
+        )
         answer = orjson.dumps({"label": label.tolist(), "probabilities": probabilities.tolist()})
     else:
         answer = b"{}"

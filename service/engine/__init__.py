@@ -74,7 +74,7 @@ class Reading:
         self.positive = card.classes.index(card.positive) if card.positive in card.classes else None
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
-        """The batch's answers. `finite` is False when a probability or value is NaN or infinite, or the shape is not as promised."""
+        """The batch's answers; `finite` is False when a number is NaN or infinite, or a shape is not as promised."""
         labels = probabilities = values = None
         finite = True
         if self.label is not None:
@@ -97,7 +97,7 @@ class Reading:
         """One `Answer` per row, as it is recorded."""
         if scores is None:
             return [Answer(status, seconds=seconds)] * rows
-        labels = scores.labels or [None] * rows
+        labels: Sequence[Label | None] = scores.labels or [None] * rows
         if scores.values is not None:
             return [Answer(status, score=value, seconds=seconds) for value in scores.values]
         if scores.probabilities is None:

@@ -6,6 +6,7 @@ so that one bad request never fails its neighbours.
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -25,7 +26,9 @@ class Batcher:
         on_batch: called with the number of rows of each run, for the batch-size histogram.
     """
 
-    def __init__(self, *, max_rows: int, queue_max_rows: int, on_batch: Callable[[int], None] = lambda rows: None) -> None:
+    def __init__(
+        self, *, max_rows: int, queue_max_rows: int, on_batch: Callable[[int], None] = lambda rows: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter] = deque()
         self._waiting_rows = 0
@@ -39,7 +42,9 @@ class Batcher:
             Overloaded: when more than `queue_max_rows` rows wait already.
         """
         if self._waiting_rows + len(rows) > self._queue_max_rows and self._waiting:
-            raise Overloaded(f"{self._waiting_rows} rows are waiting for the model (the limit is {self._queue_max_rows})")
+            raise Overloaded(
+                f"{self._waiting_rows} rows are waiting for the model (the limit is {self._queue_max_rows})"
+            )
         future: asyncio.Future[Scores] = self._loop.create_future()
         self._waiting.append((rows, future))
         self._waiting_rows += len(rows)
@@ -95,7 +100,7 @@ class LocalModel(Batcher):
             if self.engine.seconds(count) > self._inline_max_s:
                 self._running = True
                 run = self._executor.submit(self._run_all, batch)
-                asyncio.wrap_future(run, loop=self._loop).add_done_callback(lambda done, b=batch: self._landed(b, done))
+                asyncio.wrap_future(run, loop=self._loop).add_done_callback(functools.partial(self._landed, batch))
                 return  # what arrives now waits for this run to end: it is the next batch
             _deliver(batch, self._run_all(batch))
             self.on_batch(count)
@@ -109,7 +114,9 @@ class LocalModel(Batcher):
 
     def _run_all(self, batch: list[Waiter]) -> "list[Scores | Exception]":
         try:
-            return list(_split(batch, self._run([row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0])))
+            return list(
+                _split(batch, self._run([row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0]))
+            )
         except (InferenceError, InvalidInput) as error:
             if len(batch) == 1:
                 return [error]
@@ -154,7 +161,7 @@ class SpreadModel(Batcher):
         rows = [row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0]
         try:
             answers: list[Scores | Exception] = list(_split(batch, await self._call(rows)))
-        except Exception as error:  # every waiter must hear of it, whatever it is
+        except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
             answers = [error] * len(batch)
         self.on_batch(len(rows))
         _deliver(batch, answers)

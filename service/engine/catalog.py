@@ -17,7 +17,19 @@ MODEL_FILE = "model.onnx"
 
 Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
 Dtype = Literal[
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "string"
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "string",
 ]
 
 

@@ -28,7 +28,14 @@ _PROVIDERS = {
 }
 # What each provider loads; the first that cannot be loaded is named to the user.
 _LIBRARIES = {
-    "cuda": ["libcuda.so.1", "libcudart.so.12", "libcublasLt.so.12", "libcublas.so.12", "libcufft.so.11", "libcudnn.so.9"],
+    "cuda": [
+        "libcuda.so.1",
+        "libcudart.so.12",
+        "libcublasLt.so.12",
+        "libcublas.so.12",
+        "libcufft.so.11",
+        "libcudnn.so.9",
+    ],
     "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
 }
 _DTYPES = {
@@ -50,7 +57,9 @@ class OnnxEngine:
         device: the device that runs it: "cpu", "cuda" or "tensorrt".
     """
 
-    def __init__(self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024) -> None:
+    def __init__(
+        self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024
+    ) -> None:
         self.path, card = resolve(source)
         self._session, self.device = _open(self.path, device, threads)
         self.card = card or _card_from_graph(self._session, self.path)
@@ -85,9 +94,7 @@ class OnnxEngine:
         if self._session is None:
             raise RuntimeError("the engine is closed")
         outputs = self._session.run(self._names, dict(columns))
-        return {
-            name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)
-        }
+        return {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
 
     def _run_in_pieces(self, columns: Mapping[str, Array], size: int) -> dict[str, Array]:
         rows = len(next(iter(columns.values())))
@@ -96,7 +103,9 @@ class OnnxEngine:
             piece = {name: array[start : start + size] for name, array in columns.items()}
             short = size - min(size, rows - start)
             if short:
-                piece = {name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()}
+                piece = {
+                    name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()
+                }
             pieces.append(self._run(piece))
         return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
 
@@ -230,7 +239,9 @@ def _shape(raw: Sequence[Any]) -> list[int | None]:
 
 def _card_from_graph(session: Any, path: Path) -> Card:
     """The card of a bare file. Outputs are guessed by the converters' conventions: a 1-D label, a 2-D probability."""
-    inputs = [InputSpec(name=i.name, dtype=_dtype(i.type, i.name, path), shape=_shape(i.shape)) for i in session.get_inputs()]
+    inputs = [
+        InputSpec(name=i.name, dtype=_dtype(i.type, i.name, path), shape=_shape(i.shape)) for i in session.get_inputs()
+    ]
     outputs: list[OutputSpec] = []
     for output in session.get_outputs():
         if output.type.startswith("seq(map("):
@@ -251,7 +262,9 @@ def _card_from_graph(session: Any, path: Path) -> Card:
     if "probabilities" in roles or "label" in roles:
         task = "binary-classification" if width == 2 else "multiclass-classification"
     # Only whole-number classes can be known from the graph's signature alone; a card can say more.
-    classes: list[int | str] = list(range(width)) if width and any(o.role == "label" and o.dtype == "int64" for o in outputs) else []
+    classes: list[int | str] = (
+        list(range(width)) if width and any(o.role == "label" and o.dtype == "int64" for o in outputs) else []
+    )
     return Card(
         name=path.stem, version="0", task=task, inputs=inputs, outputs=outputs, classes=classes,
         positive=1 if classes == [0, 1] else None, digest=digest_of(path),
@@ -260,7 +273,10 @@ def _card_from_graph(session: Any, path: Path) -> Card:
 
 def _check_signature(session: Any, card: Card) -> None:
     """A card that speaks of other inputs or outputs than the graph has is refused."""
-    for what, specs, nodes in (("input", card.inputs, session.get_inputs()), ("output", card.outputs, session.get_outputs())):
+    for what, specs, nodes in (
+        ("input", card.inputs, session.get_inputs()),
+        ("output", card.outputs, session.get_outputs()),
+    ):
         said, found = [spec.name for spec in specs], [node.name for node in nodes]
         if sorted(said) != sorted(found):
             raise ConfigurationError(f"{card.name}: the card's {what}s are {said}, the graph's are {found}")

@@ -94,12 +94,27 @@ class RemoteEngine:
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
         self._closed = False
+        self._came_up = asyncio.Event()
+        self._came_up.set()
         self.on_change: Callable[[bool], None] = lambda up: None
 
     @property
     def up(self) -> bool:
-        """False while the breaker keeps calls away from the process."""
+        """False while calls are kept away from the process: before its first answer, and while the breaker is open."""
         return self._prober is None
+
+    def start(self) -> None:
+        """Begin by probing: nothing is asked of a process that has not answered yet."""
+        self._go_down()
+
+    async def wait_until_up(self, timeout_s: float) -> None:
+        """Return once the process may be asked.
+
+        Raises:
+            TimeoutError: when that takes longer than `timeout_s`.
+        """
+        async with asyncio.timeout(timeout_s):
+            await self._came_up.wait()
 
     async def run(self, columns: Mapping[str, Array], timeout_s: float) -> dict[str, Array]:
         """The model's outputs by name.
@@ -114,7 +129,9 @@ class RemoteEngine:
             async with asyncio.timeout(timeout_s):
                 status, body = await self._post("/infer", wire.pack(columns))
             if status != 200:
-                raise InferenceError(f"the candidate's process answered {status}: {body[:300].decode(errors='replace')}")
+                raise InferenceError(
+                    f"the candidate's process answered {status}: {body[:300].decode(errors='replace')}"
+                )
             outputs = wire.unpack(body)
         except (TimeoutError, InferenceError, OSError, ValueError, msgspec.DecodeError) as error:
             self._failed()
@@ -156,17 +173,23 @@ class RemoteEngine:
         if self._parts.scheme == "file":
             _, made = await loop.create_unix_connection(_Connection, unquote(self._parts.path))
         else:
-            _, made = await loop.create_connection(_Connection, self._parts.hostname, self._parts.port or 80)
+            _, made = await loop.create_connection(
+                _Connection, self._parts.hostname or "127.0.0.1", self._parts.port or 80
+            )
         return made
 
     def _failed(self) -> None:
         self._failures += 1
         if self._failures >= self._breaker_failures and self.up and not self._closed:
-            for connection in self._idle:
-                connection.close()
-            self._idle.clear()
-            self._prober = asyncio.get_running_loop().create_task(self._probe())
-            self.on_change(False)
+            self._go_down()
+
+    def _go_down(self) -> None:
+        for connection in self._idle:
+            connection.close()
+        self._idle.clear()
+        self._came_up.clear()
+        self._prober = asyncio.get_running_loop().create_task(self._probe())
+        self.on_change(False)
 
     async def _probe(self) -> None:
         """Ask until the process answers, then let calls through again."""
@@ -180,4 +203,5 @@ class RemoteEngine:
                 pass
             await asyncio.sleep(self._probe_interval_s)
         self._failures, self._prober = 0, None
+        self._came_up.set()
         self.on_change(True)

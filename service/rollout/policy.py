@@ -48,7 +48,9 @@ Duration = Annotated[
 Share = Annotated[
     int,
     pydantic.BeforeValidator(_share),
-    pydantic.WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01, "description": "percent"}),
+    pydantic.WithJsonSchema(
+        {"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01, "description": "percent"}
+    ),
 ]
 Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error"]
 Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
@@ -222,12 +224,17 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         return Policy.model_validate(data)
     except pydantic.ValidationError as error:
         problems = "\n".join(f"  {_path(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        raise ConfigurationError(f"{source} does not fit the schema (`understudy check --schema` prints it):\n{problems}") from error
+        raise ConfigurationError(
+            f"{source} does not fit the schema (`understudy check --schema` prints it):\n{problems}"
+        ) from error
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the rollout file, for editors."""
-    return Policy.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rollout.yaml"}
+    return Policy.model_json_schema() | {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rollout.yaml",
+    }
 
 
 def _path(location: tuple[int | str, ...]) -> str:

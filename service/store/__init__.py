@@ -33,8 +33,9 @@ class Store(Protocol):
     """What the house remembers about one rollout.
 
     Raises:
-        StoreError: from any method, when the database did not do what was asked, or the store is closed. Nothing is half
-            done then, nor when the tally raises, whose exception comes through as it is.
+        StoreError: from any method, when the database did not do what was asked, or the store is closed. Nothing is
+            half done then, nor when the tally raises, whose exception comes through as it is.
+        ValueError: from any method that writes, when a value is none that a row can hold, so that another try is no use.
     """
 
     def load_plan(self) -> Plan | None:
@@ -78,14 +79,14 @@ class Store(Protocol):
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
         """Store labels and join those whose observation is there. When this returns, they survive `kill -9`.
 
-        Idempotent and conflict-aware: the first label of a prediction stands, within a batch as well. Labels are compared
-        as Python does (1, 1.0 and True are the same, "1" is another). Order does not matter, nor whether the observation
-        is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
+        Idempotent and conflict-aware: the first label of a prediction stands, within a batch as well. Labels are
+        compared as Python does (1, 1.0 and True are the same, "1" is another). Order does not matter, nor whether the
+        observation is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
         """
         ...
 
     def join_pending(self) -> Sequence[Outcome]:
-        """Join waiting labels whose observation has come meanwhile, if a race kept them apart; each outcome once ever."""
+        """Join waiting labels whose observation is there, should a race have kept them apart; each once ever."""
         ...
 
     def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
@@ -102,7 +103,7 @@ class Store(Protocol):
     def prune(self, retention: Retention, *, now: float) -> int:
         """Remove observations beyond `retention` with their labels; returns how many. Counters and events stay.
 
-        Labels that have waited longer than `max_age_s` for their observation go as well, and so do conflicts of that age.
+        Labels that have waited longer than `max_age_s` for their observation go as well, and conflicts of that age.
         Where several rollouts share a database it is pruned as a whole: they share the disk.
         """
         ...

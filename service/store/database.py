@@ -117,9 +117,11 @@ class Database:
             raise StoreError(f"{self.name}: the store is closed")
         try:
             yield
+        except (exc.IntegrityError, exc.DataError) as error:  # the next try would end like this one
+            raise ValueError(f"{self.name} cannot keep this: {error.orig}") from error
         except exc.DBAPIError as error:
             raise StoreError(f"{self.name}: {error.orig}") from error
-        except (exc.SQLAlchemyError, self._driver_error, UnicodeError) as error:
+        except (exc.SQLAlchemyError, self._driver_error) as error:
             raise StoreError(f"{self.name}: {error}") from error
 
 

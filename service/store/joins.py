@@ -49,7 +49,7 @@ class Joins:
             duplicate=batch.duplicate,
             conflict=len(batch.conflicts),
             pending=len(rows) - len(matched),
-            outcomes=matched,
+            outcomes=tuple(matched),
         )
 
     def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:

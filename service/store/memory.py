@@ -109,7 +109,7 @@ class MemoryStore:
                 duplicate=batch.duplicate,
                 conflict=len(batch.conflicts),
                 pending=len(batch.fresh) - len(matched),
-                outcomes=matched,
+                outcomes=tuple(matched),
             )
 
     def join_pending(self) -> Sequence[Outcome]:

@@ -19,8 +19,8 @@ ROWS_AT_ONCE = 500
 """How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
 
 SAMPLE_ROWS = 500
-"""How many of the newest rows are measured to tell what a row takes on disk. Counting pages would need SQLite's `dbstat`,
-which many builds lack, and the count would not shrink with the rows, whose pages stay half full."""
+"""How many of the newest rows are measured to tell what a row takes on disk. Counting pages would need SQLite's
+`dbstat`, which many builds lack, and the count would not shrink with the rows, whose pages stay half full."""
 
 
 def prune(database: Database, retention: Retention, *, now: float) -> int:

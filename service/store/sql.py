@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, bindparam, func, select

@@ -44,7 +44,9 @@ class Running:
         return found
 
     def predict(self, row: dict[str, Any], **headers: str) -> httpx.Response:
-        return self.http.post("/predict", json={"rows": [row]}, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        return self.http.post(
+            "/predict", json={"rows": [row]}, headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
 
     def rollout(self) -> dict[str, Any]:
         return dict(self.http.get("/rollout").json())
@@ -86,12 +88,16 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def start(state_dir: Path, *, rollout: Path = ROOT / "rollout.yaml", workers: int = 1, wait: bool = True, **env: str) -> Running:
+def start(
+    state_dir: Path, *, rollout: Path = ROOT / "rollout.yaml", workers: int = 1, wait: bool = True, **env: str
+) -> Running:
     """Start a service and wait until it is ready."""
     port = free_port()
     state_dir.mkdir(parents=True, exist_ok=True)
     log = state_dir / "service.log"
-    settings = {"UNDERSTUDY_STATE_DIR": str(state_dir), "UNDERSTUDY_WORKERS": str(workers)} | {f"UNDERSTUDY_{k.upper()}": v for k, v in env.items()}
+    settings = {"UNDERSTUDY_STATE_DIR": str(state_dir), "UNDERSTUDY_WORKERS": str(workers)} | {
+        f"UNDERSTUDY_{k.upper()}": v for k, v in env.items()
+    }
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", str(rollout), "--port", str(port)],
@@ -100,7 +106,9 @@ def start(state_dir: Path, *, rollout: Path = ROOT / "rollout.yaml", workers: in
     running = Running(process, f"http://127.0.0.1:{port}", state_dir, log)
     if wait:
         try:
-            running.wait_for(lambda: running.process.poll() is None and running.http.get("/readyz").status_code == 200, START_S)
+            running.wait_for(
+                lambda: running.process.poll() is None and running.http.get("/readyz").status_code == 200, START_S
+            )
         except AssertionError:
             running.kill()
             raise

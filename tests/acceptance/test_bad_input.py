@@ -98,14 +98,23 @@ def test_wrong_media_type_method_path_and_headers(shared: Running, good: dict[st
         assert (response.status_code, response.json()["status"]) == (status, status)
         assert response.headers["content-type"] == "application/problem+json"
     assert answers[405].headers["allow"] == "POST"
-    assert http.post("/predict", content=rows(good), headers={"content-type": "application/json; charset=utf-8"}).status_code == 200
+    assert (
+        http.post(
+            "/predict", content=rows(good), headers={"content-type": "application/json; charset=utf-8"}
+        ).status_code
+        == 200
+    )
 
 
 @pytest.mark.acceptance
 def test_a_caller_that_hangs_up_or_dawdles_harms_nobody(shared: Running, good: dict[str, Any]) -> None:
     """Half a request, then silence or goodbye."""
     host, port = shared.url.removeprefix("http://").split(":")
-    for sent in (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{", b"POST /predict HTTP/1.1\r\n", b"\x16\x03\x01garbage\r\n\r\n"):
+    for sent in (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /predict HTTP/1.1\r\n",
+        b"\x16\x03\x01garbage\r\n\r\n",
+    ):
         with socket.create_connection((host, int(port)), timeout=5) as sock:
             sock.sendall(sent)
     assert shared.predict(good).status_code == 200
@@ -140,7 +149,9 @@ def test_bad_input_is_counted_and_is_no_evidence(shared: Running, good: dict[str
     before = shared.wait_for(lambda: (c := shared.http.get("/rollout/evidence").json()["counters"]) and c)
     for _ in range(5):
         shared.http.post("/predict", content=rows(good | {"temp": "hot"}), headers=JSON)
-    shared.wait_for(lambda: 'understudy_input_problems_total{feature="temp",problem="value"}' in shared.http.get("/metrics").text)
+    shared.wait_for(
+        lambda: 'understudy_input_problems_total{feature="temp",problem="value"}' in shared.http.get("/metrics").text
+    )
     after = shared.http.get("/rollout/evidence").json()["counters"]
 
     assert math.isclose(before.get("rows/live", 0), after.get("rows/live", 0))

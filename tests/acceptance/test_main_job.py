@@ -1,6 +1,7 @@
 """The main job, end to end on real flights: answer, rehearse, canary, record, count; through crashes and restarts."""
 
 import concurrent.futures
+import http.client
 import json
 import shutil
 import signal
@@ -32,7 +33,9 @@ def offline_brier(folder: str, flights: list[Flight]) -> float:
     fields = fields_of(engine.card, None)
     known = [f for f in flights if f.label is not None]
     rows = [tuple(f.row[field.name] for field in fields) for f in known]
-    columns = Columns([Field(f.name, f.dtype, f.shape, f.nullable) for f in fields], {f.name: i for i, f in enumerate(fields)}).build(rows)
+    columns = Columns(
+        [Field(f.name, f.dtype, f.shape, f.nullable) for f in fields], {f.name: i for i, f in enumerate(fields)}
+    ).build(rows)
     probabilities = engine.run(columns)["probabilities"][:, 1]
     engine.close()
     return float(np.mean((probabilities - np.array([f.label for f in known])) ** 2))
@@ -61,14 +64,21 @@ def test_a_flight_is_answered_and_its_label_is_joined_once(service: Running, jul
     prediction = body["predictions"][0]
 
     assert response.status_code == 200
-    assert (body["model"], body["variant"], body["version"], body["fallback"]) == ("flight-delay", "primary", "1.0.0", False)
+    assert (body["model"], body["variant"], body["version"], body["fallback"]) == (
+        "flight-delay",
+        "primary",
+        "1.0.0",
+        False,
+    )
     assert prediction["label"] in (0, 1)
     assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-6)
     assert response.headers["x-prediction-id"] == prediction["prediction_id"]
     assert response.headers["x-rollout-variant"] == "primary"
 
     def feedback(label: int) -> dict[str, int]:
-        posted = service.http.post("/feedback", json={"labels": [{"prediction_id": prediction["prediction_id"], "label": label}]})
+        posted = service.http.post(
+            "/feedback", json={"labels": [{"prediction_id": prediction["prediction_id"], "label": label}]}
+        )
         assert posted.status_code == 200
         return dict(posted.json())
 
@@ -110,8 +120,19 @@ def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: l
 
     def sides(service: Running) -> dict[str, str]:
         def one(key: str) -> tuple[str, str]:
-            with httpx.Client(base_url=service.url) as http:  # a connection each, so that both workers are asked
-                return key, http.post("/predict", json={"rows": [row]}, headers={"X-Rollout-Key": key}).headers["x-rollout-variant"]
+            http_ = http.client.HTTPConnection(
+                service.url.removeprefix("http://")
+            )  # one each, so that both workers are asked
+            http_.request(
+                "POST",
+                "/predict",
+                json.dumps({"rows": [row]}),
+                {"X-Rollout-Key": key, "Content-Type": "application/json"},
+            )
+            try:
+                return key, http_.getresponse().headers["x-rollout-variant"]
+            finally:
+                http_.close()
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             return dict(pool.map(one, [f"key-{i}" for i in range(400)]))
@@ -121,10 +142,11 @@ def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: l
 
     service = start(tmp_path / "state", workers=2)
     try:
+        service.wait_for(lambda: service.rollout()["candidate"]["up"])
         shares = []
         for weight in (5, 25, 50):
             assert service.http.post("/rollout/weight", json={"weight": weight, "reason": "test"}).status_code == 200
-            time.sleep(1.0)
+            time.sleep(1.0)  # what the contract promises: every worker follows within a second
             first, second = sides(service), sides(service)
             assert first == second
             shares.append(canary(first))
@@ -134,6 +156,7 @@ def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: l
         service.stop()
     service = start(tmp_path / "state", workers=1)
     try:
+        service.wait_for(lambda: service.rollout()["candidate"]["up"])
         assert canary(sides(service)) == shares[2]
         assert service.rollout()["weight"] == 50
     finally:
@@ -151,12 +174,12 @@ def test_a_killed_candidate_costs_no_request_and_comes_back(service: Running, ju
 
     def load(start_at: int) -> None:
         nonlocal slowest
-        with httpx.Client(base_url=service.url, timeout=10) as http:
+        with httpx.Client(base_url=service.url, timeout=10) as caller:
             for flight in july[start_at : start_at + 20_000]:
                 if stop.is_set():
                     return
                 begun = time.monotonic()
-                response = http.post("/predict", json={"rows": [flight.row]})
+                response = caller.post("/predict", json={"rows": [flight.row]})
                 slowest = max(slowest, time.monotonic() - begun)
                 statuses.append(response.status_code)
                 variants.append(response.headers.get("x-rollout-variant", ""))
@@ -166,7 +189,9 @@ def test_a_killed_candidate_costs_no_request_and_comes_back(service: Running, ju
         thread.start()
     service.wait_for(lambda: variants.count("candidate") > 50)
     before.send_signal(signal.SIGKILL)
-    after = service.wait_for(lambda: [c for c in service.children("Candidate") if c.pid != before.pid and c.is_running()], 30)
+    after = service.wait_for(
+        lambda: [c for c in service.children("Candidate") if c.pid != before.pid and c.is_running()], 30
+    )
     mark = len(variants)
     service.wait_for(lambda: variants[mark:].count("candidate") > 50, 30)
     stop.set()
@@ -188,14 +213,19 @@ def test_metrics_are_right_across_workers_and_after_one_dies(tmp_path: Path, jul
     try:
         replay(service, "--month", "7", "--limit", "600", "--connections", "8")
         service.children("Understudy")[0].kill()
-        service.wait_for(lambda: len(service.children("Understudy")) == 2 and service.http.get("/readyz").status_code == 200)
+        service.wait_for(
+            lambda: len(service.children("Understudy")) == 2 and service.http.get("/readyz").status_code == 200
+        )
         told = replay(service, "--month", "7", "--limit", "600", "--connections", "8")
 
         assert told["differences"] == []
         now = counters(service)
         assert metric(service, "understudy_requests_total", variant="primary", mode="live", status="200") == 1200
         assert now["requests/primary/live/200"] == 1200
-        assert metric(service, "understudy_loss_count", variant="candidate", loss="brier") == now["loss_count/candidate/brier"]
+        assert (
+            metric(service, "understudy_loss_count", variant="candidate", loss="brier")
+            == now["loss_count/candidate/brier"]
+        )
         assert metric(service, "understudy_rollout_phase", phase="shadow") == 1
     finally:
         service.stop()
@@ -205,7 +235,11 @@ def test_what_was_acknowledged_survives_a_crash_of_everything(tmp_path: Path, ju
     """`kill -9` of all processes: labels and orders are there, and lost predictions are within the named limit."""
     service = start(tmp_path / "state")
     answered = [service.predict(f.row).json()["predictions"][0]["prediction_id"] for f in july[:200]]
-    labels = [{"prediction_id": name, "label": f.label} for name, f in zip(answered, july, strict=False) if f.label is not None]
+    labels = [
+        {"prediction_id": name, "label": f.label}
+        for name, f in zip(answered, july, strict=False)
+        if f.label is not None
+    ]
     receipt = service.http.post("/feedback", json={"labels": labels[:100]}).json()
     service.http.post("/rollout/weight", json={"weight": 12.34, "reason": "before the crash"})
     last = [service.predict(f.row).json()["predictions"][0]["prediction_id"] for f in july[200:210]]
@@ -221,7 +255,9 @@ def test_what_was_acknowledged_survives_a_crash_of_everything(tmp_path: Path, ju
         assert [e["kind"] for e in events] == ["started", "weight"]
         assert events[1]["reason"] == "before the crash"
         # What a label was acknowledged for is stored; of the last ten, made within a flush interval, some may be gone.
-        late = service.http.post("/feedback", json={"labels": [{"prediction_id": name, "label": 0} for name in last]}).json()
+        late = service.http.post(
+            "/feedback", json={"labels": [{"prediction_id": name, "label": 0} for name in last]}
+        ).json()
         assert late["matched"] + late["pending"] == 10
     finally:
         service.stop()
@@ -243,6 +279,7 @@ def test_a_clean_stop_loses_nothing(tmp_path: Path, july: list[Flight]) -> None:
 
 def test_pins_orders_and_revisions(service: Running, july: list[Flight]) -> None:
     """A pin is answered by the named variant and is no evidence; an order with an old revision is refused."""
+    service.wait_for(lambda: service.rollout()["candidate"]["up"])
     pinned = service.predict(july[0].row, X_Rollout_Variant="candidate").json()
     revision = service.rollout()["revision"]
     order = service.http.post("/rollout/weight", json={"weight": 1}, headers={"If-Match": str(revision)})
@@ -261,7 +298,16 @@ def test_the_openapi_page_lists_what_is_answered(shared: Running) -> None:
     document = shared.http.get("/docs.json").json()
     paths = document["paths"]
 
-    assert {"/predict", "/feedback", "/rollout", "/rollout/weight", "/metrics", "/livez", "/readyz", "/healthz"} <= paths.keys()
+    assert {
+        "/predict",
+        "/feedback",
+        "/rollout",
+        "/rollout/weight",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/healthz",
+    } <= paths.keys()
     for path, item in paths.items():
         if "get" in item:
             assert shared.http.get(path).status_code == 200, path

@@ -38,7 +38,9 @@ def test_requests_of_one_turn_are_one_run() -> None:
     async def main() -> None:
         engine = FakeEngine()
         model = local(engine, None)
-        one, two, three = await asyncio.gather(model.infer(rows(0.1, 0.2)), model.infer(rows(0.3)), model.infer(rows(0.4, 0.5, 0.6)))
+        one, two, three = await asyncio.gather(
+            model.infer(rows(0.1, 0.2)), model.infer(rows(0.3)), model.infer(rows(0.4, 0.5, 0.6))
+        )
 
         assert engine.runs == [6]
         assert [positive(s) for s in (one, two, three)] == [[0.1, 0.2], [0.3], [0.4, 0.5, 0.6]]
@@ -47,9 +49,13 @@ def test_requests_of_one_turn_are_one_run() -> None:
     asyncio.run(main())
 
 
-@given(st.lists(st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.9, 13.0]), min_size=1, max_size=5), min_size=1, max_size=12), st.integers(1, 8),
-       st.booleans())  # fmt: skip
-def test_nobody_gets_another_s_rows_and_a_bad_request_fails_alone(requests: list[list[float]], max_rows: int, threaded: bool) -> None:
+VALUES = st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.9, 13.0]), min_size=1, max_size=5)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=12), st.integers(1, 8), st.booleans())
+def test_nobody_gets_another_s_rows_and_a_bad_request_fails_alone(
+    requests: list[list[float]], max_rows: int, threaded: bool
+) -> None:
     """Whatever the sizes, the limit, and whether runs go to a thread."""
 
     async def main() -> None:
@@ -133,7 +139,9 @@ def test_calls_elsewhere_may_overlap_and_fail_together() -> None:
                 raise TimeoutError
             return Scores(len(batch), labels=[row[0] for row in batch])
 
-        model = SpreadModel(call, lambda c: tasks.add(asyncio.get_running_loop().create_task(c)), max_rows=64, queue_max_rows=100)
+        model = SpreadModel(
+            call, lambda c: tasks.add(asyncio.get_running_loop().create_task(c)), max_rows=64, queue_max_rows=100
+        )
         first = asyncio.gather(model.infer(rows(1)), model.infer(rows(2)))
         await asyncio.sleep(0)
         second = asyncio.gather(model.infer(rows(13)), model.infer(rows(3)), return_exceptions=True)

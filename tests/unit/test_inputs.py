@@ -103,7 +103,9 @@ def test_what_is_not_json_is_malformed(raw: bytes) -> None:
         decoder().decode(raw)
 
 
-@pytest.mark.parametrize("raw", [b"{}", b'{"rows":[]}', b'{"rows":{}}', b'{"rows":[1]}', b'{"rows":null}', b'{"row":[]}'])
+@pytest.mark.parametrize(
+    "raw", [b"{}", b'{"rows":[]}', b'{"rows":{}}', b'{"rows":[1]}', b'{"rows":null}', b'{"row":[]}']
+)
 def test_what_is_json_of_another_form_says_so(raw: bytes) -> None:
     """`rows` is a list of objects."""
     assert errors(raw)
@@ -117,8 +119,11 @@ def test_too_many_rows_are_too_large() -> None:
         decoder(rows_max=2).decode(body(GOOD, GOOD, {"temp": "x"}))
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "rows", "key", "q"]), inner, max_size=4)))  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5)
+NAMES = st.sampled_from([*GOOD, "rows", "key", "q"])
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4)))
 def test_any_json_is_read_or_refused_with_a_reason(data: Any) -> None:
     """The fast path and the explanation agree: what the one refuses, the other finds something wrong with."""
     for raw in (json.dumps(data).encode(), body(data), body(GOOD | data) if isinstance(data, dict) else b"{}"):

@@ -34,7 +34,9 @@ def with_selector(document: dict[str, Any]) -> dict[str, Any]:
     labels = {"app.kubernetes.io/name": "understudy"}
     template = document["spec"]["template"]
     metadata = template["metadata"] | {"labels": labels}
-    return document | {"spec": document["spec"] | {"selector": {"matchLabels": labels}, "template": template | {"metadata": metadata}}}
+    return document | {
+        "spec": document["spec"] | {"selector": {"matchLabels": labels}, "template": template | {"metadata": metadata}}
+    }
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -61,7 +63,13 @@ def test_kustomize_renders_the_base() -> None:
     rendered = subprocess.run([kubectl, "kustomize", str(BASE)], capture_output=True, text=True, check=True).stdout
     documents = list(yaml.safe_load_all(rendered))
 
-    assert {d["kind"] for d in documents} == {"Namespace", "ConfigMap", "Deployment", "Service", "PersistentVolumeClaim"}
+    assert {d["kind"] for d in documents} == {
+        "Namespace",
+        "ConfigMap",
+        "Deployment",
+        "Service",
+        "PersistentVolumeClaim",
+    }
     for document in documents:
         kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
         assert document["metadata"]["labels"]["app.kubernetes.io/name"] == "understudy"

@@ -19,8 +19,12 @@ X = {"x": np.array([[1.0], [2.0]], dtype=np.float32)}
 Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@given(hnp.arrays(st.sampled_from([np.float32, np.float64, np.int8, np.int64, np.uint16, np.bool_]), hnp.array_shapes(max_dims=3, max_side=4)),
-       st.lists(st.text(max_size=4), min_size=1, max_size=4))  # fmt: skip
+DTYPES = st.sampled_from([np.float32, np.float64, np.int8, np.int64, np.uint16, np.bool_])
+
+
+@given(
+    hnp.arrays(DTYPES, hnp.array_shapes(max_dims=3, max_side=4)), st.lists(st.text(max_size=4), min_size=1, max_size=4)
+)
 def test_columns_survive_the_wire(numbers: Any, words: list[str]) -> None:
     """Every dtype and shape, and strings of any kind."""
     text = np.array(words, dtype=object).reshape(-1, 1)
@@ -31,7 +35,9 @@ def test_columns_survive_the_wire(numbers: Any, words: list[str]) -> None:
     assert back["w"].tolist() == text.tolist()
 
 
-async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: str = "200 OK", body: bytes | None = None) -> None:
+async def respond(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: str = "200 OK", body: bytes | None = None
+) -> None:
     """Answer requests on a connection, doubling `x`."""
     while True:
         try:
@@ -44,7 +50,9 @@ async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, st
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(reply)}\r\n\r\n".encode() + reply)
 
 
-async def with_server(folder: Path, reply: Reply, test: Callable[[RemoteEngine], Awaitable[None]], **options: Any) -> None:
+async def with_server(
+    folder: Path, reply: Reply, test: Callable[[RemoteEngine], Awaitable[None]], **options: Any
+) -> None:
     path = str(folder / "c.sock")
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

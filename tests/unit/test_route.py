@@ -1,5 +1,6 @@
 """The router is exact in proportion, monotone, and the same everywhere."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def test_raising_the_weight_moves_no_key_back() -> None:
     """Who is on the canary stays on it, from 5 to 25 to 50 to 100 %."""
     shares = [canary(weight) for weight in (0, 500, 2_500, 5_000, SHARE_ONE)]
 
-    assert all(smaller < larger for smaller, larger in zip(shares, shares[1:], strict=False))
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(shares))
     assert shares[0] == set()
     assert shares[-1] == set(KEYS)
 

@@ -1,6 +1,7 @@
 """Rehearsals are bounded and accounted for; records reach the store once, and a store that is away loses nothing."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,12 +24,17 @@ READINGS = {variant: Reading(CARD) for variant in Variant}
 
 
 def tally(outcome: Outcome) -> Mapping[str, float]:
-    classes = {variant: CARD.classes for variant in Variant}
+    classes = dict.fromkeys(Variant, CARD.classes)
     return losses.tally(outcome, classes, dict.fromkeys(Variant, 1))
 
 
 def scores(*positive: float) -> Scores:
-    return Scores(len(positive), [int(p > 0.5) for p in positive], [[1 - p, p] for p in positive], finite=all(p == p for p in positive))
+    return Scores(
+        len(positive),
+        [int(p > 0.5) for p in positive],
+        [[1 - p, p] for p in positive],
+        finite=not any(map(math.isnan, positive)),
+    )
 
 
 def exchange(first: int, *positive: float, mode: Mode = Mode.LIVE) -> Exchange:
@@ -60,13 +66,27 @@ def test_every_offered_exchange_ends_once_one_way_or_another() -> None:
     async def main() -> None:
         sink = Sink()
         work = rehearsal(candidate, sink, batch_max_rows=2)
-        offered = [exchange(0, 0.1), exchange(1, 0.2), exchange(2, 13), exchange(3, 0.3), exchange(4, float("nan")), exchange(5, 0.4)]
+        offered = [
+            exchange(0, 0.1),
+            exchange(1, 0.2),
+            exchange(2, 13),
+            exchange(3, 0.3),
+            exchange(4, float("nan")),
+            exchange(5, 0.4),
+        ]
         for one in offered:
             work.offer(one)
         await work.drained()
         ended = {e.first_id: e.statuses[Variant.CANDIDATE] for e in sink}
         assert len(sink) == len(offered)
-        assert ended == {0: Status.OK, 1: Status.OK, 2: Status.FAILED, 3: Status.FAILED, 4: Status.INVALID, 5: Status.OK}
+        assert ended == {
+            0: Status.OK,
+            1: Status.OK,
+            2: Status.FAILED,
+            3: Status.FAILED,
+            4: Status.INVALID,
+            5: Status.OK,
+        }
 
     asyncio.run(main())
 
@@ -109,7 +129,9 @@ class Away(MemoryStore):
 
     refusals = 0
 
-    def add_observations(self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None) -> Sequence[Outcome]:
+    def add_observations(
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+    ) -> Sequence[Outcome]:
         if self.refusals:
             self.refusals -= 1
             raise StoreError("away")
@@ -118,8 +140,19 @@ class Away(MemoryStore):
 
 def recorder(store: MemoryStore, **settings: Any) -> tuple[Recorder, Any]:
     registry = prometheus_client.CollectorRegistry()
-    made = Recorder("m", "w", store, Metrics(registry), READINGS, lambda row: row[1], Settings(flush_interval_ms=1, **settings), ["x"])
-    return made, lambda: {(n, *sorted(labels.items())): v for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())}
+    made = Recorder(
+        "m",
+        "w",
+        store,
+        Metrics(registry),
+        READINGS,
+        lambda row: row[1],
+        Settings(flush_interval_ms=1, **settings),
+        ["x"],
+    )
+    return made, lambda: {
+        (n, *sorted(labels.items())): v for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())
+    }
 
 
 def test_records_become_rows_counters_and_metrics_that_agree() -> None:
@@ -147,7 +180,8 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
         assert next(o for _, o, _ in store.outcomes()).unit == "s"
         assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
-            "shadow/sent": 2, "shadow/compared": 1, "shadow/dropped": 1, "requests/primary/live/200": 2, "requests/primary/pinned/200": 1,
+            "shadow/sent": 2, "shadow/compared": 1, "shadow/dropped": 1, "requests/primary/live/200": 2,
+            "requests/primary/pinned/200": 1,
             "requests/candidate/shadow/200": 1, "requests/candidate/shadow/429": 1, "rows/live": 3, "rows/pinned": 1,
         }  # fmt: skip
         assert metrics["understudy_shadow_total", ("result", "compared")] == 1
@@ -177,7 +211,12 @@ def test_a_store_that_is_away_loses_nothing_and_counts_nothing_twice(monkeypatch
         assert len(store.outcomes()) == 50
         assert store.counters()["requests/primary/live/200"] == 50
         metrics = read()
-        assert metrics["understudy_requests_total", ("mode", "live"), ("model", "m"), ("status", "200"), ("variant", "primary")] == 50
+        assert (
+            metrics[
+                "understudy_requests_total", ("mode", "live"), ("model", "m"), ("status", "200"), ("variant", "primary")
+            ]
+            == 50
+        )
         assert metrics["understudy_store_errors_total", ("call", "add_observations")] == 3
 
     asyncio.run(main())

@@ -1,0 +1,240 @@
+"""The front door: which handler answers a path, and the request path itself.
+
+`FrontDoor` answers the paths of the contract and hands every other one to BentoML's application behind it, which costs a
+request some twenty-five times as much. `Predict` is the request path: decode, route, infer, answer; what can be done after
+the answer has left is done then.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import structlog
+
+from service import route
+from service.domain import Mode, Plan, Status, Variant
+from service.engine import Scores
+from service.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    MalformedRequest,
+    NotFound,
+    NotReady,
+    Overloaded,
+    UnderstudyError,
+    WrongMethod,
+)
+from service.http import (
+    ASGIApp,
+    ClientGone,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    encode,
+    header,
+    peer,
+    problem,
+    read_body,
+    require_json,
+)
+from service.record import Exchange
+from service.wiring import Worker
+
+log = structlog.get_logger(__name__)
+
+Handler: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Routes: TypeAlias = dict[str, dict[str, Handler]]
+
+_ENDED = {
+    Status.TIMEOUT: "did not answer in time",
+    Status.FAILED: "failed",
+    Status.INVALID: "answered with non-finite numbers",
+}
+
+
+class FrontDoor:
+    """Answers the contract's paths; everything that BentoML knows goes on to it; the rest is 404."""
+
+    def __init__(self, bento: Any) -> None:
+        self._bento: ASGIApp = bento
+        self._known = {getattr(r, "path", "") for r in bento.routes}
+        self._mounts = tuple(path + "/" for path in self._known if path)
+        self._routes: Routes = {}
+
+    def open(self, routes: Routes) -> None:
+        """Begin to answer: path → method → handler."""
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, or BentoML's own lifespan."""
+        if scope["type"] != "http":
+            await self._bento(scope, receive, send)
+            return
+        path = scope["path"]
+        methods = self._routes.get(path)
+        if methods is None:
+            if path in self._known or path.startswith(self._mounts):
+                await self._bento(scope, receive, send)
+            else:
+                await problem(send, NotFound(f"nothing is at {path[:200]!r}; / is the API page"))
+            return
+        handler = methods.get(scope["method"])
+        try:
+            if handler is None:
+                allow = ", ".join(methods)
+                raise WrongMethod(f"{path} takes {allow}", headers={"Allow": allow})
+            await handler(scope, receive, send)
+        except ClientGone:
+            return
+        except UnderstudyError as error:
+            await problem(send, error)
+        except Exception:
+            log.exception("a bug: please report it", path=path)
+            await problem(send, UnderstudyError("an unexpected error; the log has the details"))
+
+
+class Predict:
+    """`POST /predict`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
+        self._heads = {
+            (variant, fallback): encode(
+                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
+            )[:-1]
+            + b',"predictions":'
+            for variant, card in worker.cards.items()
+            for fallback in (False, True)
+        }
+        self._clock = worker.clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, clock = self.worker, self._clock
+        started = clock.perf()
+        try:
+            require_json(scope)
+            request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
+            pin, at = self._pin(scope), self._at(scope)
+        except UnderstudyError as error:
+            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            raise
+        plan, rows = worker.control.plan, request.rows
+        first = worker.next_id
+        worker.next_id = first + len(rows)
+        key = header(scope, b"x-rollout-key") or request.key or worker.decoder.value(rows[0], worker.policy.route_by)
+        chosen = pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
+        mode = Mode.PINNED if pin else Mode.LIVE
+        exchange = Exchange(worker.id_prefix, first, rows, at, plan.revision, plan.weight, chosen, mode)
+        worker.recorder.open(exchange)
+        try:
+            scores = await self._infer(exchange, started)
+        except UnderstudyError as error:
+            worker.recorder.failed(exchange, int(error.status))
+            raise
+        variant = exchange.variant
+        name = exchange.prediction_id(0).encode()
+        head = self._heads[variant, exchange.fallback is not None]
+        body = b"".join((head, encode(self._predictions(exchange, scores, variant)), b"}"))
+        await answer(send, 200, body, [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", name)])
+        exchange.total_seconds = clock.perf() - started
+        self._hand_over(exchange, plan)
+
+    async def _infer(self, exchange: Exchange, started: float) -> Scores:
+        """The chosen variant's scores; the primary's, marked as fallback, where the candidate does not give any in time."""
+        worker = self.worker
+        if exchange.variant is Variant.CANDIDATE:
+            cause: Status
+            begun = self._clock.perf()
+            try:
+                if worker.candidate is None:
+                    raise InferenceError("no candidate is running")
+                scores = await worker.candidate.infer(exchange.rows)
+                cause = Status.OK if scores.finite else Status.INVALID
+            except TimeoutError:
+                cause = Status.TIMEOUT
+            except (InferenceError, InvalidInput, Overloaded):
+                cause = Status.FAILED
+            seconds = self._clock.perf() - begun
+            exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
+            if cause is Status.OK:
+                return scores
+            if exchange.mode is Mode.PINNED:
+                raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
+            exchange.variant, exchange.fallback = Variant.PRIMARY, cause.value
+        begun = self._clock.perf()
+        future = worker.primary.infer(exchange.rows)
+        if worker.primary.inline(len(exchange.rows)):
+            scores = await future
+        else:
+            try:
+                async with asyncio.timeout(max(0.0, worker.deadline_s - (begun - started))):
+                    scores = await future
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {worker.deadline_s * 1000:g} ms") from None
+        exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
+        if not scores.finite:
+            raise InferenceError("the model answered with a value that is not a finite number")
+        return scores
+
+    def _hand_over(self, exchange: Exchange, plan: Plan) -> None:
+        """After the answer has left: let the other model rehearse, or record at once."""
+        other = exchange.variant.other
+        rehearsal = self.worker.rehearsals.get(other)
+        asked_already = exchange.statuses[other] is not Status.NONE
+        if (
+            rehearsal is None
+            or asked_already
+            or exchange.mode is Mode.PINNED
+            or not route.rehearses(plan, exchange.prediction_id(0))
+        ):
+            self.worker.recorder.add(exchange)
+        else:
+            rehearsal.offer(exchange)
+
+    def _predictions(self, exchange: Exchange, scores: Scores, variant: Variant) -> list[dict[str, Any]]:
+        prefix, first = exchange.prefix, exchange.first_id
+        found: list[dict[str, Any]] = [{"prediction_id": f"{prefix}-{first + i}"} for i in range(exchange.count)]
+        if scores.labels is not None:
+            for item, label in zip(found, scores.labels, strict=True):
+                item["label"] = label
+        if scores.probabilities is not None:
+            names = self._classes[variant]
+            for item, row in zip(found, scores.probabilities, strict=True):
+                item["probabilities"] = dict(zip(names, row, strict=True)) if names else row
+        if scores.values is not None:
+            for item, value in zip(found, scores.values, strict=True):
+                item["value"] = value
+        if scores.others:
+            for i, item in enumerate(found):
+                item["outputs"] = {name: values[i] for name, values in scores.others.items()}
+        return found
+
+    def _pin(self, scope: Scope) -> Variant | None:
+        wanted = header(scope, b"x-rollout-variant")
+        if wanted is None:
+            return None
+        if wanted not in ("primary", "candidate"):
+            raise MalformedRequest(f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`")
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        if wanted == "candidate" and self.worker.candidate is None:
+            raise NotReady("the rollout file names no candidate")
+        return Variant(wanted)
+
+    def _at(self, scope: Scope) -> float:
+        """When the request happened: now, or what an operator who replays history says."""
+        said = header(scope, b"x-rollout-at")
+        if said is None:
+            return self._clock.now()
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        try:
+            at = float(said)
+        except ValueError:
+            at = math.nan
+        if not math.isfinite(at):
+            raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
+        return at

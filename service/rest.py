@@ -1,0 +1,124 @@
+"""The other calls of the contract: labels, the rollout's state, orders, health and the API document."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from service import openapi
+from service.domain import LabelReport, Variant
+from service.errors import InvalidInput, MalformedRequest, NotReady
+from service.feedback import FeedbackDecoder
+from service.front_door import Predict, Routes
+from service.http import Receive, Scope, Send, answer, encode, header, json_object, peer, read_body, require_json
+from service.wiring import Worker
+
+
+class Rest:
+    """The handlers of the answering process.
+
+    Args:
+        ready: whether every worker is; document: BentoML's own OpenAPI document.
+    """
+
+    def __init__(self, worker: Worker, ready: Callable[[], bool], document: Callable[[], Mapping[str, Any]]) -> None:
+        self.worker, self._ready, self._document = worker, ready, document
+        self._feedback = FeedbackDecoder(worker.cards[Variant.PRIMARY], worker.settings.labels_max)
+        self._clock = worker.clock
+
+    def routes(self) -> Routes:
+        """Path → method → handler."""
+        return {
+            "/predict": {"POST": Predict(self.worker)},
+            "/feedback": {"POST": self.feedback},
+            "/rollout": {"GET": self.rollout},
+            "/rollout/events": {"GET": self.events},
+            "/rollout/evidence": {"GET": self.evidence},
+            "/rollout/weight": {"POST": self.weight},
+            "/livez": {"GET": self.alive},
+            "/healthz": {"GET": self.alive},
+            "/readyz": {"GET": self.ready},
+            "/docs.json": {"GET": self.docs},
+        }
+
+    async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`POST /feedback`: labels. They are on disk when this answers."""
+        require_json(scope)
+        body = await read_body(scope, receive, **self.worker.body_limits)
+        now = self._clock.now()
+        reports: list[LabelReport] = self._feedback.decode(body, now)
+        receipt = await self.worker.recorder.labels(reports, now)
+        counts = {name: getattr(receipt, name) for name in ("matched", "duplicate", "conflict", "pending")}
+        await answer(send, 200, encode(counts))
+
+    async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout`."""
+        self._viewer(scope)
+        remote = self.worker.remote
+        state = await self.worker.control.state(candidate_up=remote is not None and remote.up)
+        etag = (b"etag", f'"{state["revision"]}"'.encode())
+        await answer(send, 200, encode(state), [etag])
+
+    async def events(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/events?after=&limit=`."""
+        self._viewer(scope)
+        query = dict(part.partition("=")[::2] for part in scope["query_string"].decode("latin-1").split("&") if part)
+        try:
+            after, limit = int(query.get("after", 0)), int(query.get("limit", 100))
+        except ValueError:
+            raise MalformedRequest("`after` and `limit` are whole numbers") from None
+        await answer(send, 200, encode(await self.worker.control.events(after, max(1, min(limit, 1000)))))
+
+    async def evidence(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/evidence`."""
+        self._viewer(scope)
+        await answer(send, 200, encode(await self.worker.control.evidence()))
+
+    async def weight(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`POST /rollout/weight`: an operator's order."""
+        actor = self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        require_json(scope)
+        order = json_object(await read_body(scope, receive, **self.worker.body_limits))
+        if unknown := order.keys() - {"weight", "reason"}:
+            raise InvalidInput(
+                [{"row": None, "field": n, "problem": "unknown; it takes `weight` and `reason`"} for n in unknown]
+            )
+        if "weight" not in order:
+            raise InvalidInput(
+                [{"row": None, "field": "weight", "problem": "is missing; it takes a number of percent, 0 to 100"}]
+            )
+        await self.worker.control.order_weight(
+            order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:2000],
+            expected_revision=_if_match(scope),
+        )  # fmt: skip
+        await self.rollout(scope, receive, send)
+
+    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /livez`, `GET /healthz`: the event loop turns."""
+        await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /readyz`: every worker has loaded and warmed the primary. The candidate is never asked."""
+        if not self._ready():
+            raise NotReady("a worker is still loading")
+        await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
+
+    async def docs(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /docs.json`: OpenAPI of the front door's calls and of BentoML's own."""
+        base = self._document()
+        await answer(
+            send, 200, encode(openapi.document(base, self.worker.policy, self.worker.fields, self.worker.cards))
+        )
+
+    def _viewer(self, scope: Scope) -> None:
+        tokens = self.worker.tokens
+        if tokens.configured:
+            tokens.actor(header(scope, b"authorization"), peer(scope))
+
+
+def _if_match(scope: Scope) -> int | None:
+    value = header(scope, b"if-match")
+    if value is None or value == "*":
+        return None
+    try:
+        return int(value.removeprefix("W/").strip('"'))
+    except ValueError:
+        raise MalformedRequest(f"If-Match is {value!r}; it takes the revision that GET /rollout showed") from None

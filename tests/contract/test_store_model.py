@@ -1,0 +1,127 @@
+"""Any sequence of calls, on the database and on the dictionaries: the same answers."""
+
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from service.domain import Answer, Event, LabelReport, Mode, Observation, Status, Variant
+from service.errors import NotAllowedNow
+from service.store import Retention, Store
+from service.store.memory import MemoryStore
+from service.store.sql import SqlStore
+from tests.contract.stores import event, plan, tally
+
+TIMES = st.sampled_from([0.0, 10.0, 20.5, 30.0, 40.0])
+NAMES = st.sampled_from(["a", "b", "c", "d", "ü", "a ", "A"])
+# Few, so that they meet again; whole numbers in the counters, so that the order of adding does not show.
+LABELS = st.sampled_from([0, 1, True, 1.0, "1", "", 2**70, math.nan])
+ANSWERS = st.builds(
+    Answer,
+    status=st.sampled_from(Status),
+    label=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    score=st.none() | st.floats(),
+    probabilities=st.none() | st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    seconds=st.floats(min_value=0.0, allow_infinity=False),
+)
+TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+OBSERVATIONS = st.builds(
+    Observation,
+    prediction_id=NAMES,
+    request_id=NAMES,
+    at=TIMES,
+    revision=st.integers(0, 2**62),
+    variant=st.sampled_from(Variant),
+    mode=st.sampled_from(Mode),
+    share=st.integers(0, 10_000),
+    primary=ANSWERS,
+    candidate=ANSWERS,
+    unit=TEXTS,
+    fallback=TEXTS,
+)
+REPORTS = st.builds(LabelReport, prediction_id=NAMES, label=LABELS, at=TIMES)
+COUNTS = st.none() | st.dictionaries(st.sampled_from(["joined", "seen"]), st.integers(-5, 5))
+
+
+def shown(result: Any) -> Any:
+    """A result as text: NaN equals NaN there, and 1, 1.0 and True differ; numbers that a database gives out are left out."""
+    if isinstance(result, Sequence) and result and isinstance(result[0], tuple):  # the rows of outcomes()
+        return repr([row[1:] for row in result])
+    if isinstance(result, Sequence) and result and isinstance(result[0], Event):
+        return repr([replace(each, id=0) for each in result])
+    return repr(replace(result, id=0)) if isinstance(result, Event) else repr(result)
+
+
+class Twins(RuleBasedStateMachine):
+    """A MemoryStore and a SqlStore that are told the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.twins: list[Store] = [
+            MemoryStore("r", tally),
+            SqlStore(f"sqlite:///{self.folder.name}/store.db", "r", tally),
+        ]
+
+    def teardown(self) -> None:
+        for store in self.twins:
+            store.close()
+        self.folder.cleanup()
+
+    def both(self, call: Any) -> None:
+        memory, sql = (self.outcome_of(call, store) for store in self.twins)
+        assert memory == sql
+
+    @staticmethod
+    def outcome_of(call: Any, store: Store) -> Any:
+        try:
+            return shown(call(store))
+        except NotAllowedNow as error:
+            return str(error)
+
+    @rule(expected=st.none() | st.integers(0, 3), weight=st.integers(0, 10_000), salt=st.integers(0, 2**64 - 1))
+    def save_plan(self, expected: int | None, weight: int, salt: int) -> None:
+        new = plan(weight, salt=salt)
+        self.both(lambda store: store.save_plan(new, event("plan"), expected_revision=expected))
+
+    @rule(details=st.dictionaries(st.text(max_size=3), st.integers() | st.floats(allow_nan=False) | TEXTS, max_size=3))
+    def append_event(self, details: Any) -> None:
+        self.both(lambda store: store.append_event(event(details=details)))
+
+    @rule(batch=st.lists(OBSERVATIONS, max_size=5), counts=COUNTS)
+    def add_observations(self, batch: list[Observation], counts: Any) -> None:
+        self.both(lambda store: store.add_observations(batch, counts))
+
+    @rule(batch=st.lists(REPORTS, max_size=6), received_at=TIMES)
+    def add_labels(self, batch: list[LabelReport], received_at: float) -> None:
+        self.both(lambda store: store.add_labels(batch, received_at=received_at))
+
+    @rule()
+    def join_pending(self) -> None:
+        self.both(lambda store: store.join_pending())
+
+    @rule(max_age_s=TIMES, max_bytes=st.sampled_from([sys.maxsize, sys.maxsize, 0]), now=TIMES)
+    def prune(self, max_age_s: float, max_bytes: int, now: float) -> None:
+        self.both(lambda store: store.prune(Retention(max_age_s, max_bytes), now=now))
+
+    @rule(limit=st.integers(0, 4))
+    def read_a_page(self, limit: int) -> None:
+        self.both(lambda store: store.outcomes(limit=limit))
+        self.both(lambda store: store.events(limit=limit))
+
+    @invariant()
+    def they_remember_the_same(self) -> None:
+        self.both(lambda store: store.load_plan())
+        self.both(lambda store: store.outcomes())
+        self.both(lambda store: store.events())
+        self.both(lambda store: sorted(store.counters().items()))
+
+
+TestTwins = Twins.TestCase
+TestTwins.settings = settings(max_examples=40, stateful_step_count=20, derandomize=True, deadline=None)

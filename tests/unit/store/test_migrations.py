@@ -1,0 +1,120 @@
+"""The migrations make the tables of schema.py, once, whoever else starts at the same moment."""
+
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from service.errors import ConfigurationError
+from service.store.migrate import MIGRATIONS, migrate
+from service.store.schema import metadata
+from service.store.sql import SqlStore
+from tests.contract.stores import event, observation, plan, stored, tally
+from tests.contract.test_store_together import children, go
+
+NEWEST = "0001"
+
+
+def tables(file: Path) -> set[str]:
+    with closing(sqlite3.connect(file)) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {name for (name,) in rows if not name.startswith("sqlite_")}
+
+
+def test_from_scratch_they_make_every_table_and_a_second_time_nothing(file: Path, url: str) -> None:
+    assert migrate(url) is None
+    assert tables(file) == set(metadata.tables) | {"alembic_version"}
+    assert migrate(url) == NEWEST
+
+
+def test_they_agree_with_the_schema(url: str) -> None:
+    migrate(url)
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_they_say_what_the_schema_says_word_for_word(file: Path, url: str, tmp_path: Path) -> None:
+    """Alembic does not compare primary keys, AUTOINCREMENT, WITHOUT ROWID or an index's condition; SQLite's own text does."""
+
+    def texts(database: Path) -> dict[str, str]:
+        with closing(sqlite3.connect(database)) as connection:
+            rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type != 'trigger'")
+            return {name: " ".join(text.split()) for name, text in rows if name != "alembic_version"}
+
+    migrate(url)
+    engine = create_engine(f"sqlite:///{tmp_path}/schema.db")
+    metadata.create_all(engine)
+    engine.dispose()
+    assert texts(file) == texts(tmp_path / "schema.db")
+
+
+def test_they_keep_what_is_there(url: str) -> None:
+    store = SqlStore(url, "flight-1", tally)
+    store.save_plan(plan(), event())
+    store.add_observations([observation("a")])
+    store.close()
+    migrate(url)
+    again = SqlStore(url, "flight-1", tally)
+    assert again.load_plan() == plan(revision=1)
+    assert stored(again) == ["a"]
+    again.close()
+
+
+def test_four_processes_may_start_at_once(file: Path, url: str) -> None:
+    with children(*[("migrate", url)] * 4) as started:
+        for child in started:
+            go(child)
+        printed = [child.communicate(timeout=60)[0].strip() for child in started]
+        assert [child.returncode for child in started] == [0] * 4
+    assert sorted(printed) == sorted(["None", NEWEST, NEWEST, NEWEST])
+    assert tables(file) == set(metadata.tables) | {"alembic_version"}
+
+
+def test_four_threads_may_start_at_once(url: str) -> None:
+    start = threading.Barrier(4)
+
+    def open_one(number: int) -> str:
+        start.wait()
+        store = SqlStore(url, "flight-1", tally)
+        store.add_observations([observation(f"p{number}")])
+        store.close()
+        return store.rollout
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(open_one, range(4))) == ["flight-1"] * 4
+    store = SqlStore(url, "flight-1", tally)
+    assert sorted(stored(store)) == ["p0", "p1", "p2", "p3"]
+    store.close()
+
+
+def test_a_database_of_a_newer_version_is_refused(file: Path, url: str) -> None:
+    migrate(url)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    with pytest.raises(ConfigurationError, match=r"revision 9999.*newest is 0001.*a newer version wrote it"):
+        SqlStore(url, "flight-1", tally)
+
+
+def test_half_a_migration_is_none(file: Path, url: str) -> None:
+    """A table of that name is in the way: everything the migration had made before it is undone."""
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE plans (mine TEXT)")
+    with pytest.raises(Exception, match="table plans already exists"):
+        migrate(url)
+    assert tables(file) == {"plans"}
+
+
+def test_they_can_be_undone_and_lie_inside_the_package() -> None:
+    assert MIGRATIONS.parent.name == "store"
+    names = {path.name for path in MIGRATIONS.rglob("*") if path.suffix in {".py", ".mako"}}
+    assert {"env.py", "script.py.mako", "0001_initial.py"} <= names
