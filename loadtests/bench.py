@@ -138,7 +138,8 @@ def measure(server: Server, script: Path, seconds: int, connections: int) -> Non
     with running(server) as url:
         for length in (1, seconds):
             shown = subprocess.run(
-                ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{length}", "--latency", "-s", str(script), url + "/predict"],
+                ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{length}", "--latency", "-s", str(script),
+                 url + "/predict"],
                 capture_output=True, text=True, check=True,
             ).stdout  # fmt: skip
     if "Non-2xx" in shown or "Socket errors" in shown:
@@ -177,10 +178,11 @@ def report(found: list[Server], rounds: int, seconds: int, connections: int) -> 
         "| server | requests/s | p50 ms | p99 ms | × BentoML's endpoint | × bare |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for s in found:
-        rate = statistics.median(s.rates)
+        rate, p99 = statistics.median(s.rates), statistics.median(s.p99_ms)
+        times_base, times_bare = rate / statistics.median(base.rates), rate / statistics.median(bare.rates)
         lines.append(
             f"| {s.name} | {rate:,.0f} ({min(s.rates):,.0f}-{max(s.rates):,.0f}) | {statistics.median(s.p50_ms):.2f} | "
-            f"{statistics.median(s.p99_ms):.2f} | {rate / statistics.median(base.rates):.1f} | {rate / statistics.median(bare.rates):.2f} |"
+            f"{p99:.2f} | {times_base:.1f} | {times_bare:.2f} |"
         )
     return "\n".join(lines) + "\n"
 

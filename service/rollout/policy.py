@@ -25,6 +25,8 @@ def _duration(value: object) -> object:
         if not match:
             raise ValueError("a duration is a number and a unit: 500ms, 30s, 15m, 72h, 7d")
         return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, bool):
+        raise ValueError("a duration is a number and a unit: 500ms, 30s, 15m, 72h, 7d")
     return value
 
 
@@ -49,7 +51,8 @@ Share = Annotated[
     int,
     pydantic.BeforeValidator(_share),
     pydantic.WithJsonSchema(
-        {"type": "number", "minimum": 0, "maximum": 100, "multipleOf": 0.01, "description": "percent"}
+        # No multipleOf: validators compute it in binary floats, where 2.07 is none of 0.01.
+        {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most two decimals"}
     ),
 ]
 Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error"]
@@ -58,7 +61,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Quality(_Strict):

@@ -26,8 +26,8 @@ How the others are put on the same streams:
 - **z-test**: one-sided, nominal 5 %, paired, looked at every 100 labels.
 - **Flagger**: checks of 200 labels of the candidate; a check fails above the primary's known error rate plus the margin
   (12 %); five failures in all roll back, ten (or sixty) passes promote.
-- **Kayenta**: 98 % Mann-Whitney interval of the shift between one point per 400 labels and model, tolerance 0.25 ×
-  Hodges-Lehmann, looked at after every 10 points; never "High" means promoted.
+- **Kayenta**: 98 % Mann-Whitney interval of the shift between 50 points of 400 labels per model, tolerance 0.25 ×
+  Hodges-Lehmann, looked at after every 10 points; never "High" means promoted. *Little traffic*: 60 points of 20 labels.
 
 Each row shows only the verdict that would be wrong there.
 """
@@ -35,7 +35,16 @@ Each row shows only the verdict that would be wrong there.
 TABLES: Mapping[str, tuple[str, Sequence[str], str]] = {
     "wrong": (
         "Wrong verdicts, paired labels",
-        ["the truth", "wrong verdict", "**ours**", "z-test", "Flagger, 10 checks", "Flagger, 60 checks", "Kayenta"],
+        [
+            "the truth",
+            "wrong verdict",
+            "**ours**",
+            "z-test",
+            "Flagger, 10 checks",
+            "Flagger, 60 checks",
+            "Kayenta",
+            "Kayenta, little traffic",
+        ],
         """\
 A regression at night that the day outweighs *is* harm to `LateHarm`, by design: its day/night row has no hour with harm
 in it, and the row with equal averages is judged by the plain engine.""",
@@ -52,8 +61,9 @@ in it, and the row with equal averages is judged by the plain engine.""",
             "z-test on arrival",
         ],
         """\
-Settled: all requests so far, disagreements without a label scored as the worst they can become. `on_arrival` assumes
-that delay has nothing to do with the outcome; this table is what happens when it has.""",
+Settled: requests in their order, disagreements without a label scored as the worst they can become, read over all requests
+and over those at least 600, 1,800 and 6,000 requests old; any may cross. `on_arrival` assumes that delay has nothing to
+do with the outcome; this table is what happens when it has.""",
     ),
     "ramp": (
         "A traffic ramp: each request has one model, and the share goes through three values",
@@ -77,6 +87,7 @@ not rolled back before it.""",
             "Flagger, 10 checks",
             "Flagger, 60 checks",
             "Kayenta",
+            "Kayenta, little traffic",
         ],
         """\
 Whichever verdict comes first within the labels of the table; the rest is still undecided, which is an answer. With the

@@ -125,15 +125,26 @@ class Intervals:
     candidate_only: list[NDArray] = field(default_factory=list)
     primary_only: list[NDArray] = field(default_factory=list)
     both: list[NDArray] = field(default_factory=list)
-    LENGTH = 100
+    early: list[NDArray] = field(default_factory=list)
+    """The first labels by themselves, for a rule on little traffic: [candidate's, primary's] errors per `FEW`."""
+
+    LENGTH, FEW, EARLY = 100, 20, 60
 
     def add(self, codes: NDArray) -> None:
+        if len(self.early) < self.EARLY:
+            few = codes.reshape(-1, self.FEW, codes.shape[1])
+            both = [(np.isin(few, wrong)).sum(axis=1, dtype=np.int32) for wrong in ((1, 3), (2, 3))]
+            self.early.extend(np.stack(both, axis=1)[: self.EARLY - len(self.early)])
         blocks = codes.reshape(-1, self.LENGTH, codes.shape[1])
         for code, rows in ((1, self.candidate_only), (2, self.primary_only), (3, self.both)):
             rows.extend((blocks == code).sum(axis=1, dtype=np.int32))
 
     def counts(self) -> tuple[NDArray, NDArray, NDArray]:
         return np.array(self.candidate_only), np.array(self.primary_only), np.array(self.both)
+
+    def few(self) -> tuple[NDArray, NDArray]:
+        early = np.array(self.early)
+        return early[:, 0], early[:, 1]
 
 
 def codes(
@@ -217,21 +228,35 @@ def shortcut(drawn: NDArray[np.int8], arrival: Floats, labels: int) -> NDArray[n
 
 
 def settled_crossing(
-    drawn: NDArray[np.int8], arrival: Floats, labels: int, *, m: float, side: str, alpha: float
+    drawn: NDArray[np.int8],
+    arrival: Floats,
+    labels: int,
+    *,
+    m: float,
+    side: str,
+    alpha: float,
+    ages: Sequence[int] = (0,),
 ) -> NDArray:
-    """`MeanEvidence` over all requests so far, pending disagreements `assuming` the worst; first crossing or 0."""
+    """`MeanEvidence` over the requests of at least some age, in request order, pending disagreements as the worst.
+
+    The first crossing (or 0) over all `ages`; 0 is every request so far. Each is below what the same requests will
+    say when all their labels have come, and that is an e-process at every length at once: any of them may cross.
+    """
     stakes = np.array(bets(-1.0, 1.0, 0.0))
     stakes = stakes[:RUNGS] if side == "above" else stakes[RUNGS:]
     helps = -1 if side == "below" else 1  # the labels that only count once they are known
-    rollouts = drawn.shape[1]
-    tick = np.minimum(np.ceil(arrival).astype(np.int64), labels + 1)
-    rows, columns = np.nonzero(drawn[:labels] == helps)
-    came = np.zeros((labels + 2, rollouts), dtype=np.int32)
-    np.add.at(came, (tick[rows, columns], columns), 1)
-    known = np.cumsum(came, axis=0)[1 : labels + 1]
-    differing = np.cumsum(drawn[:labels] != 0, axis=0)
     logs = [(np.log1p(helps * s), np.log1p(-helps * s), np.log1p(s * m)) for s in stakes]
-    return _crossing(known, differing - known, logs, 1 / alpha)
+    came = np.minimum(np.ceil(arrival).astype(np.int64), labels + 1)
+    rows, columns = np.nonzero(drawn[:labels] == helps)
+    differing = np.cumsum(drawn[:labels] != 0, axis=0)
+    first = np.full(drawn.shape[1], labels + 1)
+    for age in ages:
+        seen = np.zeros((labels + 2, drawn.shape[1]), dtype=np.int32)
+        np.add.at(seen, (np.minimum(np.maximum(came[rows, columns], rows + 1 + age), labels + 1), columns), 1)
+        known = np.cumsum(seen, axis=0)[1 + age : labels + 1]
+        at = _crossing(known, differing[: labels - age] - known, logs, 1 / alpha)
+        first = np.where(at > 0, np.minimum(first, at + age), first)
+    return np.where(first <= labels, first, 0)
 
 
 def _crossing(known: NDArray, against: NDArray, logs: Sequence[tuple[float, float, float]], enough: float) -> NDArray:

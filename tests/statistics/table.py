@@ -40,6 +40,7 @@ from tests.statistics.simulate import (
     shortcut,
 )
 
+OTHERS = ("flagger 10", "flagger 60", "kayenta", "kayenta few")
 ALPHA = 0.05
 MARGIN = 0.02
 DIFFER = 0.1
@@ -47,6 +48,8 @@ BOTH = 0.05
 LATE_BAD = Delays(worse=6000, better=600, same=600)
 LATE_GOOD = Delays(worse=600, better=6000, same=600)
 EVEN = Delays(worse=600, better=600, same=600)
+AGES = (0, 600, 1_800, 6_000)
+"""Settled evidence is read over the requests of at least these ages."""
 
 
 @dataclass
@@ -104,7 +107,7 @@ def paired(size: Size, key: int, difference: Schedule, make: Walks, *, differ: f
         walks, intervals = make(rollouts), Intervals()
         judge(codes(rng, size.labels, rollouts, difference, differ=differ, both=BOTH), walks, intervals)
         firsts.append([walk.first for walk in walks])
-        counts.append(intervals.counts())
+        counts.append((*intervals.counts(), *intervals.few()))
     return [joined(parts) for parts in zip(*firsts, strict=True)], [
         np.concatenate(parts, axis=1) for parts in zip(*counts, strict=True)
     ]
@@ -112,7 +115,7 @@ def paired(size: Size, key: int, difference: Schedule, make: Walks, *, differ: f
 
 def usual(counts: list[NDArray]) -> dict[str, tuple[int, int]]:
     """(rolled back, promoted) by each usual rule, of all rollouts."""
-    candidate_only, primary_only, both = counts
+    candidate_only, primary_only, both, few_ours, few_theirs = counts
     ours, theirs = candidate_only + both, primary_only + both
     backs = rules.z_test(candidate_only, primary_only, 0.0, "above") > 0
     on = rules.z_test(candidate_only, primary_only, MARGIN, "below") > 0
@@ -123,7 +126,13 @@ def usual(counts: list[NDArray]) -> dict[str, tuple[int, int]]:
         result[f"flagger {checks}"] = int(back.sum()), int(through.sum())
     back, through = rules.kayenta(rules.per_point(ours, 4) / 400, rules.per_point(theirs, 4) / 400)
     result["kayenta"] = int(back.sum()), int(through.sum())
+    back, through = rules.kayenta(few_ours / Intervals.FEW, few_theirs / Intervals.FEW)
+    result["kayenta few"] = int(back.sum()), int(through.sum())
     return result
+
+
+def _ages(labels: int) -> tuple[int, ...]:
+    return tuple(age for age in AGES if age < labels)
 
 
 def hits(first: NDArray) -> int:
@@ -188,9 +197,9 @@ def wrong_verdicts(report: Report, key: int, world: Wrong) -> None:
     cells = [report.share(world.name, hits(firsts[0]), budget=True), report.share("", z)]
     if world.neighbours:
         others = usual(counts)
-        cells += [report.share("", others[name][index]) for name in ("flagger 10", "flagger 60", "kayenta")]
+        cells += [report.share("", others[name][index]) for name in OTHERS]
     else:
-        cells += ["-"] * 3
+        cells += ["-"] * len(OTHERS)
     report.add("wrong", world.name, world.verdict, *cells)
 
 
@@ -205,7 +214,7 @@ def late_labels(report: Report, key: int, verdict: str) -> None:
     for number, rollouts in enumerate(report.size.blocks(500)):
         rng = np.random.default_rng([report.size.seed, key, number])
         drawn, arrival = delayed(rng, labels, rollouts, points=points, differ=DIFFER, delays=delays)
-        counts[0] += hits(settled_crossing(drawn, arrival, labels, m=line, side=side, alpha=ALPHA))
+        counts[0] += hits(settled_crossing(drawn, arrival, labels, m=line, side=side, alpha=ALPHA, ages=_ages(labels)))
         late = LateWalk(rollouts, ALPHA)
         arrived, cut = in_order_of_arrival(drawn, arrival, labels), shortcut(drawn, arrival, labels)
         plain = [MeanWalk(rollouts, ALPHA, line, side) for _ in range(2)]
@@ -317,16 +326,22 @@ def power(report: Report, key: int, goal: Power) -> None:
 
 
 def price_of_waiting(report: Report, key: int) -> None:
-    size, arrived, settled = report.size, [], []
+    size, arrived, whole, aged = report.size, [], [], []
     for number, rollouts in enumerate(size.blocks(500)[: 4 if not report.quick else 1]):
         rng = np.random.default_rng([size.seed, key, number])
         drawn, arrival = delayed(rng, size.labels, rollouts, points=0.0, differ=DIFFER, delays=EVEN)
-        settled.append(settled_crossing(drawn, arrival, size.labels, m=MARGIN, side="below", alpha=ALPHA))
+        for ages, firsts in (((0,), whole), (_ages(size.labels), aged)):
+            line = {"m": MARGIN, "side": "below", "alpha": ALPHA, "ages": ages}
+            firsts.append(settled_crossing(drawn, arrival, size.labels, **line))
         walk = MeanWalk(rollouts, ALPHA, MARGIN, "below")
         for row in in_order_of_arrival(drawn, arrival, size.labels):
             walk.step(row)
         arrived.append(walk.first)
-    for name, firsts in (("`on_arrival`, in labels", arrived), ("`settled`, in requests sent", settled)):
+    for name, firsts in (
+        ("`on_arrival`, in labels", arrived),
+        ("`settled`, all requests so far, in requests", whole),
+        ("`settled`, requests of some age as well, in requests", aged),
+    ):
         waits = np.where(joined(firsts) > 0, joined(firsts), size.labels + 1)
         median, ninety = np.quantile(waits, [0.5, 0.9], method="higher")
         text = [f"{int(value):,}" if value <= size.labels else f"> {size.labels:,}" for value in (median, ninety)]
@@ -347,7 +362,7 @@ def fates(report: Report, key: int, points: float) -> None:
     z_on = rules.z_test(counts[0], counts[1], MARGIN, "below")
     cells = [_fate(zero, on, report.size.rollouts), _fate(margin, on, report.size.rollouts)]
     cells.append(_fate(z_back, z_on, report.size.rollouts))
-    for name in ("flagger 10", "flagger 60", "kayenta"):
+    for name in OTHERS:
         back, through = others[name]
         cells.append(f"{100 * back / report.size.rollouts:.1f} / {100 * through / report.size.rollouts:.1f}")
     report.add("fates", f"{100 * points:+.0f}", *cells)

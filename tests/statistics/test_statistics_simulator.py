@@ -67,26 +67,30 @@ def test_ipw_and_attribution_on_a_ramp():
     assert log(fewer.e())[0] == pytest.approx(errors.log_e_below(1.5), abs=1e-9)
 
 
+@pytest.mark.parametrize("ages", [(0,), (40, 120)])
 @pytest.mark.parametrize("side", ["above", "below"])
-def test_settled_is_pending_as_the_worst(side):
+def test_settled_is_pending_as_the_worst(side, ages):
     """Replayed request by request with `assuming`, against the simulator's first crossing."""
-    rng = np.random.default_rng(3)
-    drawn, arrival = delayed(
-        rng, 900, 3, points=-0.06 if side == "below" else 0.06, differ=0.1, delays=Delays(60, 30, 30)
-    )
-    first = settled_crossing(drawn, arrival, 900, m=0.02 if side == "below" else 0.0, side=side, alpha=0.05)
+    rng, labels = np.random.default_rng(3), 600
+    points, line, worst = (-0.08, 0.02, 1.0) if side == "below" else (0.08, 0.0, -1.0)
+    drawn, arrival = delayed(rng, labels, 3, points=points, differ=0.1, delays=Delays(60, 30, 30))
+    first = settled_crossing(drawn, arrival, labels, m=line, side=side, alpha=0.05, ages=ages)
     for column in range(3):
-        known, pending, crossed = MeanEvidence(), [], 0
-        for t in range(1, 901):
-            pending.append((arrival[t - 1, column], int(drawn[t - 1, column])))
-            for when, d in list(pending):
-                if d == 0 or when <= t:
-                    known.update(d)
-                    pending.remove((when, d))
-            worst = known.assuming(1.0 if side == "below" else -1.0, len(pending))
-            log_e = worst.log_e_below(0.02) if side == "below" else worst.log_e_above(0.0)
-            if not crossed and log_e >= np.log(20):
-                crossed = t
+        crossed = 0
+        for t in range(1, labels + 1):
+            for age in ages:
+                known, pending = MeanEvidence(), 0
+                for d, when in zip(drawn[: max(0, t - age), column], arrival[:, column], strict=False):
+                    if d == 0 or when <= t:
+                        known.update(int(d))
+                    else:
+                        pending += 1
+                known = known.assuming(worst, pending)
+                log_e = known.log_e_below(line) if side == "below" else known.log_e_above(line)
+                if not crossed and log_e >= np.log(20):
+                    crossed = t
+            if crossed:
+                break
         assert first[column] == crossed
     assert first.any()
 

@@ -147,16 +147,17 @@ def test_steps_within_a_ratio():
 
 
 def test_pairs_are_averaged_not_multiplied():
-    """Both halves speak up on the same requests; their product would count the shared luck twice."""
+    """One model's slow requests are the other's fast ones: a product of the halves would count that luck twice."""
     seconds = [0.05 * 1.01**i for i in range(150)]
     steps, ratio = 30, 1.02**30
     evidence = PairedLatencyEvidence(within_steps=steps, lowest=0.01, highest=1.0, growth=1.02)
-    for value in seconds:
-        evidence.update(value, value)
-    average = exact(seconds, seconds, 0.5, ratio, paired=True)
+    mirrored = seconds[::-1]
+    for pair in zip(seconds, mirrored, strict=True):
+        evidence.update(*pair)
+    average = exact(seconds, mirrored, 0.5, ratio, paired=True)
 
     assert 3.0 < evidence.log_e_within(0.5) <= average + 1e-9
-    assert average < 0.8 * exact(seconds, seconds, 0.5, ratio)
+    assert average < 0.8 * exact(seconds, mirrored, 0.5, ratio)
 
 
 def test_margins_of_pairs_are_fixed():

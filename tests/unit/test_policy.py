@@ -1,0 +1,282 @@
+"""The rollout file: what it takes, what it refuses and in which words, and what its key and its first plan depend on."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import SHARE_ONE, Phase
+from service.errors import ConfigurationError
+from service.rollout.policy import CanaryStep, Policy, ShadowStep, json_schema, parse
+
+EXAMPLE = Path(__file__).parents[2] / "rollout.yaml"
+SCHEMA = jsonschema.Draft202012Validator(json_schema())
+steady = settings(deadline=None, derandomize=True)
+BASE = "model: m\ntask: regression\nprimary: a\ncandidate: b\n"
+
+
+def example() -> Policy:
+    return parse(EXAMPLE.read_text(encoding="utf-8"))
+
+
+def changed(change: dict[str, Any]) -> Policy:
+    """The example with some keys replaced; a dotted key goes into a mapping."""
+    data = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    for dotted, value in change.items():
+        *folders, name = dotted.split(".")
+        place = data
+        for folder in folders:
+            place = place[folder]
+        place[name] = value
+    return Policy.model_validate(data)
+
+
+def refused(text: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, "mine.yaml")
+    assert caught.value.detail.startswith("mine.yaml ")
+    return caught.value.detail.splitlines()
+
+
+def test_the_example_is_read_in_the_house_s_units() -> None:
+    """Percentages are hundredths of a percent, durations are seconds."""
+    policy = example()
+    shadow, *canaries, last = policy.steps
+
+    assert (policy.model, policy.task, policy.route_by, policy.unit) == (
+        "flight-delay", "binary-classification", "tailnum", "tailnum",
+    )  # fmt: skip
+    assert isinstance(shadow, ShadowStep)
+    assert shadow.shadow == SHARE_ONE
+    assert shadow.until is not None
+    assert shadow.until.labels == 500
+    assert [step.canary for step in canaries if isinstance(step, CanaryStep)] == [500, 2_500, 5_000]
+    assert [step.require for step in canaries if isinstance(step, CanaryStep)] == [[], [], ["loadtest"]]
+    assert last == "promote"
+    assert policy.labels.wait == 72 * 3600
+    assert policy.goals.latency.deadline_ms == 250
+
+
+def test_three_keys_are_enough() -> None:
+    """Model, task and primary; everything else has a default."""
+    policy = parse("model: m\ntask: other\nprimary: a.onnx\n")
+
+    assert (policy.candidate, policy.device, policy.workers, policy.steps) == (None, "auto", 1, [])
+    assert policy.goals.quality is None
+    assert policy.goals.error_budget == 0.05
+
+
+def test_the_harm_line_is_the_margin_unless_it_is_a_number() -> None:
+    """`harm: margin` is the default; 0 is a line too."""
+    lines = []
+    for harm in ("", ", harm: margin", ", harm: 0.02", ", harm: 0"):
+        quality = parse(f"{BASE}goals: {{quality: {{margin: 0.005{harm}}}}}").goals.quality
+        assert quality is not None
+        lines.append(quality.harm_line)
+    assert lines == [0.005, 0.005, 0.02, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "word"),
+    [
+        ("nope: 1", "nope", "not permitted"),
+        ("workers: 0", "workers", "greater than or equal to 1"),
+        ("workers: 65", "workers", "less than or equal to 64"),
+        ("device: gpu", "device", "'cuda'"),
+        ("goals: {quality: {margin: 2}}", "goals.quality.margin", "less than 1"),
+        ("goals: {quality: {margin: 0}}", "goals.quality.margin", "greater than 0"),
+        ("goals: {quality: {}}", "goals.quality.margin", "required"),
+        ("goals: {quality: {margin: 0.1, loss: auc}}", "goals.quality.loss", "'brier'"),
+        ("goals: {quality: {margin: 0.1, typo: 1}}", "goals.quality.typo", "not permitted"),
+        ("goals: {quality: {margin: 0.1, harm: never}}", "goals.quality.harm", "'margin'"),
+        ("goals: {quality: {margin: 0.1, clip: .inf}}", "goals.quality.clip", "finite"),
+        ("goals: {error_budget: 0.5}", "goals.error_budget", "less than 0.5"),
+        ("goals: {errors: {margin: .nan}}", "goals.errors.margin", ""),
+        ("goals: {latency: {p99_ms: -1}}", "goals.latency.p99_ms", "greater than 0"),
+        ("goals: {latency: {deadline_ms: 10}}", "goals.latency.p99_ms", "required"),
+        ("goals: {throughput_rps: 0}", "goals.throughput_rps", "greater than 0"),
+        ("goals: {cost: {machine_per_hour: 1}}", "goals.cost.max_per_million", "required"),
+        ("labels: {wait: 3 weeks}", "labels.wait", "500ms, 30s, 15m, 72h, 7d"),
+        ("labels: {wait: 0s}", "labels.wait", "greater than 0"),
+        ("labels: {wait: .inf}", "labels.wait", "finite"),
+        ("labels: {wait: true}", "labels.wait", "a duration"),
+        ("labels: {count: sometimes}", "labels.count", "'settled'"),
+        ("steps: [{shadow: 101}]", "steps.0.shadow", "0 to 100 percent"),
+        ("steps: [{shadow: -1}]", "steps.0.shadow", "0 to 100 percent"),
+        ("steps: [{shadow: 100}, {canary: 0.005}]", "steps.1.canary", "two decimals"),
+        ("steps: [{canary: 5%}]", "steps.0.canary", "a number of percent"),
+        ("steps: [{canary: true}]", "steps.0.canary", "a number of percent"),
+        ("steps: [{canary: .nan}]", "steps.0.canary", ""),
+        ("steps: [{canary: 5, require: [luck]}]", "steps.0.require.0", "'loadtest'"),
+        ("steps: [{shadow: 5, until: {labels: 0}}]", "steps.0.until.labels", "greater than or equal to 1"),
+        ("steps: [{shadow: 5, until: {votes: 1}}]", "steps.0.until.votes", "not permitted"),
+        ("steps: [go]", "steps.0", "'promote'"),
+        ("steps: [promote, {canary: 5}]", "file", "`promote` is the last step"),
+        ("steps: [{canary: 50}, {canary: 5}]", "file", "weights only grow"),
+        ("candidate: null\nsteps: [{canary: 5}]", "file", "need a `candidate`"),
+        ("model: has spaces", "model", "pattern"),
+        ("model: " + "x" * 65, "model", "pattern"),
+        ("task: clustering", "task", "'regression'"),
+    ],
+)
+def test_every_error_names_its_key_and_what_it_takes(text: str, key: str, word: str) -> None:
+    """One line per problem, `key: what it takes`."""
+    lines = refused(BASE + text)
+    mine = [line for line in lines[1:] if line.startswith((f"  {key}: ", f"  {key}."))]
+
+    assert any(word in line for line in mine), lines
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("", "must be a mapping"), ("- 1", "must be a mapping"), ("model", "must be a mapping"), ("a: [", "is not YAML"),
+     ("a: !!python/object:os.system x", "is not YAML")],
+)  # fmt: skip
+def test_what_is_no_rollout_file_at_all_is_said_in_words(text: str, word: str) -> None:
+    """Empty, a list, a word, broken YAML, and YAML that wants to run code."""
+    assert word in refused(text)[0]
+
+
+@pytest.mark.parametrize("missing", ["model", "task", "primary"])
+def test_a_key_that_is_needed_is_asked_for(missing: str) -> None:
+    """Each of the three by its name."""
+    text = "".join(line + "\n" for line in BASE.splitlines() if not line.startswith(missing))
+    assert any(f"  {missing}: Field required" in line for line in refused(text))
+
+
+@steady
+@given(st.integers(0, SHARE_ONE))
+def test_shares_are_exact_to_a_hundredth_of_a_percent(hundredths: int) -> None:
+    """Whatever float the decimal number becomes, and the published schema takes it as well."""
+    percent = hundredths / 100
+    data = {"model": "m", "task": "other", "primary": "a", "candidate": "b", "steps": [{"canary": percent}]}
+    step = Policy.model_validate(data).steps[0]
+
+    assert isinstance(step, CanaryStep)
+    assert step.canary == hundredths
+    SCHEMA.validate(data)
+
+
+@steady
+@given(st.integers(0, SHARE_ONE - 1), st.integers(1, 9))
+def test_a_third_decimal_is_refused(hundredths: int, thousandth: int) -> None:
+    """It would be rounded silently otherwise."""
+    assert any(
+        "two decimals" in line for line in refused(f"{BASE}steps: [{{canary: {hundredths / 100:.2f}{thousandth}}}]")
+    )
+
+
+@steady
+@given(st.integers(1, 100_000), st.sampled_from([("ms", 0.001), ("s", 1), ("m", 60), ("h", 3600), ("d", 86400)]))
+def test_durations_are_a_number_and_a_unit(number: int, unit: tuple[str, float]) -> None:
+    """A number alone is seconds; a blank before the unit is fine."""
+    name, seconds = unit
+
+    assert parse(f"{BASE}labels: {{wait: {number}{name}}}").labels.wait == pytest.approx(number * seconds)
+    assert parse(f"{BASE}labels: {{wait: '{number}.5 {name} '}}").labels.wait == pytest.approx((number + 0.5) * seconds)
+    assert parse(f"{BASE}labels: {{wait: {number}}}").labels.wait == number
+
+
+JUDGED = [
+    {"model": "other-name"}, {"task": "multiclass-classification"}, {"unit": None}, {"goals.error_budget": 0.01},
+    {"goals.quality.margin": 0.006}, {"goals.quality.harm": 0.02}, {"goals.quality.loss": "log_loss"},
+    {"goals.errors.margin": 0.003}, {"goals.latency.p99_ms": 40}, {"goals.throughput_rps": 501},
+    {"goals.cost.max_per_million": 2}, {"labels.wait": "71h"}, {"labels.count": "on_arrival"},
+]  # fmt: skip
+NOT_JUDGED = [
+    {"steps": [{"shadow": 50}, {"canary": 1}, "promote"]}, {"workers": 2}, {"device": "cpu"}, {"route_by": "carrier"},
+    {"primary": "elsewhere/model"}, {"candidate": "elsewhere/other"}, {"labels.wait": "3d"},
+]  # fmt: skip
+
+
+def test_what_the_launch_is_judged_by_starts_new_evidence() -> None:
+    """Every goal, the order of labels, the unit, and each model's digest: all different from the first, and each other."""
+    keys = [example().key("p", "c"), example().key("p2", "c"), example().key("p", "c2"), example().key("p", None)]
+    keys += [example().key("c", "p"), *(changed(change).key("p", "c") for change in JUDGED)]
+
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("change", NOT_JUDGED, ids=str)
+def test_how_the_rollout_is_run_keeps_its_evidence(change: dict[str, Any]) -> None:
+    """Steps, workers, the device and where the files lie change no answer to "which model is better"."""
+    assert changed(change).key("p", "c") == example().key("p", "c")
+
+
+def test_the_key_is_the_same_in_every_process() -> None:
+    """Another hash seed, another process, the same 16 hex digits."""
+    code = (
+        "import sys; from service.rollout.policy import parse; "
+        f"print(parse(open({str(EXAMPLE)!r}, encoding='utf-8').read()).key('p', 'c'))"
+    )
+    key = example().key("p", "c")
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "17"}
+    )
+
+    assert told.stdout.strip() == key
+    assert len(key) == 16
+    assert int(key, 16) < 2**64
+
+
+@pytest.mark.parametrize(
+    ("text", "phase", "weight", "shadow"),
+    [
+        ("steps: [{shadow: 25}, {canary: 5}]", Phase.SHADOW, 0, 2_500),
+        ("steps: [{canary: 0.5}, promote]", Phase.CANARY, 50, SHARE_ONE),
+        ("steps: []", Phase.SHADOW, 0, SHARE_ONE),
+        ("candidate: null", Phase.SERVING, 0, 0),
+    ],
+)
+def test_the_first_plan_is_the_first_step(text: str, phase: Phase, weight: int, shadow: int) -> None:
+    """A candidate with no steps only rehearses; with no candidate the primary serves."""
+    plan = parse(BASE + text).first_plan("00000000000000ff")
+
+    assert (plan.phase, plan.weight, plan.shadow, plan.salt, plan.step) == (phase, weight, shadow, 255, 0)
+
+
+def test_another_rollout_picks_other_callers() -> None:
+    """The salt comes from the rollout's key."""
+    policy = example()
+    first, second = policy.key("p", "c"), policy.key("p", "c2")
+
+    assert policy.first_plan(first).salt == policy.first_plan(first).salt != policy.first_plan(second).salt
+
+
+def test_the_published_schema_takes_the_example_and_refuses_unknown_keys() -> None:
+    """At every level, so that an editor shows a typo where it is."""
+    schema, data = json_schema(), yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(data, schema)
+
+    places = [
+        data,
+        data["goals"],
+        data["goals"]["quality"],
+        data["labels"],
+        data["steps"][0],
+        data["steps"][0]["until"],
+    ]
+    for place in places:
+        place["typo"] = 1
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(data, schema)
+        del place["typo"]
+    jsonschema.validate(data, schema)
+
+
+@pytest.mark.parametrize("step", [{"canary": 101}, {"shadow": -1}, {"canary": "5%"}, "go", {}])
+def test_the_published_schema_refuses_steps_that_the_parser_refuses(step: Any) -> None:
+    """So that what an editor accepts, the service accepts."""
+    data = {"model": "m", "task": "other", "primary": "a", "candidate": "b", "steps": [step]}
+
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, json_schema())
+    with pytest.raises(ConfigurationError):
+        parse(yaml.safe_dump(data))
