@@ -69,3 +69,7 @@ manifests: $(VENV)/.ready ## render k8s/ and validate it strictly against Kubern
 clean: ## remove what the other targets made, the store included
 	rm -rf $(VENV) .understudy .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		models/flight_poc models/flight_candidate models/flight_broken models/cache
+
+.PHONY: docs
+docs: $(VENV)/.ready ## write docs/reference.md from the code
+	@$(PY) docs/generate.py

@@ -7,6 +7,7 @@ elsewhere then, and these checks hold even if it is.
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from service.errors import ConfigurationError, Forbidden, Unauthorized
 
 Role = Literal["viewer", "operator"]
 _ROLES: Mapping[str, Role] = {"viewer": "viewer", "operator": "operator"}
+_DIGEST = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,13 @@ def new_token() -> str:
 
 
 def line_for(name: str, role: Role, token: str) -> str:
-    """The line of the tokens file for a token; the token itself is not in it."""
+    """The line of the tokens file for a token; the token itself is not in it.
+
+    Raises:
+        ConfigurationError: for a name that is not one word: it would break the file for everyone.
+    """
+    if not name or not name.isprintable() or set(name) & set(" #"):
+        raise ConfigurationError(f"the name {name!r} must be one word without `#`")
     return f"{name} {role} {_hash(token)}"
 
 
@@ -104,14 +112,14 @@ class Tokens:
 def _read(path: Path) -> tuple[dict[str, Actor], tuple[int, int]]:
     try:
         stat, text = path.stat(), path.read_text(encoding="utf-8")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the tokens file {path} cannot be read: {error}") from error
     known: dict[str, Actor] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
             continue
-        if len(words) != 3 or words[1] not in _ROLES or len(words[2]) != 64:
+        if len(words) != 3 or words[1] not in _ROLES or not _DIGEST.fullmatch(words[2]):
             raise ConfigurationError(f"{path}, line {number}: must be `<name> <viewer|operator> <sha256 in hex>`")
         known[words[2].lower()] = Actor(words[0], _ROLES[words[1]])
     return known, (stat.st_mtime_ns, stat.st_size)

@@ -45,15 +45,16 @@ def document(
         "description": "Predictions, labels, and the state of the rollout. Errors are problem details (RFC 9457).",
     }
     # BentoML says of its own health endpoints what they answer there; behind the front door they answer problem details.
-    paths = {
+    known = {
         path: item
         for path, item in dict(base.get("paths") or {}).items()
         if path not in {"/livez", "/readyz", "/healthz"}
     }
-    return {**base, "info": info, "paths": paths | _paths(), "components": components}
+    return {**base, "info": info, "paths": known | paths(), "components": components}
 
 
-def _paths() -> dict[str, Any]:
+def paths() -> dict[str, Any]:
+    """The front door's calls, as OpenAPI path items."""
     header = {"in": "header", "schema": {"type": "string"}}
     state = _json("the rollout's state", "Rollout")
     secure: list[dict[str, list[str]]] = [{}, {"token": []}]

@@ -7,12 +7,16 @@ Z95 = 1.6448536269514722
 Z99 = 2.3263478740408408  # for a two-sided 98 % interval
 
 
-def z_test(candidate_only: NDArray, primary_only: NDArray, line: float, side: str, length: int = 100) -> NDArray:
+def z_test(candidate_only: NDArray, primary_only: NDArray, line: float, side: str, *, length: int = 100) -> NDArray:
     """A one-sided paired z-test at nominal 5 % after every interval: the first significant one, or 0."""
-    n = length * np.arange(1, len(candidate_only) + 1)[:, None]
-    worse, better = np.cumsum(candidate_only, axis=0), np.cumsum(primary_only, axis=0)
-    mean = (worse - better) / n
-    error = np.sqrt(np.maximum((worse + better) / n - mean**2, 1e-12) / n)
+    return z_of_sums(candidate_only - primary_only, candidate_only + primary_only, line, side, length=length)
+
+
+def z_of_sums(sums: NDArray, squares: NDArray, line: float, side: str, *, length: int = 100) -> NDArray:
+    """The same from the sums of the differences and of their squares per interval."""
+    n = length * np.arange(1, len(sums) + 1)[:, None]
+    mean = np.cumsum(sums, axis=0) / n
+    error = np.sqrt(np.maximum(np.cumsum(squares, axis=0) / n - mean**2, 1e-12) / n)
     z = (mean - line) / error
     return _first(z > Z95 if side == "above" else z < -Z95)
 

@@ -163,12 +163,24 @@ def codes(
         yield drawn
 
 
-def judge(blocks: Iterator[NDArray[np.int8]], walks: Sequence[Walk], intervals: Intervals | None = None) -> None:
+def brier(rng: np.random.Generator, labels: int, rollouts: int, difference: float) -> Iterator[Floats]:
+    """Blocks of differences of squared errors: forecasts are the true chance ± an error, the candidate's a bit larger."""
+    error = 0.1
+    ours = np.sqrt(error**2 + difference)
+    for start in range(0, labels, 100):
+        shape = min(100, labels - start), rollouts
+        chance = rng.uniform(0.2, 0.8, shape)
+        label = rng.random(shape) < chance
+        signs = rng.integers(0, 2, (2, *shape)) * 2 - 1
+        yield (chance + ours * signs[0] - label) ** 2 - (chance + error * signs[1] - label) ** 2
+
+
+def judge(blocks: Iterator[NDArray], walks: Sequence[Walk], intervals: Intervals | None = None) -> None:
     """Every walk sees every label; stops early when nothing is left to decide and no interval is asked for."""
     for block in blocks:
         if intervals is not None:
             intervals.add(block)
-        for row in DIFFERENCE[block]:
+        for row in DIFFERENCE[block] if block.dtype == np.int8 else block:
             for walk in walks:
                 walk.step(row)
         if intervals is None and all(walk.first.all() for walk in walks):

@@ -28,6 +28,7 @@ from tests.statistics.simulate import (
     Ramp,
     Schedule,
     Walk,
+    brier,
     codes,
     constant,
     day_and_night,
@@ -201,6 +202,33 @@ def wrong_verdicts(report: Report, key: int, world: Wrong) -> None:
     else:
         cells += ["-"] * len(OTHERS)
     report.add("wrong", world.name, world.verdict, *cells)
+
+
+BRIER = {
+    "Brier loss, equal models": ("rolled back", 0.0, harm()),
+    "Brier loss, 0.5 points worse, which is the margin": ("promoted", 0.005, promote(0.005)),
+}
+
+
+def brier_verdicts(report: Report, key: int, name: str) -> None:
+    verdict, difference, make = BRIER[name]
+    count = z = 0
+    for number, rollouts in enumerate(report.size.blocks(report.size.block)):
+        rng = np.random.default_rng([report.size.seed, key, number])
+        walk, sums, squares = make(rollouts), [], []
+        for block in brier(rng, report.size.labels, rollouts, difference):
+            judge(iter([block]), [walk])
+            sums.append(block.sum(axis=0))
+            squares.append((block**2).sum(axis=0))
+        count += walk.crossed
+        z += hits(rules.z_of_sums(np.array(sums), np.array(squares), difference, _side(verdict)))
+    report.add(
+        "wrong", name, verdict, report.share(name, count, budget=True), report.share("", z), *["-"] * len(OTHERS)
+    )
+
+
+def _side(verdict: str) -> str:
+    return "above" if verdict == "rolled back" else "below"
 
 
 # Table 2: labels that come late
@@ -380,6 +408,8 @@ def jobs(report: Report) -> list[tuple[str, Callable[[], None]]]:
     found: list[tuple[str, Callable[[], None]]] = []
     for i, world in enumerate(WRONG):
         found.append((world.name, lambda i=i, world=world: wrong_verdicts(report, 100 + i, world)))
+    for i, name in enumerate(BRIER):
+        found.append((name, lambda i=i, name=name: brier_verdicts(report, 150 + i, name)))
     for i, verdict in enumerate(("rolled back", "promoted")):
         found.append((f"late labels, {verdict}", lambda i=i, verdict=verdict: late_labels(report, 200 + i, verdict)))
     for i, name in enumerate(RAMPS):
@@ -419,6 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress.advance(task)
     page = written(report.lines, size, time.monotonic() - began)
     if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(page, encoding="utf-8")
     else:
         sys.stdout.write(page)

@@ -1,6 +1,7 @@
 """Tokens and roles: who gets in, what a broken file does, and that nothing but hashes is kept."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,18 @@ def test_a_service_does_not_start_with_a_line_it_cannot_read(tmp_path: Path, lin
         Tokens(path)
 
 
+def test_a_file_that_is_no_text_is_refused_at_the_start_and_ignored_later(tmp_path: Path) -> None:
+    """A key file put in its place by mistake."""
+    ada = new_token()
+    path = write(tmp_path / "tokens", line_for("ada", "operator", ada))
+    tokens = Tokens(path)
+    path.write_bytes(b"\xff\xfe\x00")
+
+    assert tokens.operator(bearer(ada), None).name == "ada"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Tokens(path)
+
+
 def test_a_service_does_not_start_without_the_file_it_was_told_of(tmp_path: Path) -> None:
     """A missing file must not mean "no tokens needed"."""
     with pytest.raises(ConfigurationError, match="cannot be read"):
@@ -155,9 +168,12 @@ def test_without_a_file_everyone_on_loopback_is_operator(client: str | None) -> 
     assert tokens.operator(None, client) == Actor("local", "operator")
 
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - an address that must be refused
+
+
 @pytest.mark.parametrize(
-    "client", ["10.0.0.1", "0.0.0.0", "::", "fe80::1", "2001:db8::1", "localhost", "", "127.0.0.1.evil"]
-)  # noqa: S104 - an address that must be refused
+    "client", ["10.0.0.1", EVERYWHERE, "::", "fe80::1", "2001:db8::1", "localhost", "", "127.0.0.1.evil"]
+)
 def test_without_a_file_nobody_else_is_anything(client: str) -> None:
     """Whatever they send along."""
     tokens = Tokens(None)
@@ -171,8 +187,6 @@ def test_without_a_file_nobody_else_is_anything(client: str) -> None:
 @given(st.text(max_size=30), st.sampled_from(["viewer", "operator"]))
 def test_whatever_name_is_given_its_line_is_read_back_or_it_is_refused(name: str, role: Role) -> None:
     """A name with blanks, a line break or a `#` would break the file for everyone."""
-    import tempfile
-
     token = new_token()
     try:
         line = line_for(name, role, token)
