@@ -33,8 +33,7 @@ def reference() -> str:
         "| `GET /metrics` | Prometheus metrics of all workers |",
         "| `GET /docs.json` · `GET /` | the OpenAPI document · BentoML's page for it |",
         "",
-        "Errors are `application/problem+json` (RFC 9457): `type`, `title`, `status`, `detail`, and for bad input "
-        "`errors: [{row, field, problem}]`.",
+        "Errors are `application/problem+json` (RFC 9457); bad input is listed in `errors: [{row, field, problem}]`.",
         "",
         "## Commands",
         "",

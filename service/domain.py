@@ -43,6 +43,7 @@ class Phase(enum.StrEnum):
     SERVING = "serving"  # there is no candidate: the primary answers everything
     SHADOW = "shadow"
     CANARY = "canary"
+    WAITING = "waiting"  # the next step requires a person
     PAUSED = "paused"
     PROMOTED = "promoted"
     ABORTED = "aborted"

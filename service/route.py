@@ -11,6 +11,7 @@ from service.domain import SHARE_ONE, Phase, Plan, Variant
 
 _SHADOW_SEED = 0x5AD0_5AD0_5AD0_5AD0  # rehearsals are sampled independently of who is on the canary
 _BELOW = 2**64
+_ANSWERS = frozenset({Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})  # the candidate has its weight here
 
 
 def bucket(key: str, salt: int) -> int:
@@ -30,7 +31,7 @@ def below(point: int, share: int) -> bool:
 def variant(plan: Plan, key: str) -> Variant:
     """Who answers the request with this key."""
     weight = plan.weight
-    if not weight or plan.phase not in {Phase.CANARY, Phase.PAUSED}:
+    if not weight or plan.phase not in _ANSWERS:
         return Variant.PRIMARY
     return Variant.CANDIDATE if below(bucket(key, plan.salt), weight) else Variant.PRIMARY
 

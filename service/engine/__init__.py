@@ -82,7 +82,8 @@ class Reading:
             finite = len(labels) == rows
         if self.probabilities is not None:
             array = outputs[self.probabilities]
-            finite = finite and len(array) == rows and bool(np.isfinite(array).all())
+            fits = array.ndim == 2 and array.shape[1] == (len(self.classes) or array.shape[1])
+            finite = finite and fits and len(array) == rows and bool(np.isfinite(array).all())
             probabilities = array.tolist()
             if labels is None and self.classes and finite:
                 labels = [self.classes[i] for i in array.argmax(axis=1)]
@@ -91,6 +92,7 @@ class Reading:
             finite = finite and len(array) == rows and bool(np.isfinite(array).all())
             values = array.tolist()
         others = {name: outputs[name].tolist() for name in self.others} if self.others else None
+        finite = finite and all(len(answers) == rows for answers in (others or {}).values())
         return Scores(rows, labels, probabilities, values, others, finite)
 
     def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:

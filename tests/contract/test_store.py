@@ -165,7 +165,7 @@ def test_a_label_before_its_observation_waits_for_it(store: Store) -> None:
 
 
 def test_each_outcome_is_returned_once_ever(store: Store) -> None:
-    receipt(store, report("a"))
+    receipt(store, report("a"), report("still waits"))
     assert names(store.add_observations([observation("a"), observation("a")])) == ["a"]
     assert store.add_observations([observation("a")]) == []
     assert store.join_pending() == []
@@ -180,7 +180,9 @@ def test_the_first_label_stands(store: Store, order: str) -> None:
     first = (1, 0, 0, 0) if order == "after" else (0, 0, 0, 1)
     assert receipt(store, report("a", 1)) == first
     assert receipt(store, report("a", 0)) == (0, 0, 1, 0)
-    assert receipt(store, report("a", 0), report("a", 1, at=999.0)) == (0, 1, 1, 0), "a conflict does not become the label"
+    assert receipt(store, report("a", 0), report("a", 1, at=999.0)) == (0, 1, 1, 0), (
+        "a conflict does not become the label"
+    )
     store.add_observations([observation("a")])
     assert store.outcomes()[0][2] == report("a", 1)
     assert store.counters()["joined"] == 1
@@ -196,7 +198,14 @@ def test_one_batch_may_say_the_same_prediction_several_times(store: Store) -> No
 SAME: list[tuple[Label, Label]] = [
     (1, 1.0), (1, True), (0.0, False), ("x", "x"), (math.nan, math.nan), (10**400, 10**400), (-0.0, 0),
 ]  # fmt: skip
-DIFFERENT: list[tuple[Label, Label]] = [(1, "1"), (True, "true"), ("x", "X"), (math.nan, 1), ("é", "e\u0301"), (10**30, 1e31)]
+DIFFERENT: list[tuple[Label, Label]] = [
+    (1, "1"),
+    (True, "true"),
+    ("x", "X"),
+    (math.nan, 1),
+    ("é", "e\u0301"),
+    (10**30, 1e31),
+]
 
 
 @pytest.mark.parametrize(("one", "other", "same"), [(*p, True) for p in SAME] + [(*p, False) for p in DIFFERENT])

@@ -19,7 +19,7 @@ from service.store.sql import SqlStore
 from tests.contract.stores import event, plan, tally
 
 TIMES = st.sampled_from([0.0, 10.0, 20.5, 30.0, 40.0])
-NAMES = st.sampled_from(["a", "b", "c", "d", "ü", "a ", "A"])
+NAMES = st.sampled_from(["a", "A", "ü"])
 # Few, so that they meet again; whole numbers in the counters, so that the order of adding does not show.
 LABELS = st.sampled_from([0, 1, True, 1.0, "1", "", 2**70, math.nan])
 ANSWERS = st.builds(
@@ -106,7 +106,7 @@ class Twins(RuleBasedStateMachine):
     def join_pending(self) -> None:
         self.both(lambda store: store.join_pending())
 
-    @rule(max_age_s=TIMES, max_bytes=st.sampled_from([sys.maxsize, sys.maxsize, 0]), now=TIMES)
+    @rule(max_age_s=TIMES, max_bytes=st.sampled_from([sys.maxsize] * 4 + [0]), now=TIMES)
     def prune(self, max_age_s: float, max_bytes: int, now: float) -> None:
         self.both(lambda store: store.prune(Retention(max_age_s, max_bytes), now=now))
 
@@ -124,4 +124,4 @@ class Twins(RuleBasedStateMachine):
 
 
 TestTwins = Twins.TestCase
-TestTwins.settings = settings(max_examples=40, stateful_step_count=20, derandomize=True, deadline=None)
+TestTwins.settings = settings(max_examples=60, stateful_step_count=20, derandomize=True, deadline=None)

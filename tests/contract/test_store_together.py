@@ -90,7 +90,9 @@ def test_of_many_who_saw_one_revision_one_changes_the_plan(store: Store) -> None
     kinds = Counter(each.kind.partition(" ")[0] for each in store.events())
     assert kinds["by"] == current.revision - 1
     assert kinds["by"] + kinds["refused"] == 10 * THREADS
-    assert [each.revision for each in store.events() if each.kind.startswith("by")] == list(range(2, current.revision + 1))
+    assert [each.revision for each in store.events() if each.kind.startswith("by")] == list(
+        range(2, current.revision + 1)
+    )
 
 
 def test_processes_that_write_one_file_count_each_once(url: str) -> None:

@@ -58,13 +58,11 @@ def drawn(seed: int) -> str:
         line([(x(n), y(mean)) for n, _, mean, _ in seen], 'fill="none" stroke="#08519c" stroke-width="1.5"'),
         line([(LEFT, y(0)), (RIGHT, y(0))], 'stroke="#333" fill="none"'),
         line([(LEFT, y(MARGIN)), (RIGHT, y(MARGIN))], 'stroke="#a63603" stroke-dasharray="6 4" fill="none"'),
-        text((RIGHT - 4, y(MARGIN) - 5), "the margin: 2 points worse", 'text-anchor="end" fill="#a63603"'),
+        text((RIGHT - 4, y(MARGIN) - 5), "the margin", 'text-anchor="end" fill="#a63603"'),
         text((RIGHT - 4, y(0) + 14), "no difference", 'text-anchor="end" fill="#333"'),
     ]
-    for points in (-6, -4, -2, 0, 2, 4, 6):
-        parts.append(text((LEFT - 8, y(points / 100) + 4), f"{points:+d}", 'text-anchor="end"'))
-    for n in (30, 100, 300, 1000, 3000):
-        parts.append(text((x(n), BOTTOM + 18), f"{n:,}", 'text-anchor="middle"'))
+    parts += [text((LEFT - 8, y(p / 100) + 4), f"{p:+d}", 'text-anchor="end"') for p in (-6, -4, -2, 0, 2, 4, 6)]
+    parts += [text((x(n), BOTTOM + 18), f"{n:,}", 'text-anchor="middle"') for n in (30, 100, 300, 1000, 3000)]
     parts.append(text(((LEFT + RIGHT) / 2, BOTTOM + 38), "labelled requests", 'text-anchor="middle"'))
     middle = (TOP + BOTTOM) / 2
     turned = f'text-anchor="middle" transform="rotate(-90 16 {middle:.0f})"'

@@ -13,6 +13,7 @@ from sqlalchemy import event as sqlalchemy_event
 from service.domain import Answer, Status
 from service.errors import ConfigurationError, StoreError
 from service.store import Retention
+from service.store.database import _write_ahead
 from service.store.sql import SqlStore
 from tests.contract.stores import event, names, observation, plan, receipt, report, tally
 
@@ -59,7 +60,9 @@ def test_a_file_that_is_no_database_is_a_store_error(file: Path, url: str) -> No
         SqlStore(url, "r", tally)
 
 
-def test_a_database_that_someone_else_holds_is_a_store_error_and_nothing_is_half_done(sql: SqlStore, url: str, file: Path) -> None:
+def test_a_database_that_someone_else_holds_is_a_store_error_and_nothing_is_half_done(
+    sql: SqlStore, url: str, file: Path
+) -> None:
     hasty = SqlStore(url, "flight-1", tally, busy_timeout_s=0.01)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -70,6 +73,29 @@ def test_a_database_that_someone_else_holds_is_a_store_error_and_nothing_is_half
     hasty.add_observations([observation("a")], {"seen": 1})
     assert sql.counters() == {"seen": 1.0}
     hasty.close()
+
+
+class Starting:
+    """A connection to a file that other processes are opening for the first time."""
+
+    def __init__(self, refusals: int, words: str = "database is locked") -> None:
+        self.refusals, self.words = refusals, words
+
+    def execute(self, statement: str) -> None:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise sqlite3.OperationalError(self.words)
+
+
+def test_the_log_is_turned_on_even_while_others_do_the_same() -> None:
+    """SQLite's own waiting does not cover this one statement."""
+    connection: Any = Starting(3)
+    _write_ahead(connection, deadline=math.inf)
+    assert connection.refusals == -1
+    for refused in (Starting(3, "disk I/O error"), Starting(3)):
+        with pytest.raises(sqlite3.OperationalError, match=refused.words):
+            _write_ahead(refused, deadline=-math.inf if "locked" in refused.words else math.inf)  # type: ignore[arg-type]
+        assert refused.refusals == 2
 
 
 def test_a_full_disk_is_a_store_error_and_the_batch_can_come_again(sql: SqlStore) -> None:
@@ -153,7 +179,7 @@ def test_no_statement_reads_a_whole_table(sql: SqlStore) -> None:
     sql.ping()
     plans = []
     with sql._db.reading() as connection:
-        for text, values in list(seen):
+        for text, values in seen:
             if text.startswith(("SELECT", "UPDATE")):
                 explained = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)
                 plans += [(row.detail, text) for row in explained]

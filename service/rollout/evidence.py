@@ -1,0 +1,344 @@
+"""What the pairs add up to: observations in the order in which they were stored, folded into sequential tests. Pure.
+
+Theory of operation
+-------------------
+Two passes over the same stream, each with a cursor of its own:
+
+* **seen**: every observation at once, for what needs no label: failures and latency.
+* **settled**: the quality comparison, in request order, only as far as every pair is settled. A pair is settled when its label has
+  come within the policy's `wait`, when no label could change it (both models agree, under 0/1 loss), or when the wait is
+  over: then it counts as the worst that it could have been for the candidate. So bad news that comes late cannot be overtaken
+  by good news that comes early, whatever the delays.
+
+Behind the settled prefix lies the **tail**, read anew each time and not folded: its known pairs as they are, its pending ones
+as the worst case (for advancing) or the best case (for harm). The result bounds the e-value of the whole data from below,
+so it may be looked at without spending error budget. `count: on_arrival` leaves the pending ones out instead, and is right
+only where delay says nothing about the outcome.
+
+What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An answer that
+failed, timed out or was not finite is a loss of 1, never left out. A rehearsal that was dropped or not sampled is no pair: the
+drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from service import losses
+from service.domain import Answer, Label, LabelReport, Mode, Observation, Status, Variant
+from service.rollout.policy import Policy
+from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence, log_e_mean
+
+UNIT_WINDOW_S = 86_400.0
+UNITS_MAX = 200_000
+"""Units remembered per window; beyond that a request counts as a repeat, which does not depend on its outcome."""
+_TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
+
+Row = tuple[int, Observation, LabelReport | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What scoring needs of a model's card."""
+
+    classes: Sequence[int | str]
+    positive: int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One metric as it stands.
+
+    Attributes:
+        estimate: candidate minus primary, or the rate; `low` and `high` its band at half the error budget on each side.
+        n: pairs (or requests) counted; `pending`: pairs that wait for a label.
+        log_e_advance: evidence that the goal is met; None where this metric does not gate promotion.
+        log_e_harm: evidence of harm; None where this metric cannot roll back.
+        gap: how far the estimate is on the right side of the margin; variance: of one value. For the forecast.
+    """
+
+    metric: str
+    estimate: float
+    low: float
+    high: float
+    n: int
+    pending: int
+    line: float
+    log_e_advance: float | None
+    log_e_harm: float | None
+    gap: float = 0.0
+    variance: float = 0.0
+
+
+class Firsts:
+    """Which requests are the first of their unit in their window; remembers the current window and the one before."""
+
+    def __init__(self) -> None:
+        self._windows: dict[int, set[str]] = {}
+
+    def first(self, unit: str | None, at: float) -> bool:
+        """Whether this request counts. Without a unit every request does."""
+        if unit is None:
+            return True
+        window = int(at // UNIT_WINDOW_S)
+        seen = self._windows.setdefault(window, set())
+        if unit in seen or len(seen) >= UNITS_MAX:
+            return False
+        seen.add(unit)
+        for old in [w for w in self._windows if w < window - 1]:
+            del self._windows[old]
+        return True
+
+    def state(self) -> dict[str, list[str]]:
+        """As JSON."""
+        return {str(window): sorted(units) for window, units in self._windows.items()}
+
+    def take(self, state: Mapping[str, Sequence[str]]) -> None:
+        """Take over a stored state."""
+        self._windows = {int(window): set(units) for window, units in state.items()}
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How many labels of the settled pairs came, and on which side of a disagreement."""
+
+    settled: int = 0
+    labelled: int = 0
+    only_candidate: int = 0  # only the candidate says "positive"
+    only_candidate_labelled: int = 0
+    only_primary: int = 0
+    only_primary_labelled: int = 0
+
+    def add(self, observation: Observation, labelled: bool, positive: int | str | None) -> None:
+        """Count one settled pair."""
+        self.settled += 1
+        self.labelled += labelled
+        says = (observation.primary.label == positive, observation.candidate.label == positive)
+        if says == (False, True):
+            self.only_candidate += 1
+            self.only_candidate_labelled += labelled
+        elif says == (True, False):
+            self.only_primary += 1
+            self.only_primary_labelled += labelled
+
+    @property
+    def share(self) -> float | None:
+        """Labelled among settled."""
+        return self.labelled / self.settled if self.settled else None
+
+    def as_dict(self) -> dict[str, int]:
+        """As JSON."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class _Pair:
+    known: float | None
+    worst: float
+    best: float
+
+
+@dataclass(slots=True)
+class Tail:
+    """The pairs behind the settled prefix, as they stand."""
+
+    known: list[float] = field(default_factory=list)
+    worst: list[float] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+    last: int = 0
+
+
+class Evidence:
+    """The fold. `see` and `settle` take rows in the order of their sequence numbers, each row once."""
+
+    def __init__(self, policy: Policy, models: Mapping[Variant, Model]) -> None:
+        self.policy, self._models = policy, models
+        goals = policy.goals
+        self.quality = PairedGoal(goals.quality.margin, goals.quality.harm_line) if goals.quality else None
+        self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
+        self.latency = RateEvidence()
+        self.poc = MeanEvidence(0.0, 1.0, 0.5)
+        self.coverage = Coverage()
+        self.seen = self.settled = 0
+        self.step = 0
+        self.watermark = self.started_at = 0.0
+        self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
+
+    def begin_step(self, step: int) -> None:
+        """The plan is at this step: advancing from it needs evidence of its own. Saying it twice changes nothing."""
+        if step != self.step:
+            self.step = step
+            for goal in (self.quality, self.errors):
+                if goal is not None:
+                    goal.begin_step()
+
+    def see(self, rows: Iterable[Row]) -> None:
+        """Fold what needs no label."""
+        for seq, observation, _ in rows:
+            self.seen = seq
+            self.watermark = max(self.watermark, observation.at)
+            self.started_at = self.started_at or observation.at
+            if not self._counts(observation, self._firsts_seen):
+                continue
+            candidate, primary = observation.candidate, observation.primary
+            if self.errors is not None and primary.status in _TRIED:
+                self.errors.update(float(candidate.status is not Status.OK) - float(primary.status is not Status.OK))
+            late = candidate.status is Status.TIMEOUT or candidate.seconds * 1000 > self.policy.goals.latency.p99_ms
+            self.latency.update(late)
+
+    def settle(self, rows: Iterable[Row]) -> int:
+        """Fold the prefix of `rows` that is settled; returns how many rows that was."""
+        taken = 0
+        for seq, observation, report in rows:
+            pair = self._pair(observation, report)
+            counts = pair is not None and self._is_pair(observation)
+            if counts and pair is not None and pair.known is None and pair.worst != pair.best and not self._expired(observation):
+                break
+            if counts and pair is not None and self._firsts_settled.first(observation.unit, observation.at):
+                self._fold(observation, report, pair)
+            self.settled = seq
+            taken += 1
+        return taken
+
+    def tail(self, rows: Iterable[Row]) -> Tail:
+        """What lies behind the prefix; changes nothing."""
+        tail, firsts = Tail(last=self.settled), Firsts()
+        firsts.take(self._firsts_settled.state())
+        for seq, observation, report in rows:
+            tail.last = seq
+            pair = self._pair(observation, report)
+            if pair is None or not self._is_pair(observation) or not firsts.first(observation.unit, observation.at):
+                continue
+            if pair.known is not None:
+                tail.known.append(pair.known)
+            else:
+                tail.worst.append(pair.worst)
+                tail.best.append(pair.best)
+        return tail
+
+    def readings(self, tail: Tail) -> list[Reading]:
+        """Every metric as it stands."""
+        found = []
+        alpha = self.policy.goals.error_budget / 2
+        if self.quality is not None:
+            found.append(self._quality(self.quality, tail, alpha))
+        if self.errors is not None:
+            whole = self.errors.whole
+            low, high = whole.band(alpha)
+            margin = self.policy.goals.errors.margin if self.policy.goals.errors else 0.0
+            found.append(
+                Reading("errors", whole.mean if whole.n else 0.0, low, high, whole.n, 0, margin, self.errors.log_e_advance(),
+                        self.errors.log_e_harm(), margin - (whole.mean if whole.n else 0.0), whole.variance if whole.n else 0.0)
+            )  # fmt: skip
+        low, high = self.latency.band(alpha)
+        rate = self.latency.mean if self.latency.n else 0.0
+        found.append(
+            Reading("latency", rate, low, high, self.latency.n, 0, 0.01, self.latency.log_e_below(0.01), self.latency.log_e_above(0.01),
+                    0.01 - rate, rate * (1 - rate))
+        )  # fmt: skip
+        quality = self.policy.goals.quality
+        if quality is not None and quality.poc_target is not None and self.poc.n:
+            low, high = self.poc.band(alpha)
+            found.append(Reading("poc_target", self.poc.mean, low, high, self.poc.n, 0, quality.poc_target, None, None))
+        return found
+
+    def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
+        margin, harm = goal.settings()["margin"], self.policy.goals.quality.harm_line if self.policy.goals.quality else 0.0
+        pending = [] if self.policy.labels.count == "on_arrival" else tail.worst
+        views = [(goal.whole, goal.step), tuple(_extended(e, tail.known, pending) for e in (goal.whole, goal.step))]
+        log_e, whole = max(
+            ((min(w.log_e_below(margin), s.log_e_below(margin)), w) for w, s in views), key=lambda view: view[0]
+        )
+        hopeful = _extended(goal.whole, tail.known, [] if self.policy.labels.count == "on_arrival" else tail.best)
+        known = _extended(goal.whole, tail.known, [])
+        mean = known.mean if known.n else 0.0
+        return Reading(
+            self.policy.goals.quality.loss if self.policy.goals.quality else "quality", mean, whole.band(alpha)[0],
+            whole.band(alpha)[1], known.n, len(tail.worst), margin, log_e,
+            log_e_mean(goal.log_e_harm(), hopeful.log_e_above(harm)), margin - mean, known.variance if known.n else 0.0,
+        )  # fmt: skip
+
+    def _fold(self, observation: Observation, report: LabelReport | None, pair: _Pair) -> None:
+        in_time = pair.known is not None and report is not None
+        value = pair.known if pair.known is not None else pair.worst
+        if self.quality is not None:
+            self.quality.update(value)
+        if in_time and report is not None:
+            loss = self._loss(observation.primary, Variant.PRIMARY, report.label)
+            if loss is not None:
+                self.poc.update(loss)
+        self.coverage.add(observation, in_time, self._models[Variant.PRIMARY].positive)
+
+    def _counts(self, observation: Observation, firsts: Firsts) -> bool:
+        return self._is_pair(observation) and firsts.first(observation.unit, observation.at)
+
+    def _is_pair(self, observation: Observation) -> bool:
+        return (
+            observation.mode is Mode.LIVE
+            and observation.prediction_id == observation.request_id
+            and observation.candidate.status in _TRIED
+            and observation.primary.status in _TRIED
+        )
+
+    def _expired(self, observation: Observation) -> bool:
+        return self.watermark > observation.at + self.policy.labels.wait
+
+    def _pair(self, observation: Observation, report: LabelReport | None) -> _Pair | None:
+        """The difference of the losses, or its bounds while the label is not there."""
+        if self.quality is None:
+            return None
+        if report is not None and report.at - observation.at <= self.policy.labels.wait:
+            known = self._difference(observation, report.label)
+            return None if known is None else _Pair(known, known, known)
+        classes = self._models[Variant.PRIMARY].classes
+        values = [d for label in classes if (d := self._difference(observation, label)) is not None]
+        return _Pair(None, max(values), min(values)) if values else _Pair(None, 1.0, -1.0)
+
+    def _difference(self, observation: Observation, label: Label) -> float | None:
+        candidate = self._loss(observation.candidate, Variant.CANDIDATE, label)
+        primary = self._loss(observation.primary, Variant.PRIMARY, label)
+        return None if candidate is None or primary is None else candidate - primary
+
+    def _loss(self, answer: Answer, variant: Variant, label: Label) -> float | None:
+        """The bounded loss of one answer; 1 for an attempt that gave none."""
+        quality = self.policy.goals.quality
+        assert quality is not None
+        if answer.status is not Status.OK:
+            return 1.0
+        model = self._models[variant]
+        found = losses.losses(answer, label, model.classes, model.positive).get(quality.loss)
+        return None if found is None else losses.bounded(quality.loss, found, quality.clip)
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "quality": self.quality.state() if self.quality else None,
+            "errors": self.errors.state() if self.errors else None,
+            "latency": self.latency.state(), "poc": self.poc.state(), "coverage": self.coverage.as_dict(),
+            "seen": self.seen, "settled": self.settled, "step": self.step, "watermark": self.watermark,
+            "started_at": self.started_at, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
+        }  # fmt: skip
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take over a stored state.
+
+        Raises:
+            ValueError: when it was made with other margins or bounds.
+        """
+        self.quality = self.quality.resume(state["quality"]) if self.quality else None
+        self.errors = self.errors.resume(state["errors"]) if self.errors else None
+        self.latency, self.poc = self.latency.resume(state["latency"]), self.poc.resume(state["poc"])
+        self.coverage = Coverage(**state["coverage"])
+        self.seen, self.settled, self.step = state["seen"], state["settled"], state["step"]
+        self.watermark, self.started_at = state["watermark"], state["started_at"]
+        self._firsts_seen.take(state["firsts_seen"])
+        self._firsts_settled.take(state["firsts_settled"])
+
+
+def _extended(evidence: MeanEvidence, *values: Iterable[float]) -> MeanEvidence:
+    """A copy of some evidence with more values in it."""
+    copy = MeanEvidence.from_state(evidence.state())
+    for some in values:
+        for value in some:
+            copy.update(value)
+    return copy

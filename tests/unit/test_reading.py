@@ -1,0 +1,151 @@
+"""What an engine's arrays mean: labels, probabilities, values, and when they are not what the model promised."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain import Answer, Status
+from service.engine import Reading, Scores
+from service.engine.catalog import OutputSpec
+from service.testing import card
+
+steady = settings(deadline=None, derandomize=True)
+
+
+def output(name: str, role: Any, dtype: Any = "float32") -> OutputSpec:
+    return OutputSpec(name=name, dtype=dtype, shape=[None], role=role)
+
+
+BINARY = Reading(card())
+ANIMALS = Reading(
+    card(task="multiclass-classification", classes=["bird", "cat", "dog"], positive=None, outputs=[output("p", "probabilities")])
+)  # fmt: skip
+NUMBER = Reading(card(task="regression", classes=[], positive=None, outputs=[output("y", "value")]))
+OTHER = Reading(
+    card(task="other", classes=[], positive=None, outputs=[output("a", "other"), output("b", "other", "string")])
+)
+
+
+def f32(*rows: Any) -> Any:
+    return np.array(rows, dtype=np.float32)
+
+
+def binary(labels: list[int], *positive: float) -> dict[str, Any]:
+    return {"label": np.array(labels), "probabilities": f32(*([1 - p, p] for p in positive))}
+
+
+def test_a_binary_classifier_gives_labels_and_probabilities_in_plain_values() -> None:
+    """Python ints and floats, so that they go into JSON and the store as they are."""
+    scores = BINARY.read(binary([0, 1], 0.25, 0.75), 2)
+
+    assert scores == Scores(2, [0, 1], [[0.75, 0.25], [0.25, 0.75]])
+    assert scores.labels is not None
+    assert {type(label) for label in scores.labels} == {int}
+    assert BINARY.answers(scores, Status.OK, 0.5, 2) == [
+        Answer(Status.OK, 0, 0.25, None, 0.5),
+        Answer(Status.OK, 1, 0.75, None, 0.5),
+    ]
+
+
+def test_the_positive_class_need_not_be_the_last_one() -> None:
+    """The score is the probability of the class that the card names."""
+    reading = Reading(card(classes=["late", "on time"], positive="late", outputs=[output("p", "probabilities")]))
+    scores = reading.read({"p": f32([0.75, 0.25])}, 1)
+
+    assert reading.answers(scores, Status.OK, 0.0, 1) == [Answer(Status.OK, "late", 0.75)]
+
+
+def test_labels_of_shape_rows_by_one_are_labels_too() -> None:
+    """Some converters give [n, 1]."""
+    outputs = binary([0, 1], 0.25, 0.75)
+    outputs["label"] = outputs["label"].reshape(2, 1)
+
+    assert BINARY.read(outputs, 2).labels == [0, 1]
+
+
+def test_without_a_label_output_the_likeliest_class_is_the_label() -> None:
+    """By the card's names; every probability is kept, as there is no one positive class."""
+    scores = ANIMALS.read({"p": f32([0.5, 0.25, 0.25], [0, 0.25, 0.75])}, 2)
+
+    assert scores.labels == ["bird", "dog"]
+    assert ANIMALS.answers(scores, Status.OK, 0.0, 2) == [
+        Answer(Status.OK, "bird", None, (0.5, 0.25, 0.25)),
+        Answer(Status.OK, "dog", None, (0.0, 0.25, 0.75)),
+    ]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_a_regression_gives_values(shape: tuple[int, ...]) -> None:
+    """The score is the value; there is no label."""
+    scores = NUMBER.read({"y": f32(1.5, -2, 0).reshape(shape)}, 3)
+
+    assert scores == Scores(3, values=[1.5, -2.0, 0.0])
+    assert NUMBER.answers(scores, Status.OK, 0.0, 3) == [Answer(Status.OK, score=v) for v in (1.5, -2.0, 0.0)]
+
+
+def test_other_outputs_are_passed_on_by_name() -> None:
+    """Whatever their kind; the record knows only that there was an answer."""
+    scores = OTHER.read({"a": f32([1, 2], [3, 4]), "b": np.array(["x", "y"], dtype=object)}, 2)
+
+    assert scores.others == {"a": [[1.0, 2.0], [3.0, 4.0]], "b": ["x", "y"]}
+    assert scores.finite
+    assert OTHER.answers(scores, Status.OK, 0.0, 2) == [Answer(Status.OK)] * 2
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_said_to_be_so(bad: float) -> None:
+    """One such number in a batch is enough, in a probability and in a value."""
+    assert not BINARY.read(binary([0, 1], 0.25, bad), 2).finite
+    assert not ANIMALS.read({"p": f32([1, 0, 0], [0, bad, 0])}, 2).finite
+    assert not NUMBER.read({"y": f32(1, bad)}, 2).finite
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_another_number_of_rows_than_asked_for_is_not_an_answer(rows: int) -> None:
+    """Two rows of answers to one, or to three, rows of questions: they cannot be told apart."""
+    assert not BINARY.read(binary([0, 1], 0.25, 0.75), rows).finite
+    assert not ANIMALS.read({"p": f32([1, 0, 0], [0, 1, 0])}, rows).finite
+    assert not NUMBER.read({"y": f32(1, 2)}, rows).finite
+    labels = Reading(card(outputs=[output("label", "label", "int64")]))
+    assert not labels.read({"label": np.array([0, 1])}, rows).finite
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_another_number_of_rows_is_noticed_in_other_outputs_too(rows: int) -> None:
+    """Two rows of answers to three of questions would end in an IndexError behind the front door."""
+    assert not OTHER.read({"a": f32([1, 2], [3, 4]), "b": np.array(["x", "y"], dtype=object)}, rows).finite
+
+
+def test_more_or_fewer_probabilities_than_classes_are_not_an_answer() -> None:
+    """The front door could not name them."""
+    for row in ([0.25] * 4, [0.5] * 2):
+        assert not ANIMALS.read({"p": f32(row)}, 1).finite
+    assert not BINARY.read({"label": np.array([0]), "probabilities": f32(0.5)}, 1).finite
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.TIMEOUT, Status.DROPPED, Status.NONE])
+def test_an_attempt_without_scores_is_recorded_row_by_row(status: Status) -> None:
+    """With how it ended and how long it took, and nothing else."""
+    assert BINARY.answers(None, status, 0.25, 3) == [Answer(status, seconds=0.25)] * 3
+
+
+@steady
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20), st.data())
+def test_a_slice_holds_the_answers_of_its_rows(values: list[float], data: st.DataObject) -> None:
+    """Of every kind of output, and the whole is itself."""
+    start = data.draw(st.integers(0, len(values) - 1))
+    rows = data.draw(st.integers(1, len(values) - start))
+    whole = Scores(
+        len(values), [int(v > 0.5) for v in values], [[1 - v, v] for v in values], list(values), {"o": list(values)}
+    )
+    part = whole.slice(start, rows)
+
+    assert part.rows == rows
+    assert part.labels == [int(v > 0.5) for v in values[start : start + rows]]
+    assert part.probabilities == [[1 - v, v] for v in values[start : start + rows]]
+    assert part.values == part.others["o"] == values[start : start + rows]  # type: ignore[index]
+    assert whole.slice(0, len(values)) is whole
+    assert Scores(len(values), finite=False).slice(start, rows).labels is None
