@@ -1,7 +1,7 @@
 """Talks to a running service over REST, for the command line and the replay. Raises one error, in words."""
 
 import os
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -49,6 +49,12 @@ class Client:
         """Post JSON; `revision` makes the call fail when the rollout has moved on."""
         extra = {"If-Match": f'"{revision}"'} if revision is not None else {}
         return self._call("POST", path, json=body, headers=extra).json()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -3,24 +3,27 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
 from service import losses
 from service.clock import Clock
-from service.domain import SHARE_ONE, Event, Phase, Plan, Variant
+from service.domain import SHARE_ONE, Event, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
 from service.record import Recorder
+from service.rollout.controller import STATE, Controller, move
+from service.rollout.phases import Order
 from service.rollout.policy import Policy
 from service.store import Retention, Store
 
 log = structlog.get_logger(__name__)
 
 REASON_MAX_CHARS = 2_000
+_NOTHING_YET = "nothing has been judged yet: no pair has been recorded"
 
 
 class Control:
@@ -28,21 +31,34 @@ class Control:
 
     Attributes:
         plan: what this worker's router obeys; replaced as a whole, so a request sees one plan from start to end.
+        on_plan: called with every plan that comes into force here.
     """
 
     def __init__(
-        self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan
-    ) -> None:
+        self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan,
+        controller: Controller,
+    ) -> None:  # fmt: skip
         self.policy, self.cards, self.plan = policy, cards, plan
-        self._store, self._metrics, self._clock = store, metrics, clock
+        self._store, self._metrics, self._clock, self._controller = store, metrics, clock, controller
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_plan: Callable[[Plan], None] = lambda plan: None
         self._follow(plan)
 
-    def start(self, poll_s: float, recorder: Recorder, sweep_s: float, retention: Retention) -> None:
-        """Begin to watch for new plans, to join waiting labels, and to prune."""
+    def start(
+        self,
+        poll_s: float,
+        recorder: Recorder,
+        sweep_s: float,
+        retention: Retention,
+        tick_s: float,
+        ready: Callable[[], bool],
+    ) -> None:
+        """Begin to watch for new plans, to judge when this worker leads, to join waiting labels, and to prune."""
         loop = asyncio.get_running_loop()
+        self.on_plan(self.plan)
         self._tasks = [
             loop.create_task(self._watch(poll_s)),
+            loop.create_task(self._tick(tick_s, ready)),
             loop.create_task(self._housekeeping(recorder, sweep_s, retention)),
         ]
 
@@ -54,6 +70,14 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
+    async def order(self, order: Order, *, actor: str, reason: str, expected_revision: int | None) -> None:
+        """Carry out an operator's order.
+
+        Raises:
+            NotAllowedNow: when the phase does not allow it, or the revision has moved on.
+        """
+        await self._move(order, actor, reason, expected_revision, {})
+
     async def order_weight(self, weight: object, *, actor: str, reason: str, expected_revision: int | None) -> None:
         """Set the candidate's share of live answers by hand.
 
@@ -62,33 +86,51 @@ class Control:
 
         Raises:
             InvalidInput: when it is not such a number.
-            NotAllowedNow: when there is no candidate, or the revision has moved on.
+            NotAllowedNow: when the phase does not allow it, or the revision has moved on.
         """
-        if self.policy.candidate is None:
-            raise NotAllowedNow("the rollout file names no candidate")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 100:
-            raise InvalidInput(
-                [{"row": None, "field": "weight", "problem": f"takes a number of percent, 0 to 100, not {weight!r}"}]
-            )
+            problem = f"takes a number of percent, 0 to 100, not {weight!r}"
+            raise InvalidInput([{"row": None, "field": "weight", "problem": problem}])
         share = round(weight * SHARE_ONE / 100)
         if abs(share - weight * SHARE_ONE / 100) > 1e-6:
-            raise InvalidInput(
-                [{"row": None, "field": "weight", "problem": "takes at most two decimals: 0.01 is the smallest step"}]
-            )
-        phase = Phase.CANARY if share else Phase.SHADOW
-        before = self.plan
-        plan = dataclasses.replace(before, phase=phase, weight=share, step=-1, updated_at=self._clock.now())
-        details = {"weight": weight, "from_weight": before.weight * 100 / SHARE_ONE, "phase": phase.value}
-        event = Event(self._clock.now(), "weight", actor, reason, before.revision, details)
-        saved = await asyncio.to_thread(self._store.save_plan, plan, event, expected_revision=expected_revision)
-        self._metrics.events.labels(event="weight").inc()
+            problem = "takes at most two decimals: 0.01 is the smallest step"
+            raise InvalidInput([{"row": None, "field": "weight", "problem": problem}])
+        order = Order.WEIGHT if share else Order.SHADOW
+        await self._move(order, actor, reason, expected_revision, {"weight": weight}, share)
+
+    async def _move(
+        self,
+        order: Order,
+        actor: str,
+        reason: str,
+        expected_revision: int | None,
+        details: dict[str, Any],
+        share: int | None = None,
+    ) -> None:
+        def apply() -> Plan:
+            # The store's plan, not this worker's: another worker may have moved on a moment ago.
+            before = self._store.load_plan() or self.plan
+            if expected_revision is not None and expected_revision != before.revision:
+                raise NotAllowedNow(
+                    f"the rollout is at revision {before.revision}, not at {expected_revision}: look again"
+                )
+            plan = move(self.policy, before, order, self._clock.now(), weight=share)
+            told = {
+                "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
+                "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
+            }  # fmt: skip
+            event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details)
+            return self._store.save_plan(plan, event, expected_revision=before.revision)
+
+        saved = await asyncio.to_thread(apply)
+        self._metrics.events.labels(event=order.value).inc()
         self._follow(saved)
 
     async def state(self, *, candidate_up: bool) -> dict[str, Any]:
         """The body of `GET /rollout`."""
-        counters = await asyncio.to_thread(self._store.counters)
+        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(STATE)))
         plan = self.plan
-        reason = "weights are set by hand; nothing is judged yet"
+        verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
         return {
             "model": self.policy.model,
             "phase": plan.phase.value,
@@ -97,8 +139,8 @@ class Control:
             "shadow_share": plan.shadow * 100 / SHARE_ONE,
             "primary": self._who(Variant.PRIMARY),
             "candidate": self._who(Variant.CANDIDATE, up=candidate_up),
-            "verdict": {"answer": "hold", "reason": reason},
-            "metrics": [],
+            "verdict": verdict,
+            "metrics": kept["metrics"] if kept else [],
             "variants": {variant.value: figures(counters, variant) for variant in Variant},
             "labels": label_figures(counters),
             "shadow": {
@@ -111,8 +153,9 @@ class Control:
         }
 
     async def evidence(self) -> dict[str, Any]:
-        """The body of `GET /rollout/evidence`: the counters that everything else is computed from."""
-        return {"revision": self.plan.revision, "counters": dict(await asyncio.to_thread(self._store.counters))}
+        """The body of `GET /rollout/evidence`: the counters that the figures come from, and the bands over time."""
+        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(STATE)))
+        return {"revision": self.plan.revision, "counters": dict(counters), "bands": kept["history"] if kept else []}
 
     async def events(self, after: int, limit: int) -> dict[str, Any]:
         """The body of `GET /rollout/events`."""
@@ -125,6 +168,7 @@ class Control:
 
     def _follow(self, plan: Plan) -> None:
         self.plan = plan
+        self.on_plan(plan)
         self._metrics.set_plan(plan.phase, plan.weight / SHARE_ONE)
 
     async def _watch(self, poll_s: float) -> None:
@@ -137,6 +181,27 @@ class Control:
                 log.warning("the plan could not be read; the last one stays in force", error=str(error))
                 continue
             if plan is not None and plan.revision != self.plan.revision:
+                self._follow(plan)
+
+    async def _tick(self, tick_s: float, ready: Callable[[], bool]) -> None:
+        if self.policy.candidate is None:
+            return
+        while True:
+            await asyncio.sleep(tick_s)
+            try:
+                plan = await asyncio.to_thread(self._controller.tick, candidate_ready=ready())
+            except StoreError as error:
+                self._metrics.store_errors.labels(call="tick").inc()
+                log.warning("the rollout is not judged while the store is away", error=str(error))
+                continue
+            except Exception:
+                log.exception("a bug in the judge: please report it; the plan stays as it is")
+                continue
+            if self._controller.verdict is not None:
+                self._metrics.set_evidence(self._controller.verdict.metrics)
+            if plan is not None:
+                log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
+                self._metrics.events.labels(event=plan.phase.value).inc()
                 self._follow(plan)
 
     async def _housekeeping(self, recorder: Recorder, sweep_s: float, retention: Retention) -> None:

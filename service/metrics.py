@@ -47,6 +47,8 @@ TABLE = (
     Spec("understudy_label_delay_seconds", "histogram", "from a prediction to when its label became known", (), DELAY_BUCKETS),
     Spec("understudy_outcomes_total", "counter", "labelled predictions by class", ("variant", "predicted", "actual")),
     Spec("understudy_loss", "summary", "sum and count of per-row losses of labelled predictions", ("variant", "loss")),
+    Spec("understudy_evidence", "gauge", "where each metric stands: estimate, low, high; candidate minus primary",
+         ("metric", "bound")),
     Spec("understudy_rollout_weight", "gauge", "the candidate's share of live answers, 0 to 1"),
     Spec("understudy_rollout_phase", "gauge", "1 for the phase in force, 0 for the others", ("phase",)),
     Spec("understudy_input_problems_total", "counter", "values of refused requests that did not fit, by feature",
@@ -90,6 +92,7 @@ class Metrics:
         self.label_delay = made["understudy_label_delay_seconds"]
         self.outcomes = made["understudy_outcomes_total"]
         self.loss = made["understudy_loss"]
+        self.evidence = made["understudy_evidence"]
         self.weight = made["understudy_rollout_weight"]
         self.phase = made["understudy_rollout_phase"]
         self.input_problems = made["understudy_input_problems_total"]
@@ -98,6 +101,12 @@ class Metrics:
         self.store_rows = made["understudy_store_rows_total"]
         self.store_dropped = made["understudy_store_dropped_total"]
         self.store_errors = made["understudy_store_errors_total"]
+
+    def set_evidence(self, metrics: Iterable[Any]) -> None:
+        """Show where each metric stands (values with `metric`, `estimate`, `low`, `high`)."""
+        for metric in metrics:
+            for bound in ("estimate", "low", "high"):
+                self.evidence.labels(metric=metric.metric, bound=bound).set(getattr(metric, bound))
 
     def set_plan(self, phase: Phase, weight: float) -> None:
         """Show the plan in force; `weight` is 0 to 1."""

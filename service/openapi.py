@@ -91,6 +91,22 @@ def paths() -> dict[str, Any]:
             "requestBody": _body("WeightOrder"),
             "responses": {"200": state} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
         }},
+        "/rollout/verdict": {"get": {
+            "operationId": "verdict", "summary": "The verdict, for Argo Rollouts' web metric", "security": secure,
+            "responses": {"200": _json("ok, inconclusive, or neither: a failure", "ArgoVerdict")}
+                         | _problems(Unauthorized, Forbidden, NotReady)}},
+        "/rollout/gate": {"post": {
+            "operationId": "gate", "summary": "A gate for Flagger's webhooks: 200 to go on, 403 with the reason to stop",
+            "security": secure, "responses": {"200": _json("go on", "Gate")} | _problems(Unauthorized, Forbidden, NotReady)}},
+        **{f"/rollout/{name}": {"post": {
+            "operationId": name, "summary": text, "security": secure,
+            "parameters": [{**header, "name": "If-Match", "description": "refuse when the revision is another one"}],
+            "requestBody": {**_body("PromoteOrder" if name == "promote" else "Order"), "required": False},
+            "responses": {"200": state} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady)}}
+           for name, text in (
+               ("promote", "Go to the next step, or with `full` to the end"), ("pause", "Keep the weight as it is"),
+               ("resume", "Go on after a pause"), ("abort", "Take the candidate off at once"),
+               ("retry", "Begin again after an abort; the evidence stays"), ("undo", "Take a promotion back"))},
         "/rollout/events": {"get": {
             "operationId": "events", "summary": "The audit log, oldest first", "security": secure,
             "parameters": [
@@ -145,6 +161,11 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             ["prediction_id", "label"])}}, ["labels"]),
         "FeedbackResponse": _object(dict.fromkeys(("matched", "duplicate", "conflict", "pending"), whole),
                                     ["matched", "duplicate", "conflict", "pending"]),
+        "Order": _object({"reason": string}, []),
+        "PromoteOrder": _object({"reason": string, "full": {"type": "boolean"}}, []),
+        "ArgoVerdict": _object({"data": _object({"ok": {"type": "boolean"}, "inconclusive": {"type": "boolean"}, "reason": string},
+                                                ["ok", "inconclusive", "reason"])}, ["data"]),
+        "Gate": _object({"phase": string, "reason": string}, ["phase", "reason"]),
         "WeightOrder": _object(
             {"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": string}, ["weight"]),
         "Rollout": {"type": "object", "properties": {

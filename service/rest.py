@@ -4,12 +4,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service import openapi
+from service.control import REASON_MAX_CHARS
 from service.domain import LabelReport, Variant
-from service.errors import InvalidInput, MalformedRequest, NotReady
+from service.errors import Forbidden, InvalidInput, MalformedRequest, NotReady
 from service.feedback import FeedbackDecoder
-from service.front_door import Predict, Routes
+from service.front_door import Handler, Predict, Routes
 from service.http import Receive, Scope, Send, answer, encode, header, json_object, peer, read_body, require_json
+from service.rollout.phases import Order
 from service.wiring import Worker
+
+ORDERS = {
+    "promote": Order.PROMOTE,
+    "pause": Order.PAUSE,
+    "resume": Order.RESUME,
+    "abort": Order.ABORT,
+    "retry": Order.RETRY,
+    "undo": Order.UNDO,
+}
+"""The operator's orders by path; `promote` with `{"full": true}` skips the steps that are left."""
 
 
 class Rest:
@@ -32,7 +44,10 @@ class Rest:
             "/rollout": {"GET": self.rollout},
             "/rollout/events": {"GET": self.events},
             "/rollout/evidence": {"GET": self.evidence},
+            "/rollout/verdict": {"GET": self.verdict},
+            "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
+            **{f"/rollout/{name}": {"POST": self._order(name)} for name in ORDERS},
             "/livez": {"GET": self.alive},
             "/healthz": {"GET": self.alive},
             "/readyz": {"GET": self.ready},
@@ -52,8 +67,7 @@ class Rest:
     async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout`."""
         self._viewer(scope)
-        remote = self.worker.remote
-        state = await self.worker.control.state(candidate_up=remote is not None and remote.up)
+        state = await self._state()
         etag = (b"etag", f'"{state["revision"]}"'.encode())
         await answer(send, 200, encode(state), [etag])
 
@@ -72,6 +86,42 @@ class Rest:
         self._viewer(scope)
         await answer(send, 200, encode(await self.worker.control.evidence()))
 
+    async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""
+        self._viewer(scope)
+        state = await self._state()
+        answer_, phase = state["verdict"]["answer"], state["phase"]
+        bad = answer_ == "rollback" or phase == "aborted"
+        good = answer_ == "advance" or phase == "promoted"
+        data = {"ok": good and not bad, "inconclusive": not good and not bad, "reason": state["verdict"]["reason"]}
+        await answer(send, 200, encode({"data": data}))
+
+    async def gate(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """`POST /rollout/gate`: for Flagger's webhooks. 200 to go on, 403 with the reason to stop."""
+        self._viewer(scope)
+        await read_body(scope, receive, **self.worker.body_limits)
+        state = await self._state()
+        if state["verdict"]["answer"] == "rollback" or state["phase"] in {"aborted", "paused"}:
+            raise Forbidden(f"{state['phase']}: {state['verdict']['reason']}")
+        await answer(send, 200, encode({"phase": state["phase"], "reason": state["verdict"]["reason"]}))
+
+    def _order(self, name: str) -> Handler:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            actor = self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+            order = json_object(await read_body(scope, receive, **self.worker.body_limits))
+            full = ORDERS[name] is Order.PROMOTE and order.pop("full", False) is True
+            if unknown := order.keys() - {"reason"}:
+                raise InvalidInput(
+                    [{"row": None, "field": n, "problem": "unknown; it takes `reason`"} for n in unknown]
+                )
+            await self.worker.control.order(
+                Order.PROMOTE_FULL if full else ORDERS[name], actor=actor.name,
+                reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope),
+            )  # fmt: skip
+            await self.rollout(scope, receive, send)
+
+        return handler
+
     async def weight(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /rollout/weight`: an operator's order."""
         actor = self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
@@ -86,10 +136,14 @@ class Rest:
                 [{"row": None, "field": "weight", "problem": "is missing; it takes a number of percent, 0 to 100"}]
             )
         await self.worker.control.order_weight(
-            order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:2000],
+            order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
             expected_revision=_if_match(scope),
         )  # fmt: skip
         await self.rollout(scope, receive, send)
+
+    async def _state(self) -> dict[str, Any]:
+        remote = self.worker.remote
+        return await self.worker.control.state(candidate_up=remote is not None and remote.up)
 
     async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /livez`, `GET /healthz`: the event loop turns."""

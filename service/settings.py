@@ -69,6 +69,10 @@ class Settings(pydantic_settings.BaseSettings):
         100_000, ge=1, description="rows waiting for the store; more is dropped and counted"
     )
     plan_poll_ms: float = pydantic.Field(250, gt=0, description="how often a worker looks for a new plan")
+    tick_ms: float = pydantic.Field(500, gt=0, description="how often the leading worker folds the evidence and judges")
+    lease_s: float = pydantic.Field(
+        5.0, gt=0, description="after this long without a sign of life another worker leads"
+    )
     sweep_interval_s: float = pydantic.Field(5.0, gt=0, description="how often waiting labels are joined again")
     retention_days: float = pydantic.Field(90, gt=0, description="observations older than this are removed")
     retention_max_mib: int = pydantic.Field(4_096, ge=1, description="most space for observations; the oldest go first")

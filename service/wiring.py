@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from service import losses
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
-from service.domain import Event, Outcome, Variant
+from service.domain import Event, Outcome, Phase, Plan, Variant
 from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
@@ -27,6 +29,8 @@ from service.inputs import Columns, Decoder, Field, Row
 from service.metrics import Metrics
 from service.record import Recorder
 from service.rollout import policy as rollout_file
+from service.rollout.controller import Controller
+from service.rollout.evidence import Model
 from service.rollout.policy import Policy
 from service.settings import Settings
 from service.shadow import Rehearsal
@@ -131,6 +135,9 @@ def preflight(settings: Settings) -> list[str]:
     return said
 
 
+log = structlog.get_logger(__name__)
+
+
 class Worker:
     """What one answering process is made of."""
 
@@ -166,21 +173,30 @@ class Worker:
             inline_max_s=settings.inline_max_ms / 1000, **self._limits(Variant.PRIMARY),
         )  # fmt: skip
         self.remote: RemoteEngine | None = None
-        self.candidate: SpreadModel | None = None
+        self.candidate: SpreadModel | LocalModel | None = None
+        self.promoted: asyncio.Task[None] | None = None
         self.rehearsals: dict[Variant, Rehearsal] = {
             Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self.primary.infer)
         }
         if candidate_card is not None and candidate_url is not None:
             self._connect_candidate(candidate_card, candidate_url)
         plan = self.store.load_plan()
-        self.control = Control(policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan())
+        judged = {variant: Model(card.classes, card.positive) for variant, card in self.cards.items()}
+        controller = Controller(policy, judged, self.store, self.clock, self.id_prefix, lease_s=settings.lease_s)
+        self.control = Control(
+            policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), controller
+        )
+        self.control.on_plan = self._on_plan
 
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
         self.recorder.start()
         settings = self.settings
         retention = Retention(settings.retention_days * 86400, settings.retention_max_mib * 2**20)
-        self.control.start(settings.plan_poll_ms / 1000, self.recorder, settings.sweep_interval_s, retention)
+        self.control.start(
+            settings.plan_poll_ms / 1000, self.recorder, settings.sweep_interval_s, retention, settings.tick_ms / 1000,
+            lambda: self.remote is not None and self.remote.up,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""
@@ -194,6 +210,24 @@ class Worker:
         self._executor.shutdown(wait=True)
         self.primary.engine.close()
         self.store.close()
+
+    def _on_plan(self, plan: Plan) -> None:
+        """After a promotion the candidate answers from this process: no hop, and no process to lose."""
+        if plan.phase is Phase.PROMOTED and self.promoted is None and self.policy.candidate is not None:
+            self.promoted = asyncio.get_running_loop().create_task(self._load_promoted(self.policy.candidate))
+
+    async def _load_promoted(self, source: str) -> None:
+        try:
+            engine = await asyncio.to_thread(open_engine, source, self.settings, self.policy)
+        except ConfigurationError as error:
+            log.warning("the promoted model does not load here; its own process goes on answering", reason=error.detail)
+            return
+        # Requests under way keep the model that they began with; the next one is answered here.
+        self.candidate = LocalModel(
+            engine, inputs_of(engine.card, self.decoder.positions), self._executor,
+            inline_max_s=self.settings.inline_max_ms / 1000, **self._limits(Variant.CANDIDATE),
+        )  # fmt: skip
+        log.info("the promoted model answers from this process", model=engine.card.name, version=engine.card.version)
 
     def _connect_candidate(self, card: Card, url: str) -> None:
         settings = self.settings

@@ -15,9 +15,9 @@ as the worst case (for advancing) or the best case (for harm). The result bounds
 so it may be looked at without spending error budget. `count: on_arrival` leaves the pending ones out instead, and is right
 only where delay says nothing about the outcome.
 
-What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An answer that
-failed, timed out or was not finite is a loss of 1, never left out. A rehearsal that was dropped or not sampled is no pair: the
-drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
+What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An
+answer that failed, timed out or was not finite is a loss of 1, never left out. A rehearsal that was dropped or not sampled is
+no pair: the drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -192,7 +192,13 @@ class Evidence:
         for seq, observation, report in rows:
             pair = self._pair(observation, report)
             counts = pair is not None and self._is_pair(observation)
-            if counts and pair is not None and pair.known is None and pair.worst != pair.best and not self._expired(observation):
+            if (
+                counts
+                and pair is not None
+                and pair.known is None
+                and pair.worst != pair.best
+                and not self._expired(observation)
+            ):
                 break
             if counts and pair is not None and self._firsts_settled.first(observation.unit, observation.at):
                 self._fold(observation, report, pair)
@@ -227,14 +233,14 @@ class Evidence:
             low, high = whole.band(alpha)
             margin = self.policy.goals.errors.margin if self.policy.goals.errors else 0.0
             found.append(
-                Reading("errors", whole.mean if whole.n else 0.0, low, high, whole.n, 0, margin, self.errors.log_e_advance(),
+                Reading("errors", whole.mean if whole.n else 0.0, low, high, whole.n, 0, margin, whole.log_e_below(margin),
                         self.errors.log_e_harm(), margin - (whole.mean if whole.n else 0.0), whole.variance if whole.n else 0.0)
             )  # fmt: skip
         low, high = self.latency.band(alpha)
         rate = self.latency.mean if self.latency.n else 0.0
         found.append(
-            Reading("latency", rate, low, high, self.latency.n, 0, 0.01, self.latency.log_e_below(0.01), self.latency.log_e_above(0.01),
-                    0.01 - rate, rate * (1 - rate))
+            Reading("latency", rate, low, high, self.latency.n, 0, 0.01, self.latency.log_e_below(0.01),
+                    self.latency.log_e_above(0.01), 0.01 - rate, rate * (1 - rate))
         )  # fmt: skip
         quality = self.policy.goals.quality
         if quality is not None and quality.poc_target is not None and self.poc.n:
@@ -243,7 +249,10 @@ class Evidence:
         return found
 
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
-        margin, harm = goal.settings()["margin"], self.policy.goals.quality.harm_line if self.policy.goals.quality else 0.0
+        margin, harm = (
+            goal.settings()["margin"],
+            self.policy.goals.quality.harm_line if self.policy.goals.quality else 0.0,
+        )
         pending = [] if self.policy.labels.count == "on_arrival" else tail.worst
         views = [(goal.whole, goal.step), tuple(_extended(e, tail.known, pending) for e in (goal.whole, goal.step))]
         log_e, whole = max(

@@ -1,12 +1,12 @@
 """The verdict: advance, hold, or roll back, each with a sentence that can be read aloud. Pure.
 
-Harm is read first: the mean of the metrics' e-values against the budget for wrong rollbacks, over the whole rollout. Then the gates of
-the step (`until`, `require`), which may only delay. Then advance: the smallest of the metrics' e-values against the budget for wrong
-promotions of this step. Everything else is hold, with what is missing and about how long that takes; missing data is
-never a pass and never a fail.
+Harm is read first: the mean of the metrics' e-values against the budget for wrong rollbacks, over the whole rollout.
+Then the gates of the step (`until`, `require`), which may only delay. Then advance: the smallest of the metrics' e-values
+against the budget for wrong promotions of this step. Everything else is hold, with what is missing and about how long that
+takes; missing data is never a pass and never a fail.
 
-The error budget is split in two halves: one for any wrong rollback, one for any wrong promotion, the latter divided by the number of
-steps, since each step is a chance to be wrong.
+The error budget is split in two halves: one for any wrong rollback, one for any wrong promotion, the latter divided by the
+number of steps, since each step is a chance to be wrong.
 """
 
 import math
@@ -19,8 +19,6 @@ from service.rollout.policy import CanaryStep, Policy, ShadowStep
 from service.rollout.sequential import crossed, labels_needed, log_e_all, log_e_any, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
-
-_UNITS = {"errors": "failed requests", "latency": "slow requests"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,13 @@ def budgets(policy: Policy) -> tuple[float, float]:
 
 
 def judge(
-    policy: Policy, step: int, readings: Sequence[Reading], coverage: Coverage, *, elapsed_s: float, met: frozenset[str] = frozenset()
+    policy: Policy,
+    step: int,
+    readings: Sequence[Reading],
+    coverage: Coverage,
+    *,
+    elapsed_s: float,
+    met: frozenset[str] = frozenset(),
 ) -> Verdict:
     """The verdict at a step.
 
@@ -92,7 +96,7 @@ def judge(
         met: requirements that are fulfilled ("loadtest", "approval").
     """
     alpha_harm, alpha_advance = budgets(policy)
-    metrics = [_metric(policy, reading, alpha_harm, alpha_advance) for reading in readings]
+    metrics = [_metric(reading, alpha_harm, alpha_advance) for reading in readings]
     harms = {r.metric: r.log_e_harm for r in readings if r.log_e_harm is not None}
     gates = {r.metric: r.log_e_advance for r in readings if r.log_e_advance is not None}
     log_e_harm = log_e_any(harms) if harms else 0.0
@@ -104,8 +108,10 @@ def judge(
     if harms and crossed(log_e_harm, alpha_harm):
         return verdict("rollback", _blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
     if step < 0 or step >= len(policy.steps) or not gates:
-        return verdict("hold", "the weight was set by hand: only harm is judged" if step < 0 else "there is no further step")
-    waiting = _unmet(policy, step, readings, coverage, elapsed_s)
+        return verdict(
+            "hold", "the weight was set by hand: only harm is judged" if step < 0 else "there is no further step"
+        )
+    waiting = _unmet(policy, step, readings, elapsed_s)
     if waiting:
         return verdict("hold", waiting, **_forecast(readings, alpha_advance, elapsed_s))
     if not crossed(log_e_advance, alpha_advance):
@@ -117,14 +123,22 @@ def judge(
     if required:
         return verdict("hold", f"the evidence is there; the next step requires {' and '.join(sorted(required))}")
     proven = ", ".join(_sentence(r) for r in readings if r.log_e_advance is not None)
-    return verdict("advance", f"{proven}: every goal of this step is met (chance of a wrong advance: {alpha_advance:.2%})")
+    return verdict(
+        "advance", f"{proven}: every goal of this step is met (chance of a wrong advance: {alpha_advance:.2%})"
+    )
 
 
-def _metric(policy: Policy, reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
+def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
     answer: Answer = "hold"
     reason = _sentence(reading)
     if reading.metric == "poc_target":
-        where = "is met" if reading.high <= reading.line else "is missed" if reading.low > reading.line else "is not decided yet"
+        where = (
+            "is met"
+            if reading.high <= reading.line
+            else "is missed"
+            if reading.low > reading.line
+            else "is not decided yet"
+        )
         reason = f"the primary's own target of {reading.line:g} {where}: {reading.estimate:.4f}"
     elif reading.log_e_harm is not None and crossed(reading.log_e_harm, alpha_harm):
         answer, reason = "rollback", f"{reason}: worse than allowed"
@@ -138,17 +152,26 @@ def _metric(policy: Policy, reading: Reading, alpha_harm: float, alpha_advance: 
 def _sentence(r: Reading) -> str:
     if r.metric == "latency":
         return f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers are slower than the limit (1 % are allowed)"
-    what = _UNITS.get(r.metric, f"points of {r.metric.replace('_', ' ')}")
-    scale = 100
+    if r.metric == "errors":
+        more = "more" if r.estimate >= 0 else "fewer"
+        band = f"between {-r.low:.2%} fewer and {r.high:.2%} more"
+        rate = f"{abs(r.estimate):.2%} {more} requests ({band}; {r.line:.2%} more are allowed)"
+        return f"after {r.n:,} pairs the candidate fails {rate}"
+    what = r.metric.replace("_", "-")
     side = "better" if r.estimate < 0 else "worse"
-    band = f"between {_points(-r.low * scale)} better and {_points(r.high * scale)} worse"
     return (
-        f"after {r.n:,} pairs the candidate is {abs(r.estimate) * scale:.2f} {what} {side} ({band}; {r.line * scale:g} are allowed)"
+        f"after {r.n:,} pairs the candidate's {what} is {abs(r.estimate):.4f} {side} ({_between(r.low, r.high)}; "
+        f"{r.line:g} worse is allowed)"
     )
 
 
-def _points(value: float) -> str:
-    return f"{value:.2f}" if value >= 0 else f"-{-value:.2f}"
+def _between(low: float, high: float) -> str:
+    """A band in words, better first."""
+    if high < 0:
+        return f"between {-high:.4f} and {-low:.4f} better"
+    if low > 0:
+        return f"between {low:.4f} and {high:.4f} worse"
+    return f"between {-low:.4f} better and {high:.4f} worse"
 
 
 def _blame(r: Reading, alpha: float) -> str:
@@ -157,7 +180,7 @@ def _blame(r: Reading, alpha: float) -> str:
     return f"{_sentence(r)}: worse than the harm line (chance of a wrong rollback: {alpha:.2%})"
 
 
-def _unmet(policy: Policy, step: int, readings: Sequence[Reading], coverage: Coverage, elapsed_s: float) -> str | None:
+def _unmet(policy: Policy, step: int, readings: Sequence[Reading], elapsed_s: float) -> str | None:
     current = policy.steps[step]
     until = current.until if isinstance(current, ShadowStep | CanaryStep) else None
     quality = policy.goals.quality

@@ -54,7 +54,9 @@ TABLE: Mapping[Phase, Mapping[Order, Phase]] = {
     Phase.SHADOW: _RUNNING,
     Phase.CANARY: _RUNNING,
     # A person decides here; harm still rolls back.
-    Phase.WAITING: {order: phase for order, phase in _RUNNING.items() if order not in {Order.ADVANCE, Order.FINISH, Order.WAIT}},
+    Phase.WAITING: {
+        order: phase for order, phase in _RUNNING.items() if order not in {Order.ADVANCE, Order.FINISH, Order.WAIT}
+    },
     Phase.PAUSED: {
         Order.RESUME: Phase.CANARY,
         Order.ROLL_BACK: Phase.ABORTED,

@@ -7,7 +7,7 @@ event loop; all are safe to call from several threads and several processes at o
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 
@@ -98,6 +98,22 @@ class Store(Protocol):
 
     def counters(self) -> Mapping[str, float]:
         """All counters, by name."""
+        ...
+
+    def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
+        """Take or renew the rollout's one lease for `ttl_s` seconds; False while somebody else holds it."""
+        ...
+
+    def load_state(self, name: str) -> Mapping[str, Any] | None:
+        """A document kept with `save_state`, or None."""
+        ...
+
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
+        """Keep a JSON-able document under a name, in place of what was there.
+
+        Raises:
+            NotAllowedNow: when somebody else has taken the lease meanwhile; nothing is kept then.
+        """
         ...
 
     def prune(self, retention: Retention, *, now: float) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
@@ -32,6 +33,8 @@ class MemoryStore:
         self._labels: dict[str, tuple[LabelReport, float]] = {}
         self._conflicts: list[tuple[LabelReport, float]] = []
         self._counters: dict[str, float] = {}
+        self._lease = ("", 0.0)
+        self._states: dict[str, str] = {}
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -129,6 +132,28 @@ class MemoryStore:
         """See `Store.counters`."""
         with self._turn():
             return dict(self._counters)
+
+    def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
+        """See `Store.lead`."""
+        with self._turn():
+            current, expires_at = self._lease
+            if current not in {"", holder} and expires_at > now:
+                return False
+            self._lease = (holder, now + ttl_s)
+            return True
+
+    def load_state(self, name: str) -> Mapping[str, Any] | None:
+        """See `Store.load_state`."""
+        with self._turn():
+            text = self._states.get(name)
+            return None if text is None else codec.from_json(text)
+
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
+        """See `Store.save_state`."""
+        with self._turn():
+            if self._lease[0] != holder:
+                raise NotAllowedNow(f"{holder} does not lead this rollout any more")
+            self._states[name] = codec.to_json(dict(state))
 
     def prune(self, retention: Retention, *, now: float) -> int:
         """See `Store.prune`; the sizes are those that the rows would have on disk."""

@@ -152,3 +152,20 @@ counters = Table(
     Column("value", Double, nullable=False),
     sqlite_with_rowid=False,
 )
+
+# Who may move the rollout; whoever finds it expired takes it.
+leases = Table(
+    "leases",
+    metadata,
+    _rollout(primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+states = Table(
+    "states",
+    metadata,
+    _rollout(primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, func, select
+from sqlalchemy import BindParameter, Connection, bindparam, func, or_, select
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
@@ -18,7 +18,17 @@ from service.store import Retention, Tally, codec, pruning
 from service.store.database import BUSY_TIMEOUT_S, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
-from service.store.schema import OBSERVATION_COLUMNS, counters, events, labels, observations, plans, rollouts
+from service.store.schema import (
+    OBSERVATION_COLUMNS,
+    counters,
+    events,
+    labels,
+    leases,
+    observations,
+    plans,
+    rollouts,
+    states,
+)
 
 
 class SqlStore:
@@ -164,6 +174,36 @@ class SqlStore:
         statement = select(counters.c.name, counters.c.value).where(counters.c.rollout == self._key)
         with self._db.reading() as connection:
             return {name: value for name, value in connection.execute(statement)}  # noqa: C416 -- dict(rows) has no type
+
+    def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
+        """See `Store.lead`."""
+        row = {"rollout": self._key, "holder": holder, "expires_at": now + ttl_s}
+        free = or_(leases.c.holder == holder, leases.c.expires_at <= now)
+        statement = self._insert(leases).values(row)
+        taken = statement.on_conflict_do_update(index_elements=[leases.c.rollout], set_=row, where=free)
+        with self._writing() as connection:
+            return connection.execute(taken.returning(leases.c.holder)).one_or_none() is not None
+
+    def load_state(self, name: str) -> Mapping[str, Any] | None:
+        """See `Store.load_state`."""
+        statement = select(states.c.value).where(states.c.rollout == self._key, states.c.name == name)
+        with self._db.reading() as connection:
+            text = connection.execute(statement).scalar_one_or_none()
+        return None if text is None else codec.from_json(text)
+
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
+        """See `Store.save_state`."""
+        row = {"rollout": self._key, "name": name, "value": codec.to_json(dict(state))}
+        statement = self._insert(states).values(row)
+        with self._writing() as connection:
+            leader = connection.execute(
+                select(leases.c.holder).where(leases.c.rollout == self._key)
+            ).scalar_one_or_none()
+            if leader != holder:
+                raise NotAllowedNow(f"{holder} does not lead this rollout any more")
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=[states.c.rollout, states.c.name], set_=row)
+            )
 
     def prune(self, retention: Retention, *, now: float) -> int:
         """See `Store.prune`."""

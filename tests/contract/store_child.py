@@ -11,6 +11,12 @@ from tests.contract.stores import names, observation, report, tally
 BATCH = 10
 
 
+def say(*words: object) -> None:
+    """One line each, at once: the parent waits for them, or kills."""
+    sys.stdout.writelines(f"{word}\n" for word in words)
+    sys.stdout.flush()
+
+
 def write_all(url: str, seed: int, count: int) -> None:
     """Store the same predictions and labels as everybody else, in an order of one's own; print each outcome's name."""
     store = SqlStore(url, "flight-1", tally)
@@ -23,8 +29,8 @@ def write_all(url: str, seed: int, count: int) -> None:
             outcomes = store.add_observations([observation(name) for name in batch], {f"flushes/{seed}": 1})
         else:
             outcomes = store.add_labels([report(name) for name in batch], received_at=200.0).outcomes
-        print(*names(outcomes), sep="\n")
-    print(*names(store.join_pending()), sep="\n")
+        say(*names(outcomes))
+    say(*names(store.join_pending()))
     store.close()
 
 
@@ -35,16 +41,16 @@ def acknowledge(url: str) -> None:
         batch = [f"p{i}" for i in range(start, start + BATCH)]
         store.add_observations([observation(name) for name in batch[::2]], {"seen": BATCH // 2})
         store.add_labels([report(name) for name in batch], received_at=200.0)
-        print(start, flush=True)
+        say(start)
         store.add_observations([observation(name) for name in batch[1::2]], {"seen": BATCH // 2})
 
 
 def main() -> None:
     what, url, *numbers = sys.argv[1:]
-    print("ready", flush=True)
+    say("ready")
     sys.stdin.readline()
     if what == "migrate":
-        print(migrate(url))
+        say(migrate(url))
     elif what == "write":
         write_all(url, *map(int, numbers))
     else:

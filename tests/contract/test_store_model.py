@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -22,12 +22,15 @@ TIMES = st.sampled_from([0.0, 10.0, 20.5, 30.0, 40.0])
 NAMES = st.sampled_from(["a", "A", "ü"])
 # Few, so that they meet again; whole numbers in the counters, so that the order of adding does not show.
 LABELS = st.sampled_from([0, 1, True, 1.0, "1", "", 2**70, math.nan])
+# SQLite keeps a whole number as an integer, and so a zero without its sign.
+NUMBERS = st.floats().map(lambda number: number + 0.0)
+FINITE = NUMBERS.filter(math.isfinite)
 ANSWERS = st.builds(
     Answer,
     status=st.sampled_from(Status),
-    label=st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    score=st.none() | st.floats(),
-    probabilities=st.none() | st.lists(st.floats(allow_nan=False), max_size=3).map(tuple),
+    label=st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5),
+    score=st.none() | NUMBERS,
+    probabilities=st.none() | st.lists(FINITE, max_size=3).map(tuple),
     seconds=st.floats(min_value=0.0, allow_infinity=False),
 )
 TEXTS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
@@ -124,4 +127,7 @@ class Twins(RuleBasedStateMachine):
 
 
 TestTwins = Twins.TestCase
-TestTwins.settings = settings(max_examples=60, stateful_step_count=20, derandomize=True, deadline=None)
+# Making a failure smaller takes minutes here: add Phase.shrink when there is one to understand.
+TestTwins.settings = settings(
+    max_examples=60, stateful_step_count=20, derandomize=True, deadline=None, phases=[Phase.generate]
+)

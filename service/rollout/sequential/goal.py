@@ -1,6 +1,6 @@
 """One paired metric against its goal, through the whole rollout: what rolls back, and what lets it advance."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from service.rollout.sequential.base import Evidence, checked
@@ -40,19 +40,34 @@ class PairedGoal(Evidence):
         self._whole = MeanEvidence(lo, hi, base)
         self._step = MeanEvidence(lo, hi, base)
 
-    def update(self, x: float) -> None:
-        """The next pair, in order."""
+    def update(self, x: float, least: float | None = None) -> None:
+        """The next pair, in order.
+
+        A pair whose label never came has no value, only bounds: the worst that it could have been speaks against
+        advancing (`x`), and the best that it could have been (`least`) is all that may speak for harm.
+        """
+        if least is not None:
+            checked("least", least, self._whole.settings()["lo"], x)
         self._whole.update(x)
         self._step.update(x)
-        self._late.update(x)
+        self._late.update(x if least is None else least)
 
     def begin_step(self) -> None:
         """The plan has moved on: the next advance needs evidence of its own. Harm goes on as if nothing happened."""
         self._step = MeanEvidence(**self._whole.settings())
 
-    def log_e_harm(self) -> float:
-        """Log e-value against "never worse than the harm line"."""
-        return self._late.log_e()
+    def log_e_harm(self, tail: Iterable[float] = ()) -> float:
+        """Log e-value against "never worse than the harm line".
+
+        `tail` are values that come next in order but are not settled: known ones as they are, pending ones as the best
+        that they may become. They are looked at, not counted.
+        """
+        late = self._late
+        for x in tail:
+            if late is self._late:
+                late = LateHarm.from_state(late.state())
+            late.update(x)
+        return late.log_e()
 
     def log_e_advance(self, pending: Mapping[float, int] | None = None) -> float:
         """Log e-value against "worse than the margin on average", over the rollout and over this step.

@@ -298,6 +298,35 @@ def test_a_good_past_does_not_carry_a_bad_step():
     assert not crossed(goal.log_e_advance(), 0.05)
 
 
+def test_a_label_that_never_came_speaks_neither_for_advancing_nor_for_harm():
+    goal = PairedGoal(margin=0.02, harm_line=0.0)
+    for _ in range(300):
+        goal.update(1.0, least=-1.0)
+
+    assert goal.log_e_harm() < 0.0
+    assert goal.log_e_advance() < 0.0
+    before = goal.state()
+    for x, least in ((0.2, 0.3), (0.2, -1.5), (0.2, math.nan), (math.nan, 0.0)):
+        with pytest.raises(ValueError, match="least"):
+            goal.update(x, least)
+    assert goal.state() == before
+
+
+def test_a_tail_is_looked_at_and_not_counted():
+    goal, counted = PairedGoal(margin=0.02, harm_line=0.0), PairedGoal(margin=0.02, harm_line=0.0)
+    tail = [1.0, 0.0, 0.4, -1.0, 1.0]
+    for x in [0.0, 1.0] * 10:
+        goal.update(x)
+        counted.update(x)
+    before = goal.state()
+    for x in tail:
+        counted.update(x)
+
+    assert goal.log_e_harm(tail) == counted.log_e_harm()
+    assert goal.log_e_harm(iter([])) == goal.log_e_harm()
+    assert goal.state() == before
+
+
 def test_pending_labels_count_as_the_worst():
     goal = PairedGoal(margin=0.02)
     for _ in range(400):

@@ -18,7 +18,7 @@ from service.store.sql import SqlStore
 from tests.contract.stores import event, observation, plan, stored, tally
 from tests.contract.test_store_together import children, go
 
-NEWEST = "0001"
+NEWEST = max(path.name for path in (MIGRATIONS / "versions").glob("*.py"))[:4]
 
 
 def tables(file: Path) -> set[str]:
@@ -101,7 +101,7 @@ def test_a_database_of_a_newer_version_is_refused(file: Path, url: str) -> None:
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.commit()
-    with pytest.raises(ConfigurationError, match=r"revision 9999.*newest is 0001.*a newer version wrote it"):
+    with pytest.raises(ConfigurationError, match=f"revision 9999.*newest is {NEWEST}.*a newer version wrote it"):
         SqlStore(url, "flight-1", tally)
 
 

@@ -81,7 +81,7 @@ class Starting:
     def __init__(self, refusals: int, words: str = "database is locked") -> None:
         self.refusals, self.words = refusals, words
 
-    def execute(self, statement: str) -> None:
+    def execute(self, _statement: str) -> None:
         self.refusals -= 1
         if self.refusals >= 0:
             raise sqlite3.OperationalError(self.words)

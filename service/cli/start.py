@@ -1,0 +1,122 @@
+"""Commands that start things: init, check, serve, token."""
+
+import ipaddress
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from service import auth
+from service.cli.common import File, app, out, said
+from service.errors import ConfigurationError
+
+
+@app.command()
+def init(
+    poc: Annotated[Path, typer.Argument(help="the model in proof of concept: an .onnx file or a model folder")],
+    candidate: Annotated[Path, typer.Argument(help="the better one to launch")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the rollout file to write")] = Path("rollout.yaml"),
+    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
+) -> None:
+    """Read both models' signatures and write a rollout file to start from."""
+    from service.engine.onnx import OnnxEngine  # noqa: PLC0415 - a command that needs no runtime should not load it
+    from service.wiring import fields_of  # noqa: PLC0415
+
+    with said():
+        if output.exists() and not force:
+            raise ConfigurationError(f"{output} exists; --force overwrites it")
+        cards = []
+        for source in (poc, candidate):
+            engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
+            cards.append(engine.card)
+            engine.close()
+        fields = fields_of(*cards)
+        loss = {"regression": "absolute_error"}.get(cards[0].task, "brier")
+        quality = {} if cards[0].task == "other" else {"quality": {"loss": loss, "margin": 0.01}}
+        data = {
+            "model": poc.stem if poc.suffix else poc.name, "task": cards[0].task,
+            "primary": str(poc), "candidate": str(candidate), "device": "auto",
+            "goals": {"error_budget": 0.05, **quality, "errors": {"margin": 0.002}, "latency": {"p99_ms": 50, "deadline_ms": 250}},
+            "labels": {"wait": "72h", "count": "settled"},
+            "steps": [{"shadow": 100, "until": {"labels": 500}}, {"canary": 5}, {"canary": 25}, {"canary": 50}, "promote"],
+        }  # fmt: skip
+        output.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)
+        out.print(f"{output}: a request row has {row}", markup=False, soft_wrap=True)
+        out.print("Set the goals in it, then: understudy check, understudy serve")
+
+
+@app.command()
+def check(
+    file: File = Path("rollout.yaml"),
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and stop")] = False,
+) -> None:
+    """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
+    from service import wiring  # noqa: PLC0415
+    from service.rollout.policy import json_schema  # noqa: PLC0415
+    from service.settings import Settings  # noqa: PLC0415
+
+    if schema:
+        print(json.dumps(json_schema(), indent=1))
+        return
+    with said():
+        for line in wiring.preflight(Settings(rollout_file=file)):
+            out.print(line, markup=False, soft_wrap=True)
+        out.print("ready to serve", style="green")
+
+
+@app.command()
+def serve(
+    file: File = Path("rollout.yaml"),
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="the port to listen on", envvar="PORT")] = 3000,
+    workers: Annotated[
+        int | None, typer.Option(help="answering processes; the rollout file's `workers` if left out")
+    ] = None,
+) -> None:
+    """Serve a rollout until Ctrl-C."""
+    with said():
+        if not file.is_file():
+            raise ConfigurationError(f"{file} is missing; `understudy init POC.onnx CANDIDATE.onnx` writes one")
+        if not os.environ.get("UNDERSTUDY_TOKENS_FILE") and not _is_loopback(host):
+            raise ConfigurationError(
+                f"without tokens the service listens on loopback only, not on {host}: `understudy token`"
+            )
+    env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"}
+    if workers is not None:
+        env["UNDERSTUDY_WORKERS"] = str(workers)
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Understudy", "--host", host, "--port", str(port)]
+    os.execve(sys.executable, command, env)  # noqa: S606 - becomes the server, so that signals reach it
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Argument(help="who gets it: goes into the audit log")],
+    role: Annotated[str, typer.Option(help="viewer or operator")] = "viewer",
+    file: Annotated[Path, typer.Option(help="the tokens file to append to", envvar="UNDERSTUDY_TOKENS_FILE")] = Path(
+        "tokens"
+    ),
+) -> None:
+    """Make a token, print it once, and append its hash to the tokens file."""
+    with said():
+        if role not in ("viewer", "operator"):
+            raise ConfigurationError(f"role {role!r} is not viewer or operator")
+        new = auth.new_token()
+        line = auth.line_for(name, role, new)  # type: ignore[arg-type]  # checked above
+        with file.open("a+", encoding="utf-8") as lines:
+            lines.seek(0)
+            ends = lines.read()[-1:] in {"", "\n"}
+            lines.write(("" if ends else "\n") + line + "\n")
+        file.chmod(0o600)
+        print(new)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,179 @@
+"""Commands that look at a running rollout and steer it."""
+
+import datetime
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from service.cli.common import Json, Reason, Revision, Token, Url, app, out, said
+from service.client import DEFAULT_URL, Client
+
+_VERBS = {"advance": "advance", "hold": "hold", "rollback": "roll back"}
+
+
+@app.command()
+def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -> None:
+    """Show where the rollout stands."""
+    with said(), Client(url, token) as client:
+        state = client.get("/rollout")
+        if as_json:
+            print(json.dumps(state, indent=1))
+            return
+        _show(state)
+
+
+@app.command()
+def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
+    """Say in sentences why the verdict is what it is."""
+    with said():
+        state = Client(url, token).get("/rollout")
+        verdict = state["verdict"]
+        out.print(
+            f"{state['model']} is in {state['phase']}; the candidate answers {state['weight']:g} % of the requests."
+        )
+        out.print(f"The verdict is to {_VERBS[verdict['answer']]}: {verdict['reason']}.", markup=False)
+        for metric in state["metrics"]:
+            out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
+        if budget := verdict.get("error_budget"):
+            out.print(
+                f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of a wrong advance "
+                f"at this step below {budget['advance']:.2%}, however often one looks."
+            )
+
+
+@app.command()
+def history(
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    as_json: Json = False,
+) -> None:
+    """Show the audit log: who did what, when and why."""
+    with said(), Client(url, token) as client:
+        events = client.get("/rollout/events", limit=limit)["events"]
+        if as_json:
+            print(json.dumps(events, indent=1))
+            return
+        table = Table("at", "event", "who", "why", "revision", "details", box=None)
+        for event in events:
+            at = datetime.datetime.fromtimestamp(event["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+            details = ", ".join(f"{k} {v}" for k, v in event["details"].items() if not isinstance(v, dict))
+            cells = (event["kind"], event["actor"], event["reason"], str(event["revision"]), details)
+            table.add_row(at, *(escape(cell) for cell in cells))
+        out.print(table)
+
+
+@app.command("set-weight")
+def set_weight(
+    weight: Annotated[
+        float, typer.Argument(help="percent of live answers that the candidate gives, 0 to 100", min=0, max=100)
+    ],
+    reason: Reason = "",
+    revision: Annotated[
+        int | None, typer.Option(help="refuse when the rollout has moved on from this revision")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Set the candidate's share of live answers by hand."""
+    with said(), Client(url, token) as client:
+        state = client.post("/rollout/weight", {"weight": weight, "reason": reason}, revision=revision)
+        if as_json:
+            print(json.dumps(state, indent=1))
+        else:
+            out.print(f"{state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}")
+
+
+def _order(
+    name: str, url: str, token: str | None, reason: str, revision: int | None, as_json: bool, **body: Any
+) -> None:
+    with said():
+        state = Client(url, token).post(f"/rollout/{name}", {"reason": reason, **body}, revision=revision)
+        if as_json:
+            print(json.dumps(state, indent=1))
+        else:
+            out.print(f"{state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}")
+
+
+@app.command()
+def promote(
+    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False,
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Go to the next step without waiting for the judge; with --full, all the way."""
+    _order("promote", url, token, reason, revision, as_json, **({"full": True} if full else {}))
+
+
+@app.command()
+def pause(
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
+) -> None:
+    """Keep the weight as it is; harm still takes the candidate off."""
+    _order("pause", url, token, reason, revision, as_json)
+
+
+@app.command()
+def resume(
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
+) -> None:
+    """Go on after a pause."""
+    _order("resume", url, token, reason, revision, as_json)
+
+
+@app.command()
+def abort(
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
+) -> None:
+    """Take the candidate off at once."""
+    _order("abort", url, token, reason, revision, as_json)
+
+
+@app.command()
+def retry(
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
+) -> None:
+    """Begin again after an abort or a rollback. The evidence of the same models stays."""
+    _order("retry", url, token, reason, revision, as_json)
+
+
+@app.command()
+def undo(
+    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
+) -> None:
+    """Take a promotion back: the old primary answers again."""
+    _order("undo", url, token, reason, revision, as_json)
+
+
+def _show(state: Mapping[str, Any]) -> None:
+    primary, candidate = state["primary"], state["candidate"]
+    out.print(
+        f"{state['model']}: {state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}",
+        style="bold",
+    )
+    out.print(f"primary    {primary['name']} {primary['version']}  {primary['digest'][:19]}…")
+    if candidate:
+        up = "up" if candidate["up"] else "down: it is being probed"
+        out.print(f"candidate  {candidate['name']} {candidate['version']}  {candidate['digest'][:19]}…  {up}")
+    out.print(f"verdict    {state['verdict']['answer']}: {state['verdict']['reason']}", markup=False)
+    table = Table("", *state["variants"], box=None)
+    names = dict.fromkeys(name for figures in state["variants"].values() for name in figures)
+    for name in names:
+        values = [figures.get(name) for figures in state["variants"].values()]
+        table.add_row(
+            name.replace("_", " "),
+            *("-" if v is None else f"{v:,}" if isinstance(v, int) else f"{v:.4f}" for v in values),
+        )
+    out.print(table)
+    labels = state["labels"]
+    coverage = "" if labels["coverage"] is None else f", {labels['coverage']:.1%} of the rows"
+    delay = (
+        ""
+        if labels["delay_p50_s"] is None
+        else f", half of them within {datetime.timedelta(seconds=round(labels['delay_p50_s']))}"
+    )
+    out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
+    out.print("rehearsals " + ", ".join(f"{count:,} {name}" for name, count in state["shadow"].items()))

@@ -1,0 +1,208 @@
+"""The controller: one leader among all workers folds the evidence, asks the judge, and moves the plan.
+
+`tick()` is the short list of effects around pure functions: read rows, fold, judge, apply, remember. Each effect is safe to
+repeat, so it may die between any two and another worker goes on:
+
+1. *lead*: the lease; whoever finds it expired takes it.
+2. *fold*: from the state that was last kept; rows read twice are folded into the same state, since what was not kept is
+   folded again from the cursors before.
+3. *apply*: the plan changes only if its revision is still the one that was judged, together with its event. So a transition
+   happens once, whoever tries.
+4. *keep*: the state, refused when the lease has gone to somebody else.
+
+A step of the evidence begins when the plan says so: the state remembers its step, and a controller that finds the plan ahead
+of it catches up first.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from service.clock import Clock
+from service.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
+from service.errors import NotAllowedNow
+from service.rollout import phases
+from service.rollout.evidence import Evidence, Model
+from service.rollout.judge import Verdict, judge
+from service.rollout.phases import Order
+from service.rollout.policy import CanaryStep, Policy, ShadowStep
+from service.store import Store
+
+log = structlog.get_logger(__name__)
+
+PAGE_ROWS = 2_000
+TAIL_MAX_ROWS = 20_000
+"""Rows behind the settled prefix that one look takes in; any prefix may decide, so a longer tail loses speed, not truth."""
+SEE_MAX_ROWS = 50_000
+"""Rows folded per tick, so that a controller that catches up still renews its lease."""
+HISTORY_MAX = 400
+"""Points of the bands over time; when there are more, every other one goes."""
+STATE = "evidence"
+JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
+
+Row = tuple[int, Observation, LabelReport | None]
+
+
+class Controller:
+    """Moves one rollout.
+
+    Args:
+        holder: names this process in the lease.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        models: Mapping[Any, Model],
+        store: Store,
+        clock: Clock,
+        holder: str,
+        *,
+        lease_s: float = 5.0,
+    ) -> None:
+        self._policy, self._models, self._store, self._clock = policy, models, store, clock
+        self.holder, self._lease_s = holder, lease_s
+        self._evidence: Evidence | None = None
+        self._history: list[dict[str, Any]] = []
+        self.verdict: Verdict | None = None
+
+    def tick(self, *, candidate_ready: bool = True) -> Plan | None:
+        """Lead, fold, judge, apply, keep. Returns the plan that it put in force, or None when nothing changed.
+
+        `candidate_ready` holds forward moves back until the candidate has answered a probe.
+        """
+        if not self._store.lead(self.holder, ttl_s=self._lease_s, now=self._clock.now()):
+            self._evidence = None  # whoever leads now folds on; start from what they kept when it is our turn
+            return None
+        plan = self._store.load_plan()
+        if plan is None or plan.phase not in JUDGED:
+            return None
+        evidence = self._evidence or self._load()
+        self._evidence = evidence
+        if plan.step >= 0:
+            evidence.begin_step(plan.step)
+        moved = self._fold(evidence)
+        verdict, tail_to = self._judge(evidence, plan)
+        self.verdict = verdict
+        applied = self._apply(plan, verdict, evidence, tail_to, candidate_ready=candidate_ready)
+        if moved or applied is not None:
+            self._keep(evidence, verdict, plan if applied is None else applied)
+        return applied
+
+    def _load(self) -> Evidence:
+        evidence = Evidence(self._policy, self._models)
+        state = self._store.load_state(STATE)
+        if state is not None:
+            evidence.take(state["evidence"])
+            self._history = list(state["history"])
+        return evidence
+
+    def _fold(self, evidence: Evidence) -> bool:
+        before = (evidence.seen, evidence.settled)
+        for rows in self._pages(evidence.seen, SEE_MAX_ROWS):
+            evidence.see(rows)
+        for rows in self._pages(evidence.settled, SEE_MAX_ROWS):
+            if evidence.settle(rows) < len(rows):
+                break
+        return before != (evidence.seen, evidence.settled)
+
+    def _judge(self, evidence: Evidence, plan: Plan) -> tuple[Verdict, int]:
+        tail = evidence.tail(row for rows in self._pages(evidence.settled, TAIL_MAX_ROWS) for row in rows)
+        elapsed = evidence.watermark - evidence.started_at
+        step = plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
+        met = frozenset({"approval"}) if plan.phase is Phase.WAITING else frozenset()
+        return judge(
+            self._policy, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed, met=met
+        ), tail.last
+
+    def _apply(
+        self, plan: Plan, verdict: Verdict, evidence: Evidence, tail_to: int, *, candidate_ready: bool
+    ) -> Plan | None:
+        order = self._order(plan, verdict)
+        if order is None or (order is not Order.ROLL_BACK and not candidate_ready):
+            return None
+        new = move(self._policy, plan, order, self._clock.now())
+        details = {
+            "from": plan.phase.value, "to": new.phase.value, "weight": new.weight * 100 / SHARE_ONE, "step": new.step,
+            "verdict": verdict.as_dict(), "metrics": [m.as_dict() for m in verdict.metrics],
+            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "read_at": self._clock.now(),
+        }  # fmt: skip
+        event = Event(self._clock.now(), order.value, "judge", verdict.reason, plan.revision, details)
+        try:
+            return self._store.save_plan(new, event, expected_revision=plan.revision)
+        except NotAllowedNow:
+            return None  # an operator was faster; the next tick judges what they made of it
+
+    def _order(self, plan: Plan, verdict: Verdict) -> Order | None:
+        if verdict.answer == "rollback":
+            return Order.ROLL_BACK
+        if verdict.answer != "advance" or plan.phase not in {Phase.SHADOW, Phase.CANARY}:
+            return None
+        following = self._policy.steps[plan.step + 1] if plan.step + 1 < len(self._policy.steps) else "promote"
+        return Order.FINISH if following == "promote" else Order.ADVANCE
+
+    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan) -> None:
+        point = {"at": evidence.watermark, "revision": plan.revision, "metrics": [m.as_dict() for m in verdict.metrics]}
+        self._history.append(point)
+        if len(self._history) > HISTORY_MAX:
+            self._history = self._history[::2] + self._history[-1:]
+        state = {
+            "evidence": evidence.state(),
+            "history": self._history,
+            "verdict": verdict.as_dict(),
+            "metrics": point["metrics"],
+        }
+        try:
+            self._store.save_state(STATE, state, holder=self.holder)
+        except NotAllowedNow:
+            self._evidence = None  # somebody else leads: they fold on from what was kept before
+
+    def _pages(self, after: int, limit: int) -> Iterator[Sequence[Row]]:
+        """Rows after a cursor, a page at a time, at most `limit` of them."""
+        taken = 0
+        while taken < limit:
+            rows = self._store.outcomes(after=after, limit=PAGE_ROWS)
+            if not rows:
+                return
+            yield rows
+            after, taken = rows[-1][0], taken + len(rows)
+
+
+def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:
+    """The plan that an order makes of a plan. Pure.
+
+    Raises:
+        NotAllowedNow: when the phase does not allow it.
+    """
+    phase = phases.after(plan.phase, order)
+    step, share, shadow = plan.step, plan.weight, plan.shadow
+    if order in {Order.ADVANCE, Order.PROMOTE, Order.FINISH, Order.PROMOTE_FULL}:
+        last = len(policy.steps) - 1
+        step = last if order in {Order.FINISH, Order.PROMOTE_FULL} else _next(policy, plan)
+        following = policy.steps[step] if 0 <= step < len(policy.steps) else "promote"
+        if isinstance(following, CanaryStep):
+            share = following.canary
+        elif isinstance(following, ShadowStep):
+            phase, share, shadow = Phase.SHADOW, 0, following.shadow
+        else:
+            phase, share, step = Phase.PROMOTED, SHARE_ONE, last
+    elif order in {Order.ROLL_BACK, Order.ABORT, Order.UNDO}:
+        share, shadow = 0, 0
+    elif order is Order.RETRY:
+        first = policy.first_plan(f"{plan.salt:x}")
+        phase, step, share, shadow = first.phase, 0, first.weight, first.shadow
+    elif order in {Order.WEIGHT, Order.SHADOW}:
+        step, share = -1, weight or 0
+    elif order is Order.RESUME:
+        phase = Phase.CANARY if plan.weight else Phase.SHADOW
+    return dataclasses.replace(plan, phase=phase, step=step, weight=share, shadow=shadow, updated_at=now)
+
+
+def _next(policy: Policy, plan: Plan) -> int:
+    """The step after the one in force; after a weight that was set by hand, the first canary step beyond that weight."""
+    if plan.step >= 0:
+        return plan.step + 1
+    beyond = (i for i, s in enumerate(policy.steps) if isinstance(s, CanaryStep) and s.canary > plan.weight)
+    return next(beyond, len(policy.steps))

@@ -1,0 +1,116 @@
+"""The documentation speaks of everything that there is: metrics, settings, commands, calls; and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service import cli
+from service.errors import UnderstudyError
+from service.metrics import TABLE
+from service.openapi import paths
+from service.rollout.policy import Policy
+from service.settings import Settings
+from tests.test_house_rules import tracked
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTED = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+COMMANDS = sorted(c.name or str(c.callback.__name__) for c in cli.app.registered_commands if c.callback is not None)
+CALLS = sorted((method.upper(), path) for path, item in paths().items() for method in item)
+
+
+def mentioned(word: str) -> bool:
+    """Whether the docs have the word, and not only a longer one that contains it."""
+    return re.search(rf"(?<![\w/-]){re.escape(word)}(?![\w/-])", DOCUMENTED) is not None
+
+
+def test_a_word_that_is_not_there_is_not_found() -> None:
+    """A check that cannot fail is none."""
+    assert mentioned("understudy_requests_total")
+    assert not mentioned("understudy_requests")
+    assert not mentioned("/rollout/no-such-call")
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in TABLE])
+def test_every_metric_is_documented(name: str) -> None:
+    """By its full name, with its labels beside it."""
+    labels = next(spec.labels for spec in TABLE if spec.name == name)
+
+    assert mentioned(name)
+    near = [line for line in DOCUMENTED.splitlines() if re.search(rf"\b{name}\b", line)]
+    assert any(all(re.search(rf"\b{label}\b", line) for label in labels) for line in near)
+
+
+@pytest.mark.parametrize("name", [f"UNDERSTUDY_{name.upper()}" for name in Settings.model_fields])
+def test_every_setting_is_documented(name: str) -> None:
+    """By the name of its environment variable."""
+    assert mentioned(name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    """As one types it."""
+    assert mentioned(f"understudy {name}")
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+def test_every_call_is_documented(method: str, path: str) -> None:
+    """With its method."""
+    assert mentioned(f"{method} {path}")
+
+
+@pytest.mark.parametrize("key", Policy.model_fields)
+def test_every_key_of_the_rollout_file_is_documented(key: str) -> None:
+    """By its name, in code."""
+    assert re.search(rf"`{key}`|^\s*{key}:", DOCUMENTED, re.MULTILINE)
+
+
+def test_the_calls_documented_are_the_calls_answered() -> None:
+    """The router's own table against the OpenAPI document: neither has a path that the other lacks."""
+    from service.rest import Rest
+
+    source = Path(__import__("service.rest").rest.__file__).read_text(encoding="utf-8")
+    answered = {
+        (m, p) for p, table in re.findall(r'"(/[\w/.]+)": \{([^}]+)\}', source) for m in re.findall(r'"(\w+)":', table)
+    }
+
+    assert Rest.routes.__doc__
+    assert answered - {("GET", "/docs.json")} == set(CALLS)
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def test_relative_links_lead_to_files_and_headings() -> None:
+    """In every page of the repository."""
+    broken = []
+    for page, text in tracked().items():
+        if page.suffix != ".md":
+            continue
+        for target in LINK.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            place, _, heading = target.partition("#")
+            path = (page.parent / place).resolve() if place else page
+            if not path.exists() or (heading and heading not in headings(path)):
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+
+    assert broken == []
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ +(.+?) *$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_problem_type_is_documented() -> None:
+    """Callers branch on `type`: the kinds are part of the contract."""
+    kinds = {kind.kind for kind in descendants(UnderstudyError) if kind.__module__ == "service.errors"}
+
+    assert {kind for kind in kinds if not mentioned(kind)} == set()
+
+
+def descendants(kind: type[UnderstudyError]) -> set[type[UnderstudyError]]:
+    return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))

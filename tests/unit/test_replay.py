@@ -1,0 +1,393 @@
+"""History is sent in its order, labels when they became known and not before, and the two sets of figures are compared."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import prometheus_client
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import losses
+from service.client import CallFailed
+from service.domain import LabelReport, Mode, Outcome, Status, Variant
+from service.engine import Reading, Scores
+from service.metrics import Metrics
+from service.record import Exchange, Recorder
+from service.replay import (
+    LABELS_PER_POST,
+    Replay,
+    Summary,
+    difference,
+    disagreements,
+    from_metrics,
+    settled,
+    variants_in,
+)
+from service.settings import Settings
+from service.store.memory import MemoryStore
+from service.testing import card
+
+steady = settings(deadline=None, derandomize=True)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A moment of history."""
+
+    row: dict[str, Any]
+    scheduled_at: float
+    label: Any = 1
+    label_at: float | None = None
+
+
+@dataclass
+class Service:
+    """A stub of the service: what it was sent, in order.
+
+    Attributes:
+        log: ("predict", row number, its time, when it came) and ("feedback", [(row number, label, its time)], moments fed).
+        odd: what to answer to a row number instead of a prediction.
+    """
+
+    url: str = ""
+    log: list[tuple[Any, ...]] = field(default_factory=list)
+    odd: dict[int, Any] = field(default_factory=dict)
+    fed: int = 0
+    headers: list[Mapping[str, str]] = field(default_factory=list)
+
+    async def predict(self, request: web.Request) -> web.StreamResponse:
+        (row,) = (await request.json())["rows"]
+        self.headers.append(request.headers)
+        self.log.append(("predict", row["i"], float(request.headers["X-Rollout-At"]), time.perf_counter()))
+        odd = self.odd.get(row["i"])
+        if odd is not None:
+            return await odd(request) if callable(odd) else web.json_response(odd[1], status=odd[0])
+        variant = "candidate" if row["i"] % 4 == 0 else "primary"
+        body = {"variant": variant, "fallback": row["i"] == 5, "predictions": [{"prediction_id": f"p-{row['i']}"}]}
+        return web.json_response(body)
+
+    async def feedback(self, request: web.Request) -> web.Response:
+        labels = (await request.json())["labels"]
+        self.log.append(("feedback", [(int(x["prediction_id"][2:]), x["label"], x["at"]) for x in labels], self.fed))
+        if "feedback" in self.odd:  # type: ignore[comparison-overlap]
+            return web.json_response({"detail": "the store is away"}, status=503)
+        return web.json_response({"matched": len(labels), "pending": 0})
+
+    def feed(self, moments: list[Past]) -> Iterator[Past]:
+        """The moments one by one, counted as they are taken."""
+        for moment in moments:
+            self.fed += 1
+            yield moment
+
+    @property
+    def labels(self) -> list[tuple[int, Any, float]]:
+        return [label for entry in self.log if entry[0] == "feedback" for label in entry[1]]
+
+    @property
+    def predicted(self) -> list[int]:
+        return [entry[1] for entry in self.log if entry[0] == "predict"]
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Service]:
+    service = Service()
+    app = web.Application()
+    app.add_routes([web.post("/predict", service.predict), web.post("/feedback", service.feedback)])
+    async with TestServer(app) as server:
+        service.url = str(server.make_url("/"))
+        yield service
+
+
+def run(job: Callable[[Service], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(20), serving() as service:
+            await job(service)
+
+    asyncio.run(main())
+
+
+def past(count: int, *, apart: float, later: Callable[[int], float | None]) -> list[Past]:
+    """Moments `apart` seconds from each other, each label known `later(i)` seconds after its moment."""
+    return [
+        Past({"i": i}, 1e9 + i * apart, i % 2, None if (delay := later(i)) is None else 1e9 + i * apart + delay)
+        for i in range(count)
+    ]
+
+
+def test_a_label_is_posted_once_its_time_has_come_and_before_the_next_moment() -> None:
+    """Forty moments a quarter of an hour apart, labels minutes to hours later, some never."""
+    moments = past(40, apart=1000, later=lambda i: None if i % 7 == 3 else [0, 500, 3000, 20_000, 9e9][i % 5])
+
+    async def job(service: Service) -> None:
+        summary = await Replay(service.url, connections=1).run(service.feed(moments))
+        assert service.predicted == list(range(40))
+        assert sorted(service.labels) == [(i, m.label, m.label_at) for i, m in enumerate(moments) if m.label_at]
+        assert summary.labels == {"matched": len(service.labels), "pending": 0}
+
+        sent = 0
+        posted: set[int] = set()
+        for entry in service.log:
+            if entry[0] == "feedback":
+                over = service.fed == entry[2] and sent == 40  # after the last moment everything that is left is posted
+                now = moments[entry[2] - 1].scheduled_at
+                assert over or all(at <= now for _, _, at in entry[1])
+                posted |= {i for i, _, _ in entry[1]}
+                continue
+            number, at = entry[1], entry[2]
+            sent += 1
+            # One request may be under way and one queued: labels of the moments before those are known to the replay.
+            known = {
+                i for i, m in enumerate(moments[: max(0, number - 2)]) if m.label_at is not None and m.label_at <= at
+            }
+            assert known <= posted
+
+    run(job)
+
+
+def test_labels_are_posted_in_batches_and_not_one_by_one() -> None:
+    """Five hundred moments within nine minutes, each label known a second later."""
+    moments = past(500, apart=1, later=lambda i: 1)
+
+    async def job(service: Service) -> None:
+        await Replay(service.url).run(service.feed(moments))
+        posts = [entry for entry in service.log if entry[0] == "feedback"]
+        assert len(service.labels) == 500
+        assert 500 / 1000 <= len(posts) <= 500 / 10  # answers that come while a batch is on its way make small ones
+        assert max(len(entry[1]) for entry in posts) >= LABELS_PER_POST
+
+    run(job)
+
+
+def test_every_request_says_when_it_happened_and_who_sends_it() -> None:
+    """To the last bit of the float; with the token."""
+    moments = [Past({"i": 0}, 1372636800.123456), Past({"i": 1}, 1372636800.1234562)]
+
+    async def job(service: Service) -> None:
+        await Replay(service.url, token="secret", connections=1).run(moments)  # noqa: S106 - no real one
+        assert [entry[2] for entry in service.log] == [m.scheduled_at for m in moments]
+        assert {h["Authorization"] for h in service.headers} == {"Bearer secret"}
+        assert {h["Content-Type"] for h in service.headers} == {"application/json"}
+
+    run(job)
+
+
+def test_the_rate_is_kept() -> None:
+    """No request earlier than its turn, and the whole takes as long as it should."""
+
+    async def job(service: Service) -> None:
+        begun = time.perf_counter()
+        summary = await Replay(service.url, rate=100).run(past(31, apart=1, later=lambda i: None))
+        arrivals = [entry[3] - begun for entry in service.log]
+        assert all(at >= i / 100 for i, at in enumerate(sorted(arrivals)))
+        assert 0.3 <= summary.seconds < 5
+
+    run(job)
+
+
+def test_what_was_answered_by_whom_is_counted() -> None:
+    """Variants, fallbacks, latencies, and progress after every answer."""
+    seen: list[tuple[int, float]] = []
+
+    async def job(service: Service) -> None:
+        moments = past(8, apart=10, later=lambda i: None)
+        replay = Replay(service.url, connections=1, progress=lambda s, at: seen.append((s.sent, at)))
+        summary = await replay.run(moments)
+        assert (summary.sent, summary.failed, summary.fallbacks) == (8, 0, 1)
+        assert summary.answered == {"candidate": 2, "primary": 6}
+        assert len(summary.latencies) == 8
+        assert summary.quantile_ms(0.5) is not None
+        assert seen == [(i + 1, m.scheduled_at) for i, m in enumerate(moments)]
+        assert not summary.interrupted
+
+    run(job)
+
+
+def test_a_request_that_fails_is_counted_by_its_reason_and_its_label_is_not_sent() -> None:
+    """A problem, something that is none, and a connection that breaks; the rest goes on."""
+
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async def job(service: Service) -> None:
+        service.odd = {
+            1: (503, {"detail": "not ready"}),
+            2: (503, {"detail": "not ready"}),
+            3: (502, "bad"),
+            4: hang_up,
+        }
+        summary = await Replay(service.url, connections=2).run(past(10, apart=1000, later=lambda i: 1))
+        assert (summary.sent, summary.failed) == (10, 4)
+        assert summary.errors.pop("503: not ready") == 2
+        assert summary.errors.pop('502: "bad"') == 1
+        ((broken, count),) = summary.errors.items()
+        assert broken.startswith("ServerDisconnectedError")
+        assert count == 1
+        assert sorted(i for i, _, _ in service.labels) == [0, 5, 6, 7, 8, 9]
+        assert len(summary.latencies) == 6
+
+    run(job)
+
+
+def test_labels_that_are_refused_end_the_replay_with_the_reason() -> None:
+    """Figures without labels would be figures of something else."""
+
+    async def job(service: Service) -> None:
+        service.odd = {"feedback": True}  # type: ignore[dict-item]
+        with pytest.raises(CallFailed, match="POST /feedback: 503 the store is away"):
+            await Replay(service.url, connections=2).run(past(10, apart=1000, later=lambda i: 1))
+
+    run(job)
+
+
+def test_an_interrupted_replay_finishes_what_it_has_begun() -> None:
+    """What was sent is answered and counted; labels that are not due are left."""
+
+    async def job(service: Service) -> None:
+        replay = Replay(service.url, rate=50, connections=2)
+        task = asyncio.create_task(replay.run(past(1000, apart=1, later=lambda i: 1e6)))
+        while len(service.predicted) < 5:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        summary = await task
+        assert summary.interrupted
+        assert summary.sent == len(service.predicted) == len(summary.latencies) < 1000
+        assert summary.failed == 0
+        assert not service.labels
+
+    run(job)
+
+
+CARD = card()
+READINGS = {variant: Reading(CARD) for variant in Variant}
+
+
+def tally(outcome: Outcome) -> Mapping[str, float]:
+    return losses.tally(outcome, dict.fromkeys(Variant, (0, 1)), dict.fromkeys(Variant, 1))
+
+
+def exchange(first: int, positive: float, *, variant: Variant = Variant.PRIMARY, mode: Mode = Mode.LIVE) -> Exchange:
+    made = Exchange("w", first, [(positive, "s")], 100.0, 1, 0, variant, mode)
+    made.settle(variant, Status.OK, Scores(1, [int(positive > 0.5)], [[1 - positive, positive]]), 0.001 * (first + 1))
+    made.total_seconds = 0.0007 * (first + 1)
+    return made
+
+
+@pytest.fixture
+def recorded() -> tuple[Mapping[str, float], str]:
+    """The counters of a store and the exposition of the metrics after the same thirty requests, through the real recorder."""
+
+    async def main() -> tuple[Mapping[str, float], str]:
+        store, registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
+        record = Recorder("m", "w", store, Metrics(registry), READINGS, lambda row: None, Settings(flush_interval_ms=1))
+        record.start()
+        for i in range(30):
+            made = exchange(i, 0.1 + i / 40, variant=Variant.CANDIDATE if i % 3 == 0 else Variant.PRIMARY)
+            made.mode = Mode.PINNED if i % 10 == 9 else Mode.LIVE
+            if i % 5 == 1:
+                made.rehearsal = made.variant.other
+                how = [Status.OK, Status.FAILED, Status.TIMEOUT, Status.DROPPED][i // 5 % 4]
+                scores = Scores(1, [1], [[0.25, 0.75]]) if how is Status.OK else None
+                made.settle(made.rehearsal, how, scores, 0.004)
+            if i % 8 == 7:
+                made.fallback = "timeout"
+            record.add(made)
+        record.refused(422)
+        record.refused(422)
+        reports = [LabelReport(f"w-{i}", i % 2, 100.0 + i) for i in range(25)]
+        while len(store.outcomes()) < 30:
+            await asyncio.sleep(0.001)
+        await record.labels(reports, 0.0)
+        await record.close()
+        return store.counters(), prometheus_client.generate_latest(registry).decode()
+
+    return asyncio.run(main())
+
+
+def test_the_store_and_the_metrics_agree_on_what_was_recorded(recorded: tuple[Mapping[str, float], str]) -> None:
+    """Read from a real exposition: requests, rehearsals, outcomes, losses, fallbacks and every latency bucket."""
+    store, exposition = recorded
+    metrics = from_metrics(exposition)
+
+    assert disagreements(store, metrics) == []
+    shared = {name for name, value in metrics.items() if value and name in store}
+    assert {name.partition("/")[0] for name in shared} == {
+        "requests", "shadow", "outcome", "loss_sum", "loss_count", "fallbacks", "latency",
+    }  # fmt: skip
+    assert sum(v for k, v in metrics.items() if k.startswith("latency/")) == 30
+    assert not [name for name in metrics if name.startswith("requests/none")]
+
+
+def test_any_difference_is_found_and_named(recorded: tuple[Mapping[str, float], str]) -> None:
+    """One more or one less of any figure that both have, and a figure that one of them lacks."""
+    store, metrics = recorded[0], from_metrics(recorded[1])
+    checked = [name for name, value in metrics.items() if value]
+
+    assert len(checked) > 30
+    for name in checked:
+        lines = disagreements(store, {**metrics, name: metrics[name] + 1})
+        assert len(lines) == 1
+        assert lines[0].startswith(f"{name}: the store says ")
+    lines = disagreements({**store, "shadow/lost": 2.0}, metrics)
+    assert lines == ["shadow/lost: the store says 2, /metrics says 0"]
+
+
+def test_refused_requests_are_no_difference() -> None:
+    """The store keeps what was answered; a rehearsal that failed is in both."""
+    assert disagreements({}, {"requests/primary/live/504": 3.0}) == []
+    assert len(disagreements({}, {"requests/candidate/shadow/500": 3.0})) == 1
+    assert disagreements({"labels/matched": 3.0, "rows/live": 1.0}, {}) == []
+
+
+def test_rounding_of_sums_is_no_difference_and_a_millionth_is() -> None:
+    """Sums are added up in another order."""
+    assert disagreements({"loss_sum/primary/brier": 1234.5}, {"loss_sum/primary/brier": 1234.5 * (1 + 1e-12)}) == []
+    assert disagreements({"loss_sum/primary/brier": 1234.5}, {"loss_sum/primary/brier": 1234.51})
+
+
+def test_what_was_there_before_does_not_count() -> None:
+    """A replay speaks of its own requests."""
+    assert difference({"a": 5.0, "b": 2.0}, {"a": 3.0, "gone": 1.0}) == {"a": 2.0, "b": 2.0}
+    assert variants_in({"requests/primary/live/200": 1.0, "requests/candidate/live/200": 0.0}) == [Variant.PRIMARY]
+
+
+@steady
+@given(st.lists(st.floats(0, 10), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]))
+def test_the_caller_s_quantile_is_one_of_the_latencies(latencies: list[float], quantile: float) -> None:
+    """The smallest that so many were not slower than, as numpy's inverted distribution has it."""
+    exact = float(np.percentile(latencies, quantile * 100, method="inverted_cdf"))
+
+    assert Summary(latencies=latencies).quantile_ms(quantile) == exact * 1000
+    assert Summary().quantile_ms(quantile) is None
+
+
+def test_counters_are_read_until_they_no_longer_move() -> None:
+    """Or until the time is up, with what they were last."""
+    readings = iter([{"a": 1.0}, {"a": 2.0}, {"a": 2.0}, {"a": 3.0}])
+
+    assert asyncio.run(settled(lambda: next(readings))) == {"a": 2.0}
+    moving = iter(range(100))
+    assert asyncio.run(settled(lambda: {"a": float(next(moving))}, timeout_s=0.01)) == {"a": 0.0}
+
+
+def test_the_stub_speaks_as_the_service_does() -> None:
+    """A replay against a stub of another form would prove nothing: the keys it reads are in the published document."""
+    from service import openapi
+    from service.rollout.policy import parse
+    from service.wiring import fields_of
+
+    policy = parse("model: m\ntask: binary-classification\nprimary: a\n")
+    schemas = openapi.document({}, policy, fields_of(CARD, None), {Variant.PRIMARY: CARD})["components"]["schemas"]
+    assert {"variant", "fallback", "predictions"} <= set(schemas["PredictResponse"]["required"])
+    assert json.dumps(schemas["PredictResponse"]).count("prediction_id") >= 1
+    assert {"matched", "pending"} <= set(schemas["FeedbackResponse"]["required"])
