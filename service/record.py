@@ -162,7 +162,7 @@ class Recorder:
             await self._task
         self._thread.shutdown(wait=True)
 
-    async def labels(self, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
+    async def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
         """Store labels; when this returns they survive `kill -9`.
 
         A label for a prediction that this worker has made but not stored yet waits for it, a moment at the most: its
@@ -175,7 +175,8 @@ class Recorder:
                     self._flushed.clear()
                     self._wake.set()
                     await self._flushed.wait()
-        receipt = await loop.run_in_executor(None, lambda: self._store.add_labels(reports, received_at=received_at))
+        # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
+        receipt = await loop.run_in_executor(None, lambda: self._store.add_labels(reports, received_at=now()))
         for name in ("matched", "duplicate", "conflict", "pending"):
             if count := getattr(receipt, name):
                 self._metrics.labels.labels(result=name).inc(count)

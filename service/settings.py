@@ -64,7 +64,7 @@ class Settings(pydantic_settings.BaseSettings):
         gt=0,
         description="how often records go to the store: what a crash can lose is at most this much and one flush",
     )
-    flush_max_rows: int = pydantic.Field(1_000, ge=1, description="most rows in one store transaction")
+    flush_max_rows: int = pydantic.Field(256, ge=1, description="most rows in one store transaction")
     records_max_rows: int = pydantic.Field(
         100_000, ge=1, description="rows waiting for the store; more is dropped and counted"
     )

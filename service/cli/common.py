@@ -32,5 +32,8 @@ def said() -> Iterator[None]:
     try:
         yield
     except UnderstudyError as error:
-        err.print(f"understudy: {error.detail}", style="bold red", markup=False)
+        err.print(f"understudy: {error.detail}", style="bold red", markup=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except OSError as error:  # a file that cannot be read or written
+        err.print(f"understudy: {error}", style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None

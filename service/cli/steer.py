@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli.common import Json, Reason, Revision, Token, Url, app, out, said
@@ -28,8 +29,8 @@ def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -
 @app.command()
 def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
     """Say in sentences why the verdict is what it is."""
-    with said():
-        state = Client(url, token).get("/rollout")
+    with said(), Client(url, token) as client:
+        state = client.get("/rollout")
         verdict = state["verdict"]
         out.print(
             f"{state['model']} is in {state['phase']}; the candidate answers {state['weight']:g} % of the requests."
@@ -39,8 +40,8 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
             out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
         if budget := verdict.get("error_budget"):
             out.print(
-                f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of a wrong advance "
-                f"at this step below {budget['advance']:.2%}, however often one looks."
+                f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of any wrong advance "
+                f"below {budget['advance']:.2%}, however often one looks."
             )
 
 
@@ -91,8 +92,8 @@ def set_weight(
 def _order(
     name: str, url: str, token: str | None, reason: str, revision: int | None, as_json: bool, **body: Any
 ) -> None:
-    with said():
-        state = Client(url, token).post(f"/rollout/{name}", {"reason": reason, **body}, revision=revision)
+    with said(), Client(url, token) as client:
+        state = client.post(f"/rollout/{name}", {"reason": reason, **body}, revision=revision)
         if as_json:
             print(json.dumps(state, indent=1))
         else:

@@ -24,7 +24,7 @@ from service.clock import Clock
 from service.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
 from service.errors import NotAllowedNow
 from service.rollout import phases
-from service.rollout.evidence import Evidence, Model
+from service.rollout.evidence import Evidence, Model, Tail
 from service.rollout.judge import Verdict, judge
 from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
@@ -39,6 +39,8 @@ SEE_MAX_ROWS = 50_000
 """Rows folded per tick, so that a controller that catches up still renews its lease."""
 HISTORY_MAX = 400
 """Points of the bands over time; when there are more, every other one goes."""
+LABEL_LAG_S = 1.0
+"""A label counts this long after it was received: by then its transaction has ended, whoever wrote it."""
 STATE = "evidence"
 JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
 
@@ -83,10 +85,13 @@ class Controller:
         self._evidence = evidence
         if plan.step >= 0:
             evidence.begin_step(plan.step)
-        moved = self._fold(evidence)
-        verdict, tail_to = self._judge(evidence, plan)
+        # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
+        known_by = self._clock.now() - LABEL_LAG_S
+        moved = self._fold(evidence, known_by)
+        verdict, tail_to = self._judge(evidence, plan, known_by)
         self.verdict = verdict
-        applied = self._apply(plan, verdict, evidence, tail_to, candidate_ready=candidate_ready)
+        looked = {"seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "known_by": known_by}
+        applied = self._apply(plan, verdict, looked, candidate_ready=candidate_ready)
         if moved or applied is not None:
             self._keep(evidence, verdict, plan if applied is None else applied)
         return applied
@@ -99,27 +104,21 @@ class Controller:
             self._history = list(state["history"])
         return evidence
 
-    def _fold(self, evidence: Evidence) -> bool:
+    def _fold(self, evidence: Evidence, known_by: float) -> bool:
         before = (evidence.seen, evidence.settled)
-        for rows in self._pages(evidence.seen, SEE_MAX_ROWS):
+        for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
             evidence.see(rows)
-        for rows in self._pages(evidence.settled, SEE_MAX_ROWS):
+        for rows in self._pages(evidence.settled, SEE_MAX_ROWS, known_by):
             if evidence.settle(rows) < len(rows):
                 break
         return before != (evidence.seen, evidence.settled)
 
-    def _judge(self, evidence: Evidence, plan: Plan) -> tuple[Verdict, int]:
-        tail = evidence.tail(row for rows in self._pages(evidence.settled, TAIL_MAX_ROWS) for row in rows)
-        elapsed = evidence.watermark - evidence.started_at
-        step = plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
-        met = frozenset({"approval"}) if plan.phase is Phase.WAITING else frozenset()
-        return judge(
-            self._policy, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed, met=met
-        ), tail.last
+    def _judge(self, evidence: Evidence, plan: Plan, known_by: float) -> tuple[Verdict, int]:
+        pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
+        tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+        return judge_at(self._policy, evidence, tail, judged_step(plan)), tail.last
 
-    def _apply(
-        self, plan: Plan, verdict: Verdict, evidence: Evidence, tail_to: int, *, candidate_ready: bool
-    ) -> Plan | None:
+    def _apply(self, plan: Plan, verdict: Verdict, looked: dict[str, Any], *, candidate_ready: bool) -> Plan | None:
         order = self._order(plan, verdict)
         if order is None or (order is not Order.ROLL_BACK and not candidate_ready):
             return None
@@ -127,7 +126,7 @@ class Controller:
         details = {
             "from": plan.phase.value, "to": new.phase.value, "weight": new.weight * 100 / SHARE_ONE, "step": new.step,
             "verdict": verdict.as_dict(), "metrics": [m.as_dict() for m in verdict.metrics],
-            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "read_at": self._clock.now(),
+            "judged_step": judged_step(plan), **looked,
         }  # fmt: skip
         event = Event(self._clock.now(), order.value, "judge", verdict.reason, plan.revision, details)
         try:
@@ -159,15 +158,26 @@ class Controller:
         except NotAllowedNow:
             self._evidence = None  # somebody else leads: they fold on from what was kept before
 
-    def _pages(self, after: int, limit: int) -> Iterator[Sequence[Row]]:
+    def _pages(self, after: int, limit: int, known_by: float) -> Iterator[Sequence[Row]]:
         """Rows after a cursor, a page at a time, at most `limit` of them."""
         taken = 0
         while taken < limit:
-            rows = self._store.outcomes(after=after, limit=PAGE_ROWS)
+            rows = self._store.outcomes(after=after, limit=PAGE_ROWS, known_by=known_by)
             if not rows:
                 return
             yield rows
             after, taken = rows[-1][0], taken + len(rows)
+
+
+def judged_step(plan: Plan) -> int:
+    """The step that a plan is judged at; -1 where only harm is judged."""
+    return plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
+
+
+def judge_at(policy: Policy, evidence: Evidence, tail: Tail, step: int) -> Verdict:
+    """The verdict on some evidence at a step. Pure."""
+    elapsed = evidence.watermark - evidence.started_at
+    return judge(policy, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed)
 
 
 def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:

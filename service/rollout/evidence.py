@@ -12,14 +12,15 @@ Two passes over the same stream, each with a cursor of its own:
 
 Behind the settled prefix lies the **tail**, read anew each time and not folded: its known pairs as they are, its pending ones
 as the worst case (for advancing) or the best case (for harm). The result bounds the e-value of the whole data from below,
-so it may be looked at without spending error budget. `count: on_arrival` leaves the pending ones out instead, and is right
-only where delay says nothing about the outcome.
+so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
+delay and absence of a label say nothing about the outcome.
 
 What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An
 answer that failed, timed out or was not finite is a loss of 1, never left out. A rehearsal that was dropped or not sampled is
 no pair: the drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,11 +28,12 @@ from typing import Any
 from service import losses
 from service.domain import Answer, Label, LabelReport, Mode, Observation, Status, Variant
 from service.rollout.policy import Policy
-from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence, log_e_mean
+from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 
 UNIT_WINDOW_S = 86_400.0
 UNITS_MAX = 200_000
 """Units remembered per window; beyond that a request counts as a repeat, which does not depend on its outcome."""
+BLOCK_ROWS = 256
 _TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
 
 Row = tuple[int, Observation, LabelReport | None]
@@ -54,6 +56,7 @@ class Reading:
         n: pairs (or requests) counted; `pending`: pairs that wait for a label.
         log_e_advance: evidence that the goal is met; None where this metric does not gate promotion.
         log_e_harm: evidence of harm; None where this metric cannot roll back.
+        labelled: pairs whose label is known.
         gap: how far the estimate is on the right side of the margin; variance: of one value. For the forecast.
     """
 
@@ -68,6 +71,7 @@ class Reading:
     log_e_harm: float | None
     gap: float = 0.0
     variance: float = 0.0
+    labelled: int = 0
 
 
 class Firsts:
@@ -140,11 +144,12 @@ class _Pair:
 
 @dataclass(slots=True)
 class Tail:
-    """The pairs behind the settled prefix, as they stand."""
+    """The pairs behind the settled prefix, in request order: what each may be at worst and at best (equal where it is known)."""
 
-    known: list[float] = field(default_factory=list)
     worst: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    known: int = 0
+    pending: int = 0
     last: int = 0
 
 
@@ -158,8 +163,13 @@ class Evidence:
         self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
         self.latency = RateEvidence()
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
+        self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage = Coverage()
         self.seen = self.settled = 0
+        self.marks: list[tuple[int, int, int]] = []  # where each step began: step, seen, settled
+        self.chain = ""  # digest of all settled rows so far
+        self.blocks: list[tuple[int, str]] = []  # the chain at every `BLOCK_ROWS`th settled row: seq, digest
+        self._in_block = 0
         self.step = 0
         self.watermark = self.started_at = 0.0
         self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
@@ -168,6 +178,7 @@ class Evidence:
         """The plan is at this step: advancing from it needs evidence of its own. Saying it twice changes nothing."""
         if step != self.step:
             self.step = step
+            self.marks.append((step, self.seen, self.settled))
             for goal in (self.quality, self.errors):
                 if goal is not None:
                     goal.begin_step()
@@ -191,20 +202,25 @@ class Evidence:
         taken = 0
         for seq, observation, report in rows:
             pair = self._pair(observation, report)
-            counts = pair is not None and self._is_pair(observation)
-            if (
-                counts
-                and pair is not None
-                and pair.known is None
-                and pair.worst != pair.best
-                and not self._expired(observation)
-            ):
-                break
-            if counts and pair is not None and self._firsts_settled.first(observation.unit, observation.at):
-                self._fold(observation, report, pair)
+            if pair is not None and self._is_pair(observation):
+                decided = pair.known is not None or (pair.worst == pair.best and not self._on_arrival)
+                if not decided and not self._expired(observation):
+                    break
+                if self._firsts_settled.first(observation.unit, observation.at):
+                    self._fold(observation, report, pair)
             self.settled = seq
             taken += 1
+            self._link(seq, observation, None if pair is None else pair.known)
         return taken
+
+    def _link(self, seq: int, observation: Observation, known: float | None) -> None:
+        """Chain a settled row, so that a row which is changed later can be found."""
+        text = f"{self.chain}|{seq}|{observation.prediction_id}|{observation.at!r}|{observation.unit}|{known!r}"
+        self.chain = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        self._in_block += 1
+        if self._in_block == BLOCK_ROWS:
+            self.blocks.append((seq, self.chain))
+            self._in_block = 0
 
     def tail(self, rows: Iterable[Row]) -> Tail:
         """What lies behind the prefix; changes nothing."""
@@ -215,11 +231,14 @@ class Evidence:
             pair = self._pair(observation, report)
             if pair is None or not self._is_pair(observation) or not firsts.first(observation.unit, observation.at):
                 continue
-            if pair.known is not None:
-                tail.known.append(pair.known)
+            if pair.known is None:
+                tail.pending += 1
+                if self._on_arrival:
+                    continue
             else:
-                tail.worst.append(pair.worst)
-                tail.best.append(pair.best)
+                tail.known += 1
+            tail.worst.append(pair.worst)
+            tail.best.append(pair.best)
         return tail
 
     def readings(self, tail: Tail) -> list[Reading]:
@@ -249,29 +268,25 @@ class Evidence:
         return found
 
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
-        margin, harm = (
-            goal.settings()["margin"],
-            self.policy.goals.quality.harm_line if self.policy.goals.quality else 0.0,
-        )
-        pending = [] if self.policy.labels.count == "on_arrival" else tail.worst
-        views = [(goal.whole, goal.step), tuple(_extended(e, tail.known, pending) for e in (goal.whole, goal.step))]
+        quality = self.policy.goals.quality
+        assert quality is not None
+        views = [(goal.whole, goal.step), (_extended(goal.whole, tail.worst), _extended(goal.step, tail.worst))]
         log_e, whole = max(
-            ((min(w.log_e_below(margin), s.log_e_below(margin)), w) for w, s in views), key=lambda view: view[0]
+            ((min(w.log_e_below(quality.margin), s.log_e_below(quality.margin)), w) for w, s in views),
+            key=lambda v: v[0],
         )
-        hopeful = _extended(goal.whole, tail.known, [] if self.policy.labels.count == "on_arrival" else tail.best)
-        known = _extended(goal.whole, tail.known, [])
-        mean = known.mean if known.n else 0.0
+        low, high = whole.band(alpha)
+        mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
         return Reading(
-            self.policy.goals.quality.loss if self.policy.goals.quality else "quality", mean, whole.band(alpha)[0],
-            whole.band(alpha)[1], known.n, len(tail.worst), margin, log_e,
-            log_e_mean(goal.log_e_harm(), hopeful.log_e_above(harm)), margin - mean, known.variance if known.n else 0.0,
+            quality.loss, mean, low, high, whole.n, tail.pending, quality.margin, log_e, goal.log_e_harm(tail.best),
+            quality.margin - mean, variance, self.coverage.labelled + tail.known,
         )  # fmt: skip
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: _Pair) -> None:
         in_time = pair.known is not None and report is not None
-        value = pair.known if pair.known is not None else pair.worst
-        if self.quality is not None:
-            self.quality.update(value)
+        if self.quality is not None and (in_time or not self._on_arrival):
+            # What never came speaks against an advance as the worst, and for a rollback as the best, that it could be.
+            self.quality.update(pair.worst, least=pair.best)
         if in_time and report is not None:
             loss = self._loss(observation.primary, Variant.PRIMARY, report.label)
             if loss is not None:
@@ -324,6 +339,7 @@ class Evidence:
             "quality": self.quality.state() if self.quality else None,
             "errors": self.errors.state() if self.errors else None,
             "latency": self.latency.state(), "poc": self.poc.state(), "coverage": self.coverage.as_dict(),
+            "marks": self.marks, "chain": self.chain, "blocks": self.blocks, "in_block": self._in_block,
             "seen": self.seen, "settled": self.settled, "step": self.step, "watermark": self.watermark,
             "started_at": self.started_at, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
         }  # fmt: skip
@@ -340,14 +356,16 @@ class Evidence:
         self.coverage = Coverage(**state["coverage"])
         self.seen, self.settled, self.step = state["seen"], state["settled"], state["step"]
         self.watermark, self.started_at = state["watermark"], state["started_at"]
+        self.marks = [tuple(mark) for mark in state["marks"]]
+        self.blocks = [tuple(block) for block in state["blocks"]]
+        self.chain, self._in_block = state["chain"], state["in_block"]
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
 
 
-def _extended(evidence: MeanEvidence, *values: Iterable[float]) -> MeanEvidence:
+def _extended(evidence: MeanEvidence, values: Iterable[float]) -> MeanEvidence:
     """A copy of some evidence with more values in it."""
     copy = MeanEvidence.from_state(evidence.state())
-    for some in values:
-        for value in some:
-            copy.update(value)
+    for value in values:
+        copy.update(value)
     return copy

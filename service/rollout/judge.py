@@ -5,8 +5,9 @@ Then the gates of the step (`until`, `require`), which may only delay. Then adva
 against the budget for wrong promotions of this step. Everything else is hold, with what is missing and about how long that
 takes; missing data is never a pass and never a fail.
 
-The error budget is split in two halves: one for any wrong rollback, one for any wrong promotion, the latter divided by the
-number of steps, since each step is a chance to be wrong.
+The error budget is split in two halves: one for any wrong rollback, one for any wrong advance. Neither is divided by the number
+of steps: what is compared is one process over the whole rollout, and asking each step for evidence of its own besides can
+only delay.
 """
 
 import math
@@ -44,7 +45,7 @@ class Verdict:
     """The answer for the rollout, with the numbers behind it.
 
     Attributes:
-        alpha_harm: the budget for any wrong rollback; alpha_advance: for a wrong promotion at this step.
+        alpha_harm: the budget for any wrong rollback; alpha_advance: for any wrong advance.
         log_e_harm: and `log_e_advance`: what was compared with the logarithms of their inverses.
         labels_left: about how many more labels an advance takes; None when that cannot be said.
     """
@@ -69,14 +70,8 @@ class Verdict:
 
 
 def budgets(policy: Policy) -> tuple[float, float]:
-    """The error budget's parts: for any wrong rollback, and for a wrong promotion at one step.
-
-    >>> from service.rollout.policy import parse
-    >>> budgets(parse("{model: m, task: other, primary: p, candidate: c, steps: [{shadow: 100}, {canary: 5}, promote]}"))
-    (0.025, 0.0125)
-    """
-    steps = sum(step != "promote" for step in policy.steps) or 1
-    return policy.goals.error_budget / 2, policy.goals.error_budget / 2 / steps
+    """The error budget's halves: for any wrong rollback, and for any wrong advance."""
+    return policy.goals.error_budget / 2, policy.goals.error_budget / 2
 
 
 def judge(
@@ -124,7 +119,7 @@ def judge(
         return verdict("hold", f"the evidence is there; the next step requires {' and '.join(sorted(required))}")
     proven = ", ".join(_sentence(r) for r in readings if r.log_e_advance is not None)
     return verdict(
-        "advance", f"{proven}: every goal of this step is met (chance of a wrong advance: {alpha_advance:.2%})"
+        "advance", f"{proven}: every goal of this step is met (chance of any wrong advance: {alpha_advance:.2%})"
     )
 
 
@@ -176,15 +171,15 @@ def _between(low: float, high: float) -> str:
 
 def _blame(r: Reading, alpha: float) -> str:
     if r.metric == "latency":
-        return f"{_sentence(r)}: too slow (chance of a wrong rollback: {alpha:.2%})"
-    return f"{_sentence(r)}: worse than the harm line (chance of a wrong rollback: {alpha:.2%})"
+        return f"{_sentence(r)}: too slow (chance of any wrong rollback: {alpha:.2%})"
+    return f"{_sentence(r)}: worse than the harm line (chance of any wrong rollback: {alpha:.2%})"
 
 
 def _unmet(policy: Policy, step: int, readings: Sequence[Reading], elapsed_s: float) -> str | None:
     current = policy.steps[step]
     until = current.until if isinstance(current, ShadowStep | CanaryStep) else None
     quality = policy.goals.quality
-    labels = next((r.n for r in readings if quality and r.metric == quality.loss), 0)
+    labels = next((r.labelled for r in readings if quality and r.metric == quality.loss), 0)
     if quality is not None and not labels:
         return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
     if until is None:

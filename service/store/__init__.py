@@ -89,7 +89,9 @@ class Store(Protocol):
         """Join waiting labels whose observation is there, should a race have kept them apart; each once ever."""
         ...
 
-    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+    def outcomes(
+        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+    ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """At most `limit` observations in the order in which they were stored, with their label if it has come.
 
         Each with its sequence number: greater than `after`, growing, and not without gaps.

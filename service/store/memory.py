@@ -120,13 +120,19 @@ class MemoryStore:
         with self._turn():
             return []
 
-    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+    def outcomes(
+        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+    ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """See `Store.outcomes`."""
         with self._turn():
             first = next(iter(self._observations), self._stored + 1)
             later = (seq for seq in range(max(after + 1, first), self._stored + 1) if seq in self._observations)
             found = [(seq, self._observations[seq]) for seq in islice(later, max(limit, 0))]
-            return [(seq, each, self._labels.get(each.prediction_id, (None,))[0]) for seq, each in found]
+            return [(seq, each, self._known(each.prediction_id, known_by)) for seq, each in found]
+
+    def _known(self, prediction_id: str, known_by: float | None) -> LabelReport | None:
+        report, received_at = self._labels.get(prediction_id, (None, 0.0))
+        return report if known_by is None or received_at <= known_by else None
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""

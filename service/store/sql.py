@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, func, or_, select
+from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, select
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
@@ -157,11 +157,16 @@ class SqlStore:
             self._joins.count(connection, outcomes)
         return outcomes
 
-    def outcomes(self, *, after: int = 0, limit: int = 1000) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+    def outcomes(
+        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+    ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """See `Store.outcomes`."""
+        together = same_prediction()
+        if known_by is not None:
+            together = and_(together, labels.c.received_at <= known_by)
         statement = (
             select(*OBSERVATION_COLUMNS, observations.c.seq, labels.c.label, labels.c.at.label("label_at"))
-            .join_from(observations, labels, same_prediction(), isouter=True)
+            .join_from(observations, labels, together, isouter=True)
             .where(observations.c.rollout == self._key, observations.c.seq > max(after, self._first_seq - 1))
             .order_by(observations.c.seq)
             .limit(max(limit, 0))

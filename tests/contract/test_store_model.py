@@ -105,22 +105,15 @@ class Twins(RuleBasedStateMachine):
     def add_labels(self, batch: list[LabelReport], received_at: float) -> None:
         self.both(lambda store: store.add_labels(batch, received_at=received_at))
 
-    @rule()
-    def join_pending(self) -> None:
-        self.both(lambda store: store.join_pending())
-
     @rule(max_age_s=TIMES, max_bytes=st.sampled_from([sys.maxsize] * 4 + [0]), now=TIMES)
     def prune(self, max_age_s: float, max_bytes: int, now: float) -> None:
         self.both(lambda store: store.prune(Retention(max_age_s, max_bytes), now=now))
 
-    @rule(limit=st.integers(0, 4))
-    def read_a_page(self, limit: int) -> None:
-        self.both(lambda store: store.outcomes(limit=limit))
-        self.both(lambda store: store.events(limit=limit))
-
     @invariant()
     def they_remember_the_same(self) -> None:
+        self.both(lambda store: store.join_pending())
         self.both(lambda store: store.load_plan())
+        self.both(lambda store: store.outcomes(limit=1))
         self.both(lambda store: store.outcomes())
         self.both(lambda store: store.events())
         self.both(lambda store: sorted(store.counters().items()))
@@ -129,5 +122,5 @@ class Twins(RuleBasedStateMachine):
 TestTwins = Twins.TestCase
 # Making a failure smaller takes minutes here: add Phase.shrink when there is one to understand.
 TestTwins.settings = settings(
-    max_examples=60, stateful_step_count=20, derandomize=True, deadline=None, phases=[Phase.generate]
+    max_examples=40, stateful_step_count=20, derandomize=True, deadline=None, phases=[Phase.generate]
 )

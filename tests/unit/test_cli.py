@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from service import cli
 from service.auth import Tokens
+from service.cli import history
 from service.errors import InvalidInput, NotAllowedNow
 from service.rollout.policy import json_schema, parse
 from tests.unit.test_client import nowhere, serving
@@ -234,7 +235,7 @@ def test_the_schema_is_printed_for_editors() -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
     """What `serve` would become: its arguments and environment."""
     seen: list[tuple[list[str], dict[str, str]]] = []
-    monkeypatch.setattr(cli.os, "execve", lambda path, arguments, env: seen.append((arguments, env)))
+    monkeypatch.setattr(os, "execve", lambda path, arguments, env: seen.append((arguments, env)))
     return seen
 
 
@@ -394,6 +395,55 @@ def test_a_weight_is_ordered_with_its_reason_revision_and_token() -> None:
     assert second.headers["authorization"] == "Bearer from-env"
 
 
+@pytest.mark.parametrize("order", ["promote", "pause", "resume", "abort", "retry", "undo"])
+def test_each_order_goes_to_its_call_with_its_reason(order: str) -> None:
+    """And the new state is one line; refused, it is the service's own."""
+    name = f"POST_rollout_{order}"
+    refusal = NotAllowedNow(f"{order} is not allowed while the rollout is serving")
+    with serving(**{name: (200, STATE)}) as stub:
+        said = done(order, "--reason", "hm", "--revision", "6", "--token", "t0ken", "--url", stub.url)
+        stub.answers[f"POST /rollout/{order}"] = (409, refusal.problem())
+        line = refused(order, "--url", stub.url)
+
+    asked = stub.asked[0]
+    assert said == "canary, candidate at 12.5 %, revision 7\n"
+    assert json.loads(asked.body) == {"reason": "hm"}
+    assert (asked.headers["if-match"], asked.headers["authorization"]) == ('"6"', "Bearer t0ken")
+    assert line == f"understudy: POST /rollout/{order}: 409 {refusal.detail}\n"
+
+
+def test_a_full_promotion_is_asked_for_by_name() -> None:
+    """Never by default."""
+    with serving(POST_rollout_promote=(200, STATE)) as stub:
+        assert json.loads(done("promote", "--full", "--json", "--url", stub.url)) == STATE
+        done("promote", "--url", stub.url)
+
+    assert [json.loads(one.body).get("full", False) for one in stub.asked] == [True, False]
+
+
+def test_explain_says_why_in_sentences() -> None:
+    """The verdict, each metric, and the error budget; what the state lacks is left out."""
+    verdict = {
+        "answer": "rollback",
+        "reason": "brier is worse [than] allowed",
+        "error_budget": {"harm": 0.025, "advance": 0.0125},
+    }
+    metrics = [{"metric": "quality", "answer": "rollback", "reason": "after 900 pairs it is worse"}]
+    with serving(GET_rollout=(200, STATE | {"verdict": verdict, "metrics": metrics})) as stub:
+        said = done("explain", "--url", stub.url, COLUMNS="200")
+        stub.answers["GET /rollout"] = (200, STATE)
+        short = done("explain", "--url", stub.url, COLUMNS="200")
+
+    assert said.splitlines() == [
+        "flight-delay is in canary; the candidate answers 12.5 % of the requests.",
+        "The verdict is to roll back: brier is worse [than] allowed.",
+        "  quality: after 900 pairs it is worse.",
+        "The chance of any wrong rollback in this rollout stays below 2.50%, that of a wrong advance at this step below 1.25%, "
+        "however often one looks.",
+    ]
+    assert len(short.splitlines()) == 2
+
+
 @pytest.mark.parametrize("weight", ["101", "-1", "five"])
 def test_a_weight_that_is_none_is_not_sent(weight: str) -> None:
     """Exit code 2: the command was wrong, not the service."""
@@ -436,7 +486,14 @@ def test_history_shows_a_reason_as_it_was_given() -> None:
         assert "[red]stop[/red] [OPS-17]" in done("history", "--url", stub.url, COLUMNS="200")
 
 
-CALLS = [["status"], ["history"], ["set-weight", "5"], ["replay", "--month", "7", "--limit", "1"]]
+CALLS = [
+    ["status"],
+    ["explain"],
+    ["history"],
+    ["set-weight", "5"],
+    ["abort"],
+    ["replay", "--month", "7", "--limit", "1"],
+]
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
@@ -525,14 +582,14 @@ def test_a_replay_after_which_the_figures_differ_fails(monkeypatch: pytest.Monke
         GET_rollout=(200, STATE), GET_rollout_evidence=(200, {"counters": {"shadow/sent": 5}}), GET_metrics=(200, b""),
         POST_predict=(200, PREDICTED), POST_feedback=(200, RECEIPT),
     ) as stub:  # fmt: skip
-        real = cli._readings
+        real = history._readings
 
         def readings(client: Any) -> Any:
             found = real(client)
             stub.answers["GET /rollout/evidence"] = (200, {"counters": {"shadow/sent": 7}})
             return found
 
-        monkeypatch.setattr(cli, "_readings", readings)
+        monkeypatch.setattr(history, "_readings", readings)
         result = understudy("replay", "--month", "7", "--url", stub.url)
 
     assert result.exit_code == 1

@@ -20,7 +20,7 @@ from service.errors import (
     UnderstudyError,
     WrongMediaType,
 )
-from service.http import ClientGone, answer, header, json_object, problem, read_body, require_json
+from service.http import ClientGone, answer, header, json_object, peer, problem, read_body, require_json
 
 steady = settings(deadline=None, derandomize=True)
 
@@ -137,6 +137,15 @@ def test_headers_are_found_by_their_lower_case_name() -> None:
 
     assert header(made, b"x-rollout-key") == "café"
     assert header(made, b"x-rollout") is None
+
+
+@pytest.mark.parametrize(
+    ("client", "address"), [(("10.0.0.1", 5000), "10.0.0.1"), (("::1", 1, 0, 0), "::1"), (None, None), (("", 0), None)]
+)
+def test_the_peer_is_an_address_or_nobody_on_a_unix_socket(client: Any, address: str | None) -> None:
+    """Whatever a proxy's header may say."""
+    assert peer({"client": client, "headers": [(b"x-forwarded-for", b"127.0.0.1")]}) == address
+    assert peer({"headers": []}) is None
 
 
 @pytest.mark.parametrize(("body", "found"), [(b"", {}), (b" \n", {}), (b"{}", {}), (b'{"weight": 5}', {"weight": 5})])

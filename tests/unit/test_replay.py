@@ -307,7 +307,7 @@ def recorded() -> tuple[Mapping[str, float], str]:
         reports = [LabelReport(f"w-{i}", i % 2, 100.0 + i) for i in range(25)]
         while len(store.outcomes()) < 30:
             await asyncio.sleep(0.001)
-        await record.labels(reports, 0.0)
+        await record.labels(reports, lambda: 0.0)
         await record.close()
         return store.counters(), prometheus_client.generate_latest(registry).decode()
 

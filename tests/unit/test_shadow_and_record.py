@@ -171,7 +171,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         for one in (compared, dropped, exchange(3, 0.5, mode=Mode.PINNED)):
             record.add(one)
         record.refused(422, [{"field": "x", "problem": "is missing"}, {"field": "made up", "problem": "unknown"}])
-        early = await record.labels([LabelReport("w-9", 1, 160.0)], 1.0)
+        early = await record.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
 
@@ -231,8 +231,8 @@ def test_a_label_that_comes_at_once_finds_its_prediction() -> None:
         slow = exchange(0, 0.2)
         record.open(slow)
         asyncio.get_running_loop().call_later(0.05, record.add, slow)
-        receipt = await record.labels([LabelReport("w-0", 1, 160.0)], 1.0)
-        unknown = await record.labels([LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)], 1.0)
+        receipt = await record.labels([LabelReport("w-0", 1, 160.0)], lambda: 1.0)
+        unknown = await record.labels([LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)], lambda: 1.0)
         await record.close()
         assert (receipt.matched, receipt.pending) == (1, 0)
         assert unknown.pending == 2

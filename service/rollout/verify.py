@@ -1,0 +1,77 @@
+"""The decisions again, offline: fold the stored evidence as the controller did, and reach the same verdicts at the same rows.
+
+Every decision of the judge is an event with what was looked at: how many rows were seen, how far the settled prefix reached, where
+the tail ended, and by when labels were known. The state that the controller kept says where each step began. Here all
+of that is followed from the first row on, with nothing taken over but the cursors.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.domain import Event
+from service.rollout.controller import judge_at
+from service.rollout.evidence import Evidence, Model, Row
+from service.rollout.judge import Verdict
+from service.rollout.policy import Policy
+
+Rows = Callable[[int, int, float], Iterable[Row]]
+"""Rows after a sequence number, up to another, with the labels that were known by a time."""
+TOLERANCE = 1e-6
+"""Log e-values are compared to this: they were rounded to nothing, but pass through JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One decision, and whether the rows still say so."""
+
+    event: Event
+    agrees: bool
+    says: str
+
+
+def verify(
+    policy: Policy, models: Mapping[Any, Model], events: Sequence[Event], state: Mapping[str, Any], rows: Rows
+) -> tuple[list[Check], str | None]:
+    """Every decision of the judge, checked; and the block of rows that was changed, if one was."""
+    decisions = [event for event in events if event.actor == "judge"]
+    marks = [tuple(mark) for mark in state["evidence"]["marks"]]
+    evidence = Evidence(policy, models)
+    checks = []
+    for event in decisions:
+        looked = event.details
+        for step, seen, settled in [m for m in marks if (m[1], m[2]) <= (looked["seen"], looked["settled"])]:
+            if looked["judged_step"] == -1 or step <= looked["judged_step"]:
+                _fold(evidence, rows, seen, settled, looked["known_by"])
+                evidence.begin_step(step)
+                marks.remove((step, seen, settled))
+        _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
+        tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
+        checks.append(_compare(event, judge_at(policy, evidence, tail, looked["judged_step"])))
+    return checks, changed_block(evidence, state["evidence"]["blocks"])
+
+
+def changed_block(evidence: Evidence, blocks: Sequence[Sequence[Any]]) -> str | None:
+    """Where the chain of row digests first differs from the one that was kept, in words."""
+    before = 0
+    for (seq, digest), (kept_seq, kept) in zip(evidence.blocks, blocks, strict=False):
+        if (seq, digest) != (kept_seq, kept):
+            return f"a row between {before + 1} and {kept_seq} is not what it was when it was judged"
+        before = seq
+    return None
+
+
+def _fold(evidence: Evidence, rows: Rows, seen: int, settled: int, known_by: float) -> None:
+    evidence.see(rows(evidence.seen, seen, known_by))
+    evidence.settle(rows(evidence.settled, settled, known_by))
+
+
+def _compare(event: Event, verdict: Verdict) -> Check:
+    kept = event.details["verdict"]
+    now = verdict.as_dict()
+    for name in ("log_e_harm", "log_e_advance"):
+        if abs((kept[name] or 0.0) - (now[name] or 0.0)) > TOLERANCE:
+            return Check(event, False, f"{name} was {kept[name]}, the rows now say {now[name]}")
+    if kept["answer"] != verdict.answer:
+        return Check(event, False, f"the verdict was {kept['answer']}, the rows now say {verdict.answer}")
+    return Check(event, True, f"{verdict.answer}, from {event.details['seen']:,} rows")
