@@ -73,3 +73,8 @@ clean: ## remove what the other targets made, the store included
 .PHONY: docs
 docs: $(VENV)/.ready ## write docs/reference.md from the code
 	@$(PY) docs/generate.py
+
+STORY ?= july
+.PHONY: demo
+demo: models ## a month of real flights with late labels, judged (STORY=july, broken or october)
+	@$(VENV)/bin/understudy demo --story $(STORY)

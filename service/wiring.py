@@ -138,6 +138,30 @@ def preflight(settings: Settings) -> list[str]:
 log = structlog.get_logger(__name__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class History:
+    """What is needed to look at a rollout's past without serving it."""
+
+    policy: Policy
+    models: Mapping[Variant, Model]
+    store: Store
+
+
+def open_history(settings: Settings) -> History:
+    """The store of the rollout that the rollout file and its models' digests name.
+
+    Raises:
+        ConfigurationError: when a model or the rollout file cannot be read.
+    """
+    policy = load_policy(settings)
+    primary = _card_of(policy.primary)
+    candidate = _card_of(policy.candidate) if policy.candidate else None
+    key = policy.key(primary.digest, candidate.digest if candidate else None)
+    cards = {Variant.PRIMARY: primary} | ({Variant.CANDIDATE: candidate} if candidate else {})
+    models = {variant: Model(card.classes, card.positive) for variant, card in cards.items()}
+    return History(policy, models, SqlStore(settings.resolved_store_url(), key, lambda outcome: {}))
+
+
 class Worker:
     """What one answering process is made of."""
 

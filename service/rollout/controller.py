@@ -116,7 +116,7 @@ class Controller:
     def _judge(self, evidence: Evidence, plan: Plan, known_by: float) -> tuple[Verdict, int]:
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
         tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
-        return judge_at(self._policy, evidence, tail, judged_step(plan)), tail.last
+        return judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan)), tail.last
 
     def _apply(self, plan: Plan, verdict: Verdict, looked: dict[str, Any], *, candidate_ready: bool) -> Plan | None:
         order = self._order(plan, verdict)
@@ -174,10 +174,10 @@ def judged_step(plan: Plan) -> int:
     return plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
 
 
-def judge_at(policy: Policy, evidence: Evidence, tail: Tail, step: int) -> Verdict:
+def judge_at(policy: Policy, evidence: Evidence, tail: Tail, phase: Phase, step: int) -> Verdict:
     """The verdict on some evidence at a step. Pure."""
     elapsed = evidence.watermark - evidence.started_at
-    return judge(policy, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed)
+    return judge(policy, phase, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed)
 
 
 def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:

@@ -275,10 +275,13 @@ class Evidence:
             ((min(w.log_e_below(quality.margin), s.log_e_below(quality.margin)), w) for w, s in views),
             key=lambda v: v[0],
         )
+        harm = goal.log_e_harm(tail.best)
+        if harm > max(log_e, 0.0):
+            whole = _extended(goal.whole, tail.best)  # what speaks for a rollback is what is shown then
         low, high = whole.band(alpha)
         mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
         return Reading(
-            quality.loss, mean, low, high, whole.n, tail.pending, quality.margin, log_e, goal.log_e_harm(tail.best),
+            quality.loss, mean, low, high, whole.n, tail.pending, quality.margin, log_e, harm,
             quality.margin - mean, variance, self.coverage.labelled + tail.known,
         )  # fmt: skip
 

@@ -15,11 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.domain import Phase
 from service.rollout.evidence import Coverage, Reading
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
 from service.rollout.sequential import crossed, labels_needed, log_e_all, log_e_any, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
+
+_STANDING = {
+    Phase.PROMOTED: "promoted: the old primary goes on rehearsing, and harm would still take the candidate off",
+    Phase.PAUSED: "paused by a person; harm would still take the candidate off",
+    Phase.WAITING: "waiting for a person; harm would still take the candidate off",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ def budgets(policy: Policy) -> tuple[float, float]:
 
 def judge(
     policy: Policy,
+    phase: Phase,
     step: int,
     readings: Sequence[Reading],
     coverage: Coverage,
@@ -86,6 +94,7 @@ def judge(
     """The verdict at a step.
 
     Args:
+        phase: forward moves are judged in shadow and canary alone, harm everywhere.
         step: index into the policy's steps; -1 when the weight was set by hand, where only harm is judged.
         elapsed_s: event time since the rollout's first request, for the forecast.
         met: requirements that are fulfilled ("loadtest", "approval").
@@ -102,6 +111,8 @@ def judge(
 
     if harms and crossed(log_e_harm, alpha_harm):
         return verdict("rollback", _blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
+    if phase in _STANDING:
+        return verdict("hold", _STANDING[phase])
     if step < 0 or step >= len(policy.steps) or not gates:
         return verdict(
             "hold", "the weight was set by hand: only harm is judged" if step < 0 else "there is no further step"

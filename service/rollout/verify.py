@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.domain import Event
+from service.domain import Event, Phase
 from service.rollout.controller import judge_at
 from service.rollout.evidence import Evidence, Model, Row
 from service.rollout.judge import Verdict
@@ -47,7 +47,7 @@ def verify(
                 marks.remove((step, seen, settled))
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
-        checks.append(_compare(event, judge_at(policy, evidence, tail, looked["judged_step"])))
+        checks.append(_compare(event, judge_at(policy, evidence, tail, Phase(looked["from"]), looked["judged_step"])))
     return checks, changed_block(evidence, state["evidence"]["blocks"])
 
 

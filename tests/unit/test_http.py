@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.errors import (
@@ -59,6 +59,7 @@ def read(caller: Caller, *, max_bytes: int = 10, timeout_s: float = 0.02, **head
 
 
 @steady
+@example(b"0123456789", [5], 10)
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=5), st.integers(0, 40))
 def test_a_body_arrives_whole_however_it_is_cut_or_is_too_large(body: bytes, cuts: list[int], limit: int) -> None:
     """In one message or in many, empty ones among them; exactly `limit` bytes still fit."""
