@@ -137,6 +137,8 @@ class Controller:
     def _order(self, plan: Plan, verdict: Verdict) -> Order | None:
         if verdict.answer == "rollback":
             return Order.ROLL_BACK
+        if verdict.requires == ("approval",) and plan.phase is not Phase.WAITING:
+            return Order.WAIT
         if verdict.answer != "advance" or plan.phase not in {Phase.SHADOW, Phase.CANARY}:
             return None
         following = self._policy.steps[plan.step + 1] if plan.step + 1 < len(self._policy.steps) else "promote"

@@ -21,7 +21,7 @@ no pair: the drop does not depend on the answer. Time is the observations' own; 
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ UNIT_WINDOW_S = 86_400.0
 UNITS_MAX = 200_000
 """Units remembered per window; beyond that a request counts as a repeat, which does not depend on its outcome."""
 BLOCK_ROWS = 256
+TAIL_CUTS = 16
 _TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
 
 Row = tuple[int, Observation, LabelReport | None]
@@ -270,14 +271,10 @@ class Evidence:
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
         quality = self.policy.goals.quality
         assert quality is not None
-        views = [(goal.whole, goal.step), (_extended(goal.whole, tail.worst), _extended(goal.step, tail.worst))]
-        log_e, whole = max(
-            ((min(w.log_e_below(quality.margin), s.log_e_below(quality.margin)), w) for w, s in views),
-            key=lambda v: v[0],
-        )
-        harm = goal.log_e_harm(tail.best)
+        log_e, whole = max(_views(goal, tail.worst, quality.margin), key=lambda view: view[0])
+        harm, peak = goal.harm_peak(tail.best)
         if harm > max(log_e, 0.0):
-            whole = _extended(goal.whole, tail.best)  # what speaks for a rollback is what is shown then
+            whole = _extended(goal.whole, tail.best[:peak])  # what speaks for a rollback is what is shown then
         low, high = whole.band(alpha)
         mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
         return Reading(
@@ -364,6 +361,14 @@ class Evidence:
         self.chain, self._in_block = state["chain"], state["in_block"]
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
+
+
+def _views(goal: PairedGoal, worst: Sequence[float], margin: float) -> Iterator[tuple[float, MeanEvidence]]:
+    """The evidence for an advance at some cuts through the tail, nearest first: any prefix may decide, at no extra risk."""
+    whole, step, start = goal.whole, goal.step, 0
+    for cut in sorted({round(len(worst) * part / TAIL_CUTS) for part in range(TAIL_CUTS + 1)}):
+        whole, step, start = _extended(whole, worst[start:cut]), _extended(step, worst[start:cut]), cut
+        yield min(whole.log_e_below(margin), step.log_e_below(margin)), whole
 
 
 def _extended(evidence: MeanEvidence, values: Iterable[float]) -> MeanEvidence:

@@ -54,6 +54,7 @@ class Verdict:
     Attributes:
         alpha_harm: the budget for any wrong rollback; alpha_advance: for any wrong advance.
         log_e_harm: and `log_e_advance`: what was compared with the logarithms of their inverses.
+        requires: what the next step requires and does not have, when that is all that is missing.
         labels_left: about how many more labels an advance takes; None when that cannot be said.
     """
 
@@ -66,6 +67,7 @@ class Verdict:
     log_e_advance: float
     labels_left: int | None = None
     seconds_left: float | None = None
+    requires: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -111,40 +113,40 @@ def judge(
 
     if harms and crossed(log_e_harm, alpha_harm):
         return verdict("rollback", _blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
-    if phase in _STANDING:
-        return verdict("hold", _STANDING[phase])
-    if step < 0 or step >= len(policy.steps) or not gates:
-        return verdict(
-            "hold", "the weight was set by hand: only harm is judged" if step < 0 else "there is no further step"
-        )
-    waiting = _unmet(policy, step, readings, elapsed_s)
-    if waiting:
+    standing = _standing(policy, phase, step) if gates else "no goal is set that an advance could be judged by"
+    if standing:
+        return verdict("hold", standing)
+    if waiting := _unmet(policy, step, readings, elapsed_s):
         return verdict("hold", waiting, **_forecast(readings, alpha_advance, elapsed_s))
     if not crossed(log_e_advance, alpha_advance):
         slow = next(r for r in readings if r.log_e_advance is not None and r.log_e_advance == log_e_advance)
         left = _forecast(readings, alpha_advance, elapsed_s)
         return verdict("hold", _not_yet(slow, coverage, left), **left)
     following = policy.steps[step + 1] if step + 1 < len(policy.steps) else "promote"
-    required = set(following.require) - met if isinstance(following, ShadowStep | CanaryStep) else set()
+    required = sorted(set(following.require) - met) if isinstance(following, ShadowStep | CanaryStep) else []
     if required:
-        return verdict("hold", f"the evidence is there; the next step requires {' and '.join(sorted(required))}")
+        reason = f"the evidence is there; the next step requires {' and '.join(required)}"
+        return verdict("hold", reason, requires=tuple(required))
     proven = ", ".join(_sentence(r) for r in readings if r.log_e_advance is not None)
-    return verdict(
-        "advance", f"{proven}: every goal of this step is met (chance of any wrong advance: {alpha_advance:.2%})"
-    )
+    risk = f"chance of any wrong advance: {alpha_advance:.2%}"
+    return verdict("advance", f"{proven}: every goal of this step is met ({risk})")
+
+
+def _standing(policy: Policy, phase: Phase, step: int) -> str | None:
+    """Why there is nothing to advance to, whatever the evidence."""
+    if phase in _STANDING:
+        return _STANDING[phase]
+    if step < 0:
+        return "the weight was set by hand: only harm is judged"
+    return "there is no further step" if step >= len(policy.steps) else None
 
 
 def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
     answer: Answer = "hold"
     reason = _sentence(reading)
     if reading.metric == "poc_target":
-        where = (
-            "is met"
-            if reading.high <= reading.line
-            else "is missed"
-            if reading.low > reading.line
-            else "is not decided yet"
-        )
+        where = "is met" if reading.high <= reading.line else "is not decided yet"
+        where = "is missed" if reading.low > reading.line else where
         reason = f"the primary's own target of {reading.line:g} {where}: {reading.estimate:.4f}"
     elif reading.log_e_harm is not None and crossed(reading.log_e_harm, alpha_harm):
         answer, reason = "rollback", f"{reason}: worse than allowed"

@@ -57,17 +57,25 @@ class PairedGoal(Evidence):
         self._step = MeanEvidence(**self._whole.settings())
 
     def log_e_harm(self, tail: Iterable[float] = ()) -> float:
-        """Log e-value against "never worse than the harm line".
+        """Log e-value against "never worse than the harm line", with a `tail`; see `harm_peak`."""
+        return self.harm_peak(tail)[0]
+
+    def harm_peak(self, tail: Iterable[float] = ()) -> tuple[float, int]:
+        """The largest log e-value for harm from here on, and after how many values of the `tail` it is reached.
 
         `tail` are values that come next in order but are not settled: known ones as they are, pending ones as the best
-        that they may become. They are looked at, not counted.
+        that they may become. They are looked at, not counted. Each e-value on the way is a lower bound of the one that the
+        whole data give there, and Ville's inequality speaks of all of them at once. So pairs that wait at the end of the
+        tail take nothing away from what came before them.
         """
-        late = self._late
-        for x in tail:
+        late, largest, at = self._late, self._late.log_e(), 0
+        for number, x in enumerate(tail, 1):
             if late is self._late:
                 late = LateHarm.from_state(late.state())
             late.update(x)
-        return late.log_e()
+            if late.log_e() > largest:
+                largest, at = late.log_e(), number
+        return largest, at
 
     def log_e_advance(self, pending: Mapping[float, int] | None = None) -> float:
         """Log e-value against "worse than the margin on average", over the rollout and over this step.

@@ -319,10 +319,12 @@ def test_a_tail_is_looked_at_and_not_counted():
         goal.update(x)
         counted.update(x)
     before = goal.state()
+    on_the_way = [counted.log_e_harm()]
     for x in tail:
         counted.update(x)
+        on_the_way.append(counted.log_e_harm())
 
-    assert goal.log_e_harm(tail) == counted.log_e_harm()
+    assert goal.log_e_harm(tail) == max(on_the_way) >= counted.log_e_harm()
     assert goal.log_e_harm(iter([])) == goal.log_e_harm()
     assert goal.state() == before
 
