@@ -5,6 +5,7 @@ A BentoML service class may give its own ASGI application; ours puts a front doo
 
 import asyncio
 import gc
+import sys
 from typing import Any
 
 import bentoml
@@ -27,6 +28,9 @@ try:
 except ConfigurationError as bad:
     raise SystemExit(f"understudy does not start: {bad.detail}") from None
 wiring.private_metrics_dir(settings)
+
+
+SWITCH_INTERVAL_S = 0.0005
 
 
 class CandidateDoor:
@@ -146,6 +150,8 @@ class Understudy:
 
         service: Any = Understudy
         service.door.open(Rest(self._worker, all_ready, lambda: service.openapi_spec.asdict()).routes())
+        # The recording thread would otherwise keep the interpreter for 5 ms at a time, and every request behind it waiting.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
 

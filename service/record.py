@@ -12,6 +12,7 @@ import contextlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import structlog
 
@@ -92,6 +93,16 @@ class Exchange:
             )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What was counted on the event loop since the last flush."""
+
+    statuses: Counter[tuple[str, str, str]]
+    problems: Counter[tuple[str, str]]
+    dropped: int
+    batch_sizes: Mapping[Variant, Sequence[int]]
+
+
 class Recorder:
     """Gathers exchanges and timings on the event loop; writes them from one thread of its own."""
 
@@ -113,6 +124,8 @@ class Recorder:
         self._waiting_rows = 0
         self.latest_at = 0.0  # when the latest recorded request happened
         self._dropped = 0
+        # Each run of a model appends its rows here: a histogram's `observe` costs as much as decoding a request.
+        self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
@@ -217,12 +230,15 @@ class Recorder:
 
         What the loop and the thread both touch is handed over here, on the loop: between two bytecodes either may run.
         """
-        statuses, self._statuses = self._statuses, Counter()
-        problems, self._problems = self._problems, Counter()
-        dropped, self._dropped = self._dropped, 0
+        counted = _Counted(
+            self._statuses, self._problems, self._dropped, {v: list(s) for v, s in self.batch_sizes.items()}
+        )
+        self._statuses, self._problems, self._dropped = Counter(), Counter(), 0
+        for sizes in self.batch_sizes.values():
+            sizes.clear()
         written: list[Exchange] = []
         try:
-            await loop.run_in_executor(self._thread, self._flush, statuses, problems, dropped, written)
+            await loop.run_in_executor(self._thread, self._flush, counted, written)
         except StoreError as error:
             self._metrics.store_errors.labels(call="add_observations").inc()
             log.warning("the store is away; records wait", error=str(error), rows=self._waiting_rows)
@@ -233,19 +249,13 @@ class Recorder:
                 self._open.pop(exchange.first_id, None)
         return self._settings.flush_interval_ms / 1000
 
-    def _flush(
-        self,
-        statuses: Counter[tuple[str, str, str]],
-        problems: Counter[tuple[str, str]],
-        dropped: int,
-        written: list[Exchange],
-    ) -> None:
+    def _flush(self, counted: "_Counted", written: list[Exchange]) -> None:
         """Write what has gathered, and append it to `written`. Runs in the recorder's thread.
 
         Raises:
             StoreError: what could not be written is first in the queue again.
         """
-        self._count_requests(statuses, problems, dropped)
+        self._count(counted)
         while self._exchanges:
             batch: list[Exchange] = []
             rows = 0
@@ -310,15 +320,16 @@ class Recorder:
                     times["inference", exchange.rehearsal.value, "shadow"].append(exchange.seconds[exchange.rehearsal])
         return dict(counts), times
 
-    def _count_requests(
-        self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int], dropped: int
-    ) -> None:
-        for (variant, mode, status), count in statuses.items():
+    def _count(self, counted: "_Counted") -> None:
+        for (variant, mode, status), count in counted.statuses.items():
             self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
-        for (field, problem), count in problems.items():
+        for (field, problem), count in counted.problems.items():
             self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
-        if dropped:
-            self._metrics.store_dropped.inc(dropped)
+        for variant, sizes in counted.batch_sizes.items():
+            if sizes:
+                observe_many(self._metrics.batch_rows.labels(variant=variant.value), sizes)
+        if counted.dropped:
+            self._metrics.store_dropped.inc(counted.dropped)
 
     def _joined(self, outcomes: Sequence[Outcome]) -> None:
         if outcomes:

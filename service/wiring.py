@@ -283,11 +283,10 @@ class Worker:
         )  # fmt: skip
 
     def _limits(self, variant: Variant) -> dict[str, Any]:
-        histogram = self.metrics.batch_rows.labels(variant=variant.value)
         return {
             "max_rows": self.settings.batch_max_rows,
             "queue_max_rows": self.settings.queue_max_rows,
-            "on_batch": histogram.observe,
+            "on_batch": self.recorder.batch_sizes[variant].append,
         }
 
     def _open_store(self) -> Store:

@@ -68,7 +68,7 @@ class OnnxEngine:
         self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
         batch = self.card.inputs[0].shape[0] if self.card.inputs[0].shape else None
         self._fixed_rows = batch
-        self._costs = self._warm(warm_max_rows)
+        self._seconds = by_rows(self._warm(warm_max_rows))
 
     def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
         """See `Engine.run`. A graph with a fixed batch dimension is run in pieces of that size, the last one padded."""
@@ -81,10 +81,9 @@ class OnnxEngine:
 
     def seconds(self, rows: int) -> float:
         """See `Engine.seconds`: interpolated between the warm-up's batch sizes, extended in proportion beyond them."""
-        sizes = list(self._costs)
-        if rows >= sizes[-1]:
-            return self._costs[sizes[-1]] * rows / sizes[-1]
-        return float(np.interp(rows, sizes, list(self._costs.values())))
+        if rows < len(self._seconds):
+            return self._seconds[rows]
+        return self._seconds[-1] * rows / (len(self._seconds) - 1)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -147,6 +146,12 @@ def resolve(source: str | Path) -> tuple[Path, Card | None]:
             raise ConfigurationError(f"{path} is missing")
         return path, None
     return path / MODEL_FILE, read_card(path)
+
+
+def by_rows(costs: Mapping[int, float]) -> list[float]:
+    """Measured seconds by batch size, interpolated for every number of rows up to the largest: it is looked up twice a request."""
+    found: list[float] = np.interp(range(max(costs) + 1), list(costs), list(costs.values())).tolist()
+    return found
 
 
 def cpu_quota() -> float:

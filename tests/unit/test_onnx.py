@@ -18,7 +18,7 @@ from models import build
 from service.engine import Reading, catalog
 from service.engine import onnx as engine_module
 from service.engine.catalog import Card, InputSpec, NumericProfile, OutputSpec, digest_of, write_card
-from service.engine.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, cpu_quota, resolve, typical
+from service.engine.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, by_rows, cpu_quota, resolve, typical
 from service.errors import ConfigurationError, InferenceError
 from service.inputs import Array, Columns, Field
 
@@ -257,7 +257,7 @@ def test_a_slow_model_is_not_warmed_for_ever(tmp_path: Path, monkeypatch: pytest
 def test_costs_are_interpolated_between_sizes_and_extended_beyond(tmp_path: Path, rows: int, seconds: float) -> None:
     """Linear between two measured sizes; in proportion after the last."""
     engine = opened(summing(tmp_path / "m.onnx"))
-    engine._costs = {1: 0.001, 2: 0.002, 4: 0.006}
+    engine._seconds = by_rows({1: 0.001, 2: 0.002, 4: 0.006})
 
     assert engine.seconds(rows) == pytest.approx(seconds)
 
