@@ -19,11 +19,11 @@ from service.errors import ConfigurationError, MalformedRequest, NotReady, Under
 from service.front_door import FrontDoor, Routes
 from service.http import Receive, Scope, Send, answer, read_body
 from service.rest import Rest
-from service.settings import Settings
+from service.settings import read_settings
 
 log = structlog.get_logger(__name__)
-settings = Settings()
 try:
+    settings = read_settings()
     policy = wiring.load_policy(settings)
 except ConfigurationError as bad:
     raise SystemExit(f"understudy does not start: {bad.detail}") from None

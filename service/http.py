@@ -1,7 +1,9 @@
 """The few pieces of ASGI that the front door needs: reading a body under limits, answering, and problem details."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+import functools
+import types
+from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -9,8 +11,9 @@ import msgspec
 from service.errors import BodyTimeout, MalformedRequest, TooLarge, UnderstudyError, WrongMediaType
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -24,36 +27,71 @@ class ClientGone(Exception):
 async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
     """The request's body.
 
+    A body that is already here costs no timer: `receive` is stepped once by hand, and only if it waits does the clock run.
+
     Raises:
         TooLarge: more than `max_bytes`, declared or sent.
         BodyTimeout: not complete within `timeout_s`.
         ClientGone: the caller hung up.
     """
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > max_bytes:
-            raise _too_large(len(body), max_bytes)
-        return body
+    first = receive()
+    if isinstance(first, types.CoroutineType):
+        try:
+            first = _resumed(first, first.send(None))
+        except StopIteration as finished:
+            message = finished.value
+            if message["type"] == "http.request" and not message.get("more_body"):
+                body: bytes = message.get("body", b"")
+                if len(body) > max_bytes:
+                    raise _too_large(len(body), max_bytes) from None
+                return body
+            first = _known(message)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _pieces(scope, first, receive, max_bytes)
+    except TimeoutError:
+        raise BodyTimeout(f"the body was not complete after {timeout_s:g} s") from None
+
+
+async def _pieces(scope: Scope, first: Awaitable[Message], receive: Receive, max_bytes: int) -> bytes:
+    """A body of one or more messages, of which `first` brings the first."""
+    message = await first
     declared = header(scope, b"content-length")
     if declared and declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(int(declared), max_bytes)
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > max_bytes:
-                    raise _too_large(size, max_bytes)
-                if not message.get("more_body"):
-                    return b"".join(parts)
-                message = await receive()
-    except TimeoutError:
-        raise BodyTimeout(f"the body was not complete after {timeout_s:g} s") from None
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > max_bytes:
+            raise _too_large(size, max_bytes)
+        if not message.get("more_body"):
+            return b"".join(parts)
+        message = await receive()
+
+
+async def _known(message: Message) -> Message:
+    return message
+
+
+@types.coroutine
+def _resumed(coroutine: types.CoroutineType[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
+    """The rest of a coroutine that was stepped once by hand and then yielded `waits_for` to the event loop."""
+    while True:
+        try:
+            sent = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - whatever the loop throws in, cancellation too, is the coroutine's
+            step: Callable[[], Any] = functools.partial(coroutine.throw, error)
+        else:
+            step = functools.partial(coroutine.send, sent)
+        try:
+            waits_for = step()
+        except StopIteration as finished:
+            message: Message = finished.value
+            return message
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -26,6 +26,8 @@ from service.rollout.policy import Policy
 
 _BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, InvalidInput)
 _REF = "#/components/schemas/"
+_HEADER = {"in": "header", "schema": {"type": "string"}}
+_SECURE: list[dict[str, list[str]]] = [{}, {"token": []}]
 
 
 def document(
@@ -55,18 +57,19 @@ def document(
 
 def paths() -> dict[str, Any]:
     """The front door's calls, as OpenAPI path items."""
-    header = {"in": "header", "schema": {"type": "string"}}
-    state = _json("the rollout's state", "Rollout")
-    secure: list[dict[str, list[str]]] = [{}, {"token": []}]
+    return _model_paths() | _state_paths() | _order_paths() | _history_paths() | _health_paths()
+
+
+def _model_paths() -> dict[str, Any]:
     return {
         "/predict": {"post": {
             "operationId": "predict", "summary": "Predict rows",
             "description": "The router chooses who answers. The order of the rows is kept.",
             "parameters": [
-                {**header, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
-                {**header, "name": "X-Rollout-Variant", "schema": {"type": "string", "enum": ["primary", "candidate"]},
+                {**_HEADER, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
+                {**_HEADER, "name": "X-Rollout-Variant", "schema": {"type": "string", "enum": ["primary", "candidate"]},
                  "description": "pins the request to a variant (operators only, where there are tokens); no evidence"},
-                {**header, "name": "X-Rollout-At", "schema": {"type": "number"},
+                {**_HEADER, "name": "X-Rollout-At", "schema": {"type": "number"},
                  "description": "when the request happened, Unix seconds: for replaying history (operators only)"},
             ],
             "requestBody": _body("PredictRequest"),
@@ -74,7 +77,7 @@ def paths() -> dict[str, Any]:
                 "X-Rollout-Variant": {"schema": {"type": "string"}, "description": "who answered"},
                 "X-Prediction-Id": {"schema": {"type": "string"}, "description": "the id of the first row's prediction"},
             }}} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, Overloaded, InferenceError, NotReady, DeadlineExceeded),
-            "security": secure,
+            "security": _SECURE,
         }},
         "/feedback": {"post": {
             "operationId": "feedback", "summary": "Report labels",
@@ -83,32 +86,47 @@ def paths() -> dict[str, Any]:
             "requestBody": _body("FeedbackRequest"),
             "responses": {"200": _json("what became of the labels", "FeedbackResponse")} | _problems(*_BODY_ERRORS, NotReady),
         }},
-        "/rollout": {"get": {"operationId": "rollout", "summary": "The rollout's state", "security": secure,
-                             "responses": {"200": state} | _problems(Unauthorized, Forbidden, NotReady)}},
+    }  # fmt: skip
+
+
+def _state_paths() -> dict[str, Any]:
+    return {
+        "/rollout": {"get": {"operationId": "rollout", "summary": "The rollout's state", "security": _SECURE,
+                             "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(Unauthorized, Forbidden, NotReady)}},
         "/rollout/weight": {"post": {
-            "operationId": "setWeight", "summary": "Set the candidate's share of live answers by hand", "security": secure,
-            "parameters": [{**header, "name": "If-Match", "description": "refuse when the revision is another one"}],
+            "operationId": "setWeight", "summary": "Set the candidate's share of live answers by hand", "security": _SECURE,
+            "parameters": [{**_HEADER, "name": "If-Match", "description": "refuse when the revision is another one"}],
             "requestBody": _body("WeightOrder"),
-            "responses": {"200": state} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
+            "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
         }},
         "/rollout/verdict": {"get": {
-            "operationId": "verdict", "summary": "The verdict, for Argo Rollouts' web metric", "security": secure,
+            "operationId": "verdict", "summary": "The verdict, for Argo Rollouts' web metric", "security": _SECURE,
             "responses": {"200": _json("ok, inconclusive, or neither: a failure", "ArgoVerdict")}
                          | _problems(Unauthorized, Forbidden, NotReady)}},
         "/rollout/gate": {"post": {
             "operationId": "gate", "summary": "A gate for Flagger's webhooks: 200 to go on, 403 with the reason to stop",
-            "security": secure, "responses": {"200": _json("go on", "Gate")} | _problems(Unauthorized, Forbidden, NotReady)}},
+            "security": _SECURE, "responses": {"200": _json("go on", "Gate")} | _problems(Unauthorized, Forbidden, NotReady)}},
+    }  # fmt: skip
+
+
+def _order_paths() -> dict[str, Any]:
+    return {
         **{f"/rollout/{name}": {"post": {
-            "operationId": name, "summary": text, "security": secure,
-            "parameters": [{**header, "name": "If-Match", "description": "refuse when the revision is another one"}],
+            "operationId": name, "summary": text, "security": _SECURE,
+            "parameters": [{**_HEADER, "name": "If-Match", "description": "refuse when the revision is another one"}],
             "requestBody": {**_body("PromoteOrder" if name == "promote" else "Order"), "required": False},
-            "responses": {"200": state} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady)}}
+            "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady)}}
            for name, text in (
                ("promote", "Go to the next step, or with `full` to the end"), ("pause", "Keep the weight as it is"),
                ("resume", "Go on after a pause"), ("abort", "Take the candidate off at once"),
                ("retry", "Begin again after an abort; the evidence stays"), ("undo", "Take a promotion back"))},
+    }  # fmt: skip
+
+
+def _history_paths() -> dict[str, Any]:
+    return {
         "/rollout/events": {"get": {
-            "operationId": "events", "summary": "The audit log, oldest first", "security": secure,
+            "operationId": "events", "summary": "The audit log, oldest first", "security": _SECURE,
             "parameters": [
                 {"name": "after", "in": "query", "schema": {"type": "integer", "default": 0}, "description": "an event's id"},
                 {"name": "limit", "in": "query", "schema": {"type": "integer", "default": 100, "minimum": 1, "maximum": 1000}},
@@ -116,9 +134,14 @@ def paths() -> dict[str, Any]:
             "responses": {"200": _json("events", "Events")} | _problems(MalformedRequest, Unauthorized, Forbidden, NotReady),
         }},
         "/rollout/evidence": {"get": {
-            "operationId": "evidence", "summary": "The counters that the figures are computed from", "security": secure,
+            "operationId": "evidence", "summary": "The counters that the figures are computed from", "security": _SECURE,
             "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
         }},
+    }  # fmt: skip
+
+
+def _health_paths() -> dict[str, Any]:
+    return {
         **{path: {"get": {"operationId": path[1:], "summary": text, "responses": {
             "200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}} | _problems(*errors)}}
            for path, text, errors in (
@@ -132,13 +155,20 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
     for name in (policy.route_by, policy.unit):
         if name and name not in row:
             text = "keeps a caller on one variant, or says what repeats; no input of the model"
-            row[name] = {"type": "string", "nullable": True, "description": text}
+            # `nullable` stands beside the type that it widens: OpenAPI 3.0 has no other place for it.
+            row[name] = {"anyOf": [{"type": "string", "nullable": True}, {"type": "integer"}], "description": text}
     label: dict[str, Any] = {"description": card.label or "what the model predicts"}
     if card.classes:
         label["enum"] = list(card.classes)
     prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
     if card.task in {"binary-classification", "multiclass-classification"}:
-        prediction |= {"label": label, "probabilities": {"type": "object", "additionalProperties": {"type": "number"}}}
+        by_class = {"type": "object", "additionalProperties": {"type": "number"}}
+        in_order = {
+            "type": "array",
+            "items": {"type": "number"},
+            "description": "in the model's order: it names no classes",
+        }
+        prediction |= {"label": label, "probabilities": by_class if card.classes else in_order}
     elif card.task == "regression":
         prediction["value"] = {"type": "number"}
     else:
@@ -150,7 +180,7 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
     return {
         "Row": _object(row, [field.name for field in fields if field.required]),
         "PredictRequest": _object(
-            {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**string, "maxLength": 256}}, ["rows"]),
+            {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**string, "nullable": True, "maxLength": 256}}, ["rows"]),
         "PredictResponse": _object(
             {"model": string, "variant": variant, "version": string, "fallback": {"type": "boolean"},
              "predictions": {"type": "array", "items": _object(prediction, ["prediction_id"])}},

@@ -23,7 +23,10 @@ from service.metrics import LATENCY_BUCKETS, parse
 LABELS_PER_POST = 200
 """Labels known are posted when so many have gathered, or when the clock has moved on by `LABEL_STEP_S`."""
 LABEL_STEP_S = 900.0
-
+LABEL_TRIES = 4
+"""A post of labels that fails is tried so often, with `LABEL_RETRY_S` before the second try and twice as long before each next."""
+LABEL_RETRY_S = 0.2
+_AGAIN = frozenset({408, 429})
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -91,9 +94,14 @@ class Replay:
         self._progress = progress
         self.summary = Summary()
         self._due: list[tuple[float, str, Any]] = []
+        self._now = -math.inf
 
     async def run(self, moments: Iterable[Moment]) -> Summary:
-        """Send everything; on cancellation what has been sent is finished and counted."""
+        """Send everything. On cancellation what is under way is finished and the labels that are due are posted; on a second not.
+
+        Raises:
+            CallFailed: labels could not be posted, however often it was tried.
+        """
         started = time.perf_counter()
         # aiohttp and not httpx: several times the requests a second, and here the client is what is waited for.
         async with aiohttp.ClientSession(
@@ -103,18 +111,34 @@ class Replay:
             timeout=aiohttp.ClientTimeout(total=30),
         ) as http:
             queue: asyncio.Queue[Moment | None] = asyncio.Queue(maxsize=self._connections)
-            senders = [asyncio.create_task(self._send_all(http, queue)) for _ in range(self._connections)]
+            feeding = asyncio.create_task(self._feed(http, queue, moments, started))
+            whole = asyncio.create_task(self._whole(http, queue, feeding))
             try:
-                await self._feed(http, queue, moments, started)
+                await asyncio.shield(whole)
             except asyncio.CancelledError:
                 self.summary.interrupted = True
+                feeding.cancel()
+                await whole
+        self.summary.seconds = time.perf_counter() - started
+        return self.summary
+
+    async def _whole(
+        self, http: aiohttp.ClientSession, queue: "asyncio.Queue[Moment | None]", feeding: "asyncio.Task[None]"
+    ) -> None:
+        """Wait for the feeder, then for the senders, then post the labels. Leaves no task behind."""
+        senders = [asyncio.create_task(self._send_all(http, queue)) for _ in range(self._connections)]
+        try:
+            await asyncio.wait([feeding])
+            if not feeding.cancelled():
+                feeding.result()
             for _ in senders:
                 await queue.put(None)
             await asyncio.gather(*senders)
-            if not self.summary.interrupted:
-                await self._post_labels(http, math.inf)
-        self.summary.seconds = time.perf_counter() - started
-        return self.summary
+            await self._post_labels(http, self._now if feeding.cancelled() else math.inf)
+        finally:
+            for task in (feeding, *senders):
+                task.cancel()
+            await asyncio.gather(feeding, *senders, return_exceptions=True)
 
     async def _feed(
         self,
@@ -136,33 +160,33 @@ class Replay:
                 await self._post_labels(http, at)
                 posted_until = at
             await queue.put(moment)
+            self._now = at
 
     async def _send_all(self, http: aiohttp.ClientSession, queue: "asyncio.Queue[Moment | None]") -> None:
         while (moment := await queue.get()) is not None:
-            await self._send(http, moment)
+            try:
+                await self._send(http, moment)
+            except Exception as error:  # noqa: BLE001 - a sender that died would leave the feeder waiting for ever
+                self._failed(f"{type(error).__name__}: {error}")
 
     async def _send(self, http: aiohttp.ClientSession, moment: Moment) -> None:
         summary = self.summary
         begun = time.perf_counter()
         summary.sent += 1
         data = _encode({"rows": [moment.row]})
-        try:
-            async with http.post(
-                "/predict", data=data, headers={"X-Rollout-At": repr(moment.scheduled_at)}
-            ) as response:
-                answer = await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self._failed(f"{type(error).__name__}: {error}")
-            return
+        async with http.post("/predict", data=data, headers={"X-Rollout-At": repr(moment.scheduled_at)}) as response:
+            answer = await response.read()
+        seconds = time.perf_counter() - begun
         if response.status >= 400:
             self._failed(f"{response.status}: {_detail(answer)}")
             return
-        summary.latencies.append(time.perf_counter() - begun)
         body = _decode(answer)
-        summary.answered[body["variant"]] = summary.answered.get(body["variant"], 0) + 1
-        summary.fallbacks += body["fallback"]
+        variant, fallback, name = body["variant"], bool(body["fallback"]), body["predictions"][0]["prediction_id"]
+        summary.latencies.append(seconds)
+        summary.answered[variant] = summary.answered.get(variant, 0) + 1
+        summary.fallbacks += fallback
         if moment.label_at is not None:
-            heapq.heappush(self._due, (moment.label_at, body["predictions"][0]["prediction_id"], moment.label))
+            heapq.heappush(self._due, (moment.label_at, name, moment.label))
         self._progress(summary, moment.scheduled_at)
 
     def _failed(self, error: str) -> None:
@@ -172,16 +196,38 @@ class Replay:
     async def _post_labels(self, http: aiohttp.ClientSession, until: float) -> None:
         """Post every label that was known by `until`."""
         while self._due and self._due[0][0] <= until:
-            batch: list[dict[str, Any]] = []
+            batch: list[tuple[float, str, Any]] = []
             while self._due and self._due[0][0] <= until and len(batch) < 1000:
-                at, name, label = heapq.heappop(self._due)
-                batch.append({"prediction_id": name, "label": label, "at": at})
-            async with http.post("/feedback", data=_encode({"labels": batch})) as response:
-                answer = await response.read()
-            if response.status >= 400:
-                raise CallFailed(f"POST /feedback: {response.status} {_detail(answer)}")
-            for name, count in _decode(answer).items():
+                batch.append(heapq.heappop(self._due))
+            try:
+                counts = await self._post_batch(http, batch)
+            except BaseException:
+                # Cancelled half way, perhaps: labels may be sent twice, and must not be lost.
+                for label in batch:
+                    heapq.heappush(self._due, label)
+                raise
+            for name, count in counts.items():
                 self.summary.labels[name] = self.summary.labels.get(name, 0) + count
+
+    async def _post_batch(self, http: aiohttp.ClientSession, batch: Iterable[tuple[float, str, Any]]) -> dict[str, int]:
+        """What became of the labels. What may pass is tried again: to report a label twice does no harm."""
+        data = _encode({"labels": [{"prediction_id": name, "label": label, "at": at} for at, name, label in batch]})
+        said = ""
+        for attempt in range(LABEL_TRIES):
+            if attempt:
+                await asyncio.sleep(LABEL_RETRY_S * 2 ** (attempt - 1))
+            try:
+                async with http.post("/feedback", data=data) as response:
+                    answer = await response.read()
+                if response.status < 400:
+                    return msgspec.json.decode(answer, type=dict[str, int])
+            except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+                said = f"{type(error).__name__}: {error}"
+                continue
+            said = f"{response.status} {_detail(answer)}"
+            if response.status < 500 and response.status not in _AGAIN:
+                break
+        raise CallFailed(f"POST /feedback: {said}")
 
 
 def _detail(answer: bytes) -> str:

@@ -4,9 +4,12 @@ What the launch is judged by is not here: that is the rollout file (`service.rol
 """
 
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import pydantic_settings
+
+from service.errors import ConfigurationError
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -80,3 +83,21 @@ class Settings(pydantic_settings.BaseSettings):
     def resolved_store_url(self) -> str:
         """The store's URL, with the default filled in."""
         return self.store_url or f"sqlite:///{(self.state_dir / 'understudy.db').absolute()}"
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings that the environment says; `given` goes before it.
+
+    Raises:
+        ConfigurationError: naming each variable that does not fit, and what it takes.
+    """
+    try:
+        return Settings(**given)
+    except pydantic.ValidationError as error:
+        raise ConfigurationError("; ".join(_said(problem) for problem in error.errors())) from None
+
+
+def _said(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    wanted = problem["msg"][:1].lower() + problem["msg"][1:]
+    return f"UNDERSTUDY_{name.upper()} is {problem['input']!r}: {wanted} ({Settings.model_fields[name].description})"

@@ -44,7 +44,7 @@ def load_policy(settings: Settings) -> Policy:
     Raises:
         ConfigurationError: when it is missing or does not fit its schema.
     """
-    path = settings.rollout_file
+    path = rollout_path(settings)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -52,7 +52,23 @@ def load_policy(settings: Settings) -> Policy:
             f"the rollout file {path} cannot be read ({error.strerror}); name one with UNDERSTUDY_ROLLOUT_FILE, or make "
             "one with `understudy init POC.onnx CANDIDATE.onnx`"
         ) from error
-    return rollout_file.parse(text, str(path))
+    policy = rollout_file.parse(text, str(path))
+    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
+    return policy.model_copy(update=found)
+
+
+def rollout_path(settings: Settings) -> Path:
+    """The rollout file: as named, or, for a Bento that is served from any folder, beside the package it was built with."""
+    path = settings.rollout_file
+    beside = Path(__file__).parents[1] / path
+    return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+
+
+def _placed(source: str | None, folder: Path) -> str | None:
+    """A model's path: relative to the working folder, or else to the rollout file's."""
+    if source is None or source.startswith("bentoml:") or Path(source).exists():
+        return source
+    return str(folder / source) if (folder / source).exists() else source
 
 
 def run_dir(settings: Settings) -> Path:

@@ -51,10 +51,10 @@ def verify(
     """Fold the stored evidence again, offline, and see whether every decision is reached again at the same row."""
     from service import wiring  # noqa: PLC0415 - a command that needs no database should not load one
     from service.rollout.verify import verify as check  # noqa: PLC0415
-    from service.settings import Settings  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
 
     with said():
-        settings = Settings(rollout_file=file, store_url=store) if store else Settings(rollout_file=file)
+        settings = read_settings(rollout_file=file, **({"store_url": store} if store else {}))
         found = wiring.open_history(settings)
         state = found.store.load_state("evidence")
         if state is None:

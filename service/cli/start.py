@@ -58,13 +58,13 @@ def check(
     """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
     from service import wiring  # noqa: PLC0415
     from service.rollout.policy import json_schema  # noqa: PLC0415
-    from service.settings import Settings  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
 
     if schema:
         print(json.dumps(json_schema(), indent=1))
         return
     with said():
-        for line in wiring.preflight(Settings(rollout_file=file)):
+        for line in wiring.preflight(read_settings(rollout_file=file)):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")
 

@@ -49,7 +49,7 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
 def history(
     url: Url = DEFAULT_URL,
     token: Token = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    limit: Annotated[int, typer.Option(help="at most so many events, from the first one on", min=1, max=1000)] = 50,
     as_json: Json = False,
 ) -> None:
     """Show the audit log: who did what, when and why."""
