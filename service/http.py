@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import types
-from collections.abc import Awaitable, Callable, Generator, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -78,7 +78,7 @@ async def _known(message: Message) -> Message:
 
 
 @types.coroutine
-def _resumed(coroutine: types.CoroutineType[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
+def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
     """The rest of a coroutine that was stepped once by hand and then yielded `waits_for` to the event loop."""
     while True:
         try:

@@ -89,15 +89,19 @@ def _model_paths() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _state() -> dict[str, Any]:
+    return _json("the rollout's state", "Rollout")
+
+
 def _state_paths() -> dict[str, Any]:
     return {
         "/rollout": {"get": {"operationId": "rollout", "summary": "The rollout's state", "security": _SECURE,
-                             "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(Unauthorized, Forbidden, NotReady)}},
+                             "responses": {"200": _state()} | _problems(Unauthorized, Forbidden, NotReady)}},
         "/rollout/weight": {"post": {
             "operationId": "setWeight", "summary": "Set the candidate's share of live answers by hand", "security": _SECURE,
             "parameters": [{**_HEADER, "name": "If-Match", "description": "refuse when the revision is another one"}],
             "requestBody": _body("WeightOrder"),
-            "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
+            "responses": {"200": _state()} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
         }},
         "/rollout/verdict": {"get": {
             "operationId": "verdict", "summary": "The verdict, for Argo Rollouts' web metric", "security": _SECURE,
@@ -115,7 +119,7 @@ def _order_paths() -> dict[str, Any]:
             "operationId": name, "summary": text, "security": _SECURE,
             "parameters": [{**_HEADER, "name": "If-Match", "description": "refuse when the revision is another one"}],
             "requestBody": {**_body("PromoteOrder" if name == "promote" else "Order"), "required": False},
-            "responses": {"200": _json("the rollout's state", "Rollout")} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady)}}
+            "responses": {"200": _state()} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady)}}
            for name, text in (
                ("promote", "Go to the next step, or with `full` to the end"), ("pause", "Keep the weight as it is"),
                ("resume", "Go on after a pause"), ("abort", "Take the candidate off at once"),
@@ -180,7 +184,8 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
     return {
         "Row": _object(row, [field.name for field in fields if field.required]),
         "PredictRequest": _object(
-            {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")}, "key": {**string, "nullable": True, "maxLength": 256}}, ["rows"]),
+            {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")},
+             "key": {**string, "nullable": True, "maxLength": 256}}, ["rows"]),
         "PredictResponse": _object(
             {"model": string, "variant": variant, "version": string, "fallback": {"type": "boolean"},
              "predictions": {"type": "array", "items": _object(prediction, ["prediction_id"])}},

@@ -262,18 +262,49 @@ def _card_from_graph(session: Any, path: Path) -> Card:
             role = "value"
         outputs.append(OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role))
     roles = {output.role for output in outputs}
-    width = next((o.shape[1] for o in outputs if o.role == "probabilities"), None)
     task: Any = "regression" if "value" in roles else "other"
-    if "probabilities" in roles or "label" in roles:
+    classes: list[Any] = []
+    description = "Made from the graph's signature."
+    if "probabilities" in roles:
+        width, classes, said = _classes(outputs, _one_run(session, path, inputs))
         task = "binary-classification" if width == 2 else "multiclass-classification"
-    # Only whole-number classes can be known from the graph's signature alone; a card can say more.
-    classes: list[int | str] = (
-        list(range(width)) if width and any(o.role == "label" and o.dtype == "int64" for o in outputs) else []
-    )
+        description += said
+    elif "label" in roles:
+        task = "multiclass-classification"
     return Card(
-        name=path.stem, version="0", task=task, inputs=inputs, outputs=outputs, classes=classes,
-        positive=1 if classes == [0, 1] else None, digest=digest_of(path),
+        name=path.stem, version="0", task=task, description=description, inputs=inputs, outputs=outputs, classes=classes,
+        positive=max(classes) if len(classes) == 2 else None, digest=digest_of(path),
     )  # fmt: skip
+
+
+def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str, Any]:
+    """The raw outputs for the smallest batch there is."""
+    rows = (inputs[0].shape[0] if inputs[0].shape else None) or 1
+    try:
+        found = session.run(None, {spec.name: typical(spec, rows) for spec in inputs})
+    except Exception as error:  # the runtime raises a dozen unrelated classes
+        raise InferenceError(f"{path.stem} failed: {error}") from error
+    return dict(zip([output.name for output in session.get_outputs()], found, strict=True))
+
+
+def _classes(outputs: Sequence[OutputSpec], found: Mapping[str, Any]) -> tuple[int, list[int | str], str]:
+    """How many classes there are, their names as far as a graph says them, and what the card says of that.
+
+    A ZipMap's dicts name them. A matrix does not: beside whole-number labels 0, 1, … is the converters' default, beside
+    strings there is none.
+    """
+    by_role = {output.role: output for output in outputs}
+    probabilities, label = found[by_role["probabilities"].name], by_role.get("label")
+    if isinstance(probabilities, list):
+        names = list(probabilities[0])
+        return len(names), names, ""
+    width = int(probabilities.shape[-1])
+    unnamed = " It does not name the classes: "
+    if label and label.dtype == "int64" and width > 1 and set(found[label.name].flat) <= set(range(width)):
+        names = list(range(width))
+        said = f"0 to {width - 1} are assumed, in this order; where they are others, a card.json beside model.onnx says so."
+        return width, names, unnamed + said
+    return width, [], unnamed + "probabilities are a list. A card.json beside model.onnx can name them."
 
 
 def _check_signature(session: Any, card: Card) -> None:

@@ -1,14 +1,15 @@
 """The controller: one leader among all workers folds the evidence, asks the judge, and moves the plan.
 
-`tick()` is the short list of effects around pure functions: read rows, fold, judge, apply, remember. Each effect is safe to
+`tick()` is the short list of effects around pure functions: read rows, fold, judge, keep, apply. Each effect is safe to
 repeat, so it may die between any two and another worker goes on:
 
 1. *lead*: the lease; whoever finds it expired takes it.
 2. *fold*: from the state that was last kept; rows read twice are folded into the same state, since what was not kept is
    folded again from the cursors before.
-3. *apply*: the plan changes only if its revision is still the one that was judged, together with its event. So a transition
+3. *keep*: the state, refused when the lease has gone to somebody else. Before a transition, so that the next step's evidence
+   begins behind the rows that this one was judged by, whoever dies in between.
+4. *apply*: the plan changes only if its revision is still the one that was judged, together with its event. So a transition
    happens once, whoever tries.
-4. *keep*: the state, refused when the lease has gone to somebody else.
 
 A step of the evidence begins when the plan says so: the state remembers its step, and a controller that finds the plan ahead
 of it catches up first.
@@ -71,7 +72,7 @@ class Controller:
         self.verdict: Verdict | None = None
 
     def tick(self, *, candidate_ready: bool = True) -> Plan | None:
-        """Lead, fold, judge, apply, keep. Returns the plan that it put in force, or None when nothing changed.
+        """Lead, fold, judge, keep, apply. Returns the plan that it put in force, or None when nothing changed.
 
         `candidate_ready` holds forward moves back until the candidate has answered a probe.
         """
@@ -90,11 +91,16 @@ class Controller:
         moved = self._fold(evidence, known_by)
         verdict, tail_to = self._judge(evidence, plan, known_by)
         self.verdict = verdict
-        looked = {"seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "known_by": known_by}
-        applied = self._apply(plan, verdict, looked, candidate_ready=candidate_ready)
-        if moved or applied is not None:
-            self._keep(evidence, verdict, plan if applied is None else applied)
-        return applied
+        order = self._order(plan, verdict, candidate_ready=candidate_ready)
+        if (moved or order is not None) and not self._keep(evidence, verdict, plan):
+            return None
+        if order is None:
+            return None
+        looked = {
+            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "known_by": known_by,
+            "marks": len(evidence.marks), "chain": evidence.chain,
+        }  # fmt: skip
+        return self._apply(plan, order, verdict, looked)
 
     def _load(self) -> Evidence:
         evidence = Evidence(self._policy, self._models)
@@ -118,10 +124,7 @@ class Controller:
         tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
         return judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan)), tail.last
 
-    def _apply(self, plan: Plan, verdict: Verdict, looked: dict[str, Any], *, candidate_ready: bool) -> Plan | None:
-        order = self._order(plan, verdict)
-        if order is None or (order is not Order.ROLL_BACK and not candidate_ready):
-            return None
+    def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
         details = {
             "from": plan.phase.value, "to": new.phase.value, "weight": new.weight * 100 / SHARE_ONE, "step": new.step,
@@ -134,9 +137,11 @@ class Controller:
         except NotAllowedNow:
             return None  # an operator was faster; the next tick judges what they made of it
 
-    def _order(self, plan: Plan, verdict: Verdict) -> Order | None:
+    def _order(self, plan: Plan, verdict: Verdict, *, candidate_ready: bool) -> Order | None:
         if verdict.answer == "rollback":
             return Order.ROLL_BACK
+        if not candidate_ready:
+            return None
         if verdict.requires == ("approval",) and plan.phase is not Phase.WAITING:
             return Order.WAIT
         if verdict.answer != "advance" or plan.phase not in {Phase.SHADOW, Phase.CANARY}:
@@ -144,11 +149,11 @@ class Controller:
         following = self._policy.steps[plan.step + 1] if plan.step + 1 < len(self._policy.steps) else "promote"
         return Order.FINISH if following == "promote" else Order.ADVANCE
 
-    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan) -> None:
+    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan) -> bool:
         point = {"at": evidence.watermark, "revision": plan.revision, "metrics": [m.as_dict() for m in verdict.metrics]}
         self._history.append(point)
         if len(self._history) > HISTORY_MAX:
-            self._history = self._history[::2] + self._history[-1:]
+            self._history = self._history[::-2][::-1]  # the newest stays
         state = {
             "evidence": evidence.state(),
             "history": self._history,
@@ -159,6 +164,8 @@ class Controller:
             self._store.save_state(STATE, state, holder=self.holder)
         except NotAllowedNow:
             self._evidence = None  # somebody else leads: they fold on from what was kept before
+            return False
+        return True
 
     def _pages(self, after: int, limit: int, known_by: float) -> Iterator[Sequence[Row]]:
         """Rows after a cursor, a page at a time, at most `limit` of them."""
@@ -192,7 +199,7 @@ def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | 
     step, share, shadow = plan.step, plan.weight, plan.shadow
     if order in {Order.ADVANCE, Order.PROMOTE, Order.FINISH, Order.PROMOTE_FULL}:
         last = len(policy.steps) - 1
-        step = last if order in {Order.FINISH, Order.PROMOTE_FULL} else _next(policy, plan)
+        step = len(policy.steps) if order in {Order.FINISH, Order.PROMOTE_FULL} else _next(policy, plan)
         following = policy.steps[step] if 0 <= step < len(policy.steps) else "promote"
         if isinstance(following, CanaryStep):
             share = following.canary

@@ -6,12 +6,13 @@ Two passes over the same stream, each with a cursor of its own:
 
 * **seen**: every observation at once, for what needs no label: failures and latency.
 * **settled**: the quality comparison, in request order, only as far as every pair is settled. A pair is settled when its label has
-  come within the policy's `wait`, when no label could change it (both models agree, under 0/1 loss), or when the wait is
-  over: then it counts as the worst that it could have been for the candidate. So bad news that comes late cannot be overtaken
-  by good news that comes early, whatever the delays.
+  come within the policy's `wait`, or when the wait is over: then it counts as the worst that it could have been for the candidate.
+  So bad news that comes late cannot be overtaken by good news that comes early, whatever the delays. What is folded
+  depends on the labels alone, not on when somebody looked.
 
 Behind the settled prefix lies the **tail**, read anew each time and not folded: its known pairs as they are, its pending ones
-as the worst case (for advancing) or the best case (for harm). The result bounds the e-value of the whole data from below,
+as the worst case (for advancing) or the best case (for harm); the two are one where no label could change the difference, as
+where both models agree under 0/1 loss. The result bounds the e-value of the whole data from below,
 so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
 delay and absence of a label say nothing about the outcome.
 
@@ -170,6 +171,7 @@ class Evidence:
         self.marks: list[tuple[int, int, int]] = []  # where each step began: step, seen, settled
         self.chain = ""  # digest of all settled rows so far
         self.blocks: list[tuple[int, str]] = []  # the chain at every `BLOCK_ROWS`th settled row: seq, digest
+        self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
         self._in_block = 0
         self.step = 0
         self.watermark = self.started_at = 0.0
@@ -202,11 +204,12 @@ class Evidence:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
         taken = 0
         for seq, observation, report in rows:
-            pair = self._pair(observation, report)
-            if pair is not None and self._is_pair(observation):
-                decided = pair.known is not None or (pair.worst == pair.best and not self._on_arrival)
-                if not decided and not self._expired(observation):
-                    break
+            pair = self._pair(observation, report) if self._is_pair(observation) else None
+            if pair is not None:
+                if pair.known is None:
+                    if not self._expired(observation):
+                        break
+                    self._miss(seq)
                 if self._firsts_settled.first(observation.unit, observation.at):
                     self._fold(observation, report, pair)
             self.settled = seq
@@ -214,9 +217,17 @@ class Evidence:
             self._link(seq, observation, None if pair is None else pair.known)
         return taken
 
+    def _miss(self, seq: int) -> None:
+        """Remember that a row was settled without its label, should the label be stored after all."""
+        joins = bool(self.missing) and self.missing[-1][1] == self.settled
+        first = self.missing.pop()[0] if joins else seq
+        self.missing.append((first, seq))
+
     def _link(self, seq: int, observation: Observation, known: float | None) -> None:
         """Chain a settled row, so that a row which is changed later can be found."""
-        text = f"{self.chain}|{seq}|{observation.prediction_id}|{observation.at!r}|{observation.unit}|{known!r}"
+        o = observation
+        parts = (self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode.value, known)
+        text = "|".join([*map(repr, parts), _told(o.primary), _told(o.candidate)])
         self.chain = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._in_block += 1
         if self._in_block == BLOCK_ROWS:
@@ -331,7 +342,8 @@ class Evidence:
             return 1.0
         model = self._models[variant]
         found = losses.losses(answer, label, model.classes, model.positive).get(quality.loss)
-        return None if found is None else losses.bounded(quality.loss, found, quality.clip)
+        # At most 1, also where a model's probabilities are not: logits, or a sum that rounding put above 1.
+        return None if found is None else min(1.0, losses.bounded(quality.loss, found, quality.clip))
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
@@ -339,7 +351,7 @@ class Evidence:
             "quality": self.quality.state() if self.quality else None,
             "errors": self.errors.state() if self.errors else None,
             "latency": self.latency.state(), "poc": self.poc.state(), "coverage": self.coverage.as_dict(),
-            "marks": self.marks, "chain": self.chain, "blocks": self.blocks, "in_block": self._in_block,
+            "marks": self.marks, "chain": self.chain, "blocks": self.blocks, "in_block": self._in_block, "missing": self.missing,
             "seen": self.seen, "settled": self.settled, "step": self.step, "watermark": self.watermark,
             "started_at": self.started_at, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
         }  # fmt: skip
@@ -358,9 +370,14 @@ class Evidence:
         self.watermark, self.started_at = state["watermark"], state["started_at"]
         self.marks = [tuple(mark) for mark in state["marks"]]
         self.blocks = [tuple(block) for block in state["blocks"]]
+        self.missing = [tuple(rows) for rows in state["missing"]]
         self.chain, self._in_block = state["chain"], state["in_block"]
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
+
+
+def _told(answer: Answer) -> str:
+    return f"{answer.status.value},{answer.label!r},{answer.score!r},{answer.probabilities!r},{answer.seconds!r}"
 
 
 def _views(goal: PairedGoal, worst: Sequence[float], margin: float) -> Iterator[tuple[float, MeanEvidence]]:

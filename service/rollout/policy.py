@@ -7,6 +7,7 @@ the file become whole hundredths of a percent here, durations become seconds.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -33,12 +34,19 @@ def _duration(value: object) -> object:
 def _share(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("a share of traffic is a number of percent, 0 to 100")
-    hundredths = round(value * SHARE_ONE / 100)
     if not 0 <= value <= 100:
         raise ValueError("a share of traffic is 0 to 100 percent")
+    hundredths = round(value * SHARE_ONE / 100)
     if abs(hundredths - value * SHARE_ONE / 100) > 1e-6:
         raise ValueError("a share of traffic has at most two decimals: 0.01 % is the smallest")
     return hundredths
+
+
+def _harm(value: object, as_usual: pydantic.ValidatorFunctionWrapHandler) -> object:
+    try:
+        return as_usual(value)
+    except pydantic.ValidationError:
+        raise ValueError("is the word `margin`, or a number: 0 or more, and less than 1") from None
 
 
 Duration = Annotated[
@@ -65,20 +73,28 @@ class _Strict(pydantic.BaseModel):
 
 
 class Quality(_Strict):
-    """How good the candidate must be, in units of the (clipped) loss; less is better.
+    """How good the candidate must be, in units of the (clipped) loss; less is better."""
 
-    Attributes:
-        margin: the candidate is "not worse" when its mean loss is at most this much above the primary's.
-        harm: it is rolled back when its mean loss is this much above; the word `margin` means the margin itself.
-        poc_target: the mean loss that the proof of concept itself was to reach.
-        clip: log-loss and errors are cut off here and divided by it, since the statistics need a bounded loss.
-    """
-
-    loss: Loss = "brier"
-    margin: float = pydantic.Field(gt=0, lt=1)
-    harm: Literal["margin"] | Annotated[float, pydantic.Field(ge=0, lt=1)] = "margin"
-    poc_target: float | None = pydantic.Field(default=None, gt=0)
-    clip: float = pydantic.Field(default=5.0, gt=0)
+    loss: Loss = pydantic.Field(default="brier", description="what is measured on every labelled row")
+    margin: float = pydantic.Field(
+        gt=0,
+        lt=1,
+        description='the candidate is "not worse" when its mean loss is at most this much above the primary\'s',
+    )
+    harm: Annotated[Literal["margin"] | Annotated[float, pydantic.Field(ge=0, lt=1)], pydantic.WrapValidator(_harm)] = (
+        pydantic.Field(
+            default="margin",
+            description="it is rolled back when its mean loss is this much above; `margin` means the margin itself",
+        )
+    )
+    poc_target: float | None = pydantic.Field(
+        default=None, gt=0, description="the mean loss that the proof of concept itself was to reach"
+    )
+    clip: float = pydantic.Field(
+        default=5.0,
+        gt=0,
+        description="log-loss and errors are cut off here and divided by it: the statistics need a bounded loss",
+    )
 
     @property
     def harm_line(self) -> float:
@@ -87,91 +103,128 @@ class Quality(_Strict):
 
 
 class Errors(_Strict):
-    """How much more often than the primary the candidate may fail, as a share of requests."""
+    """How much more often than the primary the candidate may fail."""
 
-    margin: float = pydantic.Field(gt=0, lt=1)
+    margin: float = pydantic.Field(gt=0, lt=1, description="as a share of requests")
 
 
 class Latency(_Strict):
     """The latency goal and the deadline inside which every caller gets an answer, in milliseconds."""
 
-    p99_ms: float = pydantic.Field(gt=0)
-    deadline_ms: float = pydantic.Field(default=250, gt=0)
+    p99_ms: float = pydantic.Field(gt=0, description="99 of 100 requests are answered faster than this")
+    deadline_ms: float = pydantic.Field(default=250, gt=0, description="later there is no answer but 504")
 
 
 class Cost(_Strict):
-    """What a machine costs per hour, and the most that a million predictions may cost."""
+    """What a machine costs, and what predictions may cost, in one currency."""
 
-    machine_per_hour: float = pydantic.Field(gt=0)
-    max_per_million: float = pydantic.Field(gt=0)
+    machine_per_hour: float = pydantic.Field(gt=0, description="what a machine costs an hour")
+    max_per_million: float = pydantic.Field(gt=0, description="the most that a million predictions may cost")
 
 
 class Goals(_Strict):
-    """What the launch is judged by. `error_budget` is the chance of any wrong verdict in this rollout, over all metrics."""
+    """What the launch is judged by."""
 
-    error_budget: float = pydantic.Field(default=0.05, gt=0, lt=0.5)
+    error_budget: float = pydantic.Field(
+        default=0.05, gt=0, lt=0.5, description="chance of any wrong verdict in this rollout, over all metrics"
+    )
     quality: Quality | None = None
     errors: Errors | None = None
     latency: Latency = Latency(p99_ms=50)
-    throughput_rps: float | None = pydantic.Field(default=None, gt=0)
+    throughput_rps: float | None = pydantic.Field(default=None, gt=0, description="requests a second to sustain")
     cost: Cost | None = None
 
 
 class Labels(_Strict):
     """How labels are waited for and in which order they count."""
 
-    wait: Duration = 72 * 3600.0
-    count: Literal["settled", "on_arrival"] = "settled"
+    wait: Duration = pydantic.Field(
+        default=72 * 3600.0, description="how long after its prediction a label is waited for: 500ms, 30s, 15m, 72h, 7d"
+    )
+    count: Literal["settled", "on_arrival"] = pydantic.Field(
+        default="settled",
+        description="`settled`: in the order of the requests, the late ones at their worst until the wait is over; "
+        "`on_arrival`: as they come",
+    )
 
 
 class Until(_Strict):
     """A step lasts at least until this much is known."""
 
-    labels: int | None = pydantic.Field(default=None, ge=1)
-    requests: int | None = pydantic.Field(default=None, ge=1)
-    duration: Duration | None = None
+    labels: int | None = pydantic.Field(default=None, ge=1, description="labels that count")
+    requests: int | None = pydantic.Field(default=None, ge=1, description="requests")
+    duration: Duration | None = pydantic.Field(default=None, description="time in the step")
+
+
+Require = Literal["loadtest", "approval"]
 
 
 class ShadowStep(_Strict):
-    """The candidate rehearses on this share of the requests; the primary answers all of them."""
+    """The candidate rehearses on a share of the requests; the primary answers all of them."""
 
-    shadow: Share
+    shadow: Share = pydantic.Field(description="the share, in percent with at most two decimals")
     until: Until | None = None
-    require: list[Literal["loadtest", "approval"]] = []
+    require: list[Require] = pydantic.Field(default=[], description="what must have been said before the next step")
 
 
 class CanaryStep(_Strict):
-    """The candidate answers this share of the requests; the model that does not answer rehearses."""
+    """The candidate answers a share of the requests; the model that does not answer rehearses."""
 
-    canary: Share
+    canary: Share = pydantic.Field(description="the share, in percent with at most two decimals")
     until: Until | None = None
-    require: list[Literal["loadtest", "approval"]] = []
+    require: list[Require] = pydantic.Field(default=[], description="what must have been said before the next step")
 
 
-Step = ShadowStep | CanaryStep | Literal["promote"]
+def _kind_of_step(step: object) -> str | None:
+    """Which of the three a step means to be, so that what is wrong with it is said once."""
+    if isinstance(step, Mapping):
+        return "ShadowStep" if "shadow" in step else "CanaryStep" if "canary" in step else None
+    return (
+        type(step).__name__ if isinstance(step, ShadowStep | CanaryStep) else "promote" if step == "promote" else None
+    )
+
+
+Step = Annotated[
+    Annotated[ShadowStep, pydantic.Tag("ShadowStep")]
+    | Annotated[CanaryStep, pydantic.Tag("CanaryStep")]
+    | Annotated[Literal["promote"], pydantic.Tag("promote")],
+    pydantic.Discriminator(
+        _kind_of_step,
+        custom_error_type="step",
+        custom_error_message="a step is `shadow: N`, `canary: N` or `promote`",
+    ),
+]
 
 
 class Policy(_Strict):
-    """The rollout file.
+    """The rollout file."""
 
-    Attributes:
-        primary: and `candidate`: a folder with model.onnx and card.json, a bare .onnx file, or `bentoml:<tag>`.
-        route_by: a request field that keeps a caller on one variant.
-        unit: evidence counts the first request per value of this field and window; absent: every request.
-        workers: processes that answer; each holds the primary.
-    """
-
-    model: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    task: Task
-    primary: str
-    candidate: str | None = None
-    device: Device = "auto"
-    route_by: str | None = None
+    model: str = pydantic.Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="what the service is called, in answers and in metrics",
+    )
+    task: Task = pydantic.Field(description="what the models do; both do the same")
+    primary: str = pydantic.Field(
+        description="the model in proof of concept: a folder with model.onnx and card.json, an .onnx file, or `bentoml:<tag>`"
+    )
+    candidate: str | None = pydantic.Field(default=None, description="the better one to launch, named in the same way")
+    device: Device = pydantic.Field(
+        default="auto", description="what runs them; one that is named and not there keeps the service from starting"
+    )
+    route_by: str | None = pydantic.Field(
+        default=None,
+        description="a request field that keeps a caller on one variant; absent: the request's own key or id",
+    )
     goals: Goals = Goals()
     labels: Labels = Labels()
-    unit: str | None = None
-    workers: int = pydantic.Field(default=1, ge=1, le=64)
-    steps: list[Step] = []
+    unit: str | None = pydantic.Field(
+        default=None,
+        description="evidence counts the first request per value of this field and window; absent: every request",
+    )
+    workers: int = pydantic.Field(default=1, ge=1, le=64, description="processes that answer; each holds the primary")
+    steps: list[Step] = pydantic.Field(
+        default=[], description="what the rollout goes through, in order; absent: the candidate only rehearses"
+    )
 
     @pydantic.model_validator(mode="after")
     def _steps_make_sense(self) -> "Policy":
@@ -211,6 +264,27 @@ class Policy(_Strict):
         return Plan(Phase.SERVING, weight=0, shadow=0, salt=salt)
 
 
+class _SaidTwice(yaml.YAMLError):
+    """A key is twice in one mapping."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key said twice, of which PyYAML would quietly take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """See `yaml.composer.Composer.compose_mapping_node`."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise _SaidTwice(f"the key `{key.value}` is in line {lines[name]}, and again in line {line}")
+            lines[name] = line
+        return node
+
+
 def parse(text: str, source: str = "rollout.yaml") -> Policy:
     """The policy in a rollout file's text.
 
@@ -218,8 +292,10 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         ConfigurationError: naming the key and what it should be.
     """
     try:
-        data: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data: Any = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader that is stricter still
+    except _SaidTwice as error:
+        raise ConfigurationError(f"{source}: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{source} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigurationError(f"{source} must be a mapping with `model`, `task` and `primary`")
@@ -241,5 +317,5 @@ def json_schema() -> dict[str, Any]:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    names = [str(part) for part in location if part not in {"ShadowStep", "CanaryStep"} and "literal" not in str(part)]
+    names = [str(part) for part in location if part not in {"ShadowStep", "CanaryStep"}]
     return ".".join(names) or "file"

@@ -1,11 +1,13 @@
 """The decisions again, offline: fold the stored evidence as the controller did, and reach the same verdicts at the same rows.
 
 Every decision of the judge is an event with what was looked at: how many rows were seen, how far the settled prefix reached, where
-the tail ended, and by when labels were known. The state that the controller kept says where each step began. Here all
-of that is followed from the first row on, with nothing taken over but the cursors.
+the tail ended, by when labels were known, and how many steps had begun. The state that the controller kept says where each
+step began, and which rows were settled without their label: one that was stored later, when the row's wait was over, is not
+looked at here either. All of that is followed from the first row on, with nothing taken over but the cursors.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,19 +37,18 @@ def verify(
 ) -> tuple[list[Check], str | None]:
     """Every decision of the judge, checked; and the block of rows that was changed, if one was."""
     decisions = [event for event in events if event.actor == "judge"]
-    marks = [tuple(mark) for mark in state["evidence"]["marks"]]
+    marks, rows = state["evidence"]["marks"], _as_settled(rows, state["evidence"]["missing"])
     evidence = Evidence(policy, models)
     checks = []
     for event in decisions:
         looked = event.details
-        for step, seen, settled in [m for m in marks if (m[1], m[2]) <= (looked["seen"], looked["settled"])]:
-            if looked["judged_step"] == -1 or step <= looked["judged_step"]:
-                _fold(evidence, rows, seen, settled, looked["known_by"])
-                evidence.begin_step(step)
-                marks.remove((step, seen, settled))
+        for step, seen, settled in marks[len(evidence.marks) : looked["marks"]]:
+            _fold(evidence, rows, seen, settled, looked["known_by"])
+            evidence.begin_step(step)
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
-        checks.append(_compare(event, judge_at(policy, evidence, tail, Phase(looked["from"]), looked["judged_step"])))
+        verdict = judge_at(policy, evidence, tail, Phase(looked["from"]), looked["judged_step"])
+        checks.append(_compare(event, verdict, evidence.chain))
     return checks, changed_block(evidence, state["evidence"]["blocks"])
 
 
@@ -61,12 +62,24 @@ def changed_block(evidence: Evidence, blocks: Sequence[Sequence[Any]]) -> str | 
     return None
 
 
+def _as_settled(rows: Rows, missing: Sequence[Sequence[int]]) -> Rows:
+    """The rows without the labels that came too late: `missing` are the first and last of those settled without."""
+    firsts = [first for first, _ in missing]
+
+    def found(after: int, upto: int, known_by: float) -> Iterator[Row]:
+        for seq, observation, report in rows(after, upto, known_by):
+            at = bisect_right(firsts, seq) - 1
+            yield seq, observation, None if at >= 0 and seq <= missing[at][1] else report
+
+    return found
+
+
 def _fold(evidence: Evidence, rows: Rows, seen: int, settled: int, known_by: float) -> None:
     evidence.see(rows(evidence.seen, seen, known_by))
     evidence.settle(rows(evidence.settled, settled, known_by))
 
 
-def _compare(event: Event, verdict: Verdict) -> Check:
+def _compare(event: Event, verdict: Verdict, chain: str) -> Check:
     kept = event.details["verdict"]
     now = verdict.as_dict()
     for name in ("log_e_harm", "log_e_advance"):
@@ -74,4 +87,7 @@ def _compare(event: Event, verdict: Verdict) -> Check:
             return Check(event, False, f"{name} was {kept[name]}, the rows now say {now[name]}")
     if kept["answer"] != verdict.answer:
         return Check(event, False, f"the verdict was {kept['answer']}, the rows now say {verdict.answer}")
+    if event.details["chain"] != chain:
+        settled = event.details["settled"]
+        return Check(event, False, f"the verdict is the same, but a row up to {settled:,} is not what it was then")
     return Check(event, True, f"{verdict.answer}, from {event.details['seen']:,} rows")

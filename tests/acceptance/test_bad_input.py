@@ -3,12 +3,14 @@
 import json
 import math
 import socket
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.data import Flight
-from tests.acceptance.conftest import Running
+from tests.acceptance.conftest import Running, start
 
 JSON = {"content-type": "application/json"}
 
@@ -118,6 +120,24 @@ def test_a_caller_that_hangs_up_or_dawdles_harms_nobody(shared: Running, good: d
         with socket.create_connection((host, int(port)), timeout=5) as sock:
             sock.sendall(sent)
     assert shared.predict(good).status_code == 200
+
+
+@pytest.mark.acceptance
+def test_a_body_that_does_not_come_is_answered_408(tmp_path: Path, good: dict[str, Any]) -> None:
+    """Headers and then silence, or half a body: the connection is given up after `UNDERSTUDY_BODY_TIMEOUT_S`."""
+    running = start(tmp_path / "state", body_timeout_s="0.3")
+    try:
+        host, port = running.url.removeprefix("http://").split(":")
+        for sent in (b"", b'{"rows":'):
+            with socket.create_connection((host, int(port)), timeout=10) as sock:
+                began = time.monotonic()
+                sock.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + sent)
+                said = sock.recv(65536)
+            assert said.startswith(b"HTTP/1.1 408 "), said
+            assert 0.25 < time.monotonic() - began < 5
+        assert running.predict(good).status_code == 200
+    finally:
+        running.stop()
 
 
 @pytest.mark.acceptance

@@ -5,13 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.auth import Actor, Role, Tokens, line_for, new_token
 from service.errors import ConfigurationError, Forbidden, Unauthorized
-
-steady = settings(deadline=None, derandomize=True)
 
 
 def write(path: Path, *lines: str, moment: int = 1) -> Path:
@@ -183,7 +181,6 @@ def test_without_a_file_nobody_else_is_anything(client: str) -> None:
             tokens.actor(header, client)
 
 
-@steady
 @given(st.text(max_size=30), st.sampled_from(["viewer", "operator"]))
 def test_whatever_name_is_given_its_line_is_read_back_or_it_is_refused(name: str, role: Role) -> None:
     """A name with blanks, a line break or a `#` would break the file for everyone."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import prometheus_client
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service import losses
@@ -30,7 +30,6 @@ from service.store import Retention
 from service.store.memory import MemoryStore
 from service.testing import ManualClock, card, observation
 
-steady = settings(deadline=None, derandomize=True)
 CARDS = {variant: card(variant.value, digest=f"sha256:{variant.value}") for variant in Variant}
 KEEP = Retention(max_age_s=3600, max_bytes=2**30)
 FIRST = Plan(Phase.SHADOW, weight=0, shadow=SHARE_ONE, salt=7)
@@ -114,7 +113,6 @@ def test_an_order_of_nothing_sends_the_candidate_back_to_rehearsing() -> None:
     run(main)
 
 
-@steady
 @given(st.integers(0, SHARE_ONE))
 def test_every_hundredth_of_a_percent_can_be_ordered(hundredths: int) -> None:
     """Whatever float its decimal number is."""
@@ -350,7 +348,6 @@ def counted(values: list[float], edges: tuple[float, ...]) -> list[float]:
     return counts
 
 
-@steady
 @given(
     st.lists(st.floats(1e-5, LATENCY_BUCKETS[-1]), min_size=1, max_size=200),
     st.sampled_from([0.01, 0.25, 0.5, 0.95, 0.99, 1.0]),
@@ -373,7 +370,6 @@ def test_with_many_values_a_quantile_is_close_to_the_exact_one() -> None:
         assert found == pytest.approx(float(np.quantile(values, quantile)), rel=0.05)
 
 
-@steady
 @given(st.lists(st.integers(0, 50), min_size=4, max_size=4), st.floats(0, 1), st.floats(0, 1))
 def test_quantiles_grow(counts: list[int], a: float, b: float) -> None:
     """A higher quantile is never a smaller number, and none lies beyond the edges."""

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import LabelReport
@@ -13,7 +13,6 @@ from service.errors import InvalidInput, MalformedRequest, TooLarge
 from service.feedback import FeedbackDecoder
 from service.testing import card
 
-steady = settings(deadline=None, derandomize=True)
 NOW = 1_372_680_000.0
 BINARY = FeedbackDecoder(card(), 100)
 WORDS = FeedbackDecoder(card(classes=["bird", "cat"], positive=None, task="multiclass-classification"), 100)
@@ -88,7 +87,6 @@ def test_every_bad_label_of_a_batch_is_named_and_none_is_taken() -> None:
     assert [(error["row"], error["field"]) for error in found] == [(1, "label"), (3, "at")]
 
 
-@steady
 @given(
     st.datetimes(datetime.datetime(1970, 1, 2), datetime.datetime(2200, 1, 1)),  # noqa: DTZ001 - a zone comes next
     st.integers(-14 * 60, 14 * 60),

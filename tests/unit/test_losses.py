@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, mean_squared_error, zero_one_loss
 
@@ -13,7 +13,6 @@ from service.domain import Answer, Label, Mode, Observation, Outcome, Status, Va
 from service.losses import CLASSES_MAX, DELAY_BUCKETS, LOG_FLOOR, bounded, losses, scored, tally
 from service.testing import observation
 
-steady = settings(deadline=None, derandomize=True)
 CLASSES = dict.fromkeys(Variant, (0, 1))
 POSITIVE: dict[Variant, int | str | None] = dict.fromkeys(Variant, 1)
 
@@ -108,7 +107,6 @@ def test_one_certain_mistake_costs_much_and_not_infinity() -> None:
 LOSSES = ["brier", "zero_one", "log_loss", "absolute_error", "squared_error"]
 
 
-@steady
 @given(
     st.sampled_from(LOSSES),
     st.floats(0, 1e12),

@@ -11,14 +11,13 @@ from typing import Any
 
 import prometheus_client
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Mode, Phase, Status, Variant
 from service.losses import CLASSES_MAX, DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, ROW_BUCKETS, TABLE, Metrics, Spec, observe_many, parse
 
-steady = settings(deadline=None, derandomize=True)
 DURATIONS = st.lists(st.one_of(st.floats(0, 10), st.sampled_from(LATENCY_BUCKETS), st.just(math.inf)), max_size=30)
 
 
@@ -32,7 +31,6 @@ def exposed(registry: prometheus_client.CollectorRegistry) -> dict[tuple[Any, ..
     return samples(prometheus_client.generate_latest(registry).decode())
 
 
-@steady
 @given(DURATIONS, DURATIONS)
 def test_counting_in_bulk_is_counting_one_by_one(first: list[float], second: list[float]) -> None:
     """Every bucket, the sum and the count, values on an edge among them, over two batches."""
@@ -178,7 +176,6 @@ def test_latency_goals_of_the_usual_sizes_are_bucket_edges() -> None:
 NUMBERS = st.floats(0, 1e15, allow_subnormal=False)
 
 
-@steady
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), NUMBERS, max_size=6))
 def test_what_is_exposed_is_read_back(values: dict[str, float]) -> None:
     """Whatever characters a label has: quotes, backslashes and line breaks too."""

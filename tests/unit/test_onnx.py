@@ -49,7 +49,7 @@ def summing(path: Path, rows: int | str | None = "n", width: int = 3) -> Path:
     return save(path, [node], [("x", FLOAT, [rows, width])], [("y", FLOAT, [rows, 1])], [axes])
 
 
-def classifier(path: Path, *, width: int = 2, zipmap: str = "") -> Path:
+def classifier(path: Path, *, width: int = 2, zipmap: str | Sequence[int | str] = "") -> Path:
     """Probabilities are the softmax of x; the label is the likeliest class; with `zipmap` they are a list of dicts."""
     nodes = [
         helper.make_node("Softmax", ["x"], ["probabilities"], axis=1),
@@ -57,10 +57,10 @@ def classifier(path: Path, *, width: int = 2, zipmap: str = "") -> Path:
     ]
     probabilities: Any = ("probabilities", FLOAT, ["n", width])
     if zipmap:
-        ints = zipmap == "ints"
-        classes: dict[str, Any] = (
-            {"classlabels_int64s": list(range(width))} if ints else {"classlabels_strings": ["c", "a", "b"][:width]}
-        )
+        known: dict[Any, Sequence[int | str]] = {"ints": range(width), "words": ["c", "a", "b"]}
+        names = list(known[zipmap] if isinstance(zipmap, str) else zipmap)[:width]
+        ints = isinstance(names[0], int)
+        classes: dict[str, Any] = {"classlabels_int64s" if ints else "classlabels_strings": names}
         nodes.append(helper.make_node("ZipMap", ["probabilities"], ["zipped"], domain="ai.onnx.ml", **classes))
         row = helper.make_map_type_proto(INT64 if ints else STRING, helper.make_tensor_type_proto(FLOAT, []))
         probabilities = helper.make_value_info("zipped", helper.make_sequence_type_proto(row))
@@ -178,14 +178,79 @@ def test_a_zipmap_becomes_a_matrix_in_class_order(tmp_path: Path, zipmap: str, o
     np.testing.assert_allclose(opened(tmp_path).run({"x": x})["zipped"], expected[:, ::-1], rtol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a bare file with a ZipMap gets no classes: it is never binary and has no Brier score"
+@pytest.mark.parametrize(
+    ("names", "classes", "positive"),
+    [
+        ([0, 1], [0, 1], 1),
+        ([1, -1], [-1, 1], 1),
+        (["no", "yes"], ["no", "yes"], "yes"),
+        (["late", "early"], ["early", "late"], "late"),
+        ([3, 1, 2], [1, 2, 3], None),
+        (["c", "a", "b"], ["a", "b", "c"], None),
+    ],
 )
-def test_the_classes_of_a_bare_zipmap_are_known(tmp_path: Path) -> None:
-    """The keys of its dicts say them."""
-    card = opened(classifier(tmp_path / "m.onnx", zipmap="ints")).card
+def test_the_classes_of_a_bare_zipmap_are_known(
+    tmp_path: Path, names: list[Any], classes: list[Any], positive: Any
+) -> None:
+    """The keys of its dicts say them; of two the second in order is the one whose probability is the score."""
+    engine = opened(classifier(tmp_path / "m.onnx", width=len(names), zipmap=names))
+    card = engine.card
+    x = np.eye(len(names), dtype=np.float32)
+    scores = Reading(card).read(engine.run({"x": x}), len(names))
 
-    assert (card.task, card.classes) == ("binary-classification", [0, 1])
+    assert card.task == ("binary-classification" if len(names) == 2 else "multiclass-classification")
+    assert (card.classes, card.positive) == (classes, positive)
+    assert scores.finite
+    assert scores.probabilities is not None
+    best = [card.classes[int(np.argmax(row))] for row in scores.probabilities]
+    assert best == names
+
+
+@pytest.mark.parametrize("kind", ["strings", "shifted", "one"])
+def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: str) -> None:
+    """Strings beside a matrix, whole numbers that are not 0, 1, …, and one probability alone: answered as they are, in a list."""
+    width = 1 if kind == "one" else 2
+    made = TensorProto.STRING if kind == "strings" else INT64
+    names = [b"no", b"yes"] if kind == "strings" else [-1, 1]
+    constants = [helper.make_tensor("names", made, [2], names)]
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["names", "best"], ["label"]),
+    ]
+    outputs = [("label", made, ["n"]), ("probabilities", FLOAT, ["n", width])]
+    engine = opened(save(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["n", width])], outputs, constants))
+    card = engine.card
+    scores = Reading(card).read(engine.run({"x": np.eye(2, width, dtype=np.float32)}), 2)
+
+    assert (card.classes, card.positive) == ([], None)
+    assert card.task == ("multiclass-classification" if kind == "one" else "binary-classification")
+    assert "card.json" in card.description
+    assert scores.finite
+    assert scores.probabilities is not None
+    assert [len(row) for row in scores.probabilities] == [width, width]
+    if kind == "strings":
+        assert scores.labels == ["no", "yes"]
+
+
+def test_classes_that_are_assumed_are_said_to_be(tmp_path: Path) -> None:
+    """0 and 1 beside a matrix are the converters' default and no more than that."""
+    assert "0 to 1 are assumed" in opened(classifier(tmp_path / "m.onnx")).card.description
+    assert "assumed" not in opened(classifier(tmp_path / "z.onnx", zipmap="ints")).card.description
+
+
+def test_a_bare_classifier_that_cannot_run_says_who_and_why(tmp_path: Path) -> None:
+    """Where the one row that would name the classes fails."""
+    table = helper.make_tensor("table", FLOAT, [0, 2], [])
+    nodes = [
+        helper.make_node("Gather", ["table", "i"], ["p"]),
+        helper.make_node("ZipMap", ["p"], ["zipped"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+    ]
+    row = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
+    zipped = helper.make_value_info("zipped", helper.make_sequence_type_proto(row))
+
+    with pytest.raises(InferenceError, match="odds failed: "):
+        opened(save(tmp_path / "odds.onnx", nodes, [("i", INT64, ["n"])], [zipped], [table]))
 
 
 def test_a_graph_that_fails_on_some_rows_says_who_and_why(tmp_path: Path) -> None:

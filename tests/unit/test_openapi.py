@@ -42,6 +42,7 @@ CARDS = {
     "binary": card(),
     "words": card(task="multiclass-classification", classes=["a", "b"], positive=None),
     "regression": card(task="regression", classes=[], positive=None),
+    "nameless": card(classes=[], positive=None),
     "other": card(task="other", classes=[], positive=None, outputs=[OutputSpec(name="o", dtype="bool", shape=[None])]),
 }
 
@@ -194,6 +195,10 @@ ROW = {"x": 1.5, "s": "a"}
         ({"rows": [ROW, ROW | {"user": "ada"}], "key": "k"}, True),
         ({"rows": [ROW | {"user": None, "x": None}]}, True),
         ({"rows": [ROW | {"x": 1}]}, True),
+        ({"rows": [ROW], "key": None}, True),
+        ({"rows": [ROW | {"user": 7}]}, True),
+        ({"rows": [ROW | {"user": True}]}, False),
+        ({"rows": [ROW | {"user": ["ada"]}]}, False),
         ({"rows": []}, False),
         ({}, False),
         ({"rows": [ROW], "more": 1}, False),
@@ -270,6 +275,7 @@ def test_answers_name_what_the_kind_of_model_gives() -> None:
 
     assert item == {
         "binary": {"prediction_id", "label", "probabilities"}, "words": {"prediction_id", "label", "probabilities"},
+        "nameless": {"prediction_id", "label", "probabilities"},
         "regression": {"prediction_id", "value"}, "other": {"prediction_id", "outputs"},
     }  # fmt: skip
     assert document()["components"]["schemas"]["Rollout"]["properties"]["phase"]["enum"] == [p.value for p in Phase]

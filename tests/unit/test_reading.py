@@ -4,15 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Answer, Status
 from service.engine import Reading, Scores
 from service.engine.catalog import OutputSpec
 from service.testing import card
-
-steady = settings(deadline=None, derandomize=True)
 
 
 def output(name: str, role: Any, dtype: Any = "float32") -> OutputSpec:
@@ -132,7 +130,6 @@ def test_an_attempt_without_scores_is_recorded_row_by_row(status: Status) -> Non
     assert BINARY.answers(None, status, 0.25, 3) == [Answer(status, seconds=0.25)] * 3
 
 
-@steady
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20), st.data())
 def test_a_slice_holds_the_answers_of_its_rows(values: list[float], data: st.DataObject) -> None:
     """Of every kind of output, and the whole is itself."""

@@ -13,7 +13,7 @@ import prometheus_client
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service import losses
@@ -23,6 +23,7 @@ from service.engine import Reading, Scores
 from service.metrics import Metrics
 from service.record import Exchange, Recorder
 from service.replay import (
+    LABEL_TRIES,
     LABELS_PER_POST,
     Replay,
     Summary,
@@ -35,8 +36,6 @@ from service.replay import (
 from service.settings import Settings
 from service.store.memory import MemoryStore
 from service.testing import card
-
-steady = settings(deadline=None, derandomize=True)
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,16 @@ class Service:
     Attributes:
         log: ("predict", row number, its time, when it came) and ("feedback", [(row number, label, its time)], moments fed).
         odd: what to answer to a row number instead of a prediction.
+        refusals: what to answer to the next posts of labels instead of counts.
+        posts: posts of labels that came; hold: what each of them waits for.
     """
 
     url: str = ""
     log: list[tuple[Any, ...]] = field(default_factory=list)
     odd: dict[int, Any] = field(default_factory=dict)
+    refusals: list[Any] = field(default_factory=list)
+    posts: int = 0
+    hold: asyncio.Event | None = None
     fed: int = 0
     headers: list[Mapping[str, str]] = field(default_factory=list)
 
@@ -75,11 +79,15 @@ class Service:
         body = {"variant": variant, "fallback": row["i"] == 5, "predictions": [{"prediction_id": f"p-{row['i']}"}]}
         return web.json_response(body)
 
-    async def feedback(self, request: web.Request) -> web.Response:
+    async def feedback(self, request: web.Request) -> web.StreamResponse:
         labels = (await request.json())["labels"]
+        self.posts += 1
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.refusals:
+            odd = self.refusals.pop()
+            return await odd(request) if callable(odd) else web.json_response(odd[1], status=odd[0])
         self.log.append(("feedback", [(int(x["prediction_id"][2:]), x["label"], x["at"]) for x in labels], self.fed))
-        if "feedback" in self.odd:  # type: ignore[comparison-overlap]
-            return web.json_response({"detail": "the store is away"}, status=503)
         return web.json_response({"matched": len(labels), "pending": 0})
 
     def feed(self, moments: list[Past]) -> Iterator[Past]:
@@ -214,11 +222,6 @@ def test_what_was_answered_by_whom_is_counted() -> None:
 def test_a_request_that_fails_is_counted_by_its_reason_and_its_label_is_not_sent() -> None:
     """A problem, something that is none, and a connection that breaks; the rest goes on."""
 
-    async def hang_up(request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        request.transport.close()
-        return web.Response()
-
     async def job(service: Service) -> None:
         service.odd = {
             1: (503, {"detail": "not ready"}),
@@ -239,13 +242,93 @@ def test_a_request_that_fails_is_counted_by_its_reason_and_its_label_is_not_sent
     run(job)
 
 
-def test_labels_that_are_refused_end_the_replay_with_the_reason() -> None:
-    """Figures without labels would be figures of something else."""
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.replay.LABEL_RETRY_S", 0.001)
+
+
+async def hang_up(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+REFUSALS = [(503, {"detail": "the store is away"}), (500, "odd"), (429, {"detail": "later"}), (200, "odd"), hang_up]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("odd", REFUSALS, ids=["503", "500", "429", "no counts", "hung up"])
+def test_labels_are_posted_again_where_that_may_help(odd: Any) -> None:
+    """To report a label twice does no harm, and a month of figures without some of its labels would be wrong."""
 
     async def job(service: Service) -> None:
-        service.odd = {"feedback": True}  # type: ignore[dict-item]
-        with pytest.raises(CallFailed, match="POST /feedback: 503 the store is away"):
-            await Replay(service.url, connections=2).run(past(10, apart=1000, later=lambda i: 1))
+        service.refusals = [odd] * (LABEL_TRIES - 1)
+        summary = await Replay(service.url, connections=2).run(past(10, apart=1000, later=lambda i: 1))
+        assert {i for i, _, _ in service.labels} == set(range(10))
+        assert summary.labels["matched"] == 10
+        assert service.refusals == []
+
+    run(job)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("odd", "says", "tries"),
+    [
+        ((503, {"detail": "the store is away"}), "503 the store is away", LABEL_TRIES),
+        ((422, {"detail": "no such class"}), "422 no such class", 1),
+        (hang_up, "ServerDisconnectedError", LABEL_TRIES),
+        ((200, "odd"), "ValidationError", LABEL_TRIES),
+    ],
+)
+@pytest.mark.parametrize("when", ["on the way", "at the end"])
+def test_labels_that_are_refused_end_the_replay_with_the_reason(odd: Any, says: str, tries: int, when: str) -> None:
+    """Figures without labels would be figures of something else. Nothing is left running."""
+
+    async def job(service: Service) -> None:
+        before = asyncio.all_tasks()
+        service.refusals = [odd] * 1000
+        moments = past(10, apart=1000, later=lambda i: 1 if when == "on the way" else 1e9)
+        with pytest.raises(CallFailed, match=f"POST /feedback: {says}"):
+            await Replay(service.url, connections=2).run(moments)
+        assert service.posts == tries
+        assert not [task for task in asyncio.all_tasks() - before if "Replay" in repr(task)]
+
+    run(job)
+
+
+def test_a_sender_outlives_whatever_it_meets() -> None:
+    """Answers that are none, and a progress bar that breaks: each is counted, and nobody waits for a sender that is gone."""
+
+    def progress(summary: Summary, at: float) -> None:
+        if at == 1e9 + 7000:
+            raise ZeroDivisionError("bar")
+
+    async def job(service: Service) -> None:
+        service.odd = dict.fromkeys(range(6), (200, "odd")) | {6: (200, {"variant": "primary"})}
+        replay = Replay(service.url, connections=2, progress=progress)
+        summary = await replay.run(past(10, apart=1000, later=lambda i: 1))
+        assert (summary.sent, summary.failed) == (10, 8)
+        assert summary.errors["KeyError: 'fallback'"] == 1
+        assert summary.errors["ZeroDivisionError: bar"] == 1
+        assert sum(summary.answered.values()) == 3
+        assert sorted(i for i, _, _ in service.labels) == [7, 8, 9]
+
+    run(job)
+
+
+def test_a_source_that_breaks_ends_the_replay() -> None:
+    """With its own error, and with no task left behind."""
+
+    def moments() -> Iterator[Past]:
+        yield from past(5, apart=10, later=lambda i: 1)
+        raise RuntimeError("the file ends here")
+
+    async def job(service: Service) -> None:
+        before = asyncio.all_tasks()
+        with pytest.raises(RuntimeError, match="the file ends here"):
+            await Replay(service.url, connections=2).run(moments())
+        assert not [task for task in asyncio.all_tasks() - before if "Replay" in repr(task)]
 
     run(job)
 
@@ -264,6 +347,65 @@ def test_an_interrupted_replay_finishes_what_it_has_begun() -> None:
         assert summary.sent == len(service.predicted) == len(summary.latencies) < 1000
         assert summary.failed == 0
         assert not service.labels
+
+    run(job)
+
+
+def test_an_interrupted_replay_posts_the_labels_that_are_due() -> None:
+    """Those that were known by the last moment that was sent; the later ones never."""
+
+    async def job(service: Service) -> None:
+        moments = past(1000, apart=1, later=lambda i: 1 if i < 3 else 1e6)
+        task = asyncio.create_task(Replay(service.url, rate=50, connections=2).run(moments))
+        while len(service.predicted) < 10:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        summary = await task
+        assert summary.interrupted
+        assert sorted(i for i, _, _ in service.labels) == [0, 1, 2]
+        assert summary.labels["matched"] == 3
+
+    run(job)
+
+
+@pytest.mark.parametrize("when", ["on the way", "at the end"])
+def test_an_interruption_while_labels_are_posted_loses_none(when: str) -> None:
+    """They are posted again, perhaps, and never forgotten."""
+
+    async def job(service: Service) -> None:
+        service.hold = asyncio.Event()
+        moments = past(20, apart=1000, later=lambda i: 1 if when == "on the way" else 1e6)
+        task = asyncio.create_task(Replay(service.url, connections=1).run(moments))
+        while not service.posts:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        service.hold.set()
+        summary = await task
+        assert summary.interrupted
+        due = service.predicted[:-1] if when == "on the way" else range(20)
+        assert set(due) <= {i for i, _, _ in service.labels}
+        assert summary.labels["matched"] >= len(due)
+
+    run(job)
+
+
+def test_a_second_interruption_ends_at_once() -> None:
+    """For whoever does not want to wait for a service that no longer answers."""
+
+    async def job(service: Service) -> None:
+        before = asyncio.all_tasks()
+        service.hold = asyncio.Event()
+        task = asyncio.create_task(Replay(service.url, connections=1).run(past(20, apart=1000, later=lambda i: 1)))
+        while not service.posts:
+            await asyncio.sleep(0.001)
+        for _ in range(2):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not [task for task in asyncio.all_tasks() - before if "Replay" in repr(task)]
+        service.hold.set()
 
     run(job)
 
@@ -361,7 +503,6 @@ def test_what_was_there_before_does_not_count() -> None:
     assert variants_in({"requests/primary/live/200": 1.0, "requests/candidate/live/200": 0.0}) == [Variant.PRIMARY]
 
 
-@steady
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.95, 0.99, 1.0]))
 def test_the_caller_s_quantile_is_one_of_the_latencies(latencies: list[float], quantile: float) -> None:
     """The smallest that so many were not slower than, as numpy's inverted distribution has it."""

@@ -7,7 +7,8 @@ import pydantic
 import pytest
 from pydantic_core import PydanticUndefined
 
-from service.settings import Settings
+from service.errors import ConfigurationError
+from service.settings import Settings, read_settings
 
 FIELDS = Settings.model_fields
 
@@ -48,6 +49,29 @@ def test_a_limit_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: 
 
     with pytest.raises(pydantic.ValidationError, match=name):
         Settings()
+
+
+def test_every_variable_that_does_not_fit_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one line: its name, what it is, what it takes and what it is for."""
+    monkeypatch.setenv("UNDERSTUDY_ROWS_MAX", "many")
+    monkeypatch.setenv("UNDERSTUDY_CANDIDATE_TIMEOUT_SHARE", "1.5")
+
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.detail == (
+        "UNDERSTUDY_ROWS_MAX is 'many': input should be a valid integer, unable to parse string as an integer "
+        "(most rows in one request; more is 413); "
+        "UNDERSTUDY_CANDIDATE_TIMEOUT_SHARE is '1.5': input should be less than 1 "
+        "(share of the deadline that the candidate may use before the primary answers instead)"
+    )
+
+
+def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command line does."""
+    monkeypatch.setenv("UNDERSTUDY_ROLLOUT_FILE", "a.yaml")
+
+    assert read_settings().rollout_file == Path("a.yaml")
+    assert read_settings(rollout_file="b.yaml").rollout_file == Path("b.yaml")
 
 
 def test_names_say_their_unit() -> None:
