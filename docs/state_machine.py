@@ -13,8 +13,8 @@ def page() -> str:
         "# Where a rollout may go",
         "",
         (
-            "Written by `python docs/state_machine.py` from the table in `service/rollout/phases.py`. What has no arrow is refused, "
-            "with the list of what is allowed."
+            "Written by `python docs/state_machine.py` from the table in `service/rollout/phases.py`. What has no arrow is "
+            "refused, with the list of what is allowed."
         ),
         "",
         "```mermaid",
@@ -22,8 +22,8 @@ def page() -> str:
         "```",
         "",
         (
-            "`advance`, `finish`, `wait` and `rollback` come from the judge, the others from people. An arrow into `canary` ends in "
-            "`shadow` where there is no weight: `resume` of a rehearsal, and a step of the rollout file that is another "
+            "`advance`, `finish`, `wait` and `rollback` come from the judge, the others from people. An arrow into `canary` ends "
+            "in `shadow` where there is no weight: `resume` of a rehearsal, and a step of the rollout file that is another "
             "rehearsal; `promote` past the last step ends in `promoted`."
         ),
         "",

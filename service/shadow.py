@@ -6,6 +6,7 @@ harder, it loses samples, and the count of lost samples says so.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,6 +48,7 @@ class Rehearsal:
         self.variant = variant
         self._infer, self._done = infer, done
         self._queue: deque[Exchange] = deque()
+        self._under_way: list[Exchange] = []
         self._rows = 0
         self._queue_max_rows, self._batch_max_rows, self._timeout_s = queue_max_rows, batch_max_rows, timeout_s
         self._worker: asyncio.Task[None] | None = None
@@ -56,8 +58,7 @@ class Rehearsal:
         """Queue an exchange, or drop it at once when the queue is full. Never blocks, never raises."""
         exchange.rehearsal = self.variant
         if self._rows + exchange.count > self._queue_max_rows and self._queue:
-            exchange.settle(self.variant, Status.DROPPED, None, 0.0)
-            self._done.add(exchange)
+            self._drop([exchange])
             return
         self._queue.append(exchange)
         self._rows += exchange.count
@@ -69,10 +70,28 @@ class Rehearsal:
         while self._worker is not None:
             await asyncio.shield(self._worker)
 
+    async def close(self, grace_s: float) -> None:
+        """End: what is not rehearsed after a moment of grace is recorded as dropped, so that no answered request is lost."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.drained(), grace_s)
+        if self._worker is not None:
+            self._worker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._worker
+        self._drop([*self._under_way, *self._queue])
+        self._queue.clear()
+
+    def _drop(self, exchanges: Sequence[Exchange]) -> None:
+        for exchange in exchanges:
+            exchange.settle(self.variant, Status.DROPPED, None, 0.0)
+            self._done.add(exchange)
+
     async def _work(self) -> None:
         try:
             while self._queue:
-                await self._rehearse(self._take())
+                self._under_way = self._take()
+                await self._rehearse(self._under_way)
+                self._under_way = []
         finally:
             self._worker = None
 

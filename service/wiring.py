@@ -1,7 +1,6 @@
 """The one place that chooses concrete parts and puts them together."""
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import secrets
@@ -153,6 +152,9 @@ def preflight(settings: Settings) -> list[str]:
 
 log = structlog.get_logger(__name__)
 
+CLOSE_GRACE_S = 1.0
+"""How long rehearsals may go on when the service stops; the candidate's process is being stopped at the same time."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class History:
@@ -242,8 +244,7 @@ class Worker:
         """Finish rehearsals and records, then let go of everything."""
         await self.control.close()
         for rehearsal in self.rehearsals.values():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(rehearsal.drained(), self.settings.shadow_timeout_ms / 1000 + 1)
+            await rehearsal.close(CLOSE_GRACE_S)
         await self.recorder.close()
         if self.remote is not None:
             await self.remote.close()

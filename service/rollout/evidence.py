@@ -214,7 +214,7 @@ class Evidence:
                     self._fold(observation, report, pair)
             self.settled = seq
             taken += 1
-            self._link(seq, observation, None if pair is None else pair.known)
+            self._link(seq, observation, report.label if report and pair and pair.known is not None else None)
         return taken
 
     def _miss(self, seq: int) -> None:
@@ -223,10 +223,10 @@ class Evidence:
         first = self.missing.pop()[0] if joins else seq
         self.missing.append((first, seq))
 
-    def _link(self, seq: int, observation: Observation, known: float | None) -> None:
+    def _link(self, seq: int, observation: Observation, label: Label | None) -> None:
         """Chain a settled row, so that a row which is changed later can be found."""
         o = observation
-        parts = (self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode.value, known)
+        parts = (self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode.value, label)
         text = "|".join([*map(repr, parts), _told(o.primary), _told(o.candidate)])
         self.chain = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._in_block += 1

@@ -124,6 +124,26 @@ def test_a_candidate_that_hangs_is_late() -> None:
     asyncio.run(main())
 
 
+def test_closing_records_what_was_not_rehearsed() -> None:
+    """The one under way and the queued ones end as dropped, each once."""
+
+    async def hangs(rows: Sequence[Any]) -> Scores:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def main() -> None:
+        sink = Sink()
+        work = rehearsal(hangs, sink, timeout_s=60.0, batch_max_rows=1)
+        for i in range(3):
+            work.offer(exchange(i, 0.1))
+        await asyncio.sleep(0)
+        await work.close(0.01)
+        assert sorted(e.first_id for e in sink) == [0, 1, 2]
+        assert {e.statuses[Variant.CANDIDATE] for e in sink} == {Status.DROPPED}
+
+    asyncio.run(main())
+
+
 class Away(MemoryStore):
     """A store that refuses the first `refusals` writes."""
 

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 from service.rollout.sequential.base import threshold
 
+FOR_EVER = 1e12
+"""So many labels never come."""
+
 
 class Forecast(NamedTuple):
     """Half of all rollouts need at most `about` labels, nine of ten at most `ninety`."""
@@ -14,7 +17,7 @@ class Forecast(NamedTuple):
 
 
 def labels_needed(alpha: float, variance: float, gap: float, log_e: float = 0.0) -> Forecast | None:
-    """Labels still needed to tell the mean from a line that is `gap` away; None where the gap is not positive.
+    """Labels still needed to tell the mean from a line that is `gap` away; None where it would take for ever.
 
     The stock of the best bet grows by gap²/(2·variance) a label; 0.75 is what the mixture costs. Measured within some
     20 % for 0.001 ≤ α ≤ 0.1 and gaps under half the share of disagreements.
@@ -37,7 +40,10 @@ def labels_needed(alpha: float, variance: float, gap: float, log_e: float = 0.0)
         return Forecast(0, 0)
     # No bet is larger than 0.95, so that a label cannot bring more than log 1.95, nor less time than gap/2 a label.
     rate = max(gap * gap / (2.0 * variance) if variance > 0.0 else math.inf, 0.0)
-    about = missing / min(rate, gap * 0.69)
+    rate = min(rate, gap * 0.69)
+    if rate * FOR_EVER < missing:
+        return None
+    about = missing / rate
     return Forecast(math.ceil(about), math.ceil(2.25 * about))
 
 

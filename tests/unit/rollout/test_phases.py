@@ -21,10 +21,7 @@ TRAFFIC = [phase for phase in Phase if phase not in {Phase.SERVING, Phase.ABORTE
 def test_every_phase_has_a_row_and_every_order_is_somewhere_allowed():
     assert set(TABLE) == set(Phase)
     assert {order for row in TABLE.values() for order in row} == set(Order)
-    assert {phase for row in TABLE.values() for phase in row.values()} == set(Phase) - {
-        Phase.SERVING,
-        Phase.WAITING,
-    } | {Phase.WAITING}
+    assert {phase for row in TABLE.values() for phase in row.values()} == set(Phase) - {Phase.SERVING}
 
 
 @pytest.mark.parametrize(("phase", "order"), FORBIDDEN, ids=str)
