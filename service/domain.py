@@ -56,6 +56,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"  # it raised, or its process is gone
     TIMEOUT = "timeout"  # no answer inside its time limit
     INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
+    DOWN = "down"  # never asked: its process was known to be away
     DROPPED = "dropped"  # never asked: the shadow queue was full
     NONE = "none"  # never asked: not part of the sample
 

@@ -18,6 +18,7 @@
     ├── NotReady               503
     ├── DeadlineExceeded       504
     ├── InferenceError         500   a model failed on input that fits its signature
+    │   └── CandidateAway            its process is down or starting; the primary answers instead
     └── ConfigurationError           at start-up: the message says what to change
 
 Translation happens at one door per side: the front door turns these into RFC 9457 problem details, the store wraps its
@@ -173,6 +174,20 @@ class InferenceError(UnderstudyError):
     """A model failed on input that fits its signature."""
 
     kind = "inference"
+
+
+class CandidateAway(InferenceError):
+    """The candidate's process was not asked: it is away, and being probed.
+
+    Attributes:
+        ever_up: False while it has not answered once: it is starting, which is no fault of the model's.
+    """
+
+    kind = "candidate-away"
+
+    def __init__(self, *, ever_up: bool) -> None:
+        super().__init__(f"the candidate's process is {'down' if ever_up else 'starting'}; it is being probed")
+        self.ever_up = ever_up
 
 
 class ConfigurationError(UnderstudyError):

@@ -16,6 +16,7 @@ from service import route
 from service.domain import Mode, Plan, Status, Variant
 from service.engine import Scores
 from service.errors import (
+    CandidateAway,
     DeadlineExceeded,
     InferenceError,
     InvalidInput,
@@ -52,7 +53,11 @@ _ENDED = {
     Status.TIMEOUT: "did not answer in time",
     Status.FAILED: "failed",
     Status.INVALID: "answered with non-finite numbers",
+    Status.DOWN: "is down",
+    Status.NONE: "is still starting",
 }
+_CAUSES = {Status.NONE: "starting"}
+"""What a fallback's cause is called, where it is not the status itself."""
 
 
 class FrontDoor:
@@ -148,24 +153,9 @@ class Predict:
         """The chosen variant's scores; the primary's, marked as fallback, where the candidate does not give any in time."""
         worker = self.worker
         if exchange.variant is Variant.CANDIDATE:
-            cause: Status
-            begun = self._clock.perf()
-            try:
-                if worker.candidate is None:
-                    raise InferenceError("no candidate is running")
-                scores = await worker.candidate.infer(exchange.rows)
-                cause = Status.OK if scores.finite else Status.INVALID
-            except TimeoutError:
-                cause = Status.TIMEOUT
-            except (InferenceError, InvalidInput, Overloaded):
-                cause = Status.FAILED
-            seconds = self._clock.perf() - begun
-            exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
-            if cause is Status.OK:
+            scores = await self._ask_candidate(exchange)
+            if scores is not None:
                 return scores
-            if exchange.mode is Mode.PINNED:
-                raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
-            exchange.variant, exchange.fallback = Variant.PRIMARY, cause.value
         begun = self._clock.perf()
         future = worker.primary.infer(exchange.rows)
         if worker.primary.inline(len(exchange.rows)):
@@ -180,6 +170,32 @@ class Predict:
         if not scores.finite:
             raise InferenceError("the model answered with a value that is not a finite number")
         return scores
+
+    async def _ask_candidate(self, exchange: Exchange) -> Scores | None:
+        """The candidate's scores, or None after the exchange has been turned into a fallback."""
+        candidate = self.worker.candidate
+        begun = self._clock.perf()
+        scores: Scores | None = None
+        try:
+            if candidate is None:
+                raise CandidateAway(ever_up=False)
+            scores = await candidate.infer(exchange.rows)
+            cause = Status.OK if scores.finite else Status.INVALID
+        except TimeoutError:
+            cause = Status.TIMEOUT
+        except CandidateAway as away:
+            # While it starts it is not charged; the rehearsal will ask it when it is there.
+            cause = Status.DOWN if away.ever_up else Status.NONE
+        except (InferenceError, InvalidInput, Overloaded):
+            cause = Status.FAILED
+        seconds = self._clock.perf() - begun
+        exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
+        if cause is Status.OK:
+            return scores
+        if exchange.mode is Mode.PINNED:
+            raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
+        exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
+        return None
 
     def _hand_over(self, exchange: Exchange, plan: Plan) -> None:
         """After the answer has left: let the other model rehearse, or record at once."""

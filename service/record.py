@@ -27,8 +27,16 @@ from service.store import Store
 
 log = structlog.get_logger(__name__)
 
-_HTTP = {Status.OK: "200", Status.FAILED: "500", Status.INVALID: "500", Status.TIMEOUT: "504", Status.DROPPED: "429"}
+_HTTP = {
+    Status.DOWN: "503",
+    Status.OK: "200",
+    Status.FAILED: "500",
+    Status.INVALID: "500",
+    Status.TIMEOUT: "504",
+    Status.DROPPED: "429",
+}
 _SHADOW = {
+    Status.DOWN: "failed",
     Status.OK: "compared",
     Status.FAILED: "failed",
     Status.INVALID: "failed",

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from service.domain import Status, Variant
 from service.engine import Scores
-from service.errors import UnderstudyError
+from service.errors import CandidateAway, UnderstudyError
 from service.inputs import Row
 from service.record import Exchange
 
@@ -115,6 +115,8 @@ class Rehearsal:
             status = Status.OK if scores.finite else Status.INVALID
         except TimeoutError:
             status = Status.TIMEOUT
+        except CandidateAway:
+            status = Status.DOWN
         except UnderstudyError:
             status = Status.FAILED
         if scores is not None and not scores.finite and len(batch) > 1:

@@ -296,7 +296,8 @@ class Worker:
         settings = self.settings
         return Rehearsal(
             variant, infer, self.recorder, queue_max_rows=settings.shadow_queue_max_rows,
-            batch_max_rows=settings.shadow_batch_max_rows, timeout_s=settings.shadow_timeout_ms / 1000,
+            batch_max_rows=settings.shadow_batch_max_rows,
+            timeout_s=settings.shadow_timeout_ms / 1000 * 2 + 1,  # waiting for the process, then for its answer
         )  # fmt: skip
 
     def _limits(self, variant: Variant) -> dict[str, Any]:

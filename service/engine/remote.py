@@ -15,7 +15,7 @@ import httptools
 import msgspec
 
 from service.engine import wire
-from service.errors import InferenceError
+from service.errors import CandidateAway, InferenceError
 from service.inputs import Array
 
 _HEAD = "POST %s HTTP/1.1\r\nHost: candidate\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
@@ -94,6 +94,7 @@ class RemoteEngine:
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
         self._closed = False
+        self._ever_up = True
         self._came_up = asyncio.Event()
         self._came_up.set()
         self.on_change: Callable[[bool], None] = lambda up: None
@@ -105,16 +106,20 @@ class RemoteEngine:
 
     def start(self) -> None:
         """Begin by probing: nothing is asked of a process that has not answered yet."""
+        self._ever_up = False
         self._go_down()
 
     async def wait_until_up(self, timeout_s: float) -> None:
         """Return once the process may be asked.
 
         Raises:
-            TimeoutError: when that takes longer than `timeout_s`.
+            CandidateAway: when that takes longer than `timeout_s`.
         """
-        async with asyncio.timeout(timeout_s):
-            await self._came_up.wait()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._came_up.wait()
+        except TimeoutError:
+            raise CandidateAway(ever_up=self._ever_up) from None
 
     async def run(self, columns: Mapping[str, Array], timeout_s: float) -> dict[str, Array]:
         """The model's outputs by name.
@@ -124,7 +129,7 @@ class RemoteEngine:
             TimeoutError: no answer within `timeout_s`.
         """
         if not self.up:
-            raise InferenceError("the candidate's process is down; it is being probed")
+            raise CandidateAway(ever_up=self._ever_up)
         try:
             async with asyncio.timeout(timeout_s):
                 status, body = await self._post("/infer", wire.pack(columns))
@@ -203,5 +208,6 @@ class RemoteEngine:
                 pass
             await asyncio.sleep(self._probe_interval_s)
         self._failures, self._prober = 0, None
+        self._ever_up = True
         self._came_up.set()
         self.on_change(True)

@@ -17,8 +17,9 @@ so it may be looked at without spending error budget. `count: on_arrival` counts
 delay and absence of a label say nothing about the outcome.
 
 What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An
-answer that failed, timed out or was not finite is a loss of 1, never left out. A rehearsal that was dropped or not sampled is
-no pair: the drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
+answer that failed, timed out or was not finite is a loss of 1, never left out. While the candidate's process is away it is
+not asked: a failure for the errors goal, and nothing for quality. A rehearsal that was dropped or not sampled is no pair: the
+drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ UNITS_MAX = 200_000
 BLOCK_ROWS = 256
 TAIL_CUTS = 16
 _TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
+_OWED = _TRIED | {Status.DOWN}  # an answer was owed, whether or not the process was there to be asked
 
 Row = tuple[int, Observation, LabelReport | None]
 
@@ -192,13 +194,15 @@ class Evidence:
             self.seen = seq
             self.watermark = max(self.watermark, observation.at)
             self.started_at = self.started_at or observation.at
+            candidate, primary = observation.candidate, observation.primary
             if not self._counts(observation, self._firsts_seen):
                 continue
-            candidate, primary = observation.candidate, observation.primary
-            if self.errors is not None and primary.status in _TRIED:
+            if self.errors is not None:
                 self.errors.update(float(candidate.status is not Status.OK) - float(primary.status is not Status.OK))
-            late = candidate.status is Status.TIMEOUT or candidate.seconds * 1000 > self.policy.goals.latency.p99_ms
-            self.latency.update(late)
+            if candidate.status in _TRIED:
+                # What gave no answer was not fast, however soon it failed.
+                slow = candidate.seconds * 1000 > self.policy.goals.latency.p99_ms
+                self.latency.update(candidate.status is not Status.OK or slow)
 
     def settle(self, rows: Iterable[Row]) -> int:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
@@ -305,13 +309,13 @@ class Evidence:
         self.coverage.add(observation, in_time, self._models[Variant.PRIMARY].positive)
 
     def _counts(self, observation: Observation, firsts: Firsts) -> bool:
-        return self._is_pair(observation) and firsts.first(observation.unit, observation.at)
+        return self._is_pair(observation, _OWED) and firsts.first(observation.unit, observation.at)
 
-    def _is_pair(self, observation: Observation) -> bool:
+    def _is_pair(self, observation: Observation, tried: frozenset[Status] = _TRIED) -> bool:
         return (
             observation.mode is Mode.LIVE
             and observation.prediction_id == observation.request_id
-            and observation.candidate.status in _TRIED
+            and observation.candidate.status in tried
             and observation.primary.status in _TRIED
         )
 

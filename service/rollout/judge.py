@@ -1,6 +1,7 @@
 """The verdict: advance, hold, or roll back, each with a sentence that can be read aloud. Pure.
 
-Harm is read first: the mean of the metrics' e-values against the budget for wrong rollbacks, over the whole rollout.
+Harm is read first: the largest of the metrics' e-values, divided by their number, against the budget for wrong rollbacks, over the
+whole rollout. (Their mean would be a little stronger, but they speak of different positions in the stream.)
 Then the gates of the step (`until`, `require`), which may only delay. Then advance: the smallest of the metrics' e-values
 against the budget for wrong promotions of this step. Everything else is hold, with what is missing and about how long that
 takes; missing data is never a pass and never a fail.
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from service.domain import Phase
 from service.rollout.evidence import Coverage, Reading
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
-from service.rollout.sequential import crossed, labels_needed, log_e_all, log_e_any, threshold, to_blame
+from service.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
 
@@ -40,11 +41,14 @@ class MetricVerdict:
     high: float
     n: int
     reason: str
+    log_e_advance: float | None = None
+    log_e_harm: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As `GET /rollout` shows it; numbers that are not finite are null."""
         numbers = {name: _finite(getattr(self, name)) for name in ("estimate", "low", "high")}
-        return {"metric": self.metric, "answer": self.answer, **numbers, "n": self.n, "reason": self.reason}
+        logs = {name: _finite(getattr(self, name)) for name in ("log_e_advance", "log_e_harm")}
+        return {"metric": self.metric, "answer": self.answer, **numbers, "n": self.n, "reason": self.reason, **logs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def judge(
     metrics = [_metric(reading, alpha_harm, alpha_advance) for reading in readings]
     harms = {r.metric: r.log_e_harm for r in readings if r.log_e_harm is not None}
     gates = {r.metric: r.log_e_advance for r in readings if r.log_e_advance is not None}
-    log_e_harm = log_e_any(harms) if harms else 0.0
+    log_e_harm = max(harms.values()) - math.log(len(harms)) if harms else 0.0
     log_e_advance = log_e_all(gates) if gates else 0.0
 
     def verdict(answer: Answer, reason: str, **left: Any) -> Verdict:
@@ -154,7 +158,10 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
         answer, reason = "advance", f"{reason}: the goal is met"
     else:
         reason = f"{reason}: not decided yet"
-    return MetricVerdict(reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason)
+    return MetricVerdict(
+        reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason,
+        reading.log_e_advance, reading.log_e_harm,
+    )  # fmt: skip
 
 
 def _sentence(r: Reading) -> str:
@@ -245,5 +252,5 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -85,6 +85,11 @@ def _compare(event: Event, verdict: Verdict, chain: str) -> Check:
     for name in ("log_e_harm", "log_e_advance"):
         if abs((kept[name] or 0.0) - (now[name] or 0.0)) > TOLERANCE:
             return Check(event, False, f"{name} was {kept[name]}, the rows now say {now[name]}")
+    for was, metric in zip(event.details["metrics"], verdict.metrics, strict=False):
+        says = metric.as_dict()
+        for name in ("estimate", "log_e_advance", "log_e_harm"):
+            if abs((was[name] or 0.0) - (says[name] or 0.0)) > TOLERANCE:
+                return Check(event, False, f"{name} of {metric.metric} was {was[name]}, the rows now say {says[name]}")
     if kept["answer"] != verdict.answer:
         return Check(event, False, f"the verdict was {kept['answer']}, the rows now say {verdict.answer}")
     if event.details["chain"] != chain:

@@ -79,7 +79,7 @@ def test_harm_is_read_first_everywhere(phase, step):
 
 
 def test_harm_is_any_metric_s_harm_at_one_budget_and_names_the_one_to_blame():
-    lonely = [reading(harm=-30.0), reading("errors", harm=ENOUGH + math.log(3)), reading("latency", harm=-30.0)]
+    lonely = [reading(harm=-30.0), reading("errors", harm=ENOUGH + math.log(3) + 1e-9), reading("latency", harm=-30.0)]
     verdict = judged(lonely)
     assert (verdict.answer, verdict.log_e_harm) == ("rollback", pytest.approx(ENOUGH))
     assert "the candidate fails 1.20% more requests" in verdict.reason
