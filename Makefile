@@ -72,7 +72,7 @@ clean: ## remove what the other targets made, the store included
 
 .PHONY: docs
 docs: $(VENV)/.ready ## write docs/reference.md from the code
-	@$(PY) docs/generate.py
+	@$(PY) docs/generate.py && $(PY) docs/state_machine.py
 
 STORY ?= july
 .PHONY: demo

@@ -61,7 +61,7 @@ def history(
         table = Table("at", "event", "who", "why", "revision", "details", box=None)
         for event in events:
             at = datetime.datetime.fromtimestamp(event["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-            details = ", ".join(f"{k} {v}" for k, v in event["details"].items() if not isinstance(v, dict))
+            details = ", ".join(f"{k} {v}" for k, v in event["details"].items() if not isinstance(v, dict | list))
             cells = (event["kind"], event["actor"], event["reason"], str(event["revision"]), details)
             table.add_row(at, *(escape(cell) for cell in cells))
         out.print(table)
