@@ -78,7 +78,7 @@ class Tokens:
             Forbidden: when no tokens are configured and the peer is not on the loopback interface.
         """
         if self._path is None:
-            if client is None or _loopback(client):
+            if client is None or is_loopback(client):
                 return Actor("local", "operator")
             raise Forbidden("without a tokens file only the loopback interface is served: set UNDERSTUDY_TOKENS_FILE")
         self._reload()
@@ -129,7 +129,8 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def _loopback(client: str) -> bool:
+def is_loopback(client: str) -> bool:
+    """Whether an IP address is this machine's own; False for what is no address."""
     try:
         return ip_address(client).is_loopback
     except ValueError:

@@ -1,9 +1,10 @@
 """What the commands share: the application, the options, and how errors are said."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,3 +38,12 @@ def said() -> Iterator[None]:
     except OSError as error:  # a file that cannot be read or written
         err.print(f"understudy: {error}", style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from None
+
+
+def interruptible(job: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine; Ctrl-C cancels it and it finishes what it has begun."""
+    try:
+        return asyncio.run(job)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        raise typer.Exit(130) from None

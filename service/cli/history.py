@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from service.cli.common import Json, Token, Url, app, err, out, said
+from service.cli.common import Json, Token, Url, app, err, interruptible, out, said
 from service.client import DEFAULT_URL, Client
 
 
@@ -37,7 +37,7 @@ def replay(
         before = _readings(client)
         with _progress(len(flights), show=not as_json) as step:
             job = history_.Replay(url, token=token, rate=rate, connections=connections, progress=step)
-            summary = _interruptible(job.run(flights))
+            summary = interruptible(job.run(flights))
         store = history_.difference(
             asyncio.run(history_.settled(lambda: client.get("/rollout/evidence")["counters"])), before[0]
         )
@@ -57,15 +57,6 @@ def _readings(client: Client) -> tuple[Mapping[str, float], Mapping[str, float]]
     from service import replay as history_  # noqa: PLC0415
 
     return client.get("/rollout/evidence")["counters"], history_.from_metrics(client.text("/metrics"))
-
-
-def _interruptible(job: Any) -> Any:
-    """Run a coroutine; Ctrl-C cancels it and it finishes what it has begun."""
-    try:
-        return asyncio.run(job)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        raise typer.Exit(130) from None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.common import File, Json, app, err, out, said
+from service.cli.common import File, Json, app, err, interruptible, out, said
 from service.client import Client
 from service.errors import ConfigurationError
 
@@ -123,7 +123,7 @@ def demo(
         file = _story_file(folder, candidate)
         out.print(f"story {story}: {about}")
         with _service(file, folder) as url:
-            summary, state, story_ = _interruptible(_play(url, month, rate))
+            summary, state, story_ = interruptible(_play(url, month, rate))
         _tell(state, story_, summary, file, folder)
         ended = state["phase"] == wanted if wanted else state["phase"] != "promoted"
         if not ended or summary.failed:
@@ -175,14 +175,6 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def _interruptible(job: Any) -> Any:
-    try:
-        return asyncio.run(job)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        raise typer.Exit(130) from None
 
 
 async def _play(url: str, month: int, rate: float) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:

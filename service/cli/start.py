@@ -1,6 +1,5 @@
 """Commands that start things: init, check, serve, token."""
 
-import ipaddress
 import json
 import os
 import sys
@@ -82,7 +81,7 @@ def serve(
     with said():
         if not file.is_file():
             raise ConfigurationError(f"{file} is missing; `understudy init POC.onnx CANDIDATE.onnx` writes one")
-        if not os.environ.get("UNDERSTUDY_TOKENS_FILE") and not _is_loopback(host):
+        if not os.environ.get("UNDERSTUDY_TOKENS_FILE") and host != "localhost" and not auth.is_loopback(host):
             raise ConfigurationError(
                 f"without tokens the service listens on loopback only, not on {host}: `understudy token`"
             )
@@ -113,10 +112,3 @@ def token(
             lines.write(("" if ends else "\n") + line + "\n")
         file.chmod(0o600)
         print(new)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

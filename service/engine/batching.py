@@ -7,6 +7,7 @@ so that one bad request never fails its neighbours.
 
 import asyncio
 import functools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
@@ -19,7 +20,7 @@ from service.inputs import Columns, Row
 Waiter: TypeAlias = tuple[Sequence[Row], "asyncio.Future[Scores]"]
 
 
-class Batcher:
+class Batcher(ABC):
     """Collects the requests of one loop turn and hands them to `_run`, in order, at most `max_rows` rows at a time.
 
     Attributes:
@@ -68,8 +69,9 @@ class Batcher:
                 rows += len(waiter[0])
         return batch
 
+    @abstractmethod
     def _turn(self) -> None:
-        raise NotImplementedError  # pragma: no cover - the two subclasses below are the only users
+        """Run what waits."""
 
 
 class LocalModel(Batcher):
