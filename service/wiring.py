@@ -30,10 +30,11 @@ from service.record import Recorder
 from service.rollout import policy as rollout_file
 from service.rollout.controller import Controller
 from service.rollout.evidence import Model
+from service.rollout.identity import identity
 from service.rollout.policy import Policy
 from service.settings import Settings
 from service.shadow import Rehearsal
-from service.store import Retention, Store
+from service.store import Retention, RolloutRecord, Store, records
 from service.store.sql import SqlStore
 
 
@@ -156,28 +157,34 @@ CLOSE_GRACE_S = 1.0
 """How long rehearsals may go on when the service stops; the candidate's process is being stopped at the same time."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class History:
-    """What is needed to look at a rollout's past without serving it."""
-
-    policy: Policy
-    models: Mapping[Variant, Model]
-    store: Store
-
-
-def open_history(settings: Settings) -> History:
-    """The store of the rollout that the rollout file and its models' digests name.
+def read_cards(policy: Policy) -> dict[Variant, Card]:
+    """The cards of the rollout file's models.
 
     Raises:
-        ConfigurationError: when a model or the rollout file cannot be read.
+        ConfigurationError: when a model cannot be read.
     """
-    policy = load_policy(settings)
-    primary = _card_of(policy.primary)
-    candidate = _card_of(policy.candidate) if policy.candidate else None
-    key = policy.key(primary.digest, candidate.digest if candidate else None)
-    cards = {Variant.PRIMARY: primary} | ({Variant.CANDIDATE: candidate} if candidate else {})
-    models = {variant: Model(card.classes, card.positive) for variant, card in cards.items()}
-    return History(policy, models, SqlStore(settings.resolved_store_url(), key, lambda outcome: {}))
+    primary = {Variant.PRIMARY: _card_of(policy.primary)}
+    return primary | ({Variant.CANDIDATE: _card_of(policy.candidate)} if policy.candidate else {})
+
+
+def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
+    """What the evidence on these models under this policy is kept under."""
+    candidate = cards.get(Variant.CANDIDATE)
+    return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
+
+
+def stored_rollouts(settings: Settings) -> Sequence[RolloutRecord]:
+    """What the store holds, looked at without adding to it.
+
+    Raises:
+        StoreError: when it cannot be read.
+    """
+    return records.read_from(settings.resolved_store_url())
+
+
+def open_rollout(settings: Settings, rollout: str) -> Store:
+    """The store of a rollout that is in it, to look at its past without serving it."""
+    return SqlStore(settings.resolved_store_url(), rollout, lambda outcome: {})
 
 
 class Worker:
@@ -316,9 +323,10 @@ class Worker:
         def tally(outcome: Outcome) -> Mapping[str, float]:
             return losses.tally(outcome, classes, positive)
 
-        candidate = self.cards.get(Variant.CANDIDATE)
-        self.rollout = self.policy.key(self.cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
-        return SqlStore(settings.resolved_store_url(), self.rollout, tally)
+        self.rollout = rollout_key(self.policy, self.cards)
+        store = SqlStore(settings.resolved_store_url(), self.rollout, tally)
+        store.keep_identity(identity(self.policy, self.cards))
+        return store
 
     def _first_plan(self) -> Any:
         plan = dataclasses.replace(self.policy.first_plan(self.rollout), updated_at=self.clock.now())

@@ -92,7 +92,7 @@ class Controller:
         verdict, tail_to = self._judge(evidence, plan, known_by)
         self.verdict = verdict
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
-        if (moved or order is not None) and not self._keep(evidence, verdict, plan):
+        if (moved or order is not None) and not self._keep(evidence, verdict, plan, decided=order is not None):
             return None
         if order is None:
             return None
@@ -129,7 +129,7 @@ class Controller:
         details = {
             "from": plan.phase.value, "to": new.phase.value, "weight": new.weight * 100 / SHARE_ONE, "step": new.step,
             "verdict": verdict.as_dict(), "metrics": [m.as_dict() for m in verdict.metrics],
-            "judged_step": judged_step(plan), **looked,
+            "judged_step": judged_step(plan), "followed": self._policy.followed(), **looked,
         }  # fmt: skip
         event = Event(self._clock.now(), order.value, "judge", verdict.reason, plan.revision, details)
         try:
@@ -149,7 +149,7 @@ class Controller:
         following = self._policy.steps[plan.step + 1] if plan.step + 1 < len(self._policy.steps) else "promote"
         return Order.FINISH if following == "promote" else Order.ADVANCE
 
-    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan) -> bool:
+    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
         point = {"at": evidence.watermark, "revision": plan.revision, "metrics": [m.as_dict() for m in verdict.metrics]}
         self._history.append(point)
         if len(self._history) > HISTORY_MAX:
@@ -162,6 +162,8 @@ class Controller:
         }
         try:
             self._store.save_state(STATE, state, holder=self.holder)
+            if decided:  # so that the decision can be checked when the rows before it are pruned
+                self._store.save_state(decided_at(plan.revision + 1), evidence.state(), holder=self.holder)
         except NotAllowedNow:
             self._evidence = None  # somebody else leads: they fold on from what was kept before
             return False
@@ -176,6 +178,11 @@ class Controller:
                 return
             yield rows
             after, taken = rows[-1][0], taken + len(rows)
+
+
+def decided_at(revision: int) -> str:
+    """The name under which the evidence is kept that made the decision with this revision."""
+    return f"{STATE}/{revision}"
 
 
 def judged_step(plan: Plan) -> int:

@@ -58,6 +58,7 @@ Duration = Annotated[
 Share = Annotated[
     int,
     pydantic.BeforeValidator(_share),
+    pydantic.PlainSerializer(lambda share: share * 100 / SHARE_ONE, when_used="json"),  # as the file says it
     pydantic.WithJsonSchema(
         # No multipleOf: validators compute it in binary floats, where 2.07 is none of 0.01.
         {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most two decimals"}
@@ -66,6 +67,12 @@ Share = Annotated[
 Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error"]
 Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+
+
+JUDGED = ("model", "task", "goals", "labels", "unit")
+"""The keys of the rollout file that evidence depends on."""
+FOLLOWED = ("steps",)
+"""The keys that decisions depend on besides: they may change while a rollout runs, so each decision says what they were."""
 
 
 class _Strict(pydantic.BaseModel):
@@ -242,10 +249,25 @@ class Policy(_Strict):
 
         A retry of the same artifact resets nothing; a changed margin starts new evidence. The steps are not part of
         it: how fast the weight grows changes no answer to "which model is better".
+
+        What is at its default is left out, said or not. So a field that a later version adds changes no key while its
+        default means what was done before; and a default that is there may never change, which a test holds.
         """
-        judged = self.model_dump(mode="json", include={"model", "task", "goals", "labels", "unit"})
+        judged = self.model_dump(mode="json", include=set(JUDGED), exclude_defaults=True)
         text = json.dumps([judged, primary_digest, candidate_digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def followed(self) -> dict[str, Any]:
+        """What `FOLLOWED` names, as the file says it."""
+        return self.model_dump(mode="json", include=set(FOLLOWED), exclude_defaults=True)
+
+    def following(self, followed: Mapping[str, Any]) -> "Policy":
+        """This policy with what `followed` gave at another time.
+
+        Raises:
+            ConfigurationError: when a version with other keys wrote it.
+        """
+        return _known({**self.model_dump(mode="json", exclude=set(FOLLOWED)), **followed})
 
     def first_plan(self, rollout: str) -> Plan:
         """The plan of a rollout that starts: the first step, or plain serving where there is no candidate.
@@ -305,6 +327,25 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         problems = "\n".join(f"  {_path(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
         raise ConfigurationError(
             f"{source} does not fit the schema (`understudy check --schema` prints it):\n{problems}"
+        ) from error
+
+
+def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None) -> Policy:
+    """The policy that evidence in a store was judged by: what `JUDGED` names, and where the models are.
+
+    Raises:
+        ConfigurationError: when a version with other keys wrote it.
+    """
+    return _known({**judged, "primary": primary, "candidate": candidate})
+
+
+def _known(data: Mapping[str, Any]) -> Policy:
+    try:
+        return Policy.model_validate(data)
+    except pydantic.ValidationError as error:
+        keys = ", ".join(f"{_path(e['loc'])} ({e['msg']})" for e in error.errors())
+        raise ConfigurationError(
+            f"the policy that was judged by was written by another version; this one does not understand {keys}"
         ) from error
 
 

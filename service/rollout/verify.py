@@ -4,6 +4,10 @@ Every decision of the judge is an event with what was looked at: how many rows w
 the tail ended, by when labels were known, and how many steps had begun. The state that the controller kept says where each
 step began, and which rows were settled without their label: one that was stored later, when the row's wait was over, is not
 looked at here either. All of that is followed from the first row on, with nothing taken over but the cursors.
+
+Retention takes old rows, and then nobody can fold from the first one on. What was decided among the rows that are gone cannot be
+checked, and that is said. The first decision behind them is checked from the evidence that was kept with it, and what follows is
+folded from there.
 """
 
 from bisect import bisect_right
@@ -19,35 +23,57 @@ from service.rollout.policy import Policy
 
 Rows = Callable[[int, int, float], Iterable[Row]]
 """Rows after a sequence number, up to another, with the labels that were known by a time."""
+Kept = Callable[[int], Mapping[str, Any] | None]
+"""The evidence that was kept with the decision of a revision, or None where none was."""
 TOLERANCE = 1e-6
 """Log e-values are compared to this: they were rounded to nothing, but pass through JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One decision, and whether the rows still say so."""
+    """One decision, and whether the rows still say so; they cannot say anything where they are gone."""
 
     event: Event
     agrees: bool
     says: str
+    checkable: bool = True
 
 
 def verify(
-    policy: Policy, models: Mapping[Any, Model], events: Sequence[Event], state: Mapping[str, Any], rows: Rows
+    policy: Policy,
+    models: Mapping[Any, Model],
+    events: Sequence[Event],
+    state: Mapping[str, Any],
+    rows: Rows,
+    *,
+    pruned_to: int = 0,
+    kept: Kept = lambda revision: None,
 ) -> tuple[list[Check], str | None]:
-    """Every decision of the judge, checked; and the block of rows that was changed, if one was."""
+    """Every decision of the judge, checked; and the block of rows that was changed, if one was.
+
+    Args:
+        pruned_to: retention took rows up to this sequence number; 0 where it took none.
+        kept: where to go on behind those.
+    """
     decisions = [event for event in events if event.actor == "judge"]
     marks, rows = state["evidence"]["marks"], _as_settled(rows, state["evidence"]["missing"])
     evidence = Evidence(policy, models)
     checks = []
     for event in decisions:
         looked = event.details
+        if evidence.settled < pruned_to:  # the rows to fold next are gone
+            found = kept(event.revision) if min(looked["settled"], looked["seen"]) >= pruned_to else None
+            if found is None:
+                checks.append(Check(event, False, f"{event.kind} cannot be checked: its rows were pruned", False))
+                continue
+            evidence.take(found)
         for step, seen, settled in marks[len(evidence.marks) : looked["marks"]]:
             _fold(evidence, rows, seen, settled, looked["known_by"])
             evidence.begin_step(step)
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
-        verdict = judge_at(policy, evidence, tail, Phase(looked["from"]), looked["judged_step"])
+        followed = policy.following(looked["followed"]) if "followed" in looked else policy
+        verdict = judge_at(followed, evidence, tail, Phase(looked["from"]), looked["judged_step"])
         checks.append(_compare(event, verdict, evidence.chain))
     return checks, changed_block(evidence, state["evidence"]["blocks"])
 

@@ -29,6 +29,38 @@ class Retention:
     max_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What retention took of a rollout.
+
+    Attributes:
+        up_to: no row with a greater sequence number is gone; of the others, some may be left.
+        rows: how many are gone.
+        at: the latest time that ages were counted to, in the requests' own time.
+    """
+
+    up_to: int
+    rows: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """One of a database's rollouts.
+
+    Attributes:
+        identity: what was kept with `keep_identity`; None where nobody has.
+        started_at: when its first event happened; None before that.
+        plan: what is in force; None before the first.
+    """
+
+    rollout: str
+    identity: Mapping[str, Any] | None
+    started_at: float | None
+    plan: Plan | None
+    pruned: Pruned | None
+
+
 class Store(Protocol):
     """What the house remembers about one rollout.
 
@@ -124,6 +156,14 @@ class Store(Protocol):
         Labels that have waited longer than `max_age_s` for their observation go as well, and conflicts of that age.
         Where several rollouts share a database it is pruned as a whole: they share the disk.
         """
+        ...
+
+    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+        """Keep what this rollout's id stands for, a JSON-able document. The first one stands."""
+        ...
+
+    def rollouts(self) -> Sequence[RolloutRecord]:
+        """Every rollout of the database, in the order in which they were first opened."""
         ...
 
     def ping(self) -> float:

@@ -43,10 +43,12 @@ class Database:
     def __init__(
         self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, synchronous: Synchronous = "NORMAL"
     ) -> None:
-        parsed = _parse(url)
+        parsed = parsed_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         self._sqlite = parsed.get_backend_name() == "sqlite"
         self._upsert = _UPSERTS[parsed.get_backend_name()]
+        if self._sqlite:
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": busy_timeout_s, "isolation_level": None}} if self._sqlite else {}
         try:
             engine = create_engine(parsed, **options)
@@ -125,7 +127,12 @@ class Database:
             raise StoreError(f"{self.name}: {error}") from error
 
 
-def _parse(url: str) -> URL:
+def parsed_url(url: str) -> URL:
+    """A database's URL in its parts.
+
+    Raises:
+        ConfigurationError: when it is not one that works here.
+    """
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
@@ -133,10 +140,8 @@ def _parse(url: str) -> URL:
     backend = parsed.get_backend_name()
     if backend not in _UPSERTS:
         raise ConfigurationError(f"the store speaks {' and '.join(_UPSERTS)}, not {backend}")
-    if backend == "sqlite":
-        if parsed.database in {None, "", ":memory:"}:
-            raise ConfigurationError("SQLite's :memory: is another database for each connection; name a file")
-        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError("SQLite's :memory: is another database for each connection; name a file")
     return parsed
 
 

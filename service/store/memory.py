@@ -10,7 +10,7 @@ from typing import Any
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Retention, Tally, codec
+from service.store import Pruned, Retention, RolloutRecord, Tally, codec
 
 
 class MemoryStore:
@@ -35,6 +35,8 @@ class MemoryStore:
         self._counters: dict[str, float] = {}
         self._lease = ("", 0.0)
         self._states: dict[str, str] = {}
+        self._identity: str | None = None
+        self._pruned: Pruned | None = None
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -182,7 +184,22 @@ class MemoryStore:
                 if own not in self._seqs and received_at < oldest:
                     del self._labels[own]
             self._conflicts = [each for each in self._conflicts if each[1] >= oldest]
+            if gone:
+                before = self._pruned or Pruned(0, 0, now)
+                self._pruned = Pruned(max(before.up_to, *gone), before.rows + len(gone), max(before.at, now))
             return len(gone)
+
+    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+        """See `Store.keep_identity`."""
+        with self._turn():
+            self._identity = self._identity or codec.to_json(dict(identity))
+
+    def rollouts(self) -> Sequence[RolloutRecord]:
+        """See `Store.rollouts`: this one has one."""
+        with self._turn():
+            identity = None if self._identity is None else codec.from_json(self._identity)
+            started_at = self._events[0].at if self._events else None
+            return [RolloutRecord(self.rollout, identity, started_at, self._plan, self._pruned)]
 
     def ping(self) -> float:
         """See `Store.ping`."""

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
+from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select
 from sqlalchemy.sql.selectable import Select
 
 from service.store import Retention, codec
 from service.store.database import Database
-from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations
+from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations, prunings
 
 ROWS_AT_ONCE = 500
 """How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
@@ -29,8 +29,8 @@ def prune(database: Database, retention: Retention, *, now: float) -> int:
     by_age = select(observations.c.seq, observations.c.prediction_id, observations.c.rollout).order_by(
         observations.c.at, observations.c.seq
     )
-    gone = _remove(database, by_age.where(observations.c.at < oldest), None)
-    gone += _remove(database, by_age, _beyond(database, retention.max_bytes))
+    gone = _remove(database, by_age.where(observations.c.at < oldest), None, now)
+    gone += _remove(database, by_age, _beyond(database, retention.max_bytes), now)
     _forget_reports(database, oldest)
     return gone
 
@@ -44,8 +44,8 @@ def _beyond(database: Database, max_bytes: int) -> int:
     return max(rows - int(max_bytes * len(sizes) / sum(sizes)), 0) if sizes else 0
 
 
-def _remove(database: Database, oldest_first: Select[Any], most: int | None) -> int:
-    """Remove the observations of a query with their labels, at most `most`; returns how many."""
+def _remove(database: Database, oldest_first: Select[Any], most: int | None, now: float) -> int:
+    """Remove the observations of a query with their labels, at most `most`, and note it; returns how many."""
     removed = 0
     while most is None or removed < most:
         at_once = ROWS_AT_ONCE if most is None else min(ROWS_AT_ONCE, most - removed)
@@ -55,13 +55,15 @@ def _remove(database: Database, oldest_first: Select[Any], most: int | None) -> 
             break
         start = time.perf_counter()
         with database.writing() as connection:
-            removed += _remove_rows(connection, rows)
+            gone = _remove_rows(connection, rows)
+            _note(database, connection, gone, now)
+        removed += len(gone)
         # As long again for everybody else: the lock is free for them before it is taken once more.
         time.sleep(time.perf_counter() - start)
     return removed
 
 
-def _remove_rows(connection: Connection, rows: Sequence[Any]) -> int:
+def _remove_rows(connection: Connection, rows: Sequence[Any]) -> Sequence[Any]:
     ids = [{"of_id": row.prediction_id, "of_rollout": row.rollout} for row in rows]
     connection.execute(
         delete(labels).where(labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == bindparam("of_rollout")),
@@ -69,7 +71,21 @@ def _remove_rows(connection: Connection, rows: Sequence[Any]) -> int:
     )
     # Another process may have pruned the same rows since they were read: only what is removed here counts here.
     chosen = delete(observations).where(observations.c.seq.in_([row.seq for row in rows]))
-    return connection.execute(chosen).rowcount
+    return connection.execute(chosen.returning(observations.c.rollout, observations.c.seq)).all()
+
+
+def _note(database: Database, connection: Connection, rows: Sequence[Any], now: float) -> None:
+    """Remember how far each rollout's rows were pruned, so that nobody takes what is gone for what was changed."""
+    for rollout in {row.rollout for row in rows}:
+        seqs = [row.seq for row in rows if row.rollout == rollout]
+        noted = database.insert(prunings).values(rollout=rollout, up_to=max(seqs), rows=len(seqs), at=now)
+        added, kept = noted.excluded, prunings.c
+        further = {
+            "up_to": case((added.up_to > kept.up_to, added.up_to), else_=kept.up_to),
+            "rows": kept.rows + added.rows,
+            "at": case((added.at > kept.at, added.at), else_=kept.at),
+        }
+        connection.execute(noted.on_conflict_do_update(index_elements=[kept.rollout], set_=further))
 
 
 def _forget_reports(database: Database, oldest: float) -> None:

@@ -169,3 +169,21 @@ states = Table(
     Column("name", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
+
+# Once per rollout: what `rollouts.name` is a hash of.
+identities = Table(
+    "identities",
+    metadata,
+    _rollout(primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# What retention took: no row of the rollout with a greater `seq` than `up_to` is gone.
+prunings = Table(
+    "prunings",
+    metadata,
+    _rollout(primary_key=True),
+    Column("up_to", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+)

@@ -14,7 +14,7 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, se
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
-from service.store import Retention, Tally, codec, pruning
+from service.store import Retention, RolloutRecord, Tally, codec, pruning, records
 from service.store.database import BUSY_TIMEOUT_S, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
@@ -22,6 +22,7 @@ from service.store.schema import (
     OBSERVATION_COLUMNS,
     counters,
     events,
+    identities,
     labels,
     leases,
     observations,
@@ -213,6 +214,16 @@ class SqlStore:
     def prune(self, retention: Retention, *, now: float) -> int:
         """See `Store.prune`."""
         return pruning.prune(self._db, retention, now=now)
+
+    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+        """See `Store.keep_identity`."""
+        row = {"rollout": self._key, "value": codec.to_json(dict(identity))}
+        with self._writing() as connection:
+            connection.execute(self._insert(identities).values(row).on_conflict_do_nothing())
+
+    def rollouts(self) -> Sequence[RolloutRecord]:
+        """See `Store.rollouts`."""
+        return records.read(self._db)
 
     def ping(self) -> float:
         """See `Store.ping`."""

@@ -10,7 +10,7 @@ import pytest
 
 from service.domain import Answer, Label, LabelReport, Mode, Outcome, Status, Variant
 from service.errors import NotAllowedNow, StoreError
-from service.store import Retention, Store
+from service.store import Pruned, Retention, Store
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored
 
 FOREVER = Retention(max_age_s=math.inf, max_bytes=sys.maxsize)
@@ -312,6 +312,18 @@ def test_sequence_numbers_grow_past_what_was_pruned(store: Store) -> None:
     assert [each.prediction_id for _, each, _ in store.outcomes(after=last)] == ["b"]
 
 
+def test_pruning_is_remembered(store: Store) -> None:
+    """Up to which number, how many, and when at the latest; never less than before."""
+    store.add_observations([observation(f"p{at}", at=float(at)) for at in (30, 10, 40, 20)])
+    assert store.rollouts()[0].pruned is None
+    store.prune(Retention(max_age_s=70.0, max_bytes=sys.maxsize), now=100.0)
+    assert store.rollouts()[0].pruned == Pruned(up_to=4, rows=2, at=100.0)
+    store.prune(Retention(max_age_s=70.0, max_bytes=sys.maxsize), now=101.0)
+    assert store.rollouts()[0].pruned == Pruned(up_to=4, rows=3, at=101.0), "p30 is the first row; p40 is left"
+    store.prune(FOREVER, now=200.0)
+    assert store.rollouts()[0].pruned == Pruned(up_to=4, rows=3, at=101.0)
+
+
 def test_labels_do_not_wait_longer_than_the_retention(store: Store) -> None:
     receipt(store, report("old"), report("late", at=0.0), received_at=100.0)
     receipt(store, report("new", at=0.0), received_at=150.0)
@@ -320,6 +332,19 @@ def test_labels_do_not_wait_longer_than_the_retention(store: Store) -> None:
 
 
 # The rest
+
+
+def test_what_a_rollout_is_judged_by_is_kept_once(store: Store) -> None:
+    """The first identity stands; it comes back as JSON."""
+    (record,) = store.rollouts()
+    assert (record.rollout, record.identity, record.started_at, record.plan) == ("flight-1", None, None, None)
+    store.keep_identity({"policy": {"margin": 0.005}, "names": ("a", "b")})
+    store.keep_identity({"policy": {"margin": 0.01}})
+    in_force = store.save_plan(plan(), event(at=50.0))
+    store.append_event(event(at=60.0))
+    (record,) = store.rollouts()
+    assert record.identity == {"policy": {"margin": 0.005}, "names": ["a", "b"]}
+    assert (record.started_at, record.plan) == (50.0, in_force)
 
 
 def test_stores_of_different_rollouts_do_not_see_each_other(open_store: Callable[..., Store]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pydantic
 import pytest
 import yaml
 from hypothesis import given
@@ -13,7 +14,19 @@ from hypothesis import strategies as st
 
 from service.domain import SHARE_ONE, Phase
 from service.errors import ConfigurationError
-from service.rollout.policy import CanaryStep, Policy, ShadowStep, json_schema, parse
+from service.rollout.policy import (
+    CanaryStep,
+    Cost,
+    Errors,
+    Goals,
+    Labels,
+    Latency,
+    Policy,
+    Quality,
+    ShadowStep,
+    json_schema,
+    parse,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "rollout.yaml"
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
@@ -263,6 +276,89 @@ def test_the_key_is_the_same_in_every_process() -> None:
     assert told.stdout.strip() == key
     assert len(key) == 16
     assert int(key, 16) < 2**64
+
+
+class WiderQuality(Quality):
+    added: float = 1.0
+
+
+class WiderGoals(Goals):
+    quality: WiderQuality | None = None
+    more: WiderQuality | None = None
+    flags: tuple[str, ...] = ()
+
+
+class WiderLabels(Labels):
+    audit: bool = False
+
+
+class Wider(Policy):
+    """The rollout file of a later version, which has more keys at every level."""
+
+    goals: WiderGoals = WiderGoals()
+    labels: WiderLabels = WiderLabels()
+
+
+@pytest.mark.parametrize(
+    "text", [EXAMPLE.read_text(encoding="utf-8"), BASE, f"{BASE}goals: {{quality: {{margin: 0.1}}}}"]
+)
+def test_a_field_that_a_later_version_adds_changes_no_key(text: str) -> None:
+    """The same file text, at every level; and the field starts new evidence when the file says something else."""
+    data = yaml.safe_load(text)
+
+    assert Wider.model_validate(data).key("p", "c") == Policy.model_validate(data).key("p", "c")
+    other = Wider.model_validate(data | {"labels": {"audit": True}})
+    assert other.key("p", "c") != Wider.model_validate(data | {"labels": {}}).key("p", "c")
+
+
+def test_a_default_that_is_said_is_the_same_as_one_that_is_not() -> None:
+    """Writing down what holds anyway starts nothing new."""
+    said = (
+        f"{BASE}labels: {{wait: 72h, count: settled}}\ngoals: {{latency: {{p99_ms: 50, deadline_ms: 250}}}}\nunit: null"
+    )
+    assert parse(said).key("p", "c") == parse(BASE).key("p", "c")
+
+
+DEFAULTS = {
+    Quality: {"loss": "brier", "harm": "margin", "poc_target": None, "clip": 5.0},
+    Errors: {},
+    Latency: {"deadline_ms": 250},
+    Cost: {},
+    Goals: {"error_budget": 0.05, "quality": None, "errors": None, "latency": Latency(p99_ms=50), "throughput_rps": None,
+            "cost": None},
+    Labels: {"wait": 72 * 3600.0, "count": "settled"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", DEFAULTS, ids=lambda part: part.__name__)
+def test_the_defaults_that_evidence_was_judged_by_stay_as_they_are(part: type[pydantic.BaseModel]) -> None:
+    """A key leaves them out, so a changed one would judge old evidence by new rules."""
+    now = {name: field.default for name, field in part.model_fields.items() if not field.is_required()}
+    assert DEFAULTS[part].items() <= now.items()
+
+
+def test_the_key_of_a_file_is_the_one_it_was() -> None:
+    """Written down, so that no version forgets evidence by accident."""
+    assert (
+        parse(f"{BASE}goals: {{quality: {{margin: 0.1}}, errors: {{margin: 0.01}}}}\nunit: u").key("p", "c")
+        == "001239609179edd6"
+    )
+
+
+def test_what_decisions_follow_goes_through_the_store_unchanged() -> None:
+    """Percentages and all: as the file says them, and back."""
+    policy = example()
+
+    assert policy.followed()["steps"][1:] == [
+        {"canary": 5.0},
+        {"canary": 25.0},
+        {"canary": 50.0, "require": ["loadtest"]},
+        "promote",
+    ]
+    assert changed({"steps": ["promote"]}).following(policy.followed()) == policy
+    assert parse(BASE).following(parse(BASE).followed()) == parse(BASE)
+    with pytest.raises(ConfigurationError, match=r"written by another version.*steps\.0"):
+        policy.following({"steps": [{"sprint": 5}]})
 
 
 @pytest.mark.parametrize(

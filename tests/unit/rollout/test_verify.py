@@ -1,12 +1,15 @@
 """The decisions again: what was decided is reached again from the rows, and what was changed since is found and named."""
 
 import dataclasses
+import sys
 
 import pytest
 
 from service.domain import LabelReport, Mode
+from service.rollout.controller import decided_at
 from service.rollout.phases import Order
 from service.rollout.verify import verify
+from service.store import Retention
 from tests.unit.rollout.test_controller import RAMP, Process, good, told
 from tests.unit.rollout.world import MODELS, World, policy, stored_rows
 
@@ -25,7 +28,12 @@ def altered(world, seq, change):
         for row in rows(after, upto, known_by):
             yield change(*row) if row[0] == seq else row
 
-    return verify(world.policy, MODELS, world.store.events(limit=1000), world.kept, changed_rows)
+    (record,) = world.store.rollouts()
+    return verify(
+        world.policy, MODELS, world.store.events(limit=1000), world.kept, changed_rows,
+        pruned_to=record.pruned.up_to if record.pruned else 0,
+        kept=lambda revision: world.store.load_state(decided_at(revision)),
+    )  # fmt: skip
 
 
 def label(value):
@@ -224,3 +232,86 @@ def test_nothing_decided_is_nothing_to_check():
     world.serve(10)
     process.tick()
     assert world.verified() == ([], None)
+
+
+def pruned(world, rows):
+    """Retention takes this many rows, the oldest."""
+    at = world.store.outcomes(limit=rows + 1)[rows][1].at
+    assert world.store.prune(Retention(0.0, sys.maxsize), now=at) == rows
+    return world
+
+
+def long_rollout():
+    """Decisions at rows 640, 660 and 1,600, so that whole blocks lie between the last two."""
+    world = World(policy([{"shadow": 100, "until": {"labels": 20}}, {"canary": 5},
+                          {"canary": 25, "until": {"labels": 1_500}}, "promote"]))  # fmt: skip
+    process = Process(world)
+    for n in (640, 20, 940):
+        world.serve(n)
+        process.tick()
+    assert world.kinds == RAMP
+    return world
+
+
+@pytest.mark.parametrize(("rows", "gone"), [(1, 0), (640, 0), (641, 1), (660, 1), (661, 2), (1_600, 2), (1_599, 2)])
+def test_what_was_decided_behind_the_pruned_rows_is_checked_and_the_rest_is_said_to_be_unknown(rows, gone):
+    """The decision that looked at rows up to 640 is checked from the evidence that was kept with it, and so on."""
+    world = long_rollout()
+    world.serve(1)
+    checks, changed = pruned(world, rows).verified()
+
+    assert [c.checkable for c in checks] == [False] * gone + [True] * (3 - gone)
+    assert [c.agrees for c in checks] == [False] * gone + [True] * (3 - gone)
+    assert all("cannot be checked: its rows were pruned" in c.says for c in checks[:gone])
+    assert changed is None
+
+
+def test_nothing_can_be_checked_when_the_rows_of_every_decision_are_gone():
+    world = long_rollout()
+    world.serve(30)
+    checks, changed = pruned(world, 1_610).verified()
+    assert [c.checkable for c in checks] == [False] * 3
+    assert changed is None
+
+
+def test_a_changed_row_and_a_pruned_prefix_are_told_apart():
+    """Both at once: the first decision is unknown, the second holds, the third differs, and the block is named."""
+    world = pruned(long_rollout(), 650)
+    checks, changed = altered(world, 700, score(0.79))
+
+    assert [(c.checkable, c.agrees) for c in checks] == [(False, False), (True, True), (True, False)]
+    assert checks[2].says == "the verdict is the same, but a row up to 1,600 is not what it was then"
+    assert changed == "a row between 513 and 768 is not what it was when it was judged"
+
+
+def test_rows_that_are_gone_without_retention_are_a_change():
+    """Somebody deleted them by hand: nothing was noted, so nothing is excused."""
+    world = long_rollout()
+    world.store._observations.pop(5)
+    checks, changed = world.verified()
+    assert not any(c.agrees for c in checks)
+    assert all(c.checkable for c in checks)
+    assert changed is not None
+
+
+def test_decisions_that_were_kept_without_their_evidence_cannot_be_checked_behind_pruned_rows():
+    """As an older version kept them."""
+    world = pruned(long_rollout(), 10)
+    checks, _ = verify(
+        world.policy, MODELS, world.store.events(limit=1000), world.kept, stored_rows(world.store), pruned_to=10
+    )
+    assert [c.checkable for c in checks] == [False] * 3
+
+
+def test_steps_that_were_changed_since_do_not_matter():
+    """The key stays, so the evidence goes on; each decision is checked by the steps that it was made under."""
+    world = World()
+    process = Process(world)
+    world.serve(640)
+    process.tick()
+    world.policy = policy([{"shadow": 100, "until": {"labels": 20_000}}, {"canary": 5}, {"canary": 40}, "promote"])
+    process = Process(world)
+    world.serve(20)
+    process.tick()
+    assert world.where == ("canary", 40, 2)
+    assert disagreements(world) == []

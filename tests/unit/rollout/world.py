@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from service.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
-from service.rollout.controller import STATE, Controller, move
+from service.rollout.controller import STATE, Controller, decided_at, move
 from service.rollout.evidence import Evidence, Model, Row
 from service.rollout.phases import Order
 from service.rollout.policy import Policy
@@ -78,12 +78,12 @@ def stored_rows(store: Any) -> Callable[[int, int, float], Iterator[Row]]:
 
 
 class World:
-    """One rollout in memory: requests are served, labels come, controllers tick, people give orders."""
+    """One rollout, in memory unless a store is given: requests are served, labels come, controllers tick, people give orders."""
 
-    def __init__(self, own: Policy | None = None) -> None:
+    def __init__(self, own: Policy | None = None, store: Any = None) -> None:
         self.policy = own or policy()
         self.clock = ManualClock(START)
-        self.store = MemoryStore("r", lambda outcome: {})
+        self.store = store or MemoryStore("r", lambda outcome: {})
         self.served = 0
         started = Event(self.clock.now(), "started", "system", "", 0)
         self.store.save_plan(self.policy.first_plan("ab12"), started)
@@ -134,4 +134,9 @@ class World:
         return self.store.load_state(STATE)
 
     def verified(self, models: dict[Variant, Model] = MODELS) -> tuple[list[Check], str | None]:
-        return verify(self.policy, models, self.store.events(limit=1000), self.kept, stored_rows(self.store))
+        (record,) = self.store.rollouts()
+        return verify(
+            self.policy, models, self.store.events(limit=1000), self.kept, stored_rows(self.store),
+            pruned_to=record.pruned.up_to if record.pruned else 0,
+            kept=lambda revision: self.store.load_state(decided_at(revision)),
+        )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from service.domain import Answer, Status
-from service.store import Retention
+from service.store import Pruned, Retention
 from service.store.pruning import ROWS_AT_ONCE
 from service.store.sql import SqlStore
 from tests.contract.stores import observation, receipt, report, stored, tally
@@ -70,6 +70,9 @@ def test_it_clears_up_after_rollouts_that_are_over(sql: SqlStore, url: str) -> N
     successor.add_observations([observation("a", at=1.0), observation("c", at=95.0)])
     assert successor.prune(Retention(50.0, sys.maxsize), now=100.0) == 2
     assert (stored(sql), stored(successor)) == (["b"], ["c"])
+    assert [(r.rollout, r.pruned) for r in sql.rollouts()] == [
+        ("flight-1", Pruned(1, 1, 100.0)), ("flight-2", Pruned(3, 1, 100.0)),
+    ]  # fmt: skip
     assert sql.counters()["joined"] == 2
     assert receipt(sql, report("a"), report("b")) == (0, 1, 0, 1)
     successor.close()

@@ -1,14 +1,13 @@
-"""Commands that show what the decisions rest on: verify, and the demo with its three stories."""
+"""The demo with its three stories."""
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.common import File, Json, app, err, interruptible, out, said
+from service.cli.common import app, err, interruptible, out, said
 from service.client import Client
 from service.errors import ConfigurationError
 
@@ -38,72 +37,6 @@ STORIES = {
 """Story → month, another candidate, the phase that it must end in ("" is any but promoted), and what it is about."""
 DEMO_RATE = 400.0
 WIDTH = 60
-
-
-@app.command()
-def verify(
-    file: File = Path("rollout.yaml"),
-    store: Annotated[
-        str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
-    ] = "",
-    as_json: Json = False,
-) -> None:
-    """Fold the stored evidence again, offline, and see whether every decision is reached again at the same row."""
-    from service import wiring  # noqa: PLC0415 - a command that needs no database should not load one
-    from service.rollout.verify import verify as check  # noqa: PLC0415
-    from service.settings import read_settings  # noqa: PLC0415
-
-    with said():
-        settings = read_settings(rollout_file=file, **({"store_url": store} if store else {}))
-        found = wiring.open_history(settings)
-        state = found.store.load_state("evidence")
-        if state is None:
-            raise ConfigurationError(
-                f"{settings.resolved_store_url()} holds no judged evidence for these models and goals: the models' files, or "
-                "what they are judged by, are not those that were judged (or nothing was judged yet)"
-            )
-        events = _all_events(found.store)
-        checks, changed = check(found.policy, found.models, events, state, _rows(found.store))
-        found.store.close()
-        agrees = all(c.agrees for c in checks) and changed is None
-        if as_json:
-            decisions = [{"event": c.event.kind, "id": c.event.id, "agrees": c.agrees, "says": c.says} for c in checks]
-            print(json.dumps({"agrees": agrees, "changed": changed, "decisions": decisions}, indent=1))
-        else:
-            for c in checks:
-                mark = Text("agrees  " if c.agrees else "DIFFERS ", style="green" if c.agrees else "bold red")
-                out.print(
-                    mark, Text(f"event {c.event.id}, {c.event.kind} at revision {c.event.revision}: {c.says}"), sep=""
-                )
-            if changed:
-                out.print(Text(changed, style="bold red"))
-            said_ = (
-                f"{len(checks)} decisions, all reached again"
-                if agrees
-                else "the stored evidence does not support what was decided"
-            )
-            out.print(Text(said_, style="green" if agrees else "bold red"))
-        if not agrees:
-            raise typer.Exit(1)
-
-
-def _all_events(store: Any) -> list[Any]:
-    events: list[Any] = []
-    while page := store.events(after=events[-1].id if events else 0, limit=500):
-        events += page
-    return events
-
-
-def _rows(store: Any) -> Callable[[int, int, float], Iterable[Any]]:
-    def rows(after: int, upto: int, known_by: float) -> Iterator[Any]:
-        while after < upto:
-            page = store.outcomes(after=after, limit=2_000, known_by=known_by)
-            if not page:
-                return
-            yield from (row for row in page if row[0] <= upto)
-            after = page[-1][0]
-
-    return rows
 
 
 @app.command()
