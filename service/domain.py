@@ -132,6 +132,8 @@ class Observation:
         variant: who answered the caller.
         share: the candidate's share of live answers that the router used, in hundredths of a percent.
         fallback: why the primary answered in the candidate's place ("failed", "timeout", ...), or None.
+        point: where the routing key fell in [0, 2^63), when chance decided who answers (a share above 0 and below 1), else
+            None. It stands for the key, which is not kept.
     """
 
     prediction_id: str
@@ -145,6 +147,12 @@ class Observation:
     candidate: Answer
     unit: str | None = None
     fallback: str | None = None
+    point: int | None = None
+
+    @property
+    def drawn(self) -> Variant:
+        """Whom the router chose, also where the primary answered in the candidate's place."""
+        return Variant.CANDIDATE if self.fallback is not None else self.variant
 
     def answer(self, variant: Variant) -> Answer:
         """The answer of `variant` to this row."""

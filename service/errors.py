@@ -176,6 +176,12 @@ class InferenceError(UnderstudyError):
     kind = "inference"
 
 
+class NotFinite(InferenceError):
+    """A model answered with a number that is none."""
+
+    kind = "not-finite"
+
+
 class CandidateAway(InferenceError):
     """The candidate's process was not asked: it is away, and being probed.
 

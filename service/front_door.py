@@ -21,6 +21,7 @@ from service.errors import (
     InferenceError,
     InvalidInput,
     MalformedRequest,
+    NotFinite,
     NotFound,
     NotReady,
     Overloaded,
@@ -58,6 +59,8 @@ _ENDED = {
 }
 _CAUSES = {Status.NONE: "starting"}
 """What a fallback's cause is called, where it is not the status itself."""
+_FAILURES = {InferenceError: Status.FAILED, NotFinite: Status.INVALID, DeadlineExceeded: Status.TIMEOUT}
+"""What an error says about the model that was asked; the others are not its fault."""
 
 
 class FrontDoor:
@@ -135,11 +138,13 @@ class Predict:
         chosen = pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
         mode = Mode.PINNED if pin else Mode.LIVE
         exchange = Exchange(worker.id_prefix, first, rows, at, plan.revision, plan.weight, chosen, mode)
+        exchange.key = key
         worker.recorder.open(exchange)
         try:
             scores = await self._infer(exchange, started)
         except UnderstudyError as error:
-            worker.recorder.failed(exchange, int(error.status))
+            exchange.total_seconds = clock.perf() - started
+            self._failed(exchange, plan, error)
             raise
         variant = exchange.variant
         name = exchange.prediction_id(0).encode()
@@ -166,9 +171,9 @@ class Predict:
                     scores = await future
             except TimeoutError:
                 raise DeadlineExceeded(f"no answer within {worker.deadline_s * 1000:g} ms") from None
-        exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
         if not scores.finite:
-            raise InferenceError("the model answered with a value that is not a finite number")
+            raise NotFinite("the model answered with a value that is not a finite number")
+        exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
         return scores
 
     async def _ask_candidate(self, exchange: Exchange) -> Scores | None:
@@ -196,6 +201,16 @@ class Predict:
             raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
         exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
         return None
+
+    def _failed(self, exchange: Exchange, plan: Plan, error: UnderstudyError) -> None:
+        """The primary's own failure is an outcome like any other: the candidate rehearses on it, and it is recorded."""
+        status = _FAILURES.get(type(error))
+        if status is None or exchange.mode is Mode.PINNED:
+            self.worker.recorder.failed(exchange, int(error.status))
+            return
+        exchange.http = int(error.status)
+        exchange.settle(Variant.PRIMARY, status, None, exchange.total_seconds)
+        self._hand_over(exchange, plan)
 
     def _hand_over(self, exchange: Exchange, plan: Plan) -> None:
         """After the answer has left: let the other model rehearse, or record at once."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from service import losses
-from service.domain import Answer, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
+from service import losses, route
+from service.domain import SHARE_ONE, Answer, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import StoreError
 from service.inputs import Row
@@ -56,8 +56,8 @@ STORE_RETRY_S = 1.0
 class Exchange:
     """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended."""
 
-    __slots__ = ("at", "count", "fallback", "first_id", "mode", "prefix", "rehearsal", "revision", "rows", "scores",
-                 "seconds", "share", "statuses", "total_seconds", "variant")  # fmt: skip
+    __slots__ = ("at", "count", "fallback", "first_id", "http", "key", "mode", "prefix", "rehearsal", "revision", "rows",
+                 "scores", "seconds", "share", "statuses", "total_seconds", "variant")  # fmt: skip
 
     def __init__(
         self, prefix: str, first_id: int, rows: Sequence[Row], at: float, revision: int, share: int,
@@ -66,6 +66,8 @@ class Exchange:
         self.prefix, self.first_id, self.rows, self.count = prefix, first_id, rows, len(rows)
         self.at, self.revision, self.share, self.variant, self.mode = at, revision, share, variant, mode
         self.fallback: str | None = None
+        self.key: str | None = None  # what the router drew by; None: the first prediction's id
+        self.http = 200
         self.rehearsal: Variant | None = None
         self.total_seconds = 0.0
         self.statuses = {Variant.PRIMARY: Status.NONE, Variant.CANDIDATE: Status.NONE}
@@ -84,9 +86,9 @@ class Exchange:
         return f"{self.prefix}-{self.first_id + row}"
 
     def observations(
-        self, readings: Mapping[Variant, Reading], unit_of: Callable[[Row], str | None]
+        self, readings: Mapping[Variant, Reading], unit_of: Callable[[Row], str | None], salt: int = 0
     ) -> Iterable[Observation]:
-        """The rows of this exchange, as they are recorded."""
+        """The rows of this exchange, as they are recorded. `salt` is the plan's."""
         answers = {
             variant: readings[variant].answers(self.scores.get(variant), status, self.seconds[variant], self.count)
             if variant in readings
@@ -94,10 +96,13 @@ class Exchange:
             for variant, status in self.statuses.items()
         }
         request_id = self.prediction_id(0)
+        drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
+        point = route.bucket(self.key or request_id, salt) >> 1 if drawn else None
         for i, row in enumerate(self.rows):
             yield Observation(
                 self.prediction_id(i), request_id, self.at, self.revision, self.variant, self.mode, self.share,
                 answers[Variant.PRIMARY][i], answers[Variant.CANDIDATE][i], unit_of(row), self.fallback,
+                point,
             )  # fmt: skip
 
 
@@ -116,9 +121,9 @@ class Recorder:
 
     def __init__(
         self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
-        unit_of: Callable[[Row], str | None], settings: Settings, fields: Iterable[str] = (),
+        unit_of: Callable[[Row], str | None], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
     ) -> None:  # fmt: skip
-        self._prefix = prefix
+        self._prefix, self._salt = prefix, salt
         self._fields = frozenset(fields) | {"rows", "key"}
         self._model, self._store, self._metrics, self._readings, self._unit_of = (
             model,
@@ -167,7 +172,7 @@ class Recorder:
             self._problems[name, _kind(str(problem.get("problem")))] += 1
 
     def failed(self, exchange: Exchange, status: int) -> None:
-        """Count a request that was routed but got an error."""
+        """Count a request that was routed but got an error which says nothing about a model."""
         self._open.pop(exchange.first_id, None)
         self._statuses[exchange.variant.value, exchange.mode.value, str(status)] += 1
 
@@ -282,7 +287,9 @@ class Recorder:
             written += batch
 
     def _write(self, batch: Sequence[Exchange], rows: int) -> None:
-        observations = [o for exchange in batch for o in exchange.observations(self._readings, self._unit_of)]
+        observations = [
+            o for exchange in batch for o in exchange.observations(self._readings, self._unit_of, self._salt)
+        ]
         counts, histograms = self._counts(batch)
         with self._metrics.store_flush.time():
             outcomes = self._store.add_observations(observations, counts)
@@ -312,11 +319,12 @@ class Recorder:
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
         for exchange in batch:
             variant, mode = exchange.variant.value, exchange.mode.value
-            counts[f"requests/{variant}/{mode}/200"] += 1
+            counts[f"requests/{variant}/{mode}/{exchange.http}"] += 1
             counts[f"rows/{mode}"] += exchange.count
-            times["request", variant, ""].append(exchange.total_seconds)
-            counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
-            times["inference", variant, mode].append(exchange.seconds[exchange.variant])
+            if exchange.http == 200:
+                times["request", variant, ""].append(exchange.total_seconds)
+                counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
+                times["inference", variant, mode].append(exchange.seconds[exchange.variant])
             if exchange.fallback:
                 counts[f"fallbacks/{exchange.fallback}"] += 1
             if exchange.rehearsal is not None:

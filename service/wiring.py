@@ -210,7 +210,7 @@ class Worker:
         self.next_id = 0
         self.recorder = Recorder(
             policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._unit_of, settings,
-            [field.name for field in self.fields],
+            [field.name for field in self.fields], salt=int(self.rollout, 16),
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000

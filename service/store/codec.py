@@ -80,6 +80,7 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         _score(candidate.score),
         None if candidate.probabilities is None else to_json(candidate.probabilities),
         candidate.seconds,
+        observation.point,
     )
 
 
@@ -98,6 +99,7 @@ def observation_of(row: Row) -> Observation:
         candidate=_answer_of(*answers[5:10]),
         unit=unit,
         fallback=fallback,
+        point=answers[10],
     )
 
 

@@ -103,6 +103,7 @@ observations = Table(
     Column("fallback", Text),
     *_answer("primary"),
     *_answer("candidate"),
+    Column("point", BigInteger),
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
     UniqueConstraint("prediction_id", "rollout"),
     Index(None, "at"),

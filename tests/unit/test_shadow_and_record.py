@@ -8,7 +8,7 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from service import losses
+from service import losses, route
 from service.domain import LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import InferenceError, StoreError
@@ -87,6 +87,39 @@ def test_every_offered_exchange_ends_once_one_way_or_another() -> None:
             4: Status.INVALID,
             5: Status.OK,
         }
+
+    asyncio.run(main())
+
+
+def test_where_chance_decided_the_key_leaves_its_point_and_not_itself() -> None:
+    """A key falls where the router drew it; nothing was drawn at a share of none or all, or for a pinned request."""
+
+    def points(share: int, key: str | None, mode: Mode = Mode.LIVE) -> set[int | None]:
+        made = exchange(0, 0.1, 0.2, mode=mode)
+        made.share, made.key = share, key
+        return {row.point for row in made.observations(READINGS, lambda row: None, salt=7)}
+
+    assert points(500, "ann") == {route.bucket("ann", 7) >> 1}
+    assert points(500, None) == {route.bucket("w-0", 7) >> 1}
+    assert points(0, "ann") == points(10_000, "ann") == points(500, "ann", Mode.PINNED) == {None}
+
+
+def test_a_request_that_the_primary_failed_is_recorded_as_what_it_was() -> None:
+    """It counts under its own status, is no answer whose latency counts, and its row says that the primary failed."""
+
+    async def main() -> None:
+        store, metrics = MemoryStore("r", tally), Metrics(prometheus_client.CollectorRegistry())
+        recorder = Recorder("m", "w", store, metrics, READINGS, lambda row: None, Settings())
+        failed = Exchange("w", 0, [(0.1, "s")], 100.0, 1, 0, Variant.PRIMARY, Mode.LIVE)
+        failed.settle(Variant.PRIMARY, Status.TIMEOUT, None, 0.25)
+        failed.http = 504
+        recorder.start()
+        recorder.add(failed)
+        await recorder.close()
+        counters = store.counters()
+        assert counters["requests/primary/live/504"] == 1
+        assert not any(name.startswith("latency/") for name in counters)
+        assert [row.primary.status for _, row, _ in store.outcomes()] == [Status.TIMEOUT]
 
     asyncio.run(main())
 

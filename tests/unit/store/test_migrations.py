@@ -1,5 +1,6 @@
 """The migrations make the tables of schema.py, once, whoever else starts at the same moment."""
 
+import re
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -43,12 +44,20 @@ def test_they_agree_with_the_schema(url: str) -> None:
 
 
 def test_they_say_what_the_schema_says_word_for_word(file: Path, url: str, tmp_path: Path) -> None:
-    """Alembic does not compare primary keys, AUTOINCREMENT, WITHOUT ROWID or an index's condition; SQLite's own text does."""
+    """Alembic does not compare primary keys, AUTOINCREMENT, WITHOUT ROWID or an index's condition; SQLite's own text does.
 
-    def texts(database: Path) -> dict[str, str]:
+    A column that was added later stands behind the constraints there, so the clauses are compared in any order.
+    """
+
+    def clauses(text: str) -> tuple[str, list[str], str]:
+        head, _, rest = " ".join(text.split()).partition("(")
+        body, _, tail = rest.rpartition(")")
+        return head.strip(), sorted(part.strip() for part in re.split(r",(?![^(]*\))", body)), tail.strip()
+
+    def texts(database: Path) -> dict[str, tuple[str, list[str], str]]:
         with closing(sqlite3.connect(database)) as connection:
             rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type != 'trigger'")
-            return {name: " ".join(text.split()) for name, text in rows if name != "alembic_version"}
+            return {name: clauses(text) for name, text in rows if name != "alembic_version"}
 
     migrate(url)
     engine = create_engine(f"sqlite:///{tmp_path}/schema.db")
