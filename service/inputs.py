@@ -6,6 +6,9 @@
               │ does not fit
               └──explain (slow, thorough)──▶ InvalidInput: every row and field that is wrong
 
+Rows that arrive as columns stay columns (`service.table`): whoever holds `Rows` asks for their number, for a field's
+texts, or for a model's arrays, and does not see the difference.
+
 The fast path is one pass of a msgspec decoder generated from the signature, so that decoding and checking are one step.
 Only a body that fails it is looked at again, to name everything that is wrong in words.
 """
@@ -14,7 +17,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +27,32 @@ from service.errors import InvalidInput, MalformedRequest, TooLarge
 
 Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
+
+
+class Columnar(Protocol):
+    """Rows as columns, on their way to a model."""
+
+    def __len__(self) -> int:
+        """How many rows."""
+        ...
+
+    def arrays(self, columns: "Columns") -> dict[str, Array]:
+        """See `Columns.build`."""
+        ...
+
+
+class Tabular(Columnar, Protocol):
+    """The rows of one request as columns."""
+
+    def texts(self, name: str) -> list[str | None]:
+        """A field's value in each row, as text; None where there is none."""
+        ...
+
+
+Batch: TypeAlias = list[Row] | Columnar
+"""What a model is run on."""
+Rows: TypeAlias = list[Row] | Tabular
+"""What one request asks about."""
 
 _FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
 
@@ -139,6 +168,15 @@ class Decoder:
         value = row[self.positions[name]]
         return None if value is None else str(value)
 
+    def values(self, rows: Rows, name: str | None) -> list[str | None]:
+        """As `value`, of every row."""
+        if name is None:
+            return [None] * len(rows)
+        if not isinstance(rows, list):
+            return rows.texts(name)
+        position = self.positions[name]
+        return [None if (value := row[position]) is None else str(value) for row in rows]
+
     def explain(self, body: bytes) -> Iterator[dict[str, Any]]:
         """Every way in which a JSON body does not fit, as `{row, field, problem}`.
 
@@ -202,17 +240,20 @@ class Columns:
     """Builds one model's input arrays from rows. What the rows' decoder calls the fields, the model's inputs are called too."""
 
     def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
+        self.inputs = tuple(inputs)
         # Plain float32 inputs, most of a table, are converted together: one numpy call instead of one each.
         self._together = [f for f in inputs if f.dtype == "float32" and f.scalar]
         self._alone = [f for f in inputs if not (f.dtype == "float32" and f.scalar)]
         self._positions = positions
 
-    def build(self, rows: Sequence[Row]) -> dict[str, Array]:
+    def build(self, rows: Batch) -> dict[str, Array]:
         """Arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; float nulls are NaN, string nulls "".
 
         Raises:
             InvalidInput: a null where the model has no way to take one, or a ragged or oversized array.
         """
+        if not isinstance(rows, list):
+            return rows.arrays(self)
         count = len(rows)
         by_field = list(zip(*rows, strict=True))
         columns: dict[str, Array] = {}

@@ -20,7 +20,7 @@ from service import losses, route
 from service.domain import SHARE_ONE, Answer, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import StoreError
-from service.inputs import Row
+from service.inputs import Rows
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.settings import Settings
 from service.store import Store
@@ -60,7 +60,7 @@ class Exchange:
                  "scores", "seconds", "share", "statuses", "total_seconds", "variant")  # fmt: skip
 
     def __init__(
-        self, prefix: str, first_id: int, rows: Sequence[Row], at: float, revision: int, share: int,
+        self, prefix: str, first_id: int, rows: Rows, at: float, revision: int, share: int,
         variant: Variant, mode: Mode,
     ) -> None:  # fmt: skip
         self.prefix, self.first_id, self.rows, self.count = prefix, first_id, rows, len(rows)
@@ -86,7 +86,7 @@ class Exchange:
         return f"{self.prefix}-{self.first_id + row}"
 
     def observations(
-        self, readings: Mapping[Variant, Reading], unit_of: Callable[[Row], str | None], salt: int = 0
+        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0
     ) -> Iterable[Observation]:
         """The rows of this exchange, as they are recorded. `salt` is the plan's."""
         answers = {
@@ -98,10 +98,10 @@ class Exchange:
         request_id = self.prediction_id(0)
         drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
         point = route.bucket(self.key or request_id, salt) >> 1 if drawn else None
-        for i, row in enumerate(self.rows):
+        for i, unit in enumerate(units_of(self.rows)):
             yield Observation(
                 self.prediction_id(i), request_id, self.at, self.revision, self.variant, self.mode, self.share,
-                answers[Variant.PRIMARY][i], answers[Variant.CANDIDATE][i], unit_of(row), self.fallback,
+                answers[Variant.PRIMARY][i], answers[Variant.CANDIDATE][i], unit, self.fallback,
                 point,
             )  # fmt: skip
 
@@ -121,16 +121,16 @@ class Recorder:
 
     def __init__(
         self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
-        unit_of: Callable[[Row], str | None], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
+        units_of: Callable[[Rows], Sequence[str | None]], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
     ) -> None:  # fmt: skip
         self._prefix, self._salt = prefix, salt
         self._fields = frozenset(fields) | {"rows", "key"}
-        self._model, self._store, self._metrics, self._readings, self._unit_of = (
+        self._model, self._store, self._metrics, self._readings, self._units_of = (
             model,
             store,
             metrics,
             readings,
-            unit_of,
+            units_of,
         )
         self._settings = settings
         self._exchanges: deque[Exchange] = deque()
@@ -288,7 +288,7 @@ class Recorder:
 
     def _write(self, batch: Sequence[Exchange], rows: int) -> None:
         observations = [
-            o for exchange in batch for o in exchange.observations(self._readings, self._unit_of, self._salt)
+            o for exchange in batch for o in exchange.observations(self._readings, self._units_of, self._salt)
         ]
         counts, histograms = self._counts(batch)
         with self._metrics.store_flush.time():

@@ -15,8 +15,9 @@ from typing import Protocol
 from service.domain import Status, Variant
 from service.engine import Scores
 from service.errors import CandidateAway, UnderstudyError
-from service.inputs import Row
+from service.inputs import Batch
 from service.record import Exchange
+from service.table import joined
 
 
 class Rehearsed(Protocol):
@@ -38,7 +39,7 @@ class Rehearsal:
     def __init__(
         self,
         variant: Variant,
-        infer: Callable[[Sequence[Row]], Awaitable[Scores]],
+        infer: Callable[[Batch], Awaitable[Scores]],
         done: Rehearsed,
         *,
         queue_max_rows: int,
@@ -106,7 +107,7 @@ class Rehearsal:
         return batch
 
     async def _rehearse(self, batch: list[Exchange]) -> None:
-        rows = [row for exchange in batch for row in exchange.rows]
+        rows = joined([exchange.rows for exchange in batch])
         started = time.perf_counter()
         scores: Scores | None = None
         try:

@@ -24,7 +24,7 @@ from service.engine.catalog import Card
 from service.engine.onnx import OnnxEngine, cpu_quota, resolve
 from service.engine.remote import RemoteEngine
 from service.errors import ConfigurationError, NotAllowedNow
-from service.inputs import Columns, Decoder, Field, Row
+from service.inputs import Batch, Columns, Decoder, Field, Rows
 from service.metrics import Metrics
 from service.record import Recorder
 from service.rollout import policy as rollout_file
@@ -209,7 +209,7 @@ class Worker:
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.next_id = 0
         self.recorder = Recorder(
-            policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._unit_of, settings,
+            policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._units_of, settings,
             [field.name for field in self.fields], salt=int(self.rollout, 16),
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
@@ -288,10 +288,10 @@ class Worker:
         columns, reading = inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE]
         shadow_timeout_s = settings.shadow_timeout_ms / 1000
 
-        async def answer(rows: Sequence[Row]) -> Scores:
+        async def answer(rows: Batch) -> Scores:
             return reading.read(await remote.run(columns.build(rows), self.candidate_timeout_s), len(rows))
 
-        async def rehearse(rows: Sequence[Row]) -> Scores:
+        async def rehearse(rows: Batch) -> Scores:
             await remote.wait_until_up(shadow_timeout_s)  # a rehearsal can wait; a caller cannot
             return reading.read(await remote.run(columns.build(rows), shadow_timeout_s), len(rows))
 
@@ -341,8 +341,8 @@ class Worker:
         except NotAllowedNow:  # another worker was first
             return self.store.load_plan()
 
-    def _unit_of(self, row: Row) -> str | None:
-        return self.decoder.value(row, self.policy.unit)
+    def _units_of(self, rows: Rows) -> Sequence[str | None]:
+        return self.decoder.values(rows, self.policy.unit)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)

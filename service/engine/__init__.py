@@ -5,13 +5,15 @@ A `Reading` makes of an engine's arrays what the rest of the house understands: 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from service.domain import Answer, Label, Status
 from service.engine.catalog import Card
 from service.inputs import Array
+
+_Value = TypeVar("_Value")
 
 
 class Engine(Protocol):
@@ -36,30 +38,97 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """One batch's answers, ready to be read row by row: plain Python values, or None for what the model does not give."""
+@dataclass(slots=True)
+class Lists:
+    """A run's answers as plain Python values, or None for what the model does not give."""
 
-    rows: int
     labels: list[Label] | None = None
     probabilities: list[list[float]] | None = None
     values: list[float] | None = None
     others: dict[str, list[Any]] | None = None
-    finite: bool = True
+
+
+class Run:
+    """What one run of a model gave; made into lists when first asked for, once for all the requests that shared the run.
+
+    Attributes:
+        arrays: by output name, the first dimension being the run's rows.
+    """
+
+    __slots__ = ("_lists", "_reading", "arrays")
+
+    def __init__(
+        self, reading: "Reading | None", arrays: Mapping[str, Array] | None = None, lists: Lists | None = None
+    ) -> None:
+        self._reading, self.arrays, self._lists = reading, arrays or {}, lists
+
+    @property
+    def lists(self) -> Lists:
+        """The arrays as lists."""
+        if self._lists is None:
+            assert self._reading is not None
+            self._lists = self._reading.lists(self.arrays)
+        return self._lists
+
+
+class Scores:
+    """The part of a run's answers that belongs to some of its rows.
+
+    Attributes:
+        finite: False when a number of the run is NaN or infinite, or a shape is not as promised.
+    """
+
+    __slots__ = ("_run", "_start", "finite", "rows")
+
+    def __init__(
+        self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
+        values: list[float] | None = None, others: dict[str, list[Any]] | None = None, finite: bool = True,
+        *, run: Run | None = None, start: int = 0,
+    ) -> None:  # fmt: skip
+        self.rows, self.finite, self._start = rows, finite, start
+        self._run = run or Run(None, None, Lists(labels, probabilities, values, others))
+
+    @property
+    def labels(self) -> list[Label] | None:
+        """The predicted classes."""
+        return self._part(self._run.lists.labels)
+
+    @property
+    def probabilities(self) -> list[list[float]] | None:
+        """One list per row, in the order of the card's classes."""
+        return self._part(self._run.lists.probabilities)
+
+    @property
+    def values(self) -> list[float] | None:
+        """The predicted numbers."""
+        return self._part(self._run.lists.values)
+
+    @property
+    def others(self) -> dict[str, list[Any]] | None:
+        """Outputs without a role, by name."""
+        others = self._run.lists.others
+        return {name: self._part(values) or [] for name, values in others.items()} if others else None
+
+    def array(self, name: str) -> Array:
+        """One output as the model gave it."""
+        return self._run.arrays[name][self._start : self._start + self.rows]
 
     def slice(self, start: int, rows: int) -> "Scores":
         """The answers of `rows` rows from `start` on."""
         if start == 0 and rows == self.rows:
             return self
-        end = start + rows
-        return Scores(
-            rows,
-            self.labels[start:end] if self.labels is not None else None,
-            self.probabilities[start:end] if self.probabilities is not None else None,
-            self.values[start:end] if self.values is not None else None,
-            {name: values[start:end] for name, values in self.others.items()} if self.others else None,
-            self.finite,
-        )
+        return Scores(rows, finite=self.finite, run=self._run, start=self._start + start)
+
+    def _part(self, values: list[_Value] | None) -> list[_Value] | None:
+        return values[self._start : self._start + self.rows] if values is not None else None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Scores):
+            return NotImplemented
+        ours, theirs = ((s.rows, s.labels, s.probabilities, s.values, s.others, s.finite) for s in (self, other))
+        return ours == theirs
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Reading:
@@ -75,25 +144,32 @@ class Reading:
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
         """The batch's answers; `finite` is False when a number is NaN or infinite, or a shape is not as promised."""
-        labels = probabilities = values = None
-        finite = True
-        if self.label is not None:
-            labels = outputs[self.label].reshape(-1).tolist()
-            finite = len(labels) == rows
+        finite = self.label is None or outputs[self.label].size == rows
         if self.probabilities is not None:
             array = outputs[self.probabilities]
             fits = array.ndim == 2 and array.shape[1] == (len(self.classes) or array.shape[1])
             finite = finite and fits and len(array) == rows and bool(np.isfinite(array).all())
-            probabilities = array.tolist()
-            if labels is None and self.classes and finite:
-                labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
-            array = outputs[self.value].reshape(-1)
-            finite = finite and len(array) == rows and bool(np.isfinite(array).all())
-            values = array.tolist()
-        others = {name: outputs[name].tolist() for name in self.others} if self.others else None
-        finite = finite and all(len(answers) == rows for answers in (others or {}).values())
-        return Scores(rows, labels, probabilities, values, others, finite)
+            array = outputs[self.value]
+            finite = finite and array.size == rows and bool(np.isfinite(array).all())
+        finite = finite and all(outputs[name].ndim > 0 and len(outputs[name]) == rows for name in self.others)
+        return Scores(rows, finite=finite, run=Run(self, outputs))
+
+    def lists(self, outputs: Mapping[str, Array]) -> Lists:
+        """A run's arrays as plain Python values."""
+        found = Lists()
+        if self.label is not None:
+            found.labels = outputs[self.label].reshape(-1).tolist()
+        if self.probabilities is not None:
+            array = outputs[self.probabilities]
+            found.probabilities = array.tolist()
+            if found.labels is None and self.classes and array.ndim == 2 and array.shape[1] == len(self.classes):
+                found.labels = [self.classes[i] for i in array.argmax(axis=1)]
+        if self.value is not None:
+            found.values = outputs[self.value].reshape(-1).tolist()
+        if self.others:
+            found.others = {name: outputs[name].tolist() for name in self.others}
+        return found
 
     def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:
         """One `Answer` per row, as it is recorded."""

@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 from service.engine import Engine, Reading, Scores
 from service.errors import InferenceError, InvalidInput, Overloaded
-from service.inputs import Columns, Row
+from service.inputs import Batch, Columns
+from service.table import joined
 
-Waiter: TypeAlias = tuple[Sequence[Row], "asyncio.Future[Scores]"]
+Waiter: TypeAlias = tuple[Batch, "asyncio.Future[Scores]"]
 
 
 class Batcher(ABC):
@@ -36,7 +37,7 @@ class Batcher(ABC):
         self._scheduled = False
         self._max_rows, self._queue_max_rows, self.on_batch = max_rows, queue_max_rows, on_batch
 
-    def submit(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+    def submit(self, rows: Batch) -> "asyncio.Future[Scores]":
         """The scores of `rows`, to be awaited.
 
         Raises:
@@ -85,7 +86,7 @@ class LocalModel(Batcher):
         self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
         self._running = False  # a run is under way on the executor
 
-    def infer(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+    def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
         """See `Batcher.submit`; fails with `InferenceError` or `InvalidInput`."""
         return self.submit(rows)
 
@@ -116,15 +117,13 @@ class LocalModel(Batcher):
 
     def _run_all(self, batch: list[Waiter]) -> "list[Scores | Exception]":
         try:
-            return list(
-                _split(batch, self._run([row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0]))
-            )
+            return list(_split(batch, self._run(joined([rows for rows, _ in batch]))))
         except (InferenceError, InvalidInput) as error:
             if len(batch) == 1:
                 return [error]
             return [self._run_all([waiter])[0] for waiter in batch]
 
-    def _run(self, rows: Sequence[Row]) -> Scores:
+    def _run(self, rows: Batch) -> Scores:
         try:
             return self.reading.read(self.engine.run(self._columns.build(rows)), len(rows))
         except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -141,14 +140,14 @@ class SpreadModel(Batcher):
 
     def __init__(
         self,
-        call: Callable[[Sequence[Row]], Coroutine[Any, Any, Scores]],
+        call: Callable[[Batch], Coroutine[Any, Any, Scores]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         **limits: Any,
     ) -> None:
         super().__init__(**limits)
         self._call, self._spawn = call, spawn
 
-    def infer(self, rows: Sequence[Row]) -> "asyncio.Future[Scores]":
+    def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
         """See `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
         return self.submit(rows)
 
@@ -160,7 +159,7 @@ class SpreadModel(Batcher):
                 self._spawn(self._one_call(batch))
 
     async def _one_call(self, batch: list[Waiter]) -> None:
-        rows = [row for rows, _ in batch for row in rows] if len(batch) > 1 else batch[0][0]
+        rows = joined([rows for rows, _ in batch])
         try:
             answers: list[Scores | Exception] = list(_split(batch, await self._call(rows)))
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is

@@ -224,7 +224,7 @@ async def until(true: Callable[[], bool]) -> None:
 def recorder(house: House, **made: Any) -> Recorder:
     readings = {variant: Reading(c) for variant, c in CARDS.items()}
     metrics = Metrics(prometheus_client.CollectorRegistry())
-    return Recorder("m", "w", house.store, metrics, readings, lambda row: None, Settings())
+    return Recorder("m", "w", house.store, metrics, readings, lambda rows: [None] * len(rows), Settings())
 
 
 def test_a_worker_follows_a_plan_that_another_has_saved() -> None:

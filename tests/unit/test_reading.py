@@ -146,3 +146,17 @@ def test_a_slice_holds_the_answers_of_its_rows(values: list[float], data: st.Dat
     assert part.values == part.others["o"] == values[start : start + rows]  # type: ignore[index]
     assert whole.slice(0, len(values)) is whole
     assert Scores(len(values), finite=False).slice(start, rows).labels is None
+
+
+def test_parts_of_a_run_share_its_lists_and_views_of_its_arrays() -> None:
+    """Lists are made once for everybody; an array is never copied."""
+    outputs = binary([0, 1, 1], 0.25, 0.75, 1.0)
+    whole = BINARY.read(outputs, 3)
+    part = whole.slice(1, 2).slice(1, 1)
+
+    assert part.labels == [1]
+    assert np.shares_memory(part.array("probabilities"), outputs["probabilities"])
+    assert part.array("probabilities").tolist() == [[0.0, 1.0]]
+    assert whole.probabilities is not None
+    assert part.probabilities is not None
+    assert part.probabilities[0] is whole.slice(1, 2).probabilities[1]  # type: ignore[index]

@@ -431,7 +431,8 @@ def recorded() -> tuple[Mapping[str, float], str]:
 
     async def main() -> tuple[Mapping[str, float], str]:
         store, registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
-        record = Recorder("m", "w", store, Metrics(registry), READINGS, lambda row: None, Settings(flush_interval_ms=1))
+        settings = Settings(flush_interval_ms=1)
+        record = Recorder("m", "w", store, Metrics(registry), READINGS, lambda rows: [None] * len(rows), settings)
         record.start()
         for i in range(30):
             made = exchange(i, 0.1 + i / 40, variant=Variant.CANDIDATE if i % 3 == 0 else Variant.PRIMARY)

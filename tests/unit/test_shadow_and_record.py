@@ -97,7 +97,7 @@ def test_where_chance_decided_the_key_leaves_its_point_and_not_itself() -> None:
     def points(share: int, key: str | None, mode: Mode = Mode.LIVE) -> set[int | None]:
         made = exchange(0, 0.1, 0.2, mode=mode)
         made.share, made.key = share, key
-        return {row.point for row in made.observations(READINGS, lambda row: None, salt=7)}
+        return {row.point for row in made.observations(READINGS, lambda rows: [None] * len(rows), salt=7)}
 
     assert points(500, "ann") == {route.bucket("ann", 7) >> 1}
     assert points(500, None) == {route.bucket("w-0", 7) >> 1}
@@ -109,7 +109,7 @@ def test_a_request_that_the_primary_failed_is_recorded_as_what_it_was() -> None:
 
     async def main() -> None:
         store, metrics = MemoryStore("r", tally), Metrics(prometheus_client.CollectorRegistry())
-        recorder = Recorder("m", "w", store, metrics, READINGS, lambda row: None, Settings())
+        recorder = Recorder("m", "w", store, metrics, READINGS, lambda rows: [None] * len(rows), Settings())
         failed = Exchange("w", 0, [(0.1, "s")], 100.0, 1, 0, Variant.PRIMARY, Mode.LIVE)
         failed.settle(Variant.PRIMARY, Status.TIMEOUT, None, 0.25)
         failed.http = 504
@@ -199,7 +199,7 @@ def recorder(store: MemoryStore, **settings: Any) -> tuple[Recorder, Any]:
         store,
         Metrics(registry),
         READINGS,
-        lambda row: row[1],
+        lambda rows: [row[1] for row in rows],
         Settings(flush_interval_ms=1, **settings),
         ["x"],
     )
