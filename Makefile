@@ -49,12 +49,23 @@ lint: $(VENV)/.ready ## check formatting, style, types and the import contract
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
+.PHONY: chromium
+chromium: ## install Debian's Chromium for the dashboard's tests, where that can be done (as root, with apt)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; then :; else \
+	echo "NO CHROMIUM: it could not be installed here, and the dashboard's tests are skipped without it" >&2; fi
+
+.PHONY: screenshots
+screenshots: models chromium ## play the three demo stories and take the documentation's pictures of the dashboard
+	@$(PY) docs/screenshots.py
+
 .PHONY: test
-test: lint models ## lint, types and all tests that need no GPU (a few minutes)
+test: lint models chromium ## lint, types and all tests that need no GPU (a few minutes)
 	@$(PY) -m pytest -m "not slow"
 
 .PHONY: test-all
-test-all: lint models ## also the full-size statistics and soak tests
+test-all: lint models chromium ## also the full-size statistics and soak tests
 	@$(PY) -m pytest
 
 .PHONY: bench

@@ -16,8 +16,8 @@ from service import wiring
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
-from service.front_door import FrontDoor, Routes
-from service.http import Receive, Scope, Send, answer, read_body
+from service.front_door import FrontDoor
+from service.http import Receive, Routes, Scope, Send, answer, read_body
 from service.rest import Rest
 from service.settings import read_settings
 

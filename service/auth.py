@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from service.errors import ConfigurationError, Forbidden, Unauthorized
 
@@ -98,6 +99,29 @@ class Tokens:
         if actor.role != "operator":
             raise Forbidden(f"{actor.name} is a {actor.role}; this needs an operator")
         return actor
+
+    def own_page(self, origin: str | None, host: str | None) -> None:
+        """Refuse what a browser sends for a page that is not this service's own.
+
+        Without tokens whoever is on the loopback interface may give orders, and so could any page that is open in their
+        browser otherwise, also under a name that somebody else's DNS points here.
+
+        Args:
+            origin: the `Origin` header, which browsers send along with a POST, or None; host: the `Host` header.
+
+        Raises:
+            Forbidden: naming the page's origin.
+        """
+        if origin is None:
+            return
+        try:
+            site = urlsplit(origin)
+        except ValueError:  # brackets that hold no address
+            site = urlsplit("")
+        name = site.hostname or ""
+        own = bool(site.netloc) and site.netloc.lower() == (host or "").lower()
+        if not own or not (self.configured or name == "localhost" or is_loopback(name)):
+            raise Forbidden(f"this came from a page of {origin[:200]}, which is not this service's own")
 
     def _reload(self) -> None:
         assert self._path is not None

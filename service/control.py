@@ -16,7 +16,7 @@ from service.errors import InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
 from service.record import Recorder
 from service.rollout.controller import STATE, Controller, move
-from service.rollout.phases import Order
+from service.rollout.phases import PEOPLE, TABLE, Order
 from service.rollout.policy import Policy
 from service.store import Retention, Store
 
@@ -131,6 +131,7 @@ class Control:
         counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(STATE)))
         plan = self.plan
         verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
+        orders = TABLE[plan.phase]
         return {
             "model": self.policy.model,
             "phase": plan.phase.value,
@@ -148,6 +149,7 @@ class Control:
                 for name in ("sent", "compared", "dropped", "failed", "late")
             },
             "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
+            "allowed": [order.value for order in PEOPLE if order in orders],
             "revision": plan.revision,
             "updated_at": plan.updated_at,
         }
@@ -222,10 +224,18 @@ class Control:
 def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:
     """What the store's counters say of one variant: requests answered, latency, and mean losses where labels have come.
 
+    `asked` are the requests on which it was run or owed an answer, rehearsals included; `failed` those where it gave none.
     Latencies are interpolated in the histogram's buckets, as PromQL's `histogram_quantile` does it.
     """
     live = {k: v for k, v in counters.items() if k.startswith(f"requests/{variant}/live/")}
-    found: dict[str, Any] = {"requests": int(sum(live.values()))}
+    answered = int(sum(live.values()))
+    rehearsed = {k: v for k, v in counters.items() if k.startswith(f"requests/{variant}/shadow/")}
+    failed = sum(v for k, v in rehearsed.items() if not k.endswith(("/200", "/429")))
+    tried = sum(v for k, v in rehearsed.items() if not k.endswith("/429"))  # what was dropped was never asked
+    if variant is Variant.CANDIDATE:
+        fallbacks = sum(v for k, v in counters.items() if k.startswith("fallbacks/") and k != "fallbacks/starting")
+        failed, tried = failed + fallbacks, tried + fallbacks
+    found: dict[str, Any] = {"requests": answered, "asked": answered + int(tried), "failed": int(failed)}
     buckets = [counters.get(f"latency/{variant}/{i}", 0.0) for i in range(len(LATENCY_BUCKETS) + 1)]
     for name, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         seconds = quantile_of(buckets, LATENCY_BUCKETS, quantile)

@@ -7,8 +7,7 @@ the answer has left is done then.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
 
@@ -32,6 +31,7 @@ from service.http import (
     ASGIApp,
     ClientGone,
     Receive,
+    Routes,
     Scope,
     Send,
     answer,
@@ -46,9 +46,6 @@ from service.record import Exchange
 from service.wiring import Worker
 
 log = structlog.get_logger(__name__)
-
-Handler: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Routes: TypeAlias = dict[str, dict[str, Handler]]
 
 _ENDED = {
     Status.TIMEOUT: "did not answer in time",

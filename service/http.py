@@ -16,6 +16,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+Handler: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Routes: TypeAlias = dict[str, dict[str, Handler]]
+"""Path → method → handler."""
 
 encode = msgspec.json.Encoder().encode
 

@@ -103,6 +103,13 @@ def _state_paths() -> dict[str, Any]:
             "requestBody": _body("WeightOrder"),
             "responses": {"200": _state()} | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotAllowedNow, NotReady),
         }},
+        "/rollout/policy": {"get": {
+            "operationId": "policy", "summary": "The steps and goals in force, and what a row takes, with examples",
+            "security": _SECURE,
+            "responses": {"200": _json("steps, goals, fields", "Policy")} | _problems(Unauthorized, Forbidden)}},
+        "/rollout/access": {"get": {
+            "operationId": "access", "summary": "Who is asking, and with which role", "security": _SECURE,
+            "responses": {"200": _json("name and role", "Access")} | _problems(Unauthorized, Forbidden)}},
         "/rollout/verdict": {"get": {
             "operationId": "verdict", "summary": "The verdict, for Argo Rollouts' web metric", "security": _SECURE,
             "responses": {"200": _json("ok, inconclusive, or neither: a failure", "ArgoVerdict")}
@@ -138,14 +145,16 @@ def _history_paths() -> dict[str, Any]:
             "responses": {"200": _json("events", "Events")} | _problems(MalformedRequest, Unauthorized, Forbidden, NotReady),
         }},
         "/rollout/evidence": {"get": {
-            "operationId": "evidence", "summary": "The counters that the figures are computed from", "security": _SECURE,
+            "operationId": "evidence", "summary": "The counters behind the figures, and the bands over time", "security": _SECURE,
             "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
         }},
     }  # fmt: skip
 
 
 def _health_paths() -> dict[str, Any]:
+    page = {"description": "HTML", "content": {"text/html": {"schema": {"type": "string"}}}}
     return {
+        "/dashboard": {"get": {"operationId": "dashboard", "summary": "The page that people look at", "responses": {"200": page}}},
         **{path: {"get": {"operationId": path[1:], "summary": text, "responses": {
             "200": {"description": "yes", "content": {"text/plain": {"schema": {"type": "string"}}}}} | _problems(*errors)}}
            for path, text, errors in (
@@ -181,7 +190,7 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
     string: dict[str, Any] = {"type": "string"}
     whole: dict[str, Any] = {"type": "integer"}
     variant = {"type": "string", "enum": [v.value for v in Variant]}
-    return {
+    return _looked_at() | {
         "Row": _object(row, [field.name for field in fields if field.required]),
         "PredictRequest": _object(
             {"rows": {"type": "array", "minItems": 1, "items": _ref("Row")},
@@ -208,15 +217,32 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
             "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
             "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
-            "fallbacks": {"type": "object"}, "revision": whole, "updated_at": number},
+            "fallbacks": {"type": "object"},
+            "allowed": {"type": "array", "items": string}, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
-        "Events": _object({"events": {"type": "array", "items": {"type": "object"}}}, ["events"]),
-        "Evidence": {"type": "object", "properties": {
-            "revision": whole, "counters": {"type": "object", "additionalProperties": number}}},
         "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
             "type": string, "title": string, "status": whole, "detail": string,
             "errors": {"type": "array", "items": {"type": "object", "properties": {
                 "row": {**whole, "nullable": True}, "field": {**string, "nullable": True}, "problem": string}}}}},
+    }  # fmt: skip
+
+
+def _looked_at() -> dict[str, Any]:
+    """What the calls that only show something answer."""
+    number: dict[str, Any] = {"type": "number"}
+    string: dict[str, Any] = {"type": "string"}
+    whole: dict[str, Any] = {"type": "integer"}
+    return {
+        "Policy": {"type": "object", "properties": {
+            "steps": {"type": "array", "items": {"type": "object"}}, "goals": {"type": "object"},
+            "fields": {"type": "array", "items": {"type": "object"}}}, "required": ["steps", "goals", "fields"]},
+        "Access": _object({"name": string, "role": {**string, "enum": ["viewer", "operator"]}, "tokens": {"type": "boolean"}},
+                          ["name", "role", "tokens"]),
+        "Events": _object({"events": {"type": "array", "items": {"type": "object"}}}, ["events"]),
+        "Evidence": {"type": "object", "properties": {
+            "revision": whole, "counters": {"type": "object", "additionalProperties": number},
+            "bands": {"type": "array", "items": {"type": "object"}, "description": "each metric over time: the estimate, its band, "
+                      "and log e-values for an advance and of harm"}}},
     }  # fmt: skip
 
 

@@ -3,13 +3,28 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service import openapi
+from service import dashboard, openapi
+from service.about import about
+from service.auth import Actor
 from service.control import REASON_MAX_CHARS
 from service.domain import LabelReport, Variant
 from service.errors import Forbidden, InvalidInput, MalformedRequest, NotReady
 from service.feedback import FeedbackDecoder
-from service.front_door import Handler, Predict, Routes
-from service.http import Receive, Scope, Send, answer, encode, header, json_object, peer, read_body, require_json
+from service.front_door import Predict
+from service.http import (
+    Handler,
+    Receive,
+    Routes,
+    Scope,
+    Send,
+    answer,
+    encode,
+    header,
+    json_object,
+    peer,
+    read_body,
+    require_json,
+)
 from service.rollout.phases import Order
 from service.wiring import Worker
 
@@ -44,6 +59,8 @@ class Rest:
             "/rollout": {"GET": self.rollout},
             "/rollout/events": {"GET": self.events},
             "/rollout/evidence": {"GET": self.evidence},
+            "/rollout/policy": {"GET": self.policy},
+            "/rollout/access": {"GET": self.access},
             "/rollout/verdict": {"GET": self.verdict},
             "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
@@ -52,6 +69,7 @@ class Rest:
             "/healthz": {"GET": self.alive},
             "/readyz": {"GET": self.ready},
             "/docs.json": {"GET": self.docs},
+            **dashboard.assets(),
         }
 
     async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +104,19 @@ class Rest:
         self._viewer(scope)
         await answer(send, 200, encode(await self.worker.control.evidence()))
 
+    async def policy(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/policy`."""
+        self._viewer(scope)
+        worker = self.worker
+        found = about(worker.policy, worker.fields, worker.decoder.context, worker.cards)
+        await answer(send, 200, encode(found))
+
+    async def access(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/access`: who is asking, and what they may do."""
+        tokens = self.worker.tokens
+        actor = tokens.actor(header(scope, b"authorization"), peer(scope))
+        await answer(send, 200, encode({"name": actor.name, "role": actor.role, "tokens": tokens.configured}))
+
     async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""
         self._viewer(scope)
@@ -107,7 +138,7 @@ class Rest:
 
     def _order(self, name: str) -> Handler:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-            actor = self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+            actor = self._operator(scope)
             order = json_object(await read_body(scope, receive, **self.worker.body_limits))
             full = ORDERS[name] is Order.PROMOTE and order.pop("full", False) is True
             if unknown := order.keys() - {"reason"}:
@@ -124,7 +155,7 @@ class Rest:
 
     async def weight(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /rollout/weight`: an operator's order."""
-        actor = self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        actor = self._operator(scope)
         require_json(scope)
         order = json_object(await read_body(scope, receive, **self.worker.body_limits))
         if unknown := order.keys() - {"weight", "reason"}:
@@ -166,6 +197,11 @@ class Rest:
         tokens = self.worker.tokens
         if tokens.configured:
             tokens.actor(header(scope, b"authorization"), peer(scope))
+
+    def _operator(self, scope: Scope) -> Actor:
+        tokens = self.worker.tokens
+        tokens.own_page(header(scope, b"origin"), header(scope, b"host"))
+        return tokens.operator(header(scope, b"authorization"), peer(scope))
 
 
 def _if_match(scope: Scope) -> int | None:

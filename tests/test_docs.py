@@ -81,7 +81,9 @@ def test_the_calls_described_are_the_calls_answered() -> None:
     routes = Rest(worker, lambda: True, dict).routes()
     answered = {(method, path) for path, methods in routes.items() for method in methods}
 
-    assert answered - {("GET", "/docs.json")} == set(CALLS)
+    own = {call for call in answered if call[1] == "/docs.json" or call[1].startswith("/dashboard/")}
+
+    assert answered - own == set(CALLS)
 
 
 def test_the_reference_is_what_the_code_says() -> None:

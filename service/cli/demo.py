@@ -85,7 +85,8 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    env = os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
+    # A month passes in a minute: the judge looks more often too, so that the pictures have their steps.
+    env = {"UNDERSTUDY_TICK_MS": "150"} | os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
     command = [sys.executable, "-m", "service.cli", "serve", str(file), "--port", str(port)]
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(

@@ -42,6 +42,8 @@ HISTORY_MAX = 400
 """Points of the bands over time; when there are more, every other one goes."""
 LABEL_LAG_S = 1.0
 """A label counts this long after it was received: by then its transaction has ended, whoever wrote it."""
+BAND = ("metric", "estimate", "low", "high", "n", "log_e_advance", "log_e_harm")
+"""What a point of the bands keeps of each metric."""
 STATE = "evidence"
 JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
 
@@ -150,15 +152,16 @@ class Controller:
         return Order.FINISH if following == "promote" else Order.ADVANCE
 
     def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
-        point = {"at": evidence.watermark, "revision": plan.revision, "metrics": [m.as_dict() for m in verdict.metrics]}
-        self._history.append(point)
+        metrics = [metric.as_dict() for metric in verdict.metrics]
+        bands = [{name: metric[name] for name in BAND} for metric in metrics]
+        self._history.append({"at": evidence.watermark, "revision": plan.revision, "metrics": bands})
         if len(self._history) > HISTORY_MAX:
             self._history = self._history[::-2][::-1]  # the newest stays
         state = {
             "evidence": evidence.state(),
             "history": self._history,
             "verdict": verdict.as_dict(),
-            "metrics": point["metrics"],
+            "metrics": metrics,
         }
         try:
             self._store.save_state(STATE, state, holder=self.holder)

@@ -32,7 +32,11 @@ _STANDING = {
 
 @dataclass(frozen=True, slots=True)
 class MetricVerdict:
-    """What one metric says by itself."""
+    """What one metric says by itself.
+
+    Attributes:
+        line: what the estimate is compared with: the margin, the share of slow answers that is allowed, or the target.
+    """
 
     metric: str
     answer: Answer
@@ -41,12 +45,13 @@ class MetricVerdict:
     high: float
     n: int
     reason: str
+    line: float
     log_e_advance: float | None = None
     log_e_harm: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As `GET /rollout` shows it; numbers that are not finite are null."""
-        numbers = {name: _finite(getattr(self, name)) for name in ("estimate", "low", "high")}
+        numbers = {name: _finite(getattr(self, name)) for name in ("estimate", "low", "high", "line")}
         logs = {name: _finite(getattr(self, name)) for name in ("log_e_advance", "log_e_harm")}
         return {"metric": self.metric, "answer": self.answer, **numbers, "n": self.n, "reason": self.reason, **logs}
 
@@ -159,7 +164,7 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
     else:
         reason = f"{reason}: not decided yet"
     return MetricVerdict(
-        reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason,
+        reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason, reading.line,
         reading.log_e_advance, reading.log_e_harm,
     )  # fmt: skip
 

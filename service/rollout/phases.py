@@ -36,6 +36,11 @@ class Order(enum.StrEnum):
     UNDO = "undo"
 
 
+PEOPLE = (
+    Order.PROMOTE, Order.PROMOTE_FULL, Order.WEIGHT, Order.PAUSE, Order.RESUME, Order.ABORT, Order.RETRY, Order.UNDO,
+)  # fmt: skip
+"""The orders that a person gives; a weight of nothing is `SHADOW`."""
+
 _RUNNING: dict[Order, Phase] = {
     Order.ADVANCE: Phase.CANARY,
     Order.FINISH: Phase.PROMOTED,

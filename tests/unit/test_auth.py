@@ -193,3 +193,41 @@ def test_whatever_name_is_given_its_line_is_read_back_or_it_is_refused(name: str
         return
     with tempfile.TemporaryDirectory() as folder:
         assert Tokens(write(Path(folder) / "tokens", line)).actor(bearer(token), None) == Actor(name, role)
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed"),
+    [
+        (None, "127.0.0.1:3000", True),  # no browser
+        ("http://127.0.0.1:3000", "127.0.0.1:3000", True),
+        ("http://localhost:3000", "localhost:3000", True),
+        ("http://LOCALHOST:3000", "localhost:3000", True),
+        ("http://[::1]:3000", "[::1]:3000", True),
+        ("http://evil.example", "127.0.0.1:3000", False),  # another page sends it
+        ("http://localhost:8080", "localhost:3000", False),
+        ("http://evil.example:3000", "evil.example:3000", False),  # somebody's DNS points here
+        ("null", "127.0.0.1:3000", False),
+        ("null", "null", False),
+        ("http://127.0.0.1:3000", None, False),
+        ("http://[broken", "[broken", False),
+    ],
+)
+def test_without_tokens_only_the_service_s_own_page_on_loopback_may_order(
+    origin: str | None, host: str | None, allowed: bool
+) -> None:
+    """Everyone on loopback is operator, and a browser there runs everybody's pages."""
+    tokens = Tokens(None)
+    if allowed:
+        tokens.own_page(origin, host)
+    else:
+        with pytest.raises(Forbidden, match="not this service's own"):
+            tokens.own_page(origin, host)
+
+
+def test_with_tokens_the_page_may_have_any_name(tmp_path: Path) -> None:
+    """A token is no cookie: a page elsewhere does not have it. The page that has it may stand behind any name."""
+    file = tmp_path / "tokens"
+    file.write_text(line_for("ada", "operator", "t"))
+    Tokens(file).own_page("https://rollout.example", "rollout.example")
+    with pytest.raises(Forbidden):
+        Tokens(file).own_page("https://evil.example", "rollout.example")

@@ -1,0 +1,118 @@
+// The evidence: for each metric a band over the pairs against its margin, and how much of a decision is there.
+
+import { bandChart, meter, responsive } from "./chart.js";
+import { byId, el, onChange, say } from "./dom.js";
+import { count, METRICS, number, percent, sentence } from "./format.js";
+
+const ANSWERS = { advance: ["good", "✓ goal met"], hold: ["warn", "… not decided"], rollback: ["bad", "✕ worse than allowed"] };
+const ROWS = 12;
+const cards = new Map();
+
+/** How a metric's picture is labelled. */
+function look(metric, goals) {
+  const title = METRICS[metric.metric] ?? metric.metric;
+  const lower = title[0].toLowerCase() + title.slice(1);
+  switch (metric.metric) {
+    case "errors": return {
+      title, up: "↑ candidate fails more often", across: "pairs", zeroText: "as often as the primary", floor: -1,
+      lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 2),
+    };
+    case "latency": return {
+      title, up: "↑ more of its answers are slow", across: "requests", zeroText: null, floor: 0,
+      lineText: `allowed: ${percent(metric.line, 0)} slower than ${goals.latency.p99_ms} ms`, format: (value) => percent(value, 1),
+    };
+    case "poc_target": return {
+      title, up: "↑ the primary is worse", across: "labelled requests", zeroText: null, floor: 0,
+      lineText: `target: ${metric.line}`, format: (value) => number(value, 2),
+    };
+    default: return {
+      title, up: "↑ candidate worse · better ↓", across: "labelled pairs", zeroText: "as good as the primary", floor: -1,
+      lineText: `margin: ${metric.line} worse`, format: (value) => number(value, 3), lower,
+    };
+  }
+}
+
+function card(name, wide) {
+  const parts = {
+    title: el("h3", {}), badge: el("span", { class: "badge" }), words: el("p", { class: "words" }),
+    chart: el("div", { class: "chart" }), meters: el("div", { class: "meters" }), table: el("tbody", {}),
+    summary: el("summary", {}, "The numbers"),
+  };
+  const root = el("article", { class: wide ? "card wide" : "card", "data-metric": name },
+    el("header", {}, parts.title, parts.badge), parts.words, parts.chart, parts.meters,
+    el("details", {}, parts.summary, el("table", {},
+      el("thead", {}, el("tr", {}, ["after", "estimate", "from", "to"].map((text) => el("th", { scope: "col" }, text)))),
+      parts.table)));
+  parts.draw = responsive(parts.chart, wide ? 320 : 190, bandChart);
+  parts.meter = onChange((harm, advance) => {
+    const bars = [];
+    if (advance !== null) bars.push(meter("not worse than allowed", advance, "good", "full: the goal is met"));
+    if (harm !== null) bars.push(meter("harm, in recent requests too", harm, "bad", "full: it is rolled back"));
+    parts.meters.replaceChildren(...bars);
+  });
+  return { root, ...parts };
+}
+
+const strength = (logE, alpha, part) =>
+  (logE === null || logE === undefined ? null : Math.min(Math.max((logE - Math.log(part)) / Math.log(1 / alpha), 0), 1));
+
+function show(card_, metric, points, goals, budget, harms) {
+  const view = look(metric, goals);
+  const [tone, word] = ANSWERS[metric.answer];
+  say(card_.title, view.title);
+  if (metric.metric === "poc_target") {
+    const [met, missed] = [metric.high <= metric.line, metric.low > metric.line];
+    card_.badge.className = `badge ${met ? "good" : missed ? "bad" : "warn"}`;
+    say(card_.badge, met ? "✓ met" : missed ? "✕ missed" : "… not decided");
+  } else {
+    card_.badge.className = `badge ${tone}`;
+    say(card_.badge, word);
+  }
+  say(card_.words, sentence(metric.reason));
+  if (budget) {
+    card_.meter(strength(metric.log_e_harm, budget.harm, harms), strength(metric.log_e_advance, budget.advance, 1));
+  }
+  const drawn = points.filter((point) => point.n > 0);
+  if (!drawn.length) return;
+  const last = drawn.at(-1);
+  const label = `${view.title}: ${metric.reason}`;
+  card_.draw({ ...view, points: drawn, line: metric.line, answer: metric.metric === "poc_target" ? "plain" : metric.answer, label });
+  const every = Math.max(1, Math.ceil(drawn.length / ROWS));
+  const rows = drawn.filter((_, i) => i % every === 0 && i < drawn.length - 1).concat(last);
+  card_.table.replaceChildren(...rows.map((point) => el("tr", {}, el("td", {}, count(point.n)),
+    ["estimate", "low", "high"].map((name) => el("td", {}, view.format(point[name]))))));
+}
+
+/** The bands, turned from points with metrics into metrics with points. */
+function byMetric(bands) {
+  const found = new Map();
+  for (const { revision, metrics } of bands) {
+    for (const metric of metrics) {
+      if (!found.has(metric.metric)) found.set(metric.metric, []);
+      found.get(metric.metric).push({ ...metric, revision });
+    }
+  }
+  return found;
+}
+
+export function showEvidence(state, evidence, policy) {
+  const root = byId("evidence");
+  const budget = state.verdict.error_budget;
+  if (!state.metrics.length) {
+    if (!cards.size) root.replaceChildren(el("p", { class: "card soft" }, "Nothing has been judged yet: no pair has been recorded."));
+    return;
+  }
+  if (!cards.size) root.replaceChildren();
+  say(byId("budget"), budget ? `However often one looks: at most ${percent(budget.advance)} chance of any wrong advance, `
+    + `${percent(budget.harm)} of any wrong rollback` : "");
+  const harms = state.metrics.filter((metric) => metric.log_e_harm !== null && metric.log_e_harm !== undefined).length || 1;
+  const points = byMetric(evidence.bands);
+  state.metrics.forEach((metric, i) => {
+    if (!cards.has(metric.metric)) {
+      const made = card(metric.metric, i === 0 && metric.metric !== "latency");
+      cards.set(metric.metric, made);
+      root.append(made.root);
+    }
+    show(cards.get(metric.metric), metric, points.get(metric.metric) ?? [], policy.goals, budget, harms);
+  });
+}

@@ -1,0 +1,122 @@
+// The models in figures: losses, latency, failures; labels, rehearsals, fallbacks; the traffic of now.
+
+import { latencyChart, responsive, stackChart } from "./chart.js";
+import { byId, el, onChange, replace, say } from "./dom.js";
+import { count, duration, METRICS, number, percent } from "./format.js";
+
+const KEPT = 150; // points of the live traffic
+const VARIANTS = ["primary", "candidate"];
+const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "not finite numbers", down: "process down", starting: "still starting" };
+
+const box = (title, ...inside) => el("article", { class: "card" }, el("h3", {}, title), inside);
+const parts = {
+  table: el("table", { class: "compare" }), tableWords: el("p", { class: "soft" }), latency: el("div", { class: "chart" }), latencyWords: el("p", { class: "soft" }),
+  labels: el("div", {}), rehearsals: el("div", {}), traffic: el("div", { class: "chart" }), trafficWords: el("p", { class: "soft" }),
+};
+let drawLatency;
+let drawTraffic;
+
+export function prepareFigures() {
+  byId("figures").replaceChildren(
+    box("Quality, where labels have come", parts.table, parts.tableWords),
+    box("Latency of answered requests, ms", parts.latency, parts.latencyWords),
+    box("Labels", parts.labels),
+    box("Rehearsals and fallbacks", parts.rehearsals),
+    box("Requests a second, since you opened this page", parts.traffic, parts.trafficWords),
+  );
+  byId("figures").lastElementChild.classList.add("last");
+  drawLatency = responsive(parts.latency, 130, latencyChart);
+  drawTraffic = responsive(parts.traffic, 110, stackChart);
+}
+
+const LOSSES = [["brier", 4], ["log_loss", 4], ["absolute_error", 3], ["squared_error", 3]];
+
+const SAME = 0.98; // of the labelled rows of one variant the other has at least this share: nearly the same rows
+
+const showTable = onChange((variants) => {
+  const names = VARIANTS.filter((name) => variants[name]);
+  const labelled = names.map((name) => variants[name].labelled ?? 0);
+  const same = Math.min(...labelled) >= SAME * Math.max(...labelled);
+  say(parts.tableWords, same ? "" : "One model was asked on fewer of these rows: the columns speak of different days. The evidence "
+    + "above compares both on the same requests.");
+  const rows = [
+    ["labelled rows", (figures) => count(figures.labelled)],
+    ...LOSSES.filter(([name]) => names.some((variant) => variants[variant][name] !== undefined))
+      .map(([name, digits]) => [METRICS[name], (figures) => number(figures[name], digits), name]),
+    ["accuracy", (figures) => percent(figures.accuracy)],
+    ["requests answered", (figures) => count(figures.requests)],
+    ["gave no answer", (figures) => (figures.asked ? `${count(figures.failed)} of ${count(figures.asked)}` : "–")],
+  ];
+  parts.table.replaceChildren(
+    el("thead", {}, el("tr", {}, el("td", {}),
+      names.map((name) => el("th", { scope: "col" }, el("span", { class: `swatch ${name}` }), name)))),
+    el("tbody", {}, rows.map(([title, read, loss]) => {
+      const values = names.map((name) => variants[name][loss]);
+      const best = same && loss && values.every(Number.isFinite) && values[0] !== values[1] ? Math.min(...values) : null;
+      return el("tr", {}, el("th", { scope: "row" }, title), names.map((name, i) =>
+        el("td", { class: best !== null && values[i] === best ? "best" : null }, read(variants[name]))));
+    })));
+});
+
+const showLatency = onChange((variants, limit) => {
+  const rows = VARIANTS.filter((name) => variants[name]?.latency_p50_ms)
+    .map((name) => [name, ["p50", "p95", "p99"].map((key) => variants[name][`latency_${key}_ms`])]);
+  if (!rows.length) return say(parts.latencyWords, "No request has been answered yet.");
+  const words = rows.map(([name, [p50, p95, p99]]) =>
+    `${name}: median ${number(p50, 2)}, 95 % within ${number(p95, 2)}, 99 % within ${number(p99, 2)} ms`);
+  drawLatency({ rows, limit, label: words.join("; ") });
+  say(parts.latencyWords, `${words.join("; ")}.`);
+});
+
+const showLabels = onChange((labels, wait) => {
+  const coverage = labels.coverage ?? 0;
+  const fill = el("span", { class: "fill plain" });
+  fill.style.setProperty("--value", `${coverage * 100}%`);
+  parts.labels.replaceChildren(
+    el("p", { class: "big" }, labels.coverage === null ? "–" : percent(coverage), el("span", { class: "soft" }, " of the predictions have their label")),
+    el("span", { class: "track", role: "meter", "aria-label": "label coverage", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(coverage * 100) }, fill),
+    el("dl", { class: "facts" },
+      el("dt", {}, "labels joined"), el("dd", {}, count(labels.matched)),
+      el("dt", {}, "half of them within"), el("dd", {}, duration(labels.delay_p50_s)),
+      el("dt", {}, "waited for at most"), el("dd", {}, duration(wait))));
+});
+
+const showRehearsals = onChange((shadow, fallbacks) => {
+  const lost = shadow.dropped + shadow.failed + shadow.late;
+  const total = Object.values(fallbacks).reduce((sum, value) => sum + value, 0);
+  const causes = Object.entries(fallbacks).map(([cause, value]) => `${count(value)} ${CAUSES[cause] ?? cause}`).join(", ");
+  replace(parts.rehearsals,
+    el("dl", { class: "facts" },
+      el("dt", {}, "rehearsed requests"), el("dd", {}, count(shadow.sent)),
+      el("dt", {}, "compared"), el("dd", {}, count(shadow.compared)),
+      el("dt", {}, "lost: dropped, failed, late"), el("dd", { class: lost ? "attention" : null },
+        `${count(shadow.dropped)}, ${count(shadow.failed)}, ${count(shadow.late)}`),
+      el("dt", {}, "fallbacks to the primary"), el("dd", { class: total ? "attention" : null }, count(total))),
+    causes ? el("p", { class: "soft" }, `Fallbacks: ${causes}. Every caller got an answer.`) : null);
+});
+
+const samples = [];
+
+/** How many requests each variant has answered a second between the last two looks. */
+function showTraffic(variants) {
+  const now = performance.now() / 1000;
+  samples.push({ at: now, counts: VARIANTS.map((name) => variants[name]?.requests ?? 0) });
+  if (samples.length > KEPT + 1) samples.shift();
+  if (samples.length < 3) return;
+  const rates = VARIANTS.map((_, i) => samples.slice(1).map((sample, at) =>
+    Math.max(0, (sample.counts[i] - samples[at].counts[i]) / (sample.at - samples[at].at))));
+  const words = VARIANTS.map((name, i) => `${name} ${number(rates[i].at(-1), 1)}`).join(", ");
+  drawTraffic({
+    series: VARIANTS.map((name, i) => [name, rates[i]]), format: (value) => `${number(value, value < 10 ? 1 : 0)} a second`,
+    label: `requests a second: ${words}`,
+  });
+  say(parts.trafficWords, `Now: ${words}.`);
+}
+
+export function showFigures(state, policy) {
+  showTable(state.variants);
+  showLatency(state.variants, policy.goals.latency.p99_ms);
+  showLabels(state.labels, policy.labels.wait_s);
+  showRehearsals(state.shadow, state.fallbacks);
+  showTraffic(state.variants);
+}

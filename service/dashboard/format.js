@@ -1,0 +1,73 @@
+// How numbers, times and names are written.
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+export const count = (value) => (value === null || value === undefined ? "–" : whole.format(value));
+
+export function number(value, digits = 3) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
+}
+
+export function percent(value, digits = 1) {
+  return value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
+}
+
+/** A share that is already in percent, without needless zeros. */
+export const share = (value) => `${Number(value.toFixed(2))} %`;
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+    if (seconds >= size) return `${Number((seconds / size).toPrecision(2))} ${unit}`;
+  }
+  return `${Number(seconds.toPrecision(2))} s`;
+}
+
+export const time = (seconds) =>
+  new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+/** The judge writes as one speaks within a sentence; here it begins one. */
+export function sentence(text) {
+  const trimmed = text.trim();
+  if (!trimmed) return "";
+  const first = trimmed[0].toUpperCase() + trimmed.slice(1);
+  return /[.!?]$/.test(first) ? first : `${first}.`;
+}
+
+export const METRICS = {
+  brier: "Brier score",
+  log_loss: "Log loss",
+  zero_one: "Wrong answers",
+  absolute_error: "Absolute error",
+  squared_error: "Squared error",
+  errors: "Failures",
+  latency: "Slow answers",
+  poc_target: "The primary's own target",
+};
+
+export const PHASES = {
+  serving: "Serving",
+  shadow: "Shadow",
+  canary: "Canary",
+  waiting: "Waiting",
+  paused: "Paused",
+  promoted: "Promoted",
+  aborted: "Taken off",
+};
+
+export const EVENTS = {
+  started: "started",
+  advance: "advanced",
+  finish: "promoted",
+  wait: "waits for a person",
+  rollback: "rolled back",
+  promote: "advanced by hand",
+  promote_full: "promoted by hand",
+  weight: "set the weight",
+  shadow: "sent back to shadow",
+  pause: "paused",
+  resume: "resumed",
+  abort: "aborted",
+  retry: "began again",
+  undo: "took the promotion back",
+};

@@ -1,0 +1,124 @@
+// The head of the page: the verdict in a sentence, who answers, and the steps as a path.
+
+import { byId, el, onChange, say } from "./dom.js";
+import { count, duration, EVENTS, PHASES, sentence, share } from "./format.js";
+
+const ANSWERS = {
+  advance: ["good", "✓ Go on"],
+  hold: ["warn", "… Hold"],
+  rollback: ["bad", "✕ Roll back"],
+};
+const TONES = { promoted: "good", aborted: "bad", waiting: "warn", paused: "warn" };
+
+/** One sentence that can be read from across the room. */
+export function headline(state, decision) {
+  const candidate = state.candidate?.name;
+  const at = share(state.weight);
+  switch (state.phase) {
+    case "serving": return `${state.primary.name} answers every request; there is no candidate`;
+    case "promoted": return `Promoted: ${candidate} answers every request`;
+    case "aborted": return `${stopped(decision)}: ${state.primary.name} answers every request`;
+    case "paused": return `Paused with ${candidate} at ${at}`;
+    case "waiting": return `The evidence is there: waiting for a person at ${at}`;
+    default:
+  }
+  const where = state.phase === "shadow" ? `${candidate} rehearses` : `${candidate} answers ${at}`;
+  const what = { advance: "ready to go on", hold: "not decided yet", rollback: "harm was found" }[state.verdict.answer];
+  return `${where}: ${what}`;
+}
+
+function stopped(decision) {
+  if (decision?.kind === "rollback") return "Rolled back";
+  if (decision?.kind === "undo") return "The promotion was taken back";
+  return "Aborted";
+}
+
+/**
+ * What the verdict rests on, in sentences: the judge's own, or why the rollout ended where it did. An advance rests on every
+ * metric: its sentences are those of the metrics, as they stood.
+ */
+function reasons(state, decision) {
+  const ended = ["promoted", "aborted", "paused", "waiting"].includes(state.phase) && decision;
+  if (!ended) return [state.verdict.reason];
+  if (decision.actor !== "judge") {
+    return [`${EVENTS[decision.kind] ?? decision.kind} by ${decision.actor}${decision.reason ? `: ${decision.reason}` : ""}`, state.verdict.reason];
+  }
+  if (state.phase !== "promoted") return [decision.reason];
+  return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), state.verdict.reason];
+}
+
+const showReasons = onChange((sentences) => {
+  byId("reason").replaceChildren(...sentences.map((text) => el("p", {}, sentence(text))));
+});
+
+const showLeft = onChange((labels, seconds) => {
+  const box = byId("left");
+  box.hidden = !labels;
+  if (labels) say(box, `About ${count(labels)} more labels${seconds ? `, ${duration(seconds)} at the present rate` : ""}`);
+});
+
+export function showVerdict(state, decision) {
+  const [tone, word] = ANSWERS[state.verdict.answer];
+  const ended = ["promoted", "aborted", "serving"].includes(state.phase);
+  const phase = byId("phase");
+  say(phase, PHASES[state.phase]);
+  phase.className = `badge ${TONES[state.phase] ?? "plain"}`;
+  const answer = byId("answer");
+  answer.hidden = ended;
+  answer.className = `badge ${tone}`;
+  say(answer, word);
+  byId("verdict").dataset.tone = TONES[state.phase] ?? tone;
+  say(byId("headline"), headline(state, decision));
+  showReasons(reasons(state, decision));
+  showLeft(ended ? null : state.verdict.labels_left, state.verdict.seconds_left);
+  document.title = `${PHASES[state.phase]} · ${state.model}`;
+}
+
+export const showNow = onChange((primary, candidate, weight, shadow) => {
+  const bar = byId("split");
+  bar.setAttribute("aria-label", `${share(100 - weight)} primary, ${share(weight)} candidate`);
+  bar.style.setProperty("--weight", `${weight}%`);
+  bar.replaceChildren(
+    el("span", { class: "of-primary" }, weight < 100 ? share(100 - weight) : ""),
+    el("span", { class: "of-candidate" }, weight > 0 ? share(weight) : ""),
+  );
+  const rows = [["primary", primary], ["candidate", candidate]].filter(([, who]) => who);
+  byId("models").replaceChildren(...rows.flatMap(([variant, who]) => [
+    el("dt", {}, el("span", { class: `swatch ${variant}` }), variant),
+    el("dd", {}, el("strong", {}, who.name), ` ${who.version}`,
+      who.up ? null : el("span", { class: "badge bad" }, "down, being probed"),
+      el("code", { title: who.digest }, who.digest.replace("sha256:", "").slice(0, 10))),
+  ]));
+  if (candidate && shadow > 0) {
+    byId("models").append(el("dt", {}, "rehearsal"), el("dd", {}, `the other model scores ${share(shadow)} of the requests too`));
+  }
+});
+
+function stepText(step) {
+  if (step.kind === "promote") return ["Promote", "100 %"];
+  return [PHASES[step.kind], share(step.share)];
+}
+
+function conditions(step) {
+  const { labels, requests, duration: lasts } = step.until;
+  const until = [labels && `${count(labels)} labels`, requests && `${count(requests)} requests`, lasts && duration(lasts)];
+  const words = until.filter(Boolean).map((word) => `at least ${word}`);
+  const needed = { loadtest: "a load test", approval: "an approval" };
+  return [...words, ...step.require.map((word) => `needs ${needed[word] ?? word}`)].join("; ");
+}
+
+export const showSteps = onChange((steps, phase, current) => {
+  const path = phase === "aborted" ? "stopped" : "current";
+  byId("steps").replaceChildren(...steps.map((step, i) => {
+    const place = phase === "promoted" || i < current ? "done" : i === current ? path : "ahead";
+    const [name, amount] = stepText(step);
+    const words = { done: "done", current: "now", stopped: "stopped here", ahead: "" }[place];
+    return el("li", { class: place, "aria-current": place === "current" ? "step" : null },
+      el("span", { class: "dot", "aria-hidden": "true" }, place === "done" ? "✓" : place === "stopped" ? "✕" : ""),
+      el("span", { class: "name" }, name, " ", el("span", { class: "amount" }, amount)),
+      words ? el("span", { class: "word" }, words) : null, el("span", { class: "cond" }, conditions(step)));
+  }));
+  if (current < 0) byId("steps").append(el("li", { class: "current by-hand", "aria-current": "step" },
+    el("span", { class: "dot", "aria-hidden": "true" }), el("span", { class: "name" }, "By hand"),
+    el("span", { class: "cond" }, "only harm is judged")));
+});

@@ -1,0 +1,55 @@
+"""A real headless Chromium. `make test` installs Debian's where it can; without one these tests are skipped, aloud."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.acceptance.conftest import models_built
+
+__all__ = ["models_built"]
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+"""A browser that asks nobody anything by itself."""
+
+
+def chromium() -> str | None:
+    """Where the browser is, or None."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        pytest.skip("NO CHROMIUM: the dashboard is not tested here. Install it (Debian: apt-get install chromium)")
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # Chromium refuses to sandbox itself as root
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=path, args=[*QUIET, *sandbox])
+        yield found
+        found.close()
+
+
+class Look:
+    """A page with everything that went wrong in it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.wrong: list[str] = []
+        page.on("console", lambda said: self.wrong.append(said.text) if said.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+
+    def open(self) -> Page:
+        self.page.goto(f"{self.url}/dashboard")
+        self.page.wait_for_selector("#headline:not(:empty), #sign-in:not([hidden])")
+        return self.page
+
+
+SCRIPTS = Path(__file__).parent

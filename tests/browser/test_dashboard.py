@@ -1,0 +1,251 @@
+"""The dashboard in a real browser, against the real service with real flights."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.acceptance.conftest import Running, start
+from tests.acceptance.test_main_job import replay
+from tests.acceptance.test_rollout import rollout_file, up
+from tests.browser.conftest import SCRIPTS, Look
+
+pytestmark = pytest.mark.acceptance
+
+WIDTHS = (360, 768, 1440)
+
+
+@pytest.fixture(scope="module")
+def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two workers, after some flights of July, held in shadow by a step that asks for more labels than there are."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    file = rollout_file(folder)
+    file.write_text(file.read_text().replace("labels: 500", "labels: 100000"))
+    service = start(folder, rollout=file, workers=2, tick_ms="150")
+    try:
+        service.wait_for(lambda: up(service))
+        replay(service, "--month", "7", "--limit", "1500", "--rate", "800")
+        service.wait_for(lambda: any(metric["n"] > 300 for metric in service.rollout()["metrics"]))
+        yield service
+    finally:
+        service.stop()
+
+
+@pytest.fixture
+def look(browser: Browser, served: Running) -> Iterator[Look]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    found = Look(context.new_page(), served.url)
+    yield found
+    context.close()
+    assert found.wrong == []  # no console error, no violation of the Content-Security-Policy
+
+
+def test_the_page_shows_where_the_rollout_stands(look: Look, served: Running) -> None:
+    """The verdict in words, the steps, a band per metric, figures of both models; all of it from the service's answers."""
+    page = look.open()
+    state = served.rollout()
+
+    expect(page.locator("#headline")).to_have_text("flight_candidate rehearses: not decided yet")
+    expect(page.locator("#reason")).to_contain_text("labels that this step asks for")
+    assert page.locator("#steps li").count() == 5
+    expect(page.locator("#steps li[aria-current=step]")).to_contain_text("Shadow")
+    expect(page.locator("#evidence article")).to_have_count(len(state["metrics"]))
+    for metric in state["metrics"]:
+        card = page.locator(f"[data-metric={metric['metric']}]")
+        expect(card.locator("svg path.area")).to_have_attribute("d", re.compile(r"^M[\d. LMZ-]+Z$"))
+        expect(card.locator("svg")).to_have_attribute("aria-label", re.compile(r"after|target"))
+        assert "NaN" not in card.inner_html()
+    brier = page.locator("[data-metric=brier]")
+    expect(brier.locator("[role=meter]")).to_have_count(2)
+    brier.locator("summary").click()
+    expect(brier.locator("tbody tr").last.locator("td").nth(1)).to_have_text(re.compile(r"^-?0\.\d{3}$"))
+    figures = page.locator("#figures")
+    expect(figures).to_contain_text(f"{state['variants']['primary']['brier']:.4f}")
+    expect(figures).to_contain_text(f"{state['variants']['candidate']['brier']:.4f}")
+    expect(figures).to_contain_text("of the predictions have their label")
+    expect(page.locator("#log tr")).to_have_count(len(served.http.get("/rollout/events").json()["events"]))
+
+
+def test_an_order_needs_a_reason_and_the_page_follows_without_a_reload(look: Look, served: Running) -> None:
+    """Cancelled: nothing. Without a reason: nothing. With one: done, in the log, and the buttons are those of the new phase."""
+    page = look.open()
+    revision = served.rollout()["revision"]
+    dialog = page.locator("#order")
+    page.get_by_role("button", name="Pause").click()
+    expect(dialog).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_be_hidden()
+    page.get_by_role("button", name="Pause").click()
+    dialog.get_by_role("button", name="Pause").click()
+    expect(dialog).to_be_visible()  # the reason is missing
+    assert served.rollout()["revision"] == revision
+    page.get_by_label("Reason").fill("lunch <b>break</b>")
+    dialog.get_by_role("button", name="Pause").click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#headline")).to_have_text("Paused with flight_candidate at 0 %")
+    expect(page.locator("#log tr").first).to_contain_text("Lunch <b>break</b>")
+    assert served.http.get(f"/rollout/events?after={revision}").json()["events"][-1]["reason"] == "lunch <b>break</b>"
+    served.http.post("/rollout/resume", json={"reason": "from elsewhere"})
+    expect(page.locator("#headline")).to_contain_text("rehearses")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+
+
+def test_an_order_on_a_stale_revision_is_refused(look: Look, served: Running) -> None:
+    """Somebody else was faster while the dialog was open."""
+    page = look.open()
+    page.get_by_role("button", name="Set weight").click()
+    page.get_by_label("share").fill("12.5")
+    page.get_by_label("Reason").fill("try it")
+    for name in ("pause", "resume"):
+        served.http.post(f"/rollout/{name}", json={})
+    page.wait_for_timeout(2500)  # longer than the page's own look at the state
+    page.locator("#order").get_by_role("button", name="Set weight").click()
+    expect(page.locator("#order-problem")).to_contain_text("look again")
+    assert served.rollout()["weight"] == 0
+    page.get_by_role("button", name="Cancel").click()
+    look.wrong = [text for text in look.wrong if "409" not in text]  # Chromium's own line about the answer
+
+
+def test_one_row_to_both_models(look: Look, served: Running) -> None:
+    """The form comes from the signature; both answers stand side by side; what does not fit is marked at its field."""
+    page = look.open()
+    before = served.rollout()["variants"]
+    fields = page.locator("#try-form .field")
+    assert fields.count() == len(served.http.get("/rollout/policy").json()["fields"]) + 1  # and the routing key
+    page.get_by_role("button", name="Ask both").click()
+    answers = page.locator("#try-answers article")
+    expect(answers).to_have_count(2)
+    for variant in ("primary", "candidate"):
+        expect(answers.filter(has_text=variant)).to_contain_text("P(1)")
+    page.locator("#field-month").fill("")
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.locator("#field-month")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#field-month-note")).to_contain_text("missing")
+    expect(page.locator("#field-month")).to_be_focused()
+    page.get_by_role("button", name="Fill in an example").click()
+    expect(page.locator("#field-month")).to_have_attribute("aria-invalid", "false")
+    assert served.rollout()["variants"]["primary"]["requests"] == before["primary"]["requests"]  # pinned is no evidence
+    look.wrong = [text for text in look.wrong if "422" not in text]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_it(browser: Browser, served: Running, scheme: Any) -> None:
+    """Contrast AA in both schemes, names for every control, no sideways scrolling from phone to wide screen."""
+    context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
+    look = Look(context.new_page(), served.url)
+    page = look.open()
+    page.get_by_role("button", name="Ask both").click()
+    expect(page.locator("#try-answers article")).to_have_count(2)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(250)
+        assert page.evaluate((SCRIPTS / "contrast.js").read_text()) == [], f"{scheme} at {width}"
+        assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="Abort").click()
+    assert page.evaluate((SCRIPTS / "contrast.js").read_text()) == []
+    assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#order")).to_be_hidden()
+    expect(page.get_by_role("button", name="Abort")).to_be_focused()  # where one was
+    context.close()
+    assert look.wrong == []
+
+
+def test_the_keyboard_reaches_everything_and_one_sees_where_one_is(look: Look) -> None:
+    """Tab goes through every control in turn; each shows an outline."""
+    page = look.open()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the verdict")).to_be_focused()
+    for _ in range(200):
+        outline, what = page.evaluate(
+            """() => { const n = document.activeElement; n.dataset.seen = "";
+                       return [getComputedStyle(n).outlineStyle, n.outerHTML]; }"""
+        )
+        if what.startswith("<body"):
+            break
+        assert outline != "none", what[:80]
+        page.keyboard.press("Tab")
+    missed = page.evaluate(
+        """[...document.querySelectorAll("button, a[href], input, textarea, summary, .scroll")]
+           .filter((n) => n.checkVisibility() && !("seen" in n.dataset)).map((n) => n.outerHTML)"""
+    )
+    assert missed == []
+
+
+def test_the_checks_of_contrast_and_names_would_see_something(look: Look) -> None:
+    """A check that cannot fail is none."""
+    page = look.open()
+    page.evaluate(
+        """() => { document.querySelector("#reason p").style.color = "#999";
+                   document.querySelector("#orders button").textContent = "";
+                   document.querySelector("#try-title").remove(); }"""
+    )
+    assert any(".P" in line or " P." in line for line in page.evaluate((SCRIPTS / "contrast.js").read_text()))
+    names = page.evaluate((SCRIPTS / "names.js").read_text())
+    assert any("no name: <button" in line for line in names)
+    assert any("names try-title, which is not there" in line for line in names)
+
+
+def test_a_service_that_goes_away_is_said_and_what_was_seen_stays(look: Look) -> None:
+    """The page does not go blank; it says since when it knows nothing new, and recovers."""
+    page = look.open()
+    page.route("**/rollout*", lambda route: route.abort())
+    expect(page.locator("#live")).to_contain_text("does not answer; what you see is from", timeout=8000)
+    expect(page.locator("#headline")).to_contain_text("rehearses")
+    page.unroute("**/rollout*")
+    expect(page.locator("#live")).to_have_text("live", timeout=8000)
+    look.wrong = [text for text in look.wrong if "ERR_FAILED" not in text]
+
+
+def test_with_tokens_one_signs_in_and_sees_what_the_role_allows(browser: Browser, tmp_path: Path) -> None:
+    """A viewer sees no buttons and no form; an operator does; the token stays in the tab and goes with signing out."""
+    tokens = tmp_path / "tokens"
+    lines = [
+        f"{n} {role} {hashlib.sha256(n.encode()).hexdigest()}" for n, role in (("vic", "viewer"), ("olga", "operator"))
+    ]
+    tokens.write_text("\n".join(lines) + "\n")
+    service = start(tmp_path / "state", rollout=rollout_file(tmp_path), tokens_file=str(tokens))
+    context = browser.new_context()
+    look = Look(context.new_page(), service.url)
+    try:
+        page = look.open()
+        expect(page.locator("#page")).to_be_hidden()
+        for token, words in (("nobody", "not known"), ("vic", None)):
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Sign in").click()
+            if words:
+                expect(page.locator("#sign-in [role=alert]")).to_contain_text(words)
+        expect(page.locator("#who")).to_contain_text("vic, viewer")
+        expect(page.locator("#headline")).to_contain_text("rehearses")
+        assert not page.locator("#orders button").count()
+        expect(page.locator("#try")).to_be_hidden()
+        page.reload()
+        expect(page.locator("#who")).to_contain_text("vic, viewer")
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("Token").fill("olga")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("button", name="Abort")).to_be_visible()
+        expect(page.locator("#try")).to_be_visible()
+        assert page.evaluate("localStorage.length") == 0
+        assert context.cookies() == []
+        assert "olga" not in page.url
+    finally:
+        context.close()
+        service.stop()
+    assert [text for text in look.wrong if "401" not in text] == []
+
+
+def test_no_page_of_another_site_may_order(served: Running) -> None:
+    """Without tokens everyone on loopback is operator; a page from elsewhere in their browser is not them."""
+    revision = served.rollout()["revision"]
+    for origin in ("http://evil.example", "null"):
+        refused = served.http.post(
+            "/rollout/abort", content=b"{}", headers={"Origin": origin, "Content-Type": "text/plain"}
+        )
+        assert refused.status_code == 403
+    assert served.rollout()["revision"] == revision
