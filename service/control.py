@@ -10,10 +10,13 @@ import structlog
 
 from service import losses
 from service.clock import Clock
+from service.compare import Summary, quantile_of
+from service.compare import figures as compared
 from service.domain import SHARE_ONE, Event, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
+from service.pairs import COMPARED
 from service.record import Recorder
 from service.rollout.controller import STATE, Controller, move
 from service.rollout.phases import PEOPLE, TABLE, Order
@@ -148,6 +151,7 @@ class Control:
                 name: int(counters.get(f"shadow/{name}", 0))
                 for name in ("sent", "compared", "dropped", "failed", "late")
             },
+            "comparison": compared(Summary(part_of(counters, COMPARED))),
             "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
             "allowed": [order.value for order in PEOPLE if order in orders],
             "revision": plan.revision,
@@ -262,21 +266,6 @@ def label_figures(counters: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def quantile_of(counts: list[float], edges: tuple[float, ...], quantile: float) -> float | None:
-    """A quantile from a histogram: linear inside the bucket, the last edge for the open bucket. None when it is empty.
-
-    >>> quantile_of([0, 10, 0], (1, 2), 0.5)
-    1.5
-    """
-    total = sum(counts)
-    if not total:
-        return None
-    rank, seen = quantile * total, 0.0
-    for i, count in enumerate(counts):
-        if count and seen + count >= rank:
-            if i == len(edges):
-                return float(edges[-1])
-            low = edges[i - 1] if i else 0.0
-            return low + (edges[i] - low) * (rank - seen) / count
-        seen += count
-    return float(edges[-1])
+def part_of(counters: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """The counters whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in counters.items() if name.startswith(prefix)}

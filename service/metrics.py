@@ -6,10 +6,11 @@ whichever worker is scraped adds them all up, those of dead workers included, so
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from service.compare import DISTANCE_BUCKETS
 from service.domain import Phase
 from service.losses import DELAY_BUCKETS
 
@@ -41,6 +42,11 @@ TABLE = (
     Spec("understudy_batch_rows", "histogram", "rows per run of a model", ("variant",), ROW_BUCKETS),
     Spec("understudy_shadow_total", "counter", "rehearsed requests: sent = compared + dropped + failed + late + under way",
          ("result",)),
+    Spec("understudy_compared_rows_total", "counter", "rows that both models answered, compared with each other"),
+    Spec("understudy_disagreements_total", "counter", "compared rows with another label, or a number outside its tolerance",
+         ("output",)),
+    Spec("understudy_probability_distance", "histogram",
+         "total variation distance between the two models' probabilities for a row, 0 to 1", (), DISTANCE_BUCKETS),
     Spec("understudy_fallbacks_total", "counter", "requests routed to the candidate that the primary answered", ("cause",)),
     Spec("understudy_candidate_up", "gauge", "1 while the candidate's process is asked, 0 while it is only probed"),
     Spec("understudy_labels_total", "counter", "labels received: matched, duplicate, conflict, pending, joined later", ("result",)),
@@ -86,6 +92,9 @@ class Metrics:
         self.inference_duration = made["understudy_inference_duration_seconds"]
         self.batch_rows = made["understudy_batch_rows"]
         self.shadow = made["understudy_shadow_total"]
+        self.compared_rows = made["understudy_compared_rows_total"]
+        self.disagreements = made["understudy_disagreements_total"]
+        self.distance = made["understudy_probability_distance"]
         self.fallbacks = made["understudy_fallbacks_total"]
         self.candidate_up = made["understudy_candidate_up"]
         self.labels = made["understudy_labels_total"]
@@ -101,6 +110,18 @@ class Metrics:
         self.store_rows = made["understudy_store_rows_total"]
         self.store_dropped = made["understudy_store_dropped_total"]
         self.store_errors = made["understudy_store_errors_total"]
+
+    def count_compared(self, sums: Mapping[str, float]) -> None:
+        """Count a batch's comparison (`service.compare.Summary.sums`)."""
+        if not sums:
+            return
+        self.compared_rows.inc(sums.get("rows", 0.0))
+        for name, value in sums.items():
+            what, _, output = name.partition("/")
+            if what in {"label_flips", "rows_outside"} and value:
+                self.disagreements.labels(output=output or "label").inc(value)
+        buckets = [sums.get(f"distance/{i}", 0.0) for i in range(len(DISTANCE_BUCKETS) + 1)]
+        _add(self.distance, buckets, sums.get("distance_sum", 0.0))
 
     def set_evidence(self, metrics: Iterable[Any]) -> None:
         """Show where each metric stands (values with `metric`, `estimate`, `low`, `high`)."""
@@ -128,11 +149,15 @@ def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> l
     for value in values:
         counts[bisect.bisect_left(edges, value)] += 1
         total += value
-    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001
+    _add(histogram, counts, total)
+    return counts
+
+
+def _add(histogram: Any, counts: Sequence[float], total: float) -> None:
+    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001 - see `observe_many`
         if count:
             bucket.inc(count)
     histogram._sum.inc(total)  # noqa: SLF001
-    return counts
 
 
 def parse(text: str) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -217,7 +217,7 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
             "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
             "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
-            "fallbacks": {"type": "object"},
+            "comparison": _comparison(), "fallbacks": {"type": "object"},
             "allowed": {"type": "array", "items": string}, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
         "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
@@ -243,6 +243,29 @@ def _looked_at() -> dict[str, Any]:
             "revision": whole, "counters": {"type": "object", "additionalProperties": number},
             "bands": {"type": "array", "items": {"type": "object"}, "description": "each metric over time: the estimate, its band, "
                       "and log e-values for an advance and of harm"}}},
+    }  # fmt: skip
+
+
+def _comparison() -> dict[str, Any]:
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    whole: dict[str, Any] = {"type": "integer"}
+    way = {"primary": {}, "candidate": {}, "rows": whole}
+    quantiles = dict.fromkeys(("mean", "p50", "p95", "p99", "max"), share)
+    output = dict.fromkeys(("rows", "rows_outside", "elements", "outside", "not_finite", "misshapen"), whole)
+    return {
+        "description": "what both models said of the same rows, labels or not; a part is there when there is something to compare",
+        **_object({
+            "rows": {**whole, "description": "rows that both models answered"},
+            "labels": _object({"rows": whole, "flips": {**whole, "description": "rows with another label"}, "share": share,
+                               "ways": {"type": "array", "items": _object(way, list(way))}}, ["rows", "flips", "share", "ways"]),
+            "probabilities": {
+                "description": "total variation distance, 0 to 1; `equal` is the share at or below the noise floor",
+                **_object({"rows": whole, "equal": share, **quantiles}, ["rows", "mean", "equal", "p50", "p95", "p99"])},
+            "outputs": {"type": "object", "additionalProperties": {
+                "description": "numbers and other tensors: outside is beyond the rollout file's tolerance",
+                **_object({**output, "share": share, "mean_abs": {"type": "number", "nullable": True},
+                           "max_abs": {"type": "number"}, "max_rel": {"type": "number"}}, [*output, "share", "mean_abs"])}},
+        }, ["rows"]),
     }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from service.engine import Reading, Scores
 from service.errors import StoreError
 from service.inputs import Rows
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
+from service.pairs import COMPARED, Pairs
 from service.settings import Settings
 from service.store import Store
 
@@ -122,7 +123,9 @@ class Recorder:
     def __init__(
         self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
         units_of: Callable[[Rows], Sequence[str | None]], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
+        pairs: Pairs | None = None,
     ) -> None:  # fmt: skip
+        self._pairs = pairs or Pairs(readings, {}, {})
         self._prefix, self._salt = prefix, salt
         self._fields = frozenset(fields) | {"rows", "key"}
         self._model, self._store, self._metrics, self._readings, self._units_of = (
@@ -311,6 +314,7 @@ class Recorder:
             elif kind == "fallbacks":
                 self._metrics.fallbacks.labels(cause=rest).inc(count)
         self._metrics.store_rows.inc(rows)
+        self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
         self._joined(outcomes)
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
@@ -334,7 +338,7 @@ class Recorder:
                 counts[f"requests/{exchange.rehearsal.value}/shadow/{_HTTP[status]}"] += 1
                 if status is Status.OK:
                     times["inference", exchange.rehearsal.value, "shadow"].append(exchange.seconds[exchange.rehearsal])
-        return dict(counts), times
+        return counts | self._pairs.counts(batch), times
 
     def _count(self, counted: "_Counted") -> None:
         for (variant, mode, status), count in counted.statuses.items():

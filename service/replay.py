@@ -237,6 +237,14 @@ def _detail(answer: bytes) -> str:
         return answer[:300].decode(errors="replace")
 
 
+_BY_LABEL = {"understudy_shadow_total": ("shadow", "result"), "understudy_fallbacks_total": ("fallbacks", "cause")}
+_COMPARED = {
+    "understudy_compared_rows_total": "compare/rows",
+    "understudy_disagreements_total": "compare/label_flips",
+    "understudy_probability_distance_count": "compare/distance_rows",
+}
+
+
 def from_metrics(text: str) -> dict[str, float]:
     """The store's counters as `/metrics` has them, for the names that both know."""
     found: dict[str, float] = {}
@@ -244,14 +252,15 @@ def from_metrics(text: str) -> dict[str, float]:
     for name, labels, value in parse(text):
         if name == "understudy_requests_total" and labels["variant"] != "none":
             found[f"requests/{labels['variant']}/{labels['mode']}/{labels['status']}"] = value
-        elif name == "understudy_shadow_total":
-            found[f"shadow/{labels['result']}"] = value
+        elif name in _BY_LABEL:
+            prefix, label = _BY_LABEL[name]
+            found[f"{prefix}/{labels[label]}"] = value
+        elif name in _COMPARED and labels.get("output", "label") == "label":
+            found[_COMPARED[name]] = value
         elif name == "understudy_outcomes_total":
             found[f"outcome/{labels['variant']}/{labels['predicted']}/{labels['actual']}"] = value
         elif name in {"understudy_loss_sum", "understudy_loss_count"}:
             found[f"{name.removeprefix('understudy_')}/{labels['variant']}/{labels['loss']}"] = value
-        elif name == "understudy_fallbacks_total":
-            found[f"fallbacks/{labels['cause']}"] = value
         elif name == "understudy_request_duration_seconds_bucket":
             buckets.setdefault(labels["variant"], {})[float(labels["le"])] = value
     for variant, counts in buckets.items():
@@ -269,11 +278,21 @@ def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
 
 def disagreements(store: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
     """Where the store and the metrics do not say the same, in words; sums of losses are compared to a billionth."""
-    kinds = ("requests/", "shadow/", "outcome/", "loss_sum/", "loss_count/", "fallbacks/", "latency/")
+    kinds = (
+        "requests/",
+        "shadow/",
+        "outcome/",
+        "loss_sum/",
+        "loss_count/",
+        "fallbacks/",
+        "latency/",
+        *_COMPARED.values(),
+    )
     return [
         f"{name}: the store says {store.get(name, 0.0):g}, /metrics says {metrics.get(name, 0.0):g}"
         for name in sorted(store.keys() | metrics.keys())
         if name.startswith(kinds)
+        and not name.startswith("compare/rows/")  # the rows of one output: the store's alone
         # The store keeps answered predictions; requests that were refused are in the metrics alone.
         and (not name.startswith("requests/") or "/shadow/" in name or name.endswith("/200"))
         and not math.isclose(store.get(name, 0.0), metrics.get(name, 0.0), rel_tol=1e-9, abs_tol=1e-6)

@@ -80,6 +80,10 @@ class Settings(pydantic_settings.BaseSettings):
     retention_days: float = pydantic.Field(90, gt=0, description="observations older than this are removed")
     retention_max_mib: int = pydantic.Field(4_096, ge=1, description="most space for observations; the oldest go first")
 
+    check_max_rows: int = pydantic.Field(
+        10_000, ge=1, description="most rows of a file that `understudy check --rows` compares the models on"
+    )
+
     def resolved_store_url(self) -> str:
         """The store's URL, with the default filled in."""
         return self.store_url or f"sqlite:///{(self.state_dir / 'understudy.db').absolute()}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from service import losses
+from service import floor, losses
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
@@ -26,6 +26,7 @@ from service.engine.remote import RemoteEngine
 from service.errors import ConfigurationError, NotAllowedNow
 from service.inputs import Batch, Columns, Decoder, Field, Rows
 from service.metrics import Metrics
+from service.pairs import Pairs, tolerances
 from service.record import Recorder
 from service.rollout import policy as rollout_file
 from service.rollout.controller import Controller
@@ -145,6 +146,7 @@ def preflight(settings: Settings) -> list[str]:
         if policy.task != "other" and engine.card.task not in {policy.task, "other"}:
             raise ConfigurationError(f"{source} is a {engine.card.task} model; the rollout file says {policy.task}")
         engine.close()
+    tolerances(policy, cards)
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     said.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
     Tokens(settings.tokens_file)
@@ -211,6 +213,9 @@ class Worker:
         self.recorder = Recorder(
             policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._units_of, settings,
             [field.name for field in self.fields], salt=int(self.rollout, 16),
+            pairs=Pairs(
+                self.readings, tolerances(policy, self.cards.values()), floor.read(settings.state_dir, engine.card.digest)
+            ),
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000

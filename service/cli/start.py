@@ -3,14 +3,16 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from service import auth
 from service.cli.common import File, app, out, said
+from service.cli.compared import told
 from service.errors import ConfigurationError
 
 
@@ -52,6 +54,12 @@ def init(
 @app.command()
 def check(
     file: File = Path("rollout.yaml"),
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            help="compare the models on these rows: one JSON object a line, as POST /predict takes them in `rows`"
+        ),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and stop")] = False,
 ) -> None:
     """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
@@ -63,9 +71,23 @@ def check(
         print(json.dumps(json_schema(), indent=1))
         return
     with said():
-        for line in wiring.preflight(read_settings(rollout_file=file)):
+        settings = read_settings(rollout_file=file)
+        for line in wiring.preflight(settings):
+            out.print(line, markup=False, soft_wrap=True)
+        for line in _side_by_side(settings, rows):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")
+
+
+def _side_by_side(settings: Any, rows: Path | None) -> Iterator[str]:
+    from service import side_by_side  # noqa: PLC0415
+
+    found = side_by_side.run(settings, rows)
+    yield f"compared on {found.rows:,} rows ({found.source}):"
+    floor = ", ".join(f"{name} {value:.3g}" for name, value in found.floor.items()) or "nothing to measure it on"
+    yield f"  noise floor, the primary beside itself in other batches and threads: {floor}; kept in {found.floor_file}"
+    for line in (*found.signature, *told(found.comparison or {})):
+        yield f"  {line}"
 
 
 @app.command()

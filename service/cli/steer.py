@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from service.cli.common import Json, Reason, Revision, Token, Url, app, out, said
+from service.cli.compared import told
 from service.client import DEFAULT_URL, Client
 
 _VERBS = {"advance": "advance", "hold": "hold", "rollback": "roll back"}
@@ -177,4 +178,6 @@ def _show(state: Mapping[str, Any]) -> None:
         else f", half of them within {datetime.timedelta(seconds=round(labels['delay_p50_s']))}"
     )
     out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
+    for line in told(state.get("comparison", {})):
+        out.print(f"compared   {line}", markup=False)
     out.print("rehearsals " + ", ".join(f"{count:,} {name}" for name, count in state["shadow"].items()))

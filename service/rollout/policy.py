@@ -155,6 +155,13 @@ class Labels(_Strict):
     )
 
 
+class Tolerance(_Strict):
+    """How far two numbers may be apart and still be called equal: |c − p| ≤ atol + rtol·|p|, as `numpy.allclose` has it."""
+
+    atol: float = pydantic.Field(default=1e-7, ge=0, description="absolute, in the output's own unit")
+    rtol: float = pydantic.Field(default=1e-3, ge=0, description="relative to the primary's number")
+
+
 class Until(_Strict):
     """A step lasts at least until this much is known."""
 
@@ -224,6 +231,10 @@ class Policy(_Strict):
     )
     goals: Goals = Goals()
     labels: Labels = Labels()
+    compare: dict[str, Tolerance] = pydantic.Field(
+        default={},
+        description="by output: how far the two models' numbers may be apart and still count as equal; `value` is a regression's",
+    )
     unit: str | None = pydantic.Field(
         default=None,
         description="evidence counts the first request per value of this field and window; absent: every request",

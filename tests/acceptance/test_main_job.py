@@ -28,18 +28,23 @@ from tests.acceptance.conftest import ROOT, Running, start
 pytestmark = pytest.mark.acceptance
 
 
-def offline_brier(folder: str, flights: list[Flight]) -> float:
-    """The mean Brier score of a model over labelled flights, with no service between."""
+def offline(folder: str, flights: list[Flight]) -> np.ndarray[Any, Any]:
+    """A model's probability of a delay for each flight, with no service between."""
     engine = OnnxEngine(ROOT / "models" / folder, device="cpu", warm_max_rows=1)
     fields = fields_of(engine.card, None)
-    known = [f for f in flights if f.label is not None]
-    rows = [tuple(f.row[field.name] for field in fields) for f in known]
+    rows = [tuple(f.row[field.name] for field in fields) for f in flights]
     columns = Columns(
         [Field(f.name, f.dtype, f.shape, f.nullable) for f in fields], {f.name: i for i, f in enumerate(fields)}
     ).build(rows)
     probabilities = engine.run(columns)["probabilities"][:, 1]
     engine.close()
-    return float(np.mean((probabilities - np.array([f.label for f in known])) ** 2))
+    return probabilities
+
+
+def offline_brier(folder: str, flights: list[Flight]) -> float:
+    """The mean Brier score of a model over labelled flights."""
+    known = [f for f in flights if f.label is not None]
+    return float(np.mean((offline(folder, known) - np.array([f.label for f in known])) ** 2))
 
 
 def counters(service: Running) -> dict[str, float]:
@@ -99,6 +104,12 @@ def test_replay_in_shadow_equals_the_offline_figures(service: Running, july: lis
     for variant, folder in (("primary", "flight_poc"), ("candidate", "flight_candidate")):
         assert told["variants"][variant]["brier"] == pytest.approx(offline_brier(folder, july[:2500]), abs=1e-3)
         assert told["variants"][variant]["labelled"] == sum(f.label is not None for f in july[:2500])
+    compared = service.rollout()["comparison"]
+    assert compared["rows"] == shadow["compared"]
+    if shadow["compared"] == 2500:
+        poc, candidate = offline("flight_poc", july[:2500]), offline("flight_candidate", july[:2500])
+        assert compared["labels"]["flips"] == np.sum((poc > 0.5) != (candidate > 0.5))
+        assert compared["probabilities"]["mean"] == pytest.approx(np.mean(np.abs(poc - candidate)), abs=1e-6)
     delays = sorted(f.label_at - f.scheduled_at for f in july[:2500] if f.label_at)
     assert told["label_figures"]["delay_p50_s"] == pytest.approx(delays[len(delays) // 2], rel=0.5)
 

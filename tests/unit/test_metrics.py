@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.compare import DISTANCE_BUCKETS
 from service.domain import Mode, Phase, Status, Variant
 from service.losses import CLASSES_MAX, DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, ROW_BUCKETS, TABLE, Metrics, Spec, observe_many, parse
@@ -142,12 +143,12 @@ def test_names_are_unique_and_follow_prometheus_conventions() -> None:
 
 
 def test_histograms_name_their_unit_and_have_growing_edges() -> None:
-    """Seconds, or rows; anything that is no histogram has no buckets."""
+    """Seconds, rows, or a distance from 0 to 1; anything that is no histogram has no buckets."""
     for spec in TABLE:
         if spec.kind == "histogram":
-            assert spec.name.endswith(("_seconds", "_rows"))
+            assert spec.name.endswith(("_seconds", "_rows", "_distance"))
             assert list(spec.buckets) == sorted(set(spec.buckets))
-            assert spec.buckets in {LATENCY_BUCKETS, ROW_BUCKETS, DELAY_BUCKETS}
+            assert spec.buckets in {LATENCY_BUCKETS, ROW_BUCKETS, DELAY_BUCKETS, DISTANCE_BUCKETS}
         else:
             assert spec.buckets == ()
 
@@ -156,6 +157,7 @@ SIZES = {
     "model": 1, "variant": len(Variant) + 1, "mode": len(Mode), "status": 15, "result": 6, "cause": len(Status),
     "predicted": CLASSES_MAX + 1, "actual": CLASSES_MAX + 1, "loss": 3, "phase": len(Phase), "problem": 3, "event": 10,
     "call": 10, "feature": 500, "metric": 8, "bound": 3,
+    "output": 100,
 }  # fmt: skip
 """How many values each label can take; an id, a key or a path has no place here."""
 
@@ -166,6 +168,24 @@ def test_every_label_is_of_a_small_known_set(spec: Spec) -> None:
     assert set(spec.labels) <= SIZES.keys()
     series = math.prod(SIZES[label] for label in spec.labels) * (len(spec.buckets) + 3 if spec.buckets else 1)
     assert series <= 2_000
+
+
+def test_a_comparison_is_counted_by_output_and_in_the_histogram() -> None:
+    """As the store counts it: flips are the label's, rows outside a tolerance their output's."""
+    registry = prometheus_client.CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.count_compared({})
+    metrics.count_compared({
+        "rows": 3, "label_flips": 2, "rows_outside/a/b": 1, "distance/0": 1, "distance/12": 2, "distance_sum": 1.8,
+    })  # fmt: skip
+    got = exposed(registry)
+    assert got["understudy_compared_rows_total",] == 3
+    assert got["understudy_disagreements_total", ("output", "label")] == 2
+    assert got["understudy_disagreements_total", ("output", "a/b")] == 1
+    assert got["understudy_probability_distance_bucket", ("le", "0.0001")] == 1
+    assert got["understudy_probability_distance_bucket", ("le", "0.75")] == 1
+    assert got["understudy_probability_distance_bucket", ("le", "+Inf")] == 3
+    assert got["understudy_probability_distance_sum",] == 1.8
 
 
 def test_latency_goals_of_the_usual_sizes_are_bucket_edges() -> None:

@@ -458,14 +458,14 @@ def recorded() -> tuple[Mapping[str, float], str]:
 
 
 def test_the_store_and_the_metrics_agree_on_what_was_recorded(recorded: tuple[Mapping[str, float], str]) -> None:
-    """Read from a real exposition: requests, rehearsals, outcomes, losses, fallbacks and every latency bucket."""
+    """Read from a real exposition: requests, rehearsals, outcomes, losses, fallbacks, comparisons, every latency bucket."""
     store, exposition = recorded
     metrics = from_metrics(exposition)
 
     assert disagreements(store, metrics) == []
     shared = {name for name, value in metrics.items() if value and name in store}
     assert {name.partition("/")[0] for name in shared} == {
-        "requests", "shadow", "outcome", "loss_sum", "loss_count", "fallbacks", "latency",
+        "requests", "shadow", "outcome", "loss_sum", "loss_count", "fallbacks", "latency", "compare",
     }  # fmt: skip
     assert sum(v for k, v in metrics.items() if k.startswith("latency/")) == 30
     assert not [name for name in metrics if name.startswith("requests/none")]

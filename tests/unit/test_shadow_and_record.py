@@ -237,6 +237,16 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
             "requests/primary/pinned/200": 1,
             "requests/candidate/shadow/200": 1, "requests/candidate/shadow/429": 1, "rows/live": 3, "rows/pinned": 1,
         }  # fmt: skip
+        # 0.2 beside 0.1, and 0.9 beside 0.8: both 0.1 apart, and no label flips.
+        assert {k: v for k, v in counters.items() if k.startswith("compare/")} == {
+            "compare/rows": 2, "compare/label_rows": 2, "compare/label_flips": 0, "compare/distance_rows": 2,
+            "compare/distance_equal": 0, "compare/distance_sum": pytest.approx(0.2), "compare/distance/7": 2,
+        }  # fmt: skip
+        assert metrics["understudy_compared_rows_total",] == 2
+        assert metrics["understudy_probability_distance_count",] == 2
+        assert metrics["understudy_probability_distance_sum",] == pytest.approx(0.2)
+        assert metrics["understudy_probability_distance_bucket", ("le", "0.05")] == 0
+        assert metrics["understudy_probability_distance_bucket", ("le", "0.1")] == 2
         assert metrics["understudy_shadow_total", ("result", "compared")] == 1
         assert metrics["understudy_store_rows_total",] == 4
         assert metrics["understudy_request_duration_seconds_count", ("model", "m"), ("variant", "primary")] == 3

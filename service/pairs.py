@@ -1,0 +1,122 @@
+"""Both models' answers to the same rows, compared a batch at a time: from `Scores` to the arrays of `service.compare`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Protocol
+
+import numpy as np
+
+from service import compare
+from service.compare import PROBABILITIES, Summary
+from service.domain import Label, Variant
+from service.engine import Reading, Scores
+from service.engine.catalog import Card
+from service.errors import ConfigurationError
+from service.rollout.policy import Policy, Tolerance
+
+COMPARED = "compare/"
+"""What the names of a `Summary`'s sums begin with among the store's counters."""
+VALUE = "value"
+"""What a regression's output is called here, whatever the graph calls it."""
+
+
+class Answered(Protocol):
+    """What is needed of an exchange: the scores of those models that gave some."""
+
+    scores: dict[Variant, Scores]
+
+
+class Pairs:
+    """Compares two models' scores.
+
+    Args:
+        tolerances: by output; `Tolerance()` where an output is not named.
+        floor: by output, what is equal anyway; see `compare.floor_of`.
+    """
+
+    def __init__(
+        self, readings: Mapping[Variant, Reading], tolerances: Mapping[str, Tolerance], floor: Mapping[str, float]
+    ) -> None:
+        sides = [readings.get(variant) for variant in Variant]
+        classes = [list(side.classes) if side else [] for side in sides]
+        self._aligned = compare.aligned(*classes) if all(classes) else None
+        self._classes: list[Label] = list(dict.fromkeys(chain(*classes)))
+        self._tolerances, self._floor = tolerances, floor
+
+    def counts(self, batch: Iterable[Answered]) -> dict[str, float]:
+        """What the exchanges of a batch that both models answered add to the store's counters; the names of `Summary.sums`."""
+        both = [e.scores for e in batch if len(e.scores) == len(Variant)]
+        if not both:
+            return {}
+        primary, candidate = (joined([scores[variant] for scores in both]) for variant in Variant)
+        return {COMPARED + name: value for name, value in self.compare(primary, candidate).sums.items()}
+
+    def compare(self, primary: Scores, candidate: Scores) -> Summary:
+        """Every output that both give."""
+        found = Summary({"rows": float(primary.rows)})
+        equal = None
+        if primary.probabilities is not None and candidate.probabilities is not None:
+            summary, equal = self._probabilities(primary.probabilities, candidate.probabilities)
+            found.merge(summary)
+        if primary.labels is not None and candidate.labels is not None:
+            found.merge(compare.labels(primary.labels, candidate.labels, self._classes, equal))
+        if primary.values is not None and candidate.values is not None:
+            found.merge(self._tensor(VALUE, primary.values, candidate.values))
+        others = candidate.others or {}
+        for name, values in (primary.others or {}).items():
+            if name in others:
+                found.merge(self._tensor(name, values, others[name]))
+        return found
+
+    def _tensor(self, name: str, primary: Any, candidate: Any) -> Summary:
+        return compare.tensors(
+            name, primary, candidate, self._tolerances.get(name, Tolerance()), self._floor.get(name, 0.0)
+        )
+
+    def _probabilities(self, primary: Any, candidate: Any) -> tuple[Summary, Any]:
+        a, b = _matrix(primary), _matrix(candidate)
+        if self._aligned is not None:
+            at_primary, at_candidate, width = self._aligned
+            a, b = compare.widened(a, at_primary, width), compare.widened(b, at_candidate, width)
+        if a.shape != b.shape:  # classes that no card names, and not as many
+            return self._tensor(PROBABILITIES, primary, candidate), None
+        return compare.probabilities(a, b, self._floor.get(PROBABILITIES, 0.0))
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> Any:
+    # Twice as fast as to let numpy find out that these are lists of the same length.
+    return np.array([value for row in rows for value in row], np.float64).reshape(len(rows), -1)
+
+
+def tolerances(policy: Policy, cards: Iterable[Card]) -> Mapping[str, Tolerance]:
+    """The rollout file's `compare`, after a look at what the models give.
+
+    Raises:
+        ConfigurationError: when it names an output that none of them compares.
+    """
+    specs = [spec for card in cards for spec in card.outputs]
+    there = {VALUE if spec.role == "value" else spec.name for spec in specs if spec.role in {"value", "other"}}
+    unknown = [name for name in policy.compare if name not in there]
+    if unknown:
+        given = ", ".join(sorted(there)) or "none: labels and probabilities have no tolerance"
+        raise ConfigurationError(
+            f"the rollout file's `compare` names {', '.join(unknown)}; outputs with a tolerance: {given}"
+        )
+    return policy.compare
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Several batches of one model as one; what the first has, all have."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    labels = values = probabilities = others = None
+    if first.labels is not None:
+        labels = [label for part in parts for label in part.labels or ()]
+    if first.probabilities is not None:
+        probabilities = [row for part in parts for row in part.probabilities or ()]
+    if first.values is not None:
+        values = [value for part in parts for value in part.values or ()]
+    if first.others:
+        others = {name: [row for part in parts for row in (part.others or {}).get(name, ())] for name in first.others}
+    return Scores(sum([part.rows for part in parts]), labels, probabilities, values, others)

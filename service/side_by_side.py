@@ -1,0 +1,109 @@
+"""Both models on the same sample rows, before anyone is served: what `understudy check` shows of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service import floor, samples, wiring
+from service.compare import figures
+from service.domain import Variant
+from service.engine import Reading
+from service.engine.catalog import Card
+from service.engine.onnx import OnnxEngine
+from service.inputs import Decoder
+from service.pairs import Pairs, tolerances
+from service.rollout.policy import Policy
+from service.settings import Settings
+
+ROWS_DRAWN = 512
+"""Rows drawn from the profiles when no file is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """What came of it.
+
+    Attributes:
+        source: where the rows come from, in words.
+        floor: by output, the primary's largest difference from itself; see `service.floor`.
+        floor_file: where that was left.
+        comparison: see `service.compare.figures`; None without a candidate.
+        signature: outputs of which the two models do not give the same kind.
+    """
+
+    rows: int
+    source: str
+    floor: dict[str, float]
+    floor_file: Path
+    comparison: dict[str, Any] | None
+    signature: list[str]
+
+
+def run(settings: Settings, rows_file: Path | None = None) -> SideBySide:
+    """Measure the noise floor, and compare the two models on rows of a file or on drawn ones.
+
+    Raises:
+        ConfigurationError: when a model cannot be loaded, or a row of the file does not fit.
+        InferenceError: when a model fails on the rows.
+    """
+    policy = wiring.load_policy(settings)
+    engine = wiring.open_engine(policy.primary, settings, policy)
+    other = wiring.open_engine(policy.candidate, settings, policy) if policy.candidate else None
+    try:
+        return _run(settings, policy, engine, other, rows_file)
+    finally:
+        for each in (engine, other):
+            if each is not None:
+                each.close()
+
+
+def _run(
+    settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_file: Path | None
+) -> SideBySide:
+    cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
+    decoder = Decoder(
+        wiring.fields_of(engine.card, other.card if other else None),
+        context=[name for name in (policy.route_by, policy.unit) if name],
+        rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,
+    )  # fmt: skip
+    if rows_file is not None:
+        rows, source = samples.read(rows_file, decoder, settings.check_max_rows), str(rows_file)
+    else:
+        specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
+        rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
+        source = "drawn from the cards' profiles, each field by itself"
+    readings = {variant: Reading(card) for variant, card in cards.items()}
+    columns = {variant: wiring.inputs_of(card, decoder.positions) for variant, card in cards.items()}
+    threads = wiring.thread_count(settings, policy)
+    threaded = OnnxEngine(
+        policy.primary, device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
+    )  # fmt: skip
+    noise = floor.measure(engine, threaded, columns[Variant.PRIMARY], readings[Variant.PRIMARY], rows)
+    threaded.close()
+    file = floor.write(settings.state_dir, engine.card.digest, noise)
+    comparison = None
+    if other is not None:
+        pairs = Pairs(readings, tolerances(policy, cards.values()), noise)
+        primary, candidate = (
+            floor.scored(each, columns[variant], readings[variant], rows)
+            for variant, each in ((Variant.PRIMARY, engine), (Variant.CANDIDATE, other))
+        )
+        comparison = figures(pairs.compare(primary, candidate))
+    return SideBySide(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
+
+
+def _signature(cards: list[Card]) -> list[str]:
+    """Outputs that the two models do not give alike, in words."""
+    if len(cards) < 2:
+        return []
+    primary, candidate = ({(o.role if o.role != "other" else o.name): o for o in card.outputs} for card in cards)
+    found = []
+    for name in dict.fromkeys([*primary, *candidate]):
+        a, b = primary.get(name), candidate.get(name)
+        if a is None or b is None:
+            found.append(f"only the {'candidate' if a is None else 'primary'} gives {name}")
+        elif a.dtype != b.dtype:
+            found.append(f"{name} is {a.dtype} of the primary and {b.dtype} of the candidate")
+        elif len(a.shape) != len(b.shape) or any(x != y for x, y in zip(a.shape, b.shape, strict=True) if x and y):
+            found.append(f"{name} has shape {a.shape} of the primary and {b.shape} of the candidate")
+    return found
