@@ -26,6 +26,8 @@ from service.store import Retention, Store
 log = structlog.get_logger(__name__)
 
 REASON_MAX_CHARS = 2_000
+HEAR_S = 0.5
+"""How long a thread waits for word of a plan at a time: closing waits for it."""
 _NOTHING_YET = "nothing has been judged yet: no pair has been recorded"
 
 
@@ -179,8 +181,8 @@ class Control:
 
     async def _watch(self, poll_s: float) -> None:
         while True:
-            await asyncio.sleep(poll_s)
             try:
+                await self._hear_of_plan(poll_s)
                 plan = await asyncio.to_thread(self._store.load_plan)
             except StoreError as error:
                 self._metrics.store_errors.labels(call="load_plan").inc()
@@ -188,6 +190,14 @@ class Control:
                 continue
             if plan is not None and plan.revision != self.plan.revision:
                 self._follow(plan)
+
+    async def _hear_of_plan(self, poll_s: float) -> None:
+        """Return when somebody may have saved a plan: the store says so, or `poll_s` is over."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + poll_s
+        while (left := until - clock()) > 0:
+            if await asyncio.to_thread(self._store.await_plan, min(left, HEAR_S)):
+                return
 
     async def _tick(self, tick_s: float, ready: Callable[[], bool]) -> None:
         if self.policy.candidate is None:

@@ -19,7 +19,10 @@ class Settings(pydantic_settings.BaseSettings):
 
     rollout_file: Path = pydantic.Field(Path("rollout.yaml"), description="the rollout file")
     state_dir: Path = pydantic.Field(Path(".understudy"), description="where the default store and run files live")
-    store_url: str = pydantic.Field("", description="SQLAlchemy URL of the store; empty: an SQLite file in state_dir")
+    store_url: str = pydantic.Field(
+        "",
+        description="the store: postgresql://user@host/name, or sqlite:///file.db; empty: an SQLite file in state_dir",
+    )
     tokens_file: Path | None = pydantic.Field(
         None, description="tokens with roles; absent: loopback only, and everyone there is operator"
     )
@@ -71,7 +74,15 @@ class Settings(pydantic_settings.BaseSettings):
     records_max_rows: int = pydantic.Field(
         100_000, ge=1, description="rows waiting for the store; more is dropped and counted"
     )
-    plan_poll_ms: float = pydantic.Field(250, gt=0, description="how often a worker looks for a new plan")
+    store_timeout_s: float = pydantic.Field(
+        3.0, ge=0.1, description="how long any call waits for the database before it counts as away"
+    )
+    store_connections_max: int = pydantic.Field(
+        5, ge=2, description="connections to PostgreSQL per worker, less the one that listens for plans"
+    )
+    plan_poll_ms: float = pydantic.Field(
+        250, gt=0, description="how often a worker looks for a new plan, should nobody tell it (PostgreSQL does)"
+    )
     tick_ms: float = pydantic.Field(500, gt=0, description="how often the leading worker folds the evidence and judges")
     lease_s: float = pydantic.Field(
         5.0, gt=0, description="after this long without a sign of life another worker leads"

@@ -329,7 +329,10 @@ class Worker:
             return losses.tally(outcome, classes, positive)
 
         self.rollout = rollout_key(self.policy, self.cards)
-        store = SqlStore(settings.resolved_store_url(), self.rollout, tally)
+        store = SqlStore(
+            settings.resolved_store_url(), self.rollout, tally, busy_timeout_s=settings.store_timeout_s,
+            connections_max=settings.store_connections_max,
+        )  # fmt: skip
         store.keep_identity(identity(self.policy, self.cards))
         return store
 

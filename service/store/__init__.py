@@ -30,6 +30,19 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Names one call of `add_observations`, so that it can be made again by a writer that was not answered.
+
+    Attributes:
+        writer: whose batch it is; one thread of one process.
+        number: greater than that of every batch this writer has stored before.
+    """
+
+    writer: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Pruned:
     """What retention took of a rollout.
 
@@ -95,13 +108,25 @@ class Store(Protocol):
         """Events with an id greater than `after`, oldest first, at most `limit`."""
         ...
 
+    def await_plan(self, timeout_s: float) -> bool:
+        """Return True soon after any process may have saved a plan, False after `timeout_s`. For one thread at a time.
+
+        Not every store hears of another process's plan, so whoever follows it polls as well.
+        """
+        ...
+
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+        self,
+        observations: Sequence[Observation],
+        counts: Mapping[str, float] | None = None,
+        *,
+        batch: Batch | None = None,
     ) -> Sequence[Outcome]:
         """Store observations and add `counts` to the counters, all or nothing. Idempotent by `prediction_id`.
 
-        The first observation of a prediction stands. `counts` are not idempotent: every call that returns has added
-        them. A score that is NaN comes back as None.
+        The first observation of a prediction stands. `counts` are idempotent by `batch`: one that is stored already, or
+        comes after a later one of its writer, changes nothing and has no outcomes. Without a batch every call that
+        returns has added its counts. A score that is NaN comes back as None.
 
         Returns:
             The outcomes of labels that had been waiting for these observations, each returned once ever.
@@ -154,6 +179,7 @@ class Store(Protocol):
         """Remove observations beyond `retention` with their labels; returns how many. Counters and events stay.
 
         Labels that have waited longer than `max_age_s` for their observation go as well, and conflicts of that age.
+        PostgreSQL forgets in pieces: what lies in one with observations that are still covered stays until they go.
         Where several rollouts share a database it is pruned as a whole: they share the disk.
         """
         ...

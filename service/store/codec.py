@@ -58,6 +58,7 @@ def _score(score: float | None) -> float | None:
 def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
     """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction, and holds the interpreter lock."""
     primary, candidate = observation.primary, observation.candidate
+    _number("at", observation.at)
     own, request = observation.prediction_id, observation.request_id
     return (
         rollout,
@@ -82,6 +83,11 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         candidate.seconds,
         observation.point,
     )
+
+
+def _number(name: str, value: float) -> None:
+    if value != value:  # noqa: PLR0124 - only NaN; PostgreSQL would keep it, above every number
+        raise ValueError(f"the store cannot keep this: `{name}` is not a number")
 
 
 def observation_of(row: Row) -> Observation:
@@ -162,6 +168,7 @@ def event_of(row: Row) -> Event:
 
 def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, Any]:
     """What `labels` and `label_conflicts` have in common."""
+    _number("at", report.at)
     return {
         "rollout": rollout,
         "prediction_id": report.prediction_id,

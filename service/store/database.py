@@ -1,6 +1,7 @@
 """One engine for one database URL, and everything about it that differs between SQLite and PostgreSQL.
 
-The statements above this module are SQLAlchemy Core and the same for both.
+The statements above this module are SQLAlchemy Core and the same for both, but for how rows go in (`postgres.add_rows`) and
+are forgotten (`partitions`).
 """
 
 import sqlite3
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import URL, Connection, Insert, Select, Table, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, create_engine, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConfigurationError, StoreError
@@ -21,7 +22,11 @@ Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
 survives both, for one fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a writer waits for another process's transaction before it gives up with a StoreError."""
+"""How long a writer waits for another process's transaction before it gives up with a StoreError; on PostgreSQL, how long
+any statement may take."""
+
+CONNECTIONS_MAX = 5
+"""PostgreSQL's connections per process, less the one that listens for plans."""
 
 Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
 _UPSERTS: dict[str, Callable[[Table], Upsert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -32,32 +37,42 @@ class Database:
     """Connections that read and connections that write, with the driver's errors as StoreErrors.
 
     Args:
-        url: as SQLAlchemy writes it, `sqlite:///path/to/file.db` or `postgresql+driver://user@host/name`.
+        url: as SQLAlchemy writes it, `sqlite:///path/to/file.db` or `postgresql://user@host/name`.
         busy_timeout_s: see `BUSY_TIMEOUT_S`.
         synchronous: see `Synchronous`.
+        connections_max: see `CONNECTIONS_MAX`.
+
+    Attributes:
+        postgres: whether it is PostgreSQL.
+        engine: SQLAlchemy's.
 
     Raises:
         ConfigurationError: when the URL is not one that works here.
     """
 
     def __init__(
-        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, synchronous: Synchronous = "NORMAL"
-    ) -> None:
+        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, synchronous: Synchronous = "NORMAL",
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:  # fmt: skip
         parsed = parsed_url(url)
         self.name = parsed.render_as_string(hide_password=True)
-        self._sqlite = parsed.get_backend_name() == "sqlite"
+        self.postgres = parsed.get_backend_name() == "postgresql"
         self._upsert = _UPSERTS[parsed.get_backend_name()]
-        if self._sqlite:
-            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": busy_timeout_s, "isolation_level": None}} if self._sqlite else {}
         try:
-            engine = create_engine(parsed, **options)
+            if self.postgres:
+                from service.store.postgres import REFUSED, make_engine  # noqa: PLC0415 - psycopg is an optional extra
+
+                engine = make_engine(parsed, timeout_s=busy_timeout_s, connections_max=connections_max)
+                self._refused: tuple[type[Exception], ...] = REFUSED
+            else:
+                engine = _sqlite_engine(parsed, busy_timeout_s, synchronous)
+                self._refused = ()
         except (exc.SQLAlchemyError, ImportError) as error:
-            raise ConfigurationError(f"the store's URL {self.name} does not work here: {error}") from error
-        if self._sqlite:
-            event.listen(engine, "connect", _sqlite_connect(busy_timeout_s, synchronous))
-            event.listen(engine, "begin", _sqlite_begin)
-        self._reader = engine
+            hint = "; `pip install 'understudy[postgres]'`" if isinstance(error, ImportError) else ""
+            raise ConfigurationError(f"the store's URL {self.name} does not work here: {error}{hint}") from error
+        self.engine = engine
+        # What one transaction reads is one state of the database; SQLite's always is.
+        self._reader = engine.execution_options(isolation_level="REPEATABLE READ") if self.postgres else engine
         self._writer = engine.execution_options(writes=True)
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
         # Writers of one process queue here, woken in turn, rather than poll for the database's lock.
@@ -78,15 +93,22 @@ class Database:
         that `seq` grows in the order of commits and no label and observation pass each other unseen.
         """
         with self._turn, self._translated(), self._writer.begin() as connection:
-            if lock is not None and not self._sqlite:
+            if lock is not None and self.postgres:
                 connection.execute(lock.with_for_update(key_share=True))
             yield connection
 
     @contextmanager
-    def alone(self) -> Iterator[Connection]:
-        """A writing transaction that keeps out every other one that asks for the same: for migrations."""
+    def alone(self, *, unhurried: bool = False) -> Iterator[Connection]:
+        """A writing transaction that keeps out every other one that asks for the same: for migrations and partitions.
+
+        `unhurried` statements may take longer than the timeout.
+        """
         with self.writing() as connection:
-            if not self._sqlite:
+            if self.postgres:
+                if unhurried:
+                    from service.store.postgres import without_limit  # noqa: PLC0415 - psycopg is an optional extra
+
+                    without_limit(connection)
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6417)")
             yield connection
 
@@ -111,7 +133,7 @@ class Database:
     def close(self) -> None:
         """Let go of the connections; afterwards everything here raises StoreError."""
         self._closed = True
-        self._reader.dispose()
+        self.engine.dispose()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -123,6 +145,8 @@ class Database:
             raise ValueError(f"{self.name} cannot keep this: {error.orig}") from error
         except exc.DBAPIError as error:
             raise StoreError(f"{self.name}: {error.orig}") from error
+        except self._refused as error:  # from the driver itself, where rows go around SQLAlchemy
+            raise ValueError(f"{self.name} cannot keep this: {error}") from error
         except (exc.SQLAlchemyError, self._driver_error) as error:
             raise StoreError(f"{self.name}: {error}") from error
 
@@ -142,7 +166,22 @@ def parsed_url(url: str) -> URL:
         raise ConfigurationError(f"the store speaks {' and '.join(_UPSERTS)}, not {backend}")
     if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
         raise ConfigurationError("SQLite's :memory: is another database for each connection; name a file")
+    if parsed.drivername == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend == "postgresql" and parsed.get_driver_name() != "psycopg":
+        raise ConfigurationError(
+            f"the store's URL {parsed.render_as_string()} does not work here: PostgreSQL is spoken to through psycopg,"
+            f" postgresql+psycopg://, not {parsed.drivername}"
+        )
     return parsed
+
+
+def _sqlite_engine(url: URL, busy_timeout_s: float, synchronous: Synchronous) -> Engine:
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": busy_timeout_s, "isolation_level": None})
+    event.listen(engine, "connect", _sqlite_connect(busy_timeout_s, synchronous))
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
 
 
 def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Any:

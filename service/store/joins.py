@@ -8,7 +8,16 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, insert, literal_c
 from service.domain import Label, LabelReceipt, LabelReport, Observation, Outcome
 from service.store import Tally, codec
 from service.store.database import Database
-from service.store.schema import MATCHED, OBSERVATION_COLUMNS, PENDING, counters, label_conflicts, labels, observations
+from service.store.schema import (
+    MATCHED,
+    OBSERVATION_COLUMNS,
+    PENDING,
+    counters,
+    label_conflicts,
+    labels,
+    observation_keys,
+    observations,
+)
 
 IDS_AT_ONCE = 500
 """How many ids one `IN (...)` asks for; every driver limits the bound parameters of a statement, SQLite once to 999."""
@@ -26,6 +35,7 @@ class Joins:
         self._db = database
         self._rollout = rollout
         self._tally = tally
+        self._keys = observation_keys if database.postgres else observations  # where a prediction is found by its id
         # The state is part of the text: with a bound value SQLite could not use its index of what is pending.
         self._pending = (labels.c.rollout == rollout, labels.c.state == literal_column(f"'{PENDING}'"))
 
@@ -69,7 +79,9 @@ class Joins:
 
     def parted(self, connection: Connection) -> list[str]:
         """The predictions whose label waits although their observation is there."""
-        statement = select(labels.c.prediction_id).join(observations, same_prediction()).where(*self._pending)
+        keys = self._keys
+        same = and_(labels.c.prediction_id == keys.c.prediction_id, labels.c.rollout == keys.c.rollout)
+        statement = select(labels.c.prediction_id).join(keys, same).where(*self._pending)
         return list(connection.execute(statement).scalars())
 
     def count(
@@ -100,8 +112,11 @@ class Joins:
     def _found(self, connection: Connection, ids: Sequence[str]) -> dict[str, Observation]:
         found: dict[str, Observation] = {}
         for part in _parts(ids):
-            chosen = observations.c.prediction_id.in_(part), observations.c.rollout == self._rollout
-            rows = connection.execute(select(*OBSERVATION_COLUMNS).where(*chosen))
+            chosen = self._keys.c.prediction_id.in_(part), self._keys.c.rollout == self._rollout
+            statement = select(*OBSERVATION_COLUMNS).where(*chosen)
+            if self._keys is not observations:
+                statement = statement.where(observations.c.seq == observation_keys.c.seq)
+            rows = connection.execute(statement)
             found.update((row.prediction_id, codec.observation_of(row)) for row in rows)
         return found
 

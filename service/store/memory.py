@@ -10,7 +10,7 @@ from typing import Any
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Pruned, Retention, RolloutRecord, Tally, codec
+from service.store import Batch, Pruned, Retention, RolloutRecord, Tally, codec
 
 
 class MemoryStore:
@@ -24,6 +24,7 @@ class MemoryStore:
         self.rollout = rollout
         self._tally = tally
         self._lock = threading.Lock()
+        self._plan_saved = threading.Condition(self._lock)
         self._closed = False
         self._plan: Plan | None = None
         self._events: list[Event] = []
@@ -33,6 +34,7 @@ class MemoryStore:
         self._labels: dict[str, tuple[LabelReport, float]] = {}
         self._conflicts: list[tuple[LabelReport, float]] = []
         self._counters: dict[str, float] = {}
+        self._batches: dict[str, int] = {}
         self._lease = ("", 0.0)
         self._states: dict[str, str] = {}
         self._identity: str | None = None
@@ -59,7 +61,13 @@ class MemoryStore:
             kept = replace(plan, revision=revision + 1)
             self._append(replace(event, revision=revision + 1))
             self._plan = kept
+            self._plan_saved.notify_all()
             return kept
+
+    def await_plan(self, timeout_s: float) -> bool:
+        """See `Store.await_plan`."""
+        with self._turn():
+            return self._plan_saved.wait(timeout_s)
 
     def append_event(self, event: Event) -> Event:
         """See `Store.append_event`."""
@@ -78,10 +86,16 @@ class MemoryStore:
             return self._events[max(after, 0) :][: max(limit, 0)]
 
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+        self,
+        observations: Sequence[Observation],
+        counts: Mapping[str, float] | None = None,
+        *,
+        batch: Batch | None = None,
     ) -> Sequence[Outcome]:
         """See `Store.add_observations`."""
         with self._turn():
+            if batch is not None and self._batches.get(batch.writer, batch.number - 1) >= batch.number:
+                return []
             fresh: dict[str, Observation] = {}
             for each in observations:
                 if each.prediction_id not in self._seqs:
@@ -93,6 +107,8 @@ class MemoryStore:
                 self._observations[self._stored] = each
                 self._seqs[own] = self._stored
             self._add(sums)
+            if batch is not None:
+                self._batches[batch.writer] = batch.number
             return waited
 
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:

@@ -45,7 +45,7 @@ def upgrade(database: Database) -> str | None:
         if before == scripts.get_current_head():
             return before
         # Whoever waited here for another process finds its work done: the revision is read again inside.
-        with database.alone() as connection:
+        with database.alone(unhurried=True) as connection:
             before = MigrationContext.configure(connection).get_current_revision()
             _refuse_newer(scripts, before, database.name)
             config.attributes["connection"] = connection

@@ -1,19 +1,21 @@
 """How a database forgets what its retention no longer covers, a little at a time so that no writer waits for long.
 
 All rollouts of the database are pruned together: they share one disk, and nobody else would clear up after a rollout
-that is over. SQLite keeps a file's freed pages for the rows that come next; only `VACUUM` gives them back to the disk.
+that is over. What is here removes rows, as SQLite does it; PostgreSQL drops partitions. SQLite keeps a file's freed pages
+for the rows that come next; only `VACUUM` gives them back to the disk.
 """
 
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, delete, func, literal_column, select
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
 from sqlalchemy.sql.selectable import Select
 
-from service.store import Retention, codec
+from service.store import Retention, codec, partitions
 from service.store.database import Database
-from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations, prunings
+from service.store.records import note_pruned
+from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations, writers
 
 ROWS_AT_ONCE = 500
 """How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
@@ -26,13 +28,18 @@ SAMPLE_ROWS = 500
 def prune(database: Database, retention: Retention, *, now: float) -> int:
     """Do what `Store.prune` says for all rollouts of the database."""
     oldest = now - retention.max_age_s
+    by_rows = not database.postgres
+    gone = _prune_rows(database, retention, now) if by_rows else partitions.prune(database, retention, now=now)
+    _forget_reports(database, oldest)
+    return gone
+
+
+def _prune_rows(database: Database, retention: Retention, now: float) -> int:
     by_age = select(observations.c.seq, observations.c.prediction_id, observations.c.rollout).order_by(
         observations.c.at, observations.c.seq
     )
-    gone = _remove(database, by_age.where(observations.c.at < oldest), None, now)
-    gone += _remove(database, by_age, _beyond(database, retention.max_bytes), now)
-    _forget_reports(database, oldest)
-    return gone
+    gone = _remove(database, by_age.where(observations.c.at < now - retention.max_age_s), None, now)
+    return gone + _remove(database, by_age, _beyond(database, retention.max_bytes), now)
 
 
 def _beyond(database: Database, max_bytes: int) -> int:
@@ -56,7 +63,9 @@ def _remove(database: Database, oldest_first: Select[Any], most: int | None, now
         start = time.perf_counter()
         with database.writing() as connection:
             gone = _remove_rows(connection, rows)
-            _note(database, connection, gone, now)
+            for rollout in {row.rollout for row in gone}:
+                seqs = [row.seq for row in gone if row.rollout == rollout]
+                note_pruned(database, connection, rollout, up_to=max(seqs), rows=len(seqs), now=now)
         removed += len(gone)
         # As long again for everybody else: the lock is free for them before it is taken once more.
         time.sleep(time.perf_counter() - start)
@@ -74,22 +83,8 @@ def _remove_rows(connection: Connection, rows: Sequence[Any]) -> Sequence[Any]:
     return connection.execute(chosen.returning(observations.c.rollout, observations.c.seq)).all()
 
 
-def _note(database: Database, connection: Connection, rows: Sequence[Any], now: float) -> None:
-    """Remember how far each rollout's rows were pruned, so that nobody takes what is gone for what was changed."""
-    for rollout in {row.rollout for row in rows}:
-        seqs = [row.seq for row in rows if row.rollout == rollout]
-        noted = database.insert(prunings).values(rollout=rollout, up_to=max(seqs), rows=len(seqs), at=now)
-        added, kept = noted.excluded, prunings.c
-        further = {
-            "up_to": case((added.up_to > kept.up_to, added.up_to), else_=kept.up_to),
-            "rows": kept.rows + added.rows,
-            "at": case((added.at > kept.at, added.at), else_=kept.at),
-        }
-        connection.execute(noted.on_conflict_do_update(index_elements=[kept.rollout], set_=further))
-
-
 def _forget_reports(database: Database, oldest: float) -> None:
-    """Remove labels that waited for their observation for too long, and old conflicts."""
+    """Remove labels that waited for their observation for too long, old conflicts, and writers whose rows are gone."""
     pending = labels.c.state == literal_column(f"'{PENDING}'"), labels.c.received_at < oldest
     waiting = select(labels.c.prediction_id, labels.c.rollout).where(*pending).limit(ROWS_AT_ONCE)
     while True:
@@ -102,3 +97,4 @@ def _forget_reports(database: Database, oldest: float) -> None:
             connection.execute(delete(labels).where(*own, *pending), keys)
     with database.writing() as connection:
         connection.execute(delete(label_conflicts).where(label_conflicts.c.received_at < oldest))
+        connection.execute(delete(writers).where(writers.c.at < oldest))

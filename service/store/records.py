@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, case, func, select
 
 from service.store import Pruned, RolloutRecord, codec
 from service.store.database import Database, parsed_url
@@ -45,3 +45,15 @@ def read_from(url: str) -> Sequence[RolloutRecord]:
         return read(database)
     finally:
         database.close()
+
+
+def note_pruned(database: Database, connection: Connection, rollout: int, *, up_to: int, rows: int, now: float) -> None:
+    """Remember how far a rollout's rows were pruned, so that nobody takes what is gone for what was changed."""
+    noted = database.insert(prunings).values(rollout=rollout, up_to=up_to, rows=rows, at=now)
+    added, kept = noted.excluded, prunings.c
+    further = {
+        "up_to": case((added.up_to > kept.up_to, added.up_to), else_=kept.up_to),
+        "rows": kept.rows + added.rows,
+        "at": case((added.at > kept.at, added.at), else_=kept.at),
+    }
+    connection.execute(noted.on_conflict_do_update(index_elements=[kept.rollout], set_=further))

@@ -1,8 +1,12 @@
 """The tables, as SQLAlchemy Core metadata. `migrations/` makes them; a test keeps the two equal.
 
+On PostgreSQL `observations` is partitioned by `seq` (see `partitions.py`), and `observation_keys` holds what is unique.
+
 Every table is keyed by `rollout`, a small number that stands for the rollout's text id in `rollouts`: as text in every
 row and index it took a fifth of the file. What is written once per prediction is kept small; see `observations`.
 """
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -13,10 +17,11 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    Text,
+    TypeDecorator,
     UniqueConstraint,
     text,
 )
+from sqlalchemy import Text as _PlainText
 
 metadata = MetaData(
     naming_convention={
@@ -29,6 +34,38 @@ metadata = MetaData(
 
 PENDING, MATCHED = "pending", "matched"
 """The states of a label: waiting for its observation, or joined to it."""
+
+
+def escaped(words: str) -> str:
+    r"""Text that PostgreSQL can hold: it has no place for a NUL, which a caller may well send in a name.
+
+    >>> escaped("a\x00b") == "a\x1a0b", unescaped(escaped("\x1a0\x00")) == "\x1a0\x00"
+    (True, True)
+    """
+    if "\x00" in words or "\x1a" in words:
+        return words.replace("\x1a", "\x1a1").replace("\x00", "\x1a0")
+    return words
+
+
+def unescaped(words: str) -> str:
+    """What `escaped` was given."""
+    return words.replace("\x1a0", "\x00").replace("\x1a1", "\x1a") if "\x1a" in words else words
+
+
+class _Escaped(TypeDecorator[str]):
+    """PostgreSQL's text, with `escaped` on the way in and `unescaped` on the way out."""
+
+    impl = _PlainText
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
+        return None if value is None else escaped(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
+        return None if value is None else unescaped(value)
+
+
+Text = _PlainText().with_variant(_Escaped(), "postgresql")
 
 # SQLite gives out numbers by itself only to a column whose type is exactly INTEGER.
 _Serial = BigInteger().with_variant(Integer, "sqlite")
@@ -105,9 +142,20 @@ observations = Table(
     *_answer("candidate"),
     Column("point", BigInteger),
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
-    UniqueConstraint("prediction_id", "rollout"),
+    # PostgreSQL has no unique constraint over all partitions that leaves out what they are partitioned by.
+    UniqueConstraint("prediction_id", "rollout").ddl_if(dialect="sqlite"),
     Index(None, "at"),
     sqlite_autoincrement=True,
+)
+
+# PostgreSQL only: which predictions are stored, and where. All there is of an observation outside of its partition.
+postgres_metadata = MetaData(naming_convention=metadata.naming_convention)
+observation_keys = Table(
+    "observation_keys",
+    postgres_metadata,
+    Column("prediction_id", Text, primary_key=True),
+    Column("rollout", Integer, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
 )
 
 OBSERVATION_COLUMNS = tuple(column for column in observations.c if column.name != "seq")
@@ -161,6 +209,16 @@ leases = Table(
     _rollout(primary_key=True),
     Column("holder", Text, nullable=False),
     Column("expires_at", Double, nullable=False),
+)
+
+# How far each writer's batches are stored: a batch that comes again, from a writer that was not answered, changes nothing.
+writers = Table(
+    "writers",
+    metadata,
+    _rollout(primary_key=True),
+    Column("writer", Text, primary_key=True),
+    Column("batch", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),  # of its latest observation: it is pruned when those are
 )
 
 states = Table(

@@ -1,11 +1,11 @@
-"""The Store on SQLAlchemy Core: a SQLite file in WAL mode, or PostgreSQL by URL (not run against one yet).
+"""The Store on SQLAlchemy Core: a SQLite file in WAL mode, or PostgreSQL by URL.
 
 Writers are alone (see `Database.writing`), so a label and its observation never miss each other: whoever brings the
 second of the two joins them, and applies the tally and adds up the counters in the same transaction.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -14,8 +14,8 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, se
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
-from service.store import Retention, RolloutRecord, Tally, codec, pruning, records
-from service.store.database import BUSY_TIMEOUT_S, Database, Synchronous
+from service.store import Batch, Retention, RolloutRecord, Tally, codec, partitions, pruning, records
+from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
 from service.store.schema import (
@@ -29,6 +29,7 @@ from service.store.schema import (
     plans,
     rollouts,
     states,
+    writers,
 )
 
 
@@ -36,12 +37,13 @@ class SqlStore:
     """A Store in a database; opening it makes or migrates the tables.
 
     Args:
-        url: `sqlite:///path/to/file.db`, or PostgreSQL's.
+        url: `sqlite:///path/to/file.db`, or `postgresql://user@host/name`.
         rollout: the id of the rollout it speaks of; one database may hold several.
         tally: what a joined outcome adds to the counters.
-        busy_timeout_s: how long to wait for another process's transaction.
+        busy_timeout_s: how long to wait for another process's transaction; on PostgreSQL, for any statement.
         synchronous: SQLite only; with NORMAL what was acknowledged survives `kill -9`, but the last transactions may be
             lost when the machine's power goes; FULL keeps those too, at one fsync per transaction.
+        connections_max: PostgreSQL only; how many connections this process may have, less one that listens.
 
     Raises:
         ConfigurationError: when the URL does not work here, or the database was written by a newer version.
@@ -56,21 +58,36 @@ class SqlStore:
         *,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         synchronous: Synchronous = "NORMAL",
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self.rollout = rollout
-        self._db = Database(url, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
-        self._insert = self._db.insert
-        parameters: dict[str, BindParameter[Any]] = {each.name: bindparam(each.name) for each in OBSERVATION_COLUMNS}
-        self._insert_observations = self._db.inserts(
-            self._insert(observations).values(parameters).on_conflict_do_nothing()
+        self._db = Database(
+            url, busy_timeout_s=busy_timeout_s, synchronous=synchronous, connections_max=connections_max
         )
+        self._insert = self._db.insert
+        self._listener: Any = None
+        self._notify: Callable[[Connection], None] = lambda connection: None
         try:
             upgrade(self._db)
             self._key, self._first_seq = self._register(rollout)
+            if self._db.postgres:
+                self._use_postgres()
+            else:
+                names: dict[str, BindParameter[Any]] = {each.name: bindparam(each.name) for each in OBSERVATION_COLUMNS}
+                insert = self._insert(observations).values(names).on_conflict_do_nothing()
+                self._insert_rows = self._db.inserts(insert)
             self._joins = Joins(self._db, self._key, tally)
         except BaseException:
             self._db.close()
             raise
+
+    def _use_postgres(self) -> None:
+        from service.store import postgres  # noqa: PLC0415 - psycopg is an optional extra
+
+        partitions.ensure(self._db)
+        self._insert_rows = postgres.Rows(self._key)
+        self._listener = postgres.Listener(self._db.engine, self.rollout)
+        self._notify = lambda connection: postgres.notify(connection, self.rollout)
 
     def _register(self, rollout: str) -> tuple[int, int]:
         """The number that stands for this rollout in every row, and where its observations may begin."""
@@ -104,7 +121,15 @@ class SqlStore:
             statement = self._insert(plans).values(row)
             connection.execute(statement.on_conflict_do_update(index_elements=[plans.c.rollout], set_=row))
             self._append(connection, replace(event, revision=new.revision))
+            self._notify(connection)
         return new
+
+    def await_plan(self, timeout_s: float) -> bool:
+        """See `Store.await_plan`. SQLite tells nobody."""
+        if self._listener is not None:
+            return bool(self._listener.wait(timeout_s))
+        time.sleep(timeout_s)
+        return False
 
     def append_event(self, event: Event) -> Event:
         """See `Store.append_event`."""
@@ -128,17 +153,33 @@ class SqlStore:
             return [codec.event_of(row) for row in rows]
 
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+        self,
+        observations: Sequence[Observation],
+        counts: Mapping[str, float] | None = None,
+        *,
+        batch: Batch | None = None,
     ) -> Sequence[Outcome]:
         """See `Store.add_observations`."""
         rows = [codec.observation_row(self._key, each) for each in observations]
         with self._writing() as connection:
             outcomes: list[Outcome] = []
+            if batch is not None and not self._is_next(connection, batch, observations):
+                return []
             if rows:
-                self._insert_observations(connection, rows)
+                self._insert_rows(connection, rows)
                 outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
             self._joins.count(connection, outcomes, (counts or {}).items())
         return outcomes
+
+    def _is_next(self, connection: Connection, batch: Batch, observations: Sequence[Observation]) -> bool:
+        """Whether this batch is not stored yet; from now on, in this transaction, it is."""
+        latest = max((each.at for each in observations), default=0.0)
+        row = {"rollout": self._key, "writer": batch.writer, "batch": batch.number, "at": latest}
+        statement = self._insert(writers).values(row)
+        taken = statement.on_conflict_do_update(
+            index_elements=[writers.c.rollout, writers.c.writer], set_=row, where=writers.c.batch < batch.number
+        )
+        return connection.execute(taken.returning(writers.c.batch)).one_or_none() is not None
 
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
         """See `Store.add_labels`."""
@@ -234,6 +275,8 @@ class SqlStore:
 
     def close(self) -> None:
         """See `Store.close`."""
+        if self._listener is not None:
+            self._listener.close()
         self._db.close()
 
 

@@ -60,8 +60,8 @@ def names(outcomes: Sequence[Outcome]) -> list[str]:
     return [outcome.observation.prediction_id for outcome in outcomes]
 
 
-def stored(store: Store) -> list[str]:
-    return [each.prediction_id for _, each, _ in store.outcomes()]
+def stored(store: Store, *, limit: int = 1_000) -> list[str]:
+    return [each.prediction_id for _, each, _ in store.outcomes(limit=limit)]
 
 
 def receipt(store: Store, *reports: LabelReport, received_at: float = 200.0) -> tuple[int, int, int, int]:

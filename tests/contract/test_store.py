@@ -2,6 +2,8 @@
 
 import math
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from service.domain import Answer, Label, LabelReport, Mode, Outcome, Status, Variant
 from service.errors import NotAllowedNow, StoreError
-from service.store import Pruned, Retention, Store
+from service.store import Batch, Pruned, Retention, Store
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored
 
 FOREVER = Retention(max_age_s=math.inf, max_bytes=sys.maxsize)
@@ -47,6 +49,25 @@ def test_a_plan_is_saved_only_over_the_expected_revision(store: Store) -> None:
         store.save_plan(plan(weight=5), event(), expected_revision=0)
     assert store.save_plan(plan(weight=6), event(), expected_revision=1).revision == 2
     assert len(store.events()) == 2, "what was refused left an event"
+
+
+def test_whoever_waits_for_a_plan_hears_of_it(open_store: Callable[..., Store], kind: str) -> None:
+    follower = open_store()
+    leader = follower if kind == "memory" else open_store()
+    assert kind == "postgres" or follower.await_plan(0.01) is False
+    heard = threading.Event()
+
+    def wait() -> None:
+        while follower.load_plan() is None:
+            follower.await_plan(0.05 if kind == "sqlite" else 30.0)
+        heard.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    time.sleep(0.1)
+    leader.save_plan(plan(), event())
+    assert heard.wait(5)
+    waiting.join()
 
 
 def test_a_plan_is_not_saved_when_its_event_cannot_be(store: Store) -> None:
@@ -121,6 +142,26 @@ def test_observations_are_idempotent_by_prediction_and_the_first_stands(store: S
     store.add_observations([observation("b", at=6.0), observation("c")], {"seen": 2.5})
     assert [each for _, each, _ in store.outcomes()] == [observation("a"), observation("b"), observation("c")]
     assert store.counters() == {"seen": 5.5}, "counts are added by every call"
+
+
+def test_a_batch_that_comes_again_changes_nothing(store: Store) -> None:
+    receipt(store, report("a"))
+    assert names(store.add_observations([observation("a")], {"seen": 1}, batch=Batch("w", 5))) == ["a"]
+    assert store.add_observations([observation("a"), observation("b")], {"seen": 1}, batch=Batch("w", 5)) == []
+    assert store.add_observations([observation("c")], {"seen": 1}, batch=Batch("w", 4)) == []
+    store.add_observations([observation("d")], {"seen": 1}, batch=Batch("v", 1))
+    store.add_observations([], {"seen": 1}, batch=Batch("w", 6))
+    assert stored(store) == ["a", "d"]
+    assert store.counters()["seen"] == 3
+
+
+def test_a_batch_that_failed_can_come_again(open_store: Callable[..., Store]) -> None:
+    store = open_store(tally=only_even)
+    receipt(store, report("a", 13))
+    with pytest.raises(Broken):
+        store.add_observations([observation("a")], {"seen": 1}, batch=Batch("w", 1))
+    store.add_observations([observation("b")], {"seen": 1}, batch=Batch("w", 1))
+    assert stored(store) == ["b"]
 
 
 def test_counts_need_no_observations(store: Store) -> None:
@@ -278,10 +319,15 @@ def test_counts_and_tally_of_one_name_add_up(store: Store) -> None:
 
 # Pruning
 
+forgets_rows = pytest.mark.parametrize("kind", ["memory", "sqlite"], indirect=True)
+"""PostgreSQL forgets in pieces (`service.store.partitions`): what is told row by row is told of the others."""
+
 
 def test_pruning_by_age_takes_observations_and_their_labels(store: Store) -> None:
     store.append_event(event(at=0.0))
-    store.add_observations([observation(f"p{at}", at=float(at)) for at in (30, 10, 40, 20)], {"seen": 4})
+    store.add_observations([observation(f"p{at}", at=float(at)) for at in (20, 10)], {"seen": 2})
+    assert store.prune(Retention(max_age_s=70.0, max_bytes=sys.maxsize), now=79.0) == 0
+    store.add_observations([observation(f"p{at}", at=float(at)) for at in (30, 40)], {"seen": 2})
     receipt(store, report("p10"), report("p30"))
     before = store.counters()
     assert store.prune(Retention(max_age_s=70.0, max_bytes=sys.maxsize), now=100.0) == 2, "30 is not older than 70"
@@ -291,6 +337,19 @@ def test_pruning_by_age_takes_observations_and_their_labels(store: Store) -> Non
     assert receipt(store, report("p30"), report("p10")) == (0, 1, 0, 1), "p10 and its label are forgotten"
 
 
+def test_pruning_as_it_grows_keeps_the_newest_within_the_limit(store: Store) -> None:
+    limit = Retention(math.inf, 500_000)
+    gone = 0
+    for i in range(0, 5_000, 250):
+        store.add_observations([observation(f"p{j:04}", at=float(j)) for j in range(i, i + 250)])
+        gone += store.prune(limit, now=1e9)
+    left = stored(store, limit=5_000)
+    assert left == [f"p{j:04}" for j in range(gone, 5_000)]
+    assert 500 <= len(left) < 4_000
+    assert receipt(store, report("p0000"), report("p4999")) == (1, 0, 0, 1)
+
+
+@forgets_rows
 def test_pruning_by_bytes_takes_the_oldest(store: Store) -> None:
     store.add_observations([observation(f"p{i:04}", at=float(i % 100)) for i in range(1_000)])
     assert store.prune(FOREVER, now=1e9) == 0
@@ -312,6 +371,7 @@ def test_sequence_numbers_grow_past_what_was_pruned(store: Store) -> None:
     assert [each.prediction_id for _, each, _ in store.outcomes(after=last)] == ["b"]
 
 
+@forgets_rows
 def test_pruning_is_remembered(store: Store) -> None:
     """Up to which number, how many, and when at the latest; never less than before."""
     store.add_observations([observation(f"p{at}", at=float(at)) for at in (30, 10, 40, 20)])

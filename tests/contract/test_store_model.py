@@ -1,21 +1,24 @@
 """Any sequence of calls, on the database and on the dictionaries: the same answers."""
 
+import itertools
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from loadtests.postgres import Postgres
 from service.domain import Answer, Event, LabelReport, Mode, Observation, Status, Variant
 from service.errors import NotAllowedNow
 from service.store import Retention, Store
 from service.store.memory import MemoryStore
 from service.store.sql import SqlStore
+from tests.contract.conftest import CLEAN
 from tests.contract.stores import event, plan, tally
 
 TIMES = st.sampled_from([0.0, 10.0, 20.5, 30.0, 40.0])
@@ -64,18 +67,14 @@ def shown(result: Any) -> Any:
 class Twins(RuleBasedStateMachine):
     """A MemoryStore and a SqlStore that are told the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.twins: list[Store] = [
-            MemoryStore("r", tally),
-            SqlStore(f"sqlite:///{self.folder.name}/store.db", "r", tally),
-        ]
+        self.rows = url.startswith("sqlite")  # PostgreSQL does not forget row by row
+        self.twins: list[Store] = [MemoryStore("r", tally), SqlStore(url, "r", tally)]
 
     def teardown(self) -> None:
         for store in self.twins:
             store.close()
-        self.folder.cleanup()
 
     def both(self, call: Any) -> None:
         memory, sql = (self.outcome_of(call, store) for store in self.twins)
@@ -105,6 +104,7 @@ class Twins(RuleBasedStateMachine):
     def add_labels(self, batch: list[LabelReport], received_at: float) -> None:
         self.both(lambda store: store.add_labels(batch, received_at=received_at))
 
+    @precondition(lambda self: self.rows)
     @rule(max_age_s=TIMES, max_bytes=st.sampled_from([sys.maxsize] * 4 + [0]), now=TIMES)
     def prune(self, max_age_s: float, max_bytes: int, now: float) -> None:
         self.both(lambda store: store.prune(Retention(max_age_s, max_bytes), now=now))
@@ -119,8 +119,21 @@ class Twins(RuleBasedStateMachine):
         self.both(lambda store: sorted(store.counters().items()))
 
 
-TestTwins = Twins.TestCase
-# Making a failure smaller takes minutes here: add Phase.shrink when there is one to understand.
-TestTwins.settings = settings(
-    max_examples=40, stateful_step_count=20, derandomize=True, deadline=None, phases=[Phase.generate]
-)
+def test_any_sequence_of_calls_has_the_same_answers_on_sqlite(tmp_path: Path) -> None:
+    files = (f"sqlite:///{tmp_path}/{number}.db" for number in itertools.count())
+    run_state_machine_as_test(lambda: Twins(next(files)), settings=the_same_every_time(40))
+
+
+def test_any_sequence_of_calls_has_the_same_answers_on_postgres(postgres: Postgres, used_database: str) -> None:
+    def clean() -> Twins:
+        postgres.sql(CLEAN, used_database)
+        return Twins(postgres.url(used_database))
+
+    run_state_machine_as_test(clean, settings=the_same_every_time(15))
+
+
+def the_same_every_time(examples: int) -> settings:
+    # Making a failure smaller takes minutes here: add Phase.shrink when there is one to understand.
+    return settings(
+        max_examples=examples, stateful_step_count=20, derandomize=True, deadline=None, phases=[Phase.generate]
+    )
