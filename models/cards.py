@@ -4,62 +4,23 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import log_loss, roc_auc_score
 
 from models.data import LABEL, SOURCE, Frame, labelled, month_of
 from models.export import predict
 from models.features import CATEGORICAL, NAMES, NULLABLE, NUMERIC
 from models.train import SEED, Recipe, training_rows
-from service.engine.catalog import (
-    Card,
-    CategoricalProfile,
-    HeldOut,
-    InputSpec,
-    NumericProfile,
-    OutputSpec,
-    Training,
-)
+from service.drift.learn import categorical_profile, numeric_profile
+from service.engine.catalog import Card, HeldOut, InputSpec, OutputSpec, Training
 
 HELD_OUT_MONTHS: Final = (7, 8, 9, 10, 11, 12)
 _DAYS_IN_MONTH: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
-def numeric_profile(values: npt.NDArray[np.float64]) -> NumericProfile:
-    """Deciles of the values present; an input with few distinct values gets fewer, unequal bins.
-
-    Raises:
-        ValueError: when no value is present.
-    """
-    present = values[~np.isnan(values)]
-    if not present.size:
-        raise ValueError("a profile needs at least one value that is not missing")
-    edges = np.unique(np.quantile(present, np.arange(1, 10) / 10))
-    # Bin i is (edges[i-1], edges[i]], so a value equal to an edge counts to the left of it.
-    counts = np.bincount(np.searchsorted(edges, present, side="left"), minlength=edges.size + 1)
-    return NumericProfile(
-        missing=1 - present.size / values.size,
-        minimum=float(present.min()),
-        maximum=float(present.max()),
-        mean=float(present.mean()),
-        std=float(present.std()),
-        edges=edges.tolist(),
-        shares=(counts / present.size).tolist(),
-    )
-
-
-def categorical_profile(values: npt.NDArray[Any]) -> CategoricalProfile:
-    """Share of each name, most frequent first and then by name."""
-    names, counts = np.unique(values[values != ""].astype(str), return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    total = int(counts.sum())
-    shares = {str(names[i]): int(counts[i]) / total for i in order}
-    return CategoricalProfile(missing=1 - total / values.size, shares=shares)
-
-
 def input_specs(rows: Frame) -> list[InputSpec]:
-    """The 18 inputs with their profiles in the training rows."""
+    """The 18 inputs with their profiles in the training rows, and how far windows of these were from the rest."""
     specs = []
+    at = rows["scheduled_at"].to_numpy(dtype=np.float64)
     for name in NAMES:
         numeric = name in NUMERIC
         specs.append(
@@ -69,9 +30,9 @@ def input_specs(rows: Frame) -> list[InputSpec]:
                 shape=[None, 1],
                 nullable=name in NULLABLE,
                 description=(NUMERIC if numeric else CATEGORICAL)[name],
-                profile=numeric_profile(rows[name].to_numpy(dtype=np.float64))
+                profile=numeric_profile(rows[name].to_numpy(dtype=np.float64), at)
                 if numeric
-                else categorical_profile(rows[name].to_numpy(dtype=object)),
+                else categorical_profile(rows[name].to_numpy(dtype=object), at),
             )
         )
     return specs
@@ -142,6 +103,7 @@ def card_of(
         classes=[0, 1],
         positive=1,
         label=LABEL,
+        predictions=numeric_profile(predict(running, rows)[1], rows["scheduled_at"].to_numpy(dtype=np.float64)),
         training=Training(
             data=SOURCE,
             start=f"2013-{first:02d}-01",

@@ -5,7 +5,8 @@ from typing import Any
 
 from service import losses
 from service.domain import SHARE_ONE, Variant
-from service.engine.catalog import Card, CategoricalProfile, InputSpec, NumericProfile
+from service.drift.profile import CategoricalProfile, NumericProfile
+from service.engine.catalog import Card, InputSpec
 from service.inputs import Field
 from service.metrics import LATENCY_BUCKETS
 from service.rollout.policy import CanaryStep, Policy, ShadowStep, Step

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from service import losses
+from service import losses, watch
 from service.clock import Clock
 from service.compare import Summary, quantile_of
 from service.compare import figures as compared
@@ -133,7 +133,9 @@ class Control:
 
     async def state(self, *, candidate_up: bool) -> dict[str, Any]:
         """The body of `GET /rollout`."""
-        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(STATE)))
+        counters, kept, drift = await asyncio.to_thread(
+            lambda: (self._store.counters(), self._store.load_state(STATE), self._store.load_state(watch.STATE))
+        )
         plan = self.plan
         verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
         orders = TABLE[plan.phase]
@@ -156,6 +158,7 @@ class Control:
             "comparison": compared(Summary(part_of(counters, COMPARED))),
             "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
             "allowed": [order.value for order in PEOPLE if order in orders],
+            "drift": {"alarms": drift["alarms"] if drift else []},
             "revision": plan.revision,
             "updated_at": plan.updated_at,
         }

@@ -59,6 +59,17 @@ TABLE = (
     Spec("understudy_rollout_phase", "gauge", "1 for the phase in force, 0 for the others", ("phase",)),
     Spec("understudy_input_problems_total", "counter", "values of refused requests that did not fit, by feature",
          ("feature", "problem")),
+    Spec("understudy_feature_psi", "gauge", "population stability index of a day's values beside the variant's training data",
+         ("variant", "feature")),
+    Spec("understudy_feature_psi_line", "gauge", "the index above which it is drift", ("variant", "feature")),
+    Spec("understudy_feature_missing", "gauge", "share of a day's values that are missing, 0 to 1", ("variant", "feature")),
+    Spec("understudy_feature_outside", "gauge",
+         "share of a day's values that training never saw: beyond its range, or of an unknown category", ("variant", "feature")),
+    Spec("understudy_drift_alarm", "gauge", "1 while a feature's drift alarm is on", ("variant", "feature")),
+    Spec("understudy_drift_uncounted_total", "counter", "rows that drift did not count: too many hours at once, or a bug"),
+    Spec("understudy_expected", "gauge",
+         "a day's accuracy and Brier loss as the model's own probabilities have it: label-free, weaker, never evidence",
+         ("variant", "figure")),
     Spec("understudy_events_total", "counter", "rollout events appended by this service", ("event",)),
     Spec("understudy_store_flush_seconds", "histogram", "one transaction of records", (), LATENCY_BUCKETS),
     Spec("understudy_store_rows_total", "counter", "observations stored"),
@@ -105,6 +116,13 @@ class Metrics:
         self.weight = made["understudy_rollout_weight"]
         self.phase = made["understudy_rollout_phase"]
         self.input_problems = made["understudy_input_problems_total"]
+        self.feature_psi = made["understudy_feature_psi"]
+        self.feature_psi_line = made["understudy_feature_psi_line"]
+        self.feature_missing = made["understudy_feature_missing"]
+        self.feature_outside = made["understudy_feature_outside"]
+        self.drift_alarm = made["understudy_drift_alarm"]
+        self.drift_uncounted = made["understudy_drift_uncounted_total"]
+        self.expected = made["understudy_expected"]
         self.events = made["understudy_events_total"]
         self.store_flush = made["understudy_store_flush_seconds"]
         self.store_rows = made["understudy_store_rows_total"]

@@ -148,6 +148,12 @@ def _history_paths() -> dict[str, Any]:
             "operationId": "evidence", "summary": "The counters behind the figures, and the bands over time", "security": _SECURE,
             "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
         }},
+        "/rollout/drift": {"get": {
+            "operationId": "drift", "summary": "The last day of requests beside each model's training data", "security": _SECURE,
+            "description": "Per feature: distance, missing values, values that training never saw, each beside its line; the "
+                           "alarms; and label-free estimates of quality, which are weaker than labels and decide nothing.",
+            "responses": {"200": _json("drift", "Drift")} | _problems(Unauthorized, Forbidden, NotReady),
+        }},
     }  # fmt: skip
 
 
@@ -217,9 +223,13 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
             "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
             "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
-            "comparison": _comparison(), "fallbacks": {"type": "object"},
+            "comparison": _comparison(), "fallbacks": {"type": "object"}, "drift": {"type": "object"},
             "allowed": {"type": "array", "items": string}, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
+        "Drift": {"type": "object", "required": ["window", "alarms", "features", "estimates", "notes"], "properties": {
+            "window": {"type": "object", "nullable": True}, "alarms": {"type": "array", "items": {"type": "object"}},
+            "features": {"type": "array", "items": {"type": "object"}}, "estimates": {"type": "object"},
+            "notes": {"type": "array", "items": string}}},
         "Problem": {"type": "object", "required": ["type", "title", "status", "detail"], "properties": {
             "type": string, "title": string, "status": whole, "detail": string,
             "errors": {"type": "array", "items": {"type": "object", "properties": {

@@ -124,7 +124,9 @@ class Recorder:
         self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
         units_of: Callable[[Rows], Sequence[str | None]], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
         pairs: Pairs | None = None,
+        watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
     ) -> None:  # fmt: skip
+        self._watch = watch  # told of every batch that was written; must not raise
         self._pairs = pairs or Pairs(readings, {}, {})
         self._prefix, self._salt = prefix, salt
         self._fields = frozenset(fields) | {"rows", "key"}
@@ -316,6 +318,7 @@ class Recorder:
         self._metrics.store_rows.inc(rows)
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
         self._joined(outcomes)
+        self._watch([exchange.rows for exchange in batch], observations)
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations it adds to histograms."""

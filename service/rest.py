@@ -1,5 +1,6 @@
 """The other calls of the contract: labels, the rollout's state, orders, health and the API document."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ class Rest:
             "/rollout/evidence": {"GET": self.evidence},
             "/rollout/policy": {"GET": self.policy},
             "/rollout/access": {"GET": self.access},
+            "/rollout/drift": {"GET": self.drift},
             "/rollout/verdict": {"GET": self.verdict},
             "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
@@ -116,6 +118,11 @@ class Rest:
         tokens = self.worker.tokens
         actor = tokens.actor(header(scope, b"authorization"), peer(scope))
         await answer(send, 200, encode({"name": actor.name, "role": actor.role, "tokens": tokens.configured}))
+
+    async def drift(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/drift`."""
+        self._viewer(scope)
+        await answer(send, 200, encode(await asyncio.to_thread(self.worker.watch.shown)))
 
     async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.catalog import CategoricalProfile, InputSpec, NumericProfile
+from service.drift.profile import CategoricalProfile, NumericProfile
+from service.engine.catalog import InputSpec
 from service.errors import ConfigurationError, InvalidInput, UnderstudyError
 from service.inputs import Decoder, Row
 

@@ -88,6 +88,23 @@ class Settings(pydantic_settings.BaseSettings):
         5.0, gt=0, description="after this long without a sign of life another worker leads"
     )
     sweep_interval_s: float = pydantic.Field(5.0, gt=0, description="how often waiting labels are joined again")
+    drift_interval_s: float = pydantic.Field(
+        2.0, gt=0, description="how often a worker writes its counts for drift, and the leading one looks at them"
+    )
+    drift_min_rows: int = pydantic.Field(200, ge=1, description="a day with fewer rows is not looked at for drift")
+    drift_line_factor: float = pydantic.Field(
+        1.5, gt=0, description="how many times the most unlike day of the training data itself is drift"
+    )
+    drift_looks: int = pydantic.Field(
+        6, ge=1, description="hours in a row that must agree before a drift alarm goes on or off"
+    )
+    drift_features_max: int = pydantic.Field(200, ge=1, description="features watched for drift, in the card's order")
+    drift_batch_max_rows: int = pydantic.Field(
+        128, ge=1, description="of up to 1,024 records, how many of an hour are counted for drift, each for its share"
+    )
+    drift_days_max: int = pydantic.Field(
+        10, ge=2, description="days of hourly counts kept for drift; those without news for longest go first"
+    )
     retention_days: float = pydantic.Field(90, gt=0, description="observations older than this are removed")
     retention_max_mib: int = pydantic.Field(4_096, ge=1, description="most space for observations; the oldest go first")
 

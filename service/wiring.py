@@ -37,6 +37,7 @@ from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store import Retention, RolloutRecord, Store, records
 from service.store.sql import SqlStore
+from service.watch import Watch
 
 
 def load_policy(settings: Settings) -> Policy:
@@ -210,12 +211,16 @@ class Worker:
         # Ids sort by worker start and then by arrival, and no two workers ever share a prefix.
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.next_id = 0
+        self.watch = Watch(
+            self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, settings
+        )
         self.recorder = Recorder(
             policy.model, self.id_prefix, self.store, self.metrics, self.readings, self._units_of, settings,
             [field.name for field in self.fields], salt=int(self.rollout, 16),
             pairs=Pairs(
                 self.readings, tolerances(policy, self.cards.values()), floor.read(settings.state_dir, engine.card.digest)
             ),
+            watch=self.watch.add,
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
@@ -251,6 +256,7 @@ class Worker:
             settings.plan_poll_ms / 1000, self.recorder, settings.sweep_interval_s, retention, settings.tick_ms / 1000,
             lambda: self.remote is not None and self.remote.up,
         )  # fmt: skip
+        self.watch.start(lambda: self.control.plan.revision)
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""
@@ -258,6 +264,7 @@ class Worker:
         for rehearsal in self.rehearsals.values():
             await rehearsal.close(CLOSE_GRACE_S)
         await self.recorder.close()
+        await self.watch.close()
         if self.remote is not None:
             await self.remote.close()
         self._executor.shutdown(wait=True)

@@ -39,6 +39,8 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
         out.print(f"The verdict is to {_VERBS[verdict['answer']]}: {verdict['reason']}.", markup=False)
         for metric in state["metrics"]:
             out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
+        for alarm in state["drift"]["alarms"]:
+            out.print(f"Drift since {_day(alarm['since'])}: {alarm['reason']}.", markup=False)
         if budget := verdict.get("error_budget"):
             out.print(
                 f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of any wrong advance "
@@ -180,4 +182,11 @@ def _show(state: Mapping[str, Any]) -> None:
     out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
     for line in told(state.get("comparison", {})):
         out.print(f"compared   {line}", markup=False)
+    for alarm in state["drift"]["alarms"]:
+        out.print(f"drift      since {_day(alarm['since'])}: {alarm['reason']}", style="yellow", markup=False)
     out.print("rehearsals " + ", ".join(f"{count:,} {name}" for name, count in state["shadow"].items()))
+
+
+def _day(at: float) -> str:
+    """A moment of the requests' own time."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -10,6 +10,7 @@ from typing import Literal
 
 import pydantic
 
+from service.drift.profile import Profile
 from service.errors import ConfigurationError
 
 CARD_FILE = "card.json"
@@ -37,34 +38,6 @@ class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class NumericProfile(_Strict):
-    """What a numeric input looked like in training.
-
-    Attributes:
-        missing: share of rows without a value, 0 to 1.
-        minimum: smallest and `maximum` largest value seen; `mean` and `std` of the values present.
-        edges: inner bin edges in ascending order (deciles, made unique); bin i is (edges[i-1], edges[i]].
-        shares: share of the present values in each of the `len(edges) + 1` bins; they add up to 1.
-    """
-
-    kind: Literal["numeric"] = "numeric"
-    missing: float
-    minimum: float
-    maximum: float
-    mean: float
-    std: float
-    edges: list[float]
-    shares: list[float]
-
-
-class CategoricalProfile(_Strict):
-    """What a string input looked like in training: share of rows without a value, and share of each value among the rest."""
-
-    kind: Literal["categorical"] = "categorical"
-    missing: float
-    shares: dict[str, float]
-
-
 class InputSpec(_Strict):
     """One input of the graph, by the name a caller uses.
 
@@ -78,7 +51,7 @@ class InputSpec(_Strict):
     shape: list[int | None]
     nullable: bool = False
     description: str = ""
-    profile: NumericProfile | CategoricalProfile | None = pydantic.Field(default=None, discriminator="kind")
+    profile: Profile | None = None
 
 
 class OutputSpec(_Strict):
@@ -120,6 +93,7 @@ class Card(_Strict):
     Attributes:
         classes: class names in the order of the probabilities, as the graph's label output gives them.
         positive: the class whose probability is the score of a binary classifier.
+        predictions: what the model answered on its training rows: the score or value, or the class where there are several.
         digest: `sha256:` and the hex digest of the bytes of `model.onnx`.
     """
 
@@ -133,6 +107,7 @@ class Card(_Strict):
     classes: list[int | str] = []
     positive: int | str | None = None
     label: str = ""
+    predictions: Profile | None = None
     training: Training | None = None
     held_out: list[HeldOut] = []
     parity: float | None = pydantic.Field(

@@ -167,12 +167,25 @@ class Store(Protocol):
         """A document kept with `save_state`, or None."""
         ...
 
-    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
-        """Keep a JSON-able document under a name, in place of what was there.
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
+        """Keep a JSON-able document under a name, in place of what was there, and append `events`: all of it or nothing.
 
         Raises:
             NotAllowedNow: when somebody else has taken the lease meanwhile; nothing is kept then.
         """
+        ...
+
+    def save_sketches(
+        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+    ) -> None:
+        """Keep one JSON-able document per slot and writer, in place of what that writer kept there before.
+
+        Of all slots, only the `slots_max` that were written last stay.
+        """
+        ...
+
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
+        """Slot, writer, time of writing and document of what was kept at `since` or later, in order of slots."""
         ...
 
     def prune(self, retention: Retention, *, now: float) -> int:

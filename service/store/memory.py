@@ -39,6 +39,7 @@ class MemoryStore:
         self._states: dict[str, str] = {}
         self._identity: str | None = None
         self._pruned: Pruned | None = None
+        self._sketches: dict[tuple[int, str], tuple[float, str]] = {}
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -172,12 +173,33 @@ class MemoryStore:
             text = self._states.get(name)
             return None if text is None else codec.from_json(text)
 
-    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
         """See `Store.save_state`."""
         with self._turn():
             if self._lease[0] != holder:
                 raise NotAllowedNow(f"{holder} does not lead this rollout any more")
             self._states[name] = codec.to_json(dict(state))
+            for event in events:
+                self._append(event)
+
+    def save_sketches(
+        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+    ) -> None:
+        """See `Store.save_sketches`."""
+        with self._turn():
+            for slot, document in sketches.items():
+                self._sketches[slot, writer] = (now, codec.to_json(dict(document)))
+            written: dict[int, float] = {}
+            for (slot, _), (at, _) in self._sketches.items():
+                written[slot] = max(at, written.get(slot, at))
+            stay = set(sorted(written, key=lambda slot: (written[slot], slot))[-slots_max:])
+            self._sketches = {key: kept for key, kept in self._sketches.items() if key[0] in stay}
+
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
+        """See `Store.sketches`."""
+        with self._turn():
+            found = sorted((*key, *kept) for key, kept in self._sketches.items() if kept[0] >= since)
+            return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in found]
 
     def prune(self, retention: Retention, *, now: float) -> int:
         """See `Store.prune`; the sizes are those that the rows would have on disk."""

@@ -246,3 +246,14 @@ prunings = Table(
     Column("rows", BigInteger, nullable=False),
     Column("at", Double, nullable=False),
 )
+
+# What each process counted of the requests of an hour (a slot), for drift: documents that whoever leads adds up.
+sketches = Table(
+    "sketches",
+    metadata,
+    _rollout(primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("writer", Text, primary_key=True),
+    Column("written_at", Double, nullable=False),
+    Column("value", Text, nullable=False),
+)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, and_, bindparam, func, or_, select
+from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, or_, select
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
@@ -31,6 +31,7 @@ from service.store.schema import (
     states,
     writers,
 )
+from service.store.schema import sketches as sketches_table
 
 
 class SqlStore:
@@ -238,7 +239,7 @@ class SqlStore:
             text = connection.execute(statement).scalar_one_or_none()
         return None if text is None else codec.from_json(text)
 
-    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str) -> None:
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
         """See `Store.save_state`."""
         row = {"rollout": self._key, "name": name, "value": codec.to_json(dict(state))}
         statement = self._insert(states).values(row)
@@ -251,6 +252,35 @@ class SqlStore:
             connection.execute(
                 statement.on_conflict_do_update(index_elements=[states.c.rollout, states.c.name], set_=row)
             )
+            for event in events:
+                self._append(connection, event)
+
+    def save_sketches(
+        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+    ) -> None:
+        """See `Store.save_sketches`."""
+        mine = sketches_table.c.rollout == self._key
+        last = func.max(sketches_table.c.written_at)
+        stay = select(sketches_table.c.slot).where(mine).group_by(sketches_table.c.slot)
+        with self._writing() as connection:
+            for slot, document in sketches.items():
+                row = {
+                    "rollout": self._key, "slot": slot, "writer": writer, "written_at": now,
+                    "value": codec.to_json(dict(document)),
+                }  # fmt: skip
+                keys = [sketches_table.c.rollout, sketches_table.c.slot, sketches_table.c.writer]
+                statement = self._insert(sketches_table).values(row)
+                connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
+            newest = stay.order_by(last.desc(), sketches_table.c.slot.desc()).limit(slots_max)
+            connection.execute(delete(sketches_table).where(mine, sketches_table.c.slot.not_in(newest)))
+
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
+        """See `Store.sketches`."""
+        columns = select(*(sketches_table.c[name] for name in ("slot", "writer", "written_at", "value")))
+        chosen = columns.where(sketches_table.c.rollout == self._key, sketches_table.c.written_at >= since)
+        with self._db.reading() as connection:
+            rows = connection.execute(chosen.order_by(sketches_table.c.slot, sketches_table.c.writer))
+            return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in rows]
 
     def prune(self, retention: Retention, *, now: float) -> int:
         """See `Store.prune`."""

@@ -2,7 +2,8 @@
 
 from service.about import CHOICES_MAX, about
 from service.domain import Variant
-from service.engine.catalog import CategoricalProfile, InputSpec, NumericProfile
+from service.drift.profile import CategoricalProfile, NumericProfile
+from service.engine.catalog import InputSpec
 from service.inputs import Field
 from service.rollout.policy import parse
 from service.testing import card

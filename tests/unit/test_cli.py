@@ -33,6 +33,8 @@ STATE: dict[str, Any] = {
     "labels": {"matched": 1234, "coverage": 0.5, "delay_p50_s": 7200.0},
     "shadow": {"sent": 4321, "compared": 4320, "dropped": 1, "failed": 0, "late": 0},
     "fallbacks": {}, "revision": 7, "updated_at": 1e9,
+    "drift": {"alarms": [{"variant": "primary", "feature": "temp", "since": 1_372_770_000.0,
+                          "reason": "[temp] is unlike training"}]},
 }  # fmt: skip
 
 
@@ -353,7 +355,7 @@ def test_status_shows_where_the_rollout_stands() -> None:
         "flight-delay: canary, candidate at 12.5 %, revision 7",
         "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  down: it is being probed",
         "[nothing] is judged yet", "12,345", "1.2500", "1,234 matched, 50.0% of the rows, half of them within 2:00:00",
-        "4,321 sent, 4,320 compared, 1 dropped",
+        "4,321 sent, 4,320 compared, 1 dropped", "drift      since 2013-07-02 13:00 UTC: [temp] is unlike training",
     ):  # fmt: skip
         assert words in shown
     assert re.search(r"latency p50 ms +1\.2500 +-", shown)
@@ -436,13 +438,14 @@ def test_explain_says_why_in_sentences() -> None:
         stub.answers["GET /rollout"] = (200, STATE)
         short = done("explain", "--url", stub.url, COLUMNS="300")
 
-    first, second, third, last = said.splitlines()
+    first, second, third, drift, last = said.splitlines()
     assert first == "flight-delay is in canary; the candidate answers 12.5 % of the requests."
     assert second == "The verdict is to roll back: brier is worse [than] allowed."
     assert third == "  quality: after 900 pairs it is worse."
+    assert drift == "Drift since 2013-07-02 13:00 UTC: [temp] is unlike training."
     assert re.search(r"rollback .* below 2\.50%", last)
     assert re.search(r"advance .*below 1\.25%", last)
-    assert len(short.splitlines()) == 2
+    assert len(short.splitlines()) == 3
 
 
 @pytest.mark.parametrize("weight", ["101", "-1", "five"])

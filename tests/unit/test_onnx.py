@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from models import build
+from service.drift.profile import CategoricalProfile, NumericProfile
 from service.engine import Reading, catalog
 from service.engine import onnx as engine_module
-from service.engine.catalog import Card, InputSpec, NumericProfile, OutputSpec, digest_of, write_card
+from service.engine.catalog import Card, InputSpec, OutputSpec, digest_of, write_card
 from service.engine.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, by_rows, cpu_quota, resolve, typical
 from service.errors import ConfigurationError, InferenceError
 from service.inputs import Array, Columns, Field
@@ -330,7 +331,7 @@ def test_costs_are_interpolated_between_sizes_and_extended_beyond(tmp_path: Path
 def test_warm_up_inputs_are_what_training_saw(tmp_path: Path) -> None:
     """The mean of a number, the commonest of words; zeros and empty strings where nothing is known."""
     numeric = NumericProfile(missing=0, minimum=0, maximum=9, mean=4.5, std=1, edges=[], shares=[1.0])
-    words = catalog.CategoricalProfile(missing=0, shares={"JFK": 0.2, "EWR": 0.5, "LGA": 0.3})
+    words = CategoricalProfile(missing=0, shares={"JFK": 0.2, "EWR": 0.5, "LGA": 0.3})
 
     assert (
         typical(InputSpec(name="a", dtype="float32", shape=[None, 2], profile=numeric), 2).tolist() == [[4.5] * 2] * 2

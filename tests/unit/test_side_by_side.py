@@ -11,8 +11,9 @@ from onnx import TensorProto, helper
 from service import floor, samples, side_by_side
 from service.cli.compared import told
 from service.domain import Variant
+from service.drift.profile import CategoricalProfile, NumericProfile
 from service.engine import Reading, Scores
-from service.engine.catalog import CategoricalProfile, InputSpec, NumericProfile, OutputSpec
+from service.engine.catalog import InputSpec, OutputSpec
 from service.errors import ConfigurationError
 from service.pairs import Pairs, joined, tolerances
 from service.rollout.policy import Policy, Tolerance

@@ -181,27 +181,6 @@ def test_without_the_data_the_command_says_what_to_install(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_numeric_profile_has_deciles_and_right_closed_bins():
-    profile = cards.numeric_profile(np.arange(1.0, 101.0))
-    assert len(profile.edges) == 9
-    assert profile.shares == pytest.approx([0.1] * 10)
-    few = cards.numeric_profile(np.array([0.0, 0.0, 0.0, 0.0, 1.0, np.nan]))
-    assert few.missing == pytest.approx(1 / 6)
-    assert few.edges[0] == 0.0
-    assert few.shares[0] == pytest.approx(0.8)
-    assert math.fsum(few.shares) == pytest.approx(1.0)
-    constant = cards.numeric_profile(np.ones(5))
-    assert (constant.edges, constant.shares) == ([1.0], [1.0, 0.0])
-    with pytest.raises(ValueError, match="at least one value"):
-        cards.numeric_profile(np.array([np.nan]))
-
-
-def test_a_categorical_profile_is_most_frequent_first():
-    profile = cards.categorical_profile(np.array(["b", "a", "b", ""], dtype=object))
-    assert list(profile.shares.items()) == [("b", pytest.approx(2 / 3)), ("a", pytest.approx(1 / 3))]
-    assert profile.missing == pytest.approx(0.25)
-
-
 def test_training_rows_are_the_labelled_ones_of_the_window(year):
     rows = train.training_rows(year, train.CANDIDATE)
     assert len(rows) == 160_678

@@ -1,0 +1,82 @@
+"""Drift, around the pure `service.drift`: every worker counts, whoever leads looks. Off the request path.
+
+A `Gatherer` sits where batches of exchanges become records: it adds a batch to the counts of its hour and writes what has changed
+to the store every `drift_interval_s`. A crash loses the counts of that long: they are no evidence. The `Lookout` of the worker
+that leads adds all workers' counts up, looks at each hour once it is over, and keeps alarms and figures in the store, together
+with the events that it tells: so an alarm is told once, whoever dies.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from service.clock import Clock
+from service.domain import Variant
+from service.drift.sketch import Layout
+from service.engine.catalog import Card
+from service.errors import NotAllowedNow, StoreError
+from service.metrics import Metrics
+from service.settings import Settings
+from service.store import Store
+from service.watch.gather import Gatherer, watched_by
+from service.watch.lookout import STATE, Lookout
+
+__all__ = ["STATE", "Gatherer", "Lookout", "Watch", "watched_by"]
+
+log = structlog.get_logger(__name__)
+
+
+class Watch:
+    """A worker's part in watching for drift: counts what is recorded, and looks while it leads."""
+
+    def __init__(
+        self, cards: Mapping[Variant, Card], positions: Mapping[str, int], store: Store, metrics: Metrics, clock: Clock,
+        holder: str, settings: Settings,
+    ) -> None:  # fmt: skip
+        self.layout = Layout(watched_by(cards, settings.drift_features_max))
+        self._store, self._metrics, self._interval_s = store, metrics, settings.drift_interval_s
+        self._gatherer = Gatherer(self.layout, positions, store, metrics, clock, holder, settings)
+        self._lookout = Lookout(self.layout, store, metrics, clock, holder, settings)
+        self.add = self._gatherer.add
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, revision: Callable[[], int]) -> None:
+        """Begin to write and to look; `revision` is the plan's, for the events."""
+        self._task = asyncio.get_running_loop().create_task(self._run(revision))
+
+    async def close(self) -> None:
+        """Stop, and write what was counted."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        with contextlib.suppress(StoreError):
+            await asyncio.to_thread(self._gatherer.flush)
+
+    def shown(self) -> dict[str, Any]:
+        """The body of `GET /rollout/drift`: what whoever leads has kept. Blocks."""
+        notes = ["estimates are what the models' own probabilities say: no evidence, and nothing is decided by them"]
+        if not self.layout.watched:
+            notes = ["no card has a reference profile: there is nothing to hold requests against"]
+        state = self._store.load_state(STATE) or {"window": None, "alarms": [], "readings": [], "estimates": {}}
+        return {
+            "window": state["window"], "alarms": state["alarms"], "features": state["readings"],
+            "estimates": state["estimates"], "notes": notes,
+        }  # fmt: skip
+
+    async def _run(self, revision: Callable[[], int]) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await asyncio.to_thread(self._gatherer.flush)
+                await asyncio.to_thread(self._lookout.look, revision())
+            except NotAllowedNow:
+                continue
+            except StoreError as error:
+                self._metrics.store_errors.labels(call="drift").inc()
+                log.warning("drift is looked at later: the store is away", error=str(error))
+            except Exception:
+                log.exception("a bug in drift: please report it; nothing else depends on it")
