@@ -60,6 +60,8 @@ def problems() -> list[str]:
         "",
         "Errors are `application/problem+json` (RFC 9457): `type`, `title`, `status` and `detail`. Bad input is listed in",
         "`errors: [{row, field, problem}]`. The last of these ends the start of a service and is no answer.",
+        'Under `/v2` errors are as the Open Inference Protocol has them, and only there: `{"error": detail}` with the same',
+        "statuses, but 400 where tensors do not fit the model's signature.",
         "",
         *table(("type", "status", "meaning"), rows),
     ]

@@ -18,7 +18,7 @@ from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
 from service.http import Receive, Routes, Scope, Send, answer, read_body
-from service.rest import Rest
+from service.rest import TELLERS, Rest
 from service.settings import read_settings
 
 log = structlog.get_logger(__name__)
@@ -149,7 +149,8 @@ class Understudy:
             return ready
 
         service: Any = Understudy
-        service.door.open(Rest(self._worker, all_ready, lambda: service.openapi_spec.asdict()).routes())
+        rest = Rest(self._worker, all_ready, lambda: service.openapi_spec.asdict())
+        service.door.open(rest.routes(), TELLERS)
         # The recording thread would otherwise keep the interpreter for 5 ms at a time, and every request behind it waiting.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()

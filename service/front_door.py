@@ -1,12 +1,14 @@
 """The front door: which handler answers a path, and the request path itself.
 
 `FrontDoor` answers the paths of the contract and hands every other one to BentoML's application behind it, which costs a
-request some twenty-five times as much. `Predict` is the request path: decode, route, infer, answer; what can be done after
-the answer has left is done then.
+request some twenty-five times as much. `RequestPath` is the way of every prediction: route, infer; what can be done after the
+answer has left is done then. `Predict` reads and answers `POST /predict`.
 """
 
 import asyncio
 import math
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -30,10 +32,12 @@ from service.errors import (
 from service.http import (
     ASGIApp,
     ClientGone,
+    Handler,
     Receive,
     Routes,
     Scope,
     Send,
+    Teller,
     answer,
     encode,
     header,
@@ -42,6 +46,7 @@ from service.http import (
     read_body,
     require_json,
 )
+from service.inputs import Rows
 from service.record import Exchange
 from service.wiring import Worker
 
@@ -68,10 +73,21 @@ class FrontDoor:
         self._known = {getattr(r, "path", "") for r in bento.routes}
         self._mounts = tuple(path + "/" for path in self._known if path)
         self._routes: Routes = {}
+        self._patterns: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
+        self._tellers: dict[str, Teller] = {}
 
-    def open(self, routes: Routes) -> None:
-        """Begin to answer: path → method → handler."""
-        self._routes = routes
+    def open(self, routes: Routes, tellers: Mapping[str, Teller] | None = None) -> None:
+        """Begin to answer.
+
+        Args:
+            routes: path → method → handler. `{name}` in a path is any one part of it, and goes into `scope["path_params"]`.
+            tellers: who tells of errors under a prefix, where that is not as problem details.
+        """
+        self._routes = {path: methods for path, methods in routes.items() if "{" not in path}
+        self._patterns = [
+            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods) for path, methods in routes.items() if "{" in path
+        ]  # fmt: skip
+        self._tellers = dict(tellers or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or BentoML's own lifespan."""
@@ -79,12 +95,12 @@ class FrontDoor:
             await self._bento(scope, receive, send)
             return
         path = scope["path"]
-        methods = self._routes.get(path)
+        methods = self._routes.get(path) or self._matched(scope, path)
         if methods is None:
             if path in self._known or path.startswith(self._mounts):
                 await self._bento(scope, receive, send)
             else:
-                await problem(send, NotFound(f"nothing is at {path[:200]!r}; / is the API page"))
+                await self._tell(send, path, NotFound(f"nothing is at {path[:200]!r}; / is the API page"))
             return
         handler = methods.get(scope["method"])
         try:
@@ -95,61 +111,57 @@ class FrontDoor:
         except ClientGone:
             return
         except UnderstudyError as error:
-            await problem(send, error)
+            await self._tell(send, path, error)
         except Exception:
             log.exception("a bug: please report it", path=path)
-            await problem(send, UnderstudyError("an unexpected error; the log has the details"))
+            await self._tell(send, path, UnderstudyError("an unexpected error; the log has the details"))
+
+    def _matched(self, scope: Scope, path: str) -> dict[str, Handler] | None:
+        for pattern, methods in self._patterns:
+            if found := pattern.fullmatch(path):
+                scope["path_params"] = found.groupdict()
+                return methods
+        return None
+
+    async def _tell(self, send: Send, path: str, error: UnderstudyError) -> None:
+        prefix = "/" + path.split("/", 2)[1] if path.startswith("/") else path
+        await self._tellers.get(prefix, problem)(send, error)
 
 
-class Predict:
-    """`POST /predict`."""
+class RequestPath:
+    """What every protocol's request goes through between its decoding and its answer, and after that."""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
-        self._heads = {
-            (variant, fallback): encode(
-                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
-            )[:-1]
-            + b',"predictions":'
-            for variant, card in worker.cards.items()
-            for fallback in (False, True)
-        }
-        self._clock = worker.clock
+        self.worker, self._clock = worker, worker.clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+    async def run(
+        self, rows: Rows, key: str | None, pin: Variant | None, at: float, started: float
+    ) -> tuple[Exchange, Scores, Plan]:
+        """Route, and infer.
+
+        Args:
+            key: the routing key that the caller gave; else it is the `route_by` field's, else the request's own id.
+            at: Unix seconds of the request; started: when its handling began, on the performance clock.
+
+        Raises:
+            UnderstudyError: no variant could answer; the exchange has been seen to.
+        """
         worker, clock = self.worker, self._clock
-        started = clock.perf()
-        try:
-            require_json(scope)
-            request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
-            pin, at = self._pin(scope), self._at(scope)
-        except UnderstudyError as error:
-            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
-            raise
-        plan, rows = worker.control.plan, request.rows
+        plan = worker.control.plan
         first = worker.next_id
         worker.next_id = first + len(rows)
-        key = header(scope, b"x-rollout-key") or request.key or worker.decoder.value(rows[0], worker.policy.route_by)
+        key = key or worker.decoder.first(rows, worker.policy.route_by)
         chosen = pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
         mode = Mode.PINNED if pin else Mode.LIVE
         exchange = Exchange(worker.id_prefix, first, rows, at, plan.revision, plan.weight, chosen, mode)
         exchange.key = key
         worker.recorder.open(exchange)
         try:
-            scores = await self._infer(exchange, started)
+            return exchange, await self._infer(exchange, started), plan
         except UnderstudyError as error:
             exchange.total_seconds = clock.perf() - started
             self._failed(exchange, plan, error)
             raise
-        variant = exchange.variant
-        name = exchange.prediction_id(0).encode()
-        head = self._heads[variant, exchange.fallback is not None]
-        body = b"".join((head, encode(self._predictions(exchange, scores, variant)), b"}"))
-        await answer(send, 200, body, [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", name)])
-        exchange.total_seconds = clock.perf() - started
-        self._hand_over(exchange, plan)
 
     async def _infer(self, exchange: Exchange, started: float) -> Scores:
         """The chosen variant's scores; the primary's, marked as fallback, where the candidate does not give any in time."""
@@ -207,9 +219,9 @@ class Predict:
             return
         exchange.http = int(error.status)
         exchange.settle(Variant.PRIMARY, status, None, exchange.total_seconds)
-        self._hand_over(exchange, plan)
+        self.hand_over(exchange, plan)
 
-    def _hand_over(self, exchange: Exchange, plan: Plan) -> None:
+    def hand_over(self, exchange: Exchange, plan: Plan) -> None:
         """After the answer has left: let the other model rehearse, or record at once."""
         other = exchange.variant.other
         rehearsal = self.worker.rehearsals.get(other)
@@ -223,6 +235,70 @@ class Predict:
             self.worker.recorder.add(exchange)
         else:
             rehearsal.offer(exchange)
+
+    def pin(self, scope: Scope) -> Variant | None:
+        """The variant that `X-Rollout-Variant` asks for by name, which takes an operator; None where it is not sent."""
+        wanted = header(scope, b"x-rollout-variant")
+        if wanted is None:
+            return None
+        if wanted not in ("primary", "candidate"):
+            raise MalformedRequest(f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`")
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        if wanted == "candidate" and self.worker.candidate is None:
+            raise NotReady("the rollout file names no candidate")
+        return Variant(wanted)
+
+    def at(self, scope: Scope) -> float:
+        """When the request happened: now, or what an operator who replays history says."""
+        said = header(scope, b"x-rollout-at")
+        if said is None:
+            return self._clock.now()
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        try:
+            at = float(said)
+        except ValueError:
+            at = math.nan
+        if not math.isfinite(at):
+            raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
+        return at
+
+
+class Predict:
+    """`POST /predict`."""
+
+    def __init__(self, worker: Worker, path: RequestPath) -> None:
+        self.worker, self._path = worker, path
+        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
+        self._heads = {
+            (variant, fallback): encode(
+                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
+            )[:-1]
+            + b',"predictions":'
+            for variant, card in worker.cards.items()
+            for fallback in (False, True)
+        }
+        self._clock = worker.clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, clock = self.worker, self._clock
+        started = clock.perf()
+        try:
+            require_json(scope)
+            request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
+            pin, at = self._path.pin(scope), self._path.at(scope)
+        except UnderstudyError as error:
+            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            raise
+        key = header(scope, b"x-rollout-key") or request.key
+        exchange, scores, plan = await self._path.run(request.rows, key, pin, at, started)
+        variant = exchange.variant
+        name = exchange.prediction_id(0).encode()
+        head = self._heads[variant, exchange.fallback is not None]
+        body = b"".join((head, encode(self._predictions(exchange, scores, variant)), b"}"))
+        await answer(send, 200, body, [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", name)])
+        exchange.total_seconds = clock.perf() - started
+        self._path.hand_over(exchange, plan)
 
     def _predictions(self, exchange: Exchange, scores: Scores, variant: Variant) -> list[dict[str, Any]]:
         prefix, first = exchange.prefix, exchange.first_id
@@ -241,28 +317,3 @@ class Predict:
             for i, item in enumerate(found):
                 item["outputs"] = {name: values[i] for name, values in scores.others.items()}
         return found
-
-    def _pin(self, scope: Scope) -> Variant | None:
-        wanted = header(scope, b"x-rollout-variant")
-        if wanted is None:
-            return None
-        if wanted not in ("primary", "candidate"):
-            raise MalformedRequest(f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`")
-        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
-        if wanted == "candidate" and self.worker.candidate is None:
-            raise NotReady("the rollout file names no candidate")
-        return Variant(wanted)
-
-    def _at(self, scope: Scope) -> float:
-        """When the request happened: now, or what an operator who replays history says."""
-        said = header(scope, b"x-rollout-at")
-        if said is None:
-            return self._clock.now()
-        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
-        try:
-            at = float(said)
-        except ValueError:
-            at = math.nan
-        if not math.isfinite(at):
-            raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
-        return at

@@ -19,6 +19,8 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 Handler: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Routes: TypeAlias = dict[str, dict[str, Handler]]
 """Path → method → handler."""
+Teller: TypeAlias = Callable[[Send, UnderstudyError], Awaitable[None]]
+"""Answers with an error."""
 
 encode = msgspec.json.Encoder().encode
 

@@ -44,8 +44,8 @@ class Columnar(Protocol):
 class Tabular(Columnar, Protocol):
     """The rows of one request as columns."""
 
-    def texts(self, name: str) -> list[str | None]:
-        """A field's value in each row, as text; None where there is none."""
+    def texts(self, name: str, rows: int | None = None) -> list[str | None]:
+        """A field's value in each row, or in the first `rows` rows, as text; None where there is none."""
         ...
 
 
@@ -110,7 +110,7 @@ class Decoder:
         self.fields = tuple(fields)
         names = {field.name for field in fields}
         self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
-        self.rows_max = rows_max
+        self.rows_max, self.key_max_chars = rows_max, key_max_chars
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
         columns: list[tuple[str, Any] | tuple[str, Any, Any]] = [
             (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
@@ -167,6 +167,12 @@ class Decoder:
             return None
         value = row[self.positions[name]]
         return None if value is None else str(value)
+
+    def first(self, rows: Rows, name: str | None) -> str | None:
+        """As `value`, of the first row."""
+        if name is None or isinstance(rows, list):
+            return self.value(rows[0], name) if isinstance(rows, list) else None
+        return rows.texts(name, 1)[0]
 
     def values(self, rows: Rows, name: str | None) -> list[str | None]:
         """As `value`, of every row."""
@@ -280,8 +286,8 @@ def _array(field: Field, values: Sequence[Any], count: int) -> Array:
     return array.reshape(count, *field.shape) if field.scalar else array
 
 
-def _type(field: Field) -> Any:
-    """The msgspec type of one row's value of a field."""
+def element_type(field: Field) -> Any:
+    """The msgspec type of one number or string of a field."""
     kind: Any
     if field.dtype == "string":
         kind = str
@@ -295,11 +301,17 @@ def _type(field: Field) -> Any:
         # msgspec's bounds are 64-bit signed; numpy refuses what is larger than uint64.
         high = None if info.max > np.iinfo(np.int64).max else int(info.max)
         kind = Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
-    if not field.scalar:
-        for size in reversed(field.shape):
-            kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
-        return kind
-    return kind | None if field.nullable else kind
+    return kind
+
+
+def _type(field: Field) -> Any:
+    """The msgspec type of one row's value of a field."""
+    kind: Any = element_type(field)
+    if field.scalar:
+        return kind | None if field.nullable else kind
+    for size in reversed(field.shape):
+        kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
+    return kind
 
 
 def _right_kind(value: Any, field: Field) -> bool:

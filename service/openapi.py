@@ -22,6 +22,7 @@ from service.errors import (
     WrongMediaType,
 )
 from service.inputs import Field
+from service.protocol_v2 import describe
 from service.rollout.policy import Policy
 
 _BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, InvalidInput)
@@ -39,7 +40,9 @@ def document(
         base: BentoML's document: its own paths stay in it.
     """
     components = dict(base.get("components") or {})
-    schemas = dict(components.get("schemas") or {}) | _schemas(policy, fields, cards[Variant.PRIMARY])
+    schemas = (
+        dict(components.get("schemas") or {}) | _schemas(policy, fields, cards[Variant.PRIMARY]) | describe.schemas()
+    )
     components |= {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     info = dict(base.get("info") or {}) | {
         "title": f"Understudy: {policy.model}",
@@ -57,7 +60,7 @@ def document(
 
 def paths() -> dict[str, Any]:
     """The front door's calls, as OpenAPI path items."""
-    return _model_paths() | _state_paths() | _order_paths() | _history_paths() | _health_paths()
+    return _model_paths() | _state_paths() | _order_paths() | _history_paths() | _health_paths() | describe.paths()
 
 
 def _model_paths() -> dict[str, Any]:

@@ -11,13 +11,14 @@ from service.control import REASON_MAX_CHARS
 from service.domain import LabelReport, Variant
 from service.errors import Forbidden, InvalidInput, MalformedRequest, NotReady
 from service.feedback import FeedbackDecoder
-from service.front_door import Predict
+from service.front_door import Predict, RequestPath
 from service.http import (
     Handler,
     Receive,
     Routes,
     Scope,
     Send,
+    Teller,
     answer,
     encode,
     header,
@@ -26,6 +27,7 @@ from service.http import (
     read_body,
     require_json,
 )
+from service.protocol_v2.handlers import ProtocolV2, tell
 from service.rollout.phases import Order
 from service.wiring import Worker
 
@@ -38,6 +40,9 @@ ORDERS = {
     "undo": Order.UNDO,
 }
 """The operator's orders by path; `promote` with `{"full": true}` skips the steps that are left."""
+
+TELLERS: Mapping[str, Teller] = {"/v2": tell}
+"""Who tells of errors where they are not problem details."""
 
 
 class Rest:
@@ -54,8 +59,10 @@ class Rest:
 
     def routes(self) -> Routes:
         """Path → method → handler."""
+        path = RequestPath(self.worker)
         return {
-            "/predict": {"POST": Predict(self.worker)},
+            **ProtocolV2(self.worker, path, self._check_ready).routes(),
+            "/predict": {"POST": Predict(self.worker, path)},
             "/feedback": {"POST": self.feedback},
             "/rollout": {"GET": self.rollout},
             "/rollout/events": {"GET": self.events},
@@ -189,8 +196,7 @@ class Rest:
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /readyz`: every worker has loaded and warmed the primary. The candidate is never asked."""
-        if not self._ready():
-            raise NotReady("a worker is still loading")
+        self._check_ready()
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
     async def docs(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -199,6 +205,10 @@ class Rest:
         await answer(
             send, 200, encode(openapi.document(base, self.worker.policy, self.worker.fields, self.worker.cards))
         )
+
+    def _check_ready(self) -> None:
+        if not self._ready():
+            raise NotReady("a worker is still loading")
 
     def _viewer(self, scope: Scope) -> None:
         tokens = self.worker.tokens

@@ -26,12 +26,12 @@ class Table:
         """How many rows."""
         return self._count
 
-    def texts(self, name: str) -> list[str | None]:
+    def texts(self, name: str, rows: int | None = None) -> list[str | None]:
         """See `Tabular.texts`."""
-        column = self._columns.get(name)
+        column, count = self._columns.get(name), self._count if rows is None else rows
         if column is None:
-            return [None] * self._count
-        return [None if value is None else str(value) for value in column.reshape(self._count, -1)[:, 0].tolist()]
+            return [None] * count
+        return [None if value is None else str(value) for value in column[:count].reshape(count, -1)[:, 0].tolist()]
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
         """See `Columns.build`: a column that is the model's input already is passed on as it is."""

@@ -11,12 +11,14 @@ import pytest
 from service import cli
 from service.domain import Variant
 from service.errors import UnderstudyError
+from service.inputs import Decoder
 from service.metrics import TABLE
 from service.openapi import paths
 from service.rest import Rest
 from service.rollout.policy import Policy, parse
 from service.settings import Settings
 from service.testing import ManualClock, card
+from service.wiring import fields_of
 from tests.test_house_rules import tracked
 
 ROOT = Path(__file__).parents[1]
@@ -75,8 +77,10 @@ def test_every_key_of_the_rollout_file_is_documented(key: str) -> None:
 def test_the_calls_described_are_the_calls_answered() -> None:
     """The router's table and the OpenAPI document: neither has a path or a method that the other lacks."""
     policy = parse("model: m\ntask: binary-classification\nprimary: a\n")
+    cards = {Variant.PRIMARY: card()}
+    decoder = Decoder(fields_of(cards[Variant.PRIMARY], None), rows_max=1, key_max_chars=16)
     worker: Any = SimpleNamespace(
-        cards={Variant.PRIMARY: card()}, settings=Settings(), clock=ManualClock(), policy=policy, body_limits={}
+        cards=cards, decoder=decoder, settings=Settings(), clock=ManualClock(), policy=policy, body_limits={}
     )
     routes = Rest(worker, lambda: True, dict).routes()
     answered = {(method, path) for path, methods in routes.items() for method in methods}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,10 +116,14 @@ def test_the_document_has_the_form_of_openapi_3_0() -> None:
             assert all("schema" in content for content in response.get("content", {}).values())
         names = [(p["name"], p["in"]) for p in operation.get("parameters", [])]
         assert len(set(names)) == len(names)
-        assert all(p["in"] in {"query", "header"} and "type" in p["schema"] for p in operation.get("parameters", []))
+        assert all(
+            p["in"] in {"query", "header", "path"} and "type" in p["schema"] for p in operation.get("parameters", [])
+        )
+        assert {name for name, place in names if place == "path"} == set(re.findall(r"{(\w+)}", path))
         if "requestBody" in operation:
             assert method == "post"
-            assert operation["requestBody"]["content"].keys() == {"application/json"}
+            raw = {"application/octet-stream"} if path.startswith("/v2") else set()
+            assert operation["requestBody"]["content"].keys() == {"application/json"} | raw
         schemes = {name for choice in operation.get("security", []) for name in choice}
         assert schemes <= whole["components"]["securitySchemes"].keys()
     # Types as OpenAPI 3.0 has them: one word, never a list, and no `null` among them.
@@ -136,7 +141,7 @@ def test_operations_have_names_of_their_own() -> None:
 
 
 def test_every_documented_error_is_one_that_the_house_raises() -> None:
-    """A status that `errors` has, as problem details, with the words of that error."""
+    """A status that `errors` has, as problem details, with the words of that error; under /v2 as the protocol has it."""
     house = {
         int(kind.status)
         for kind in vars(errors).values()
@@ -146,7 +151,8 @@ def test_every_documented_error_is_one_that_the_house_raises() -> None:
         for status, response in operation["responses"].items():
             if int(status) >= 400:
                 assert int(status) in house, path
-                assert response["content"].keys() == {"application/problem+json"}
+                told = "application/json" if path.startswith("/v2") else "application/problem+json"
+                assert response["content"].keys() == {told}
             else:
                 assert status == "200"
 

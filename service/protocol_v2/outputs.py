@@ -1,0 +1,64 @@
+"""What callers see of a model's outputs, whichever of the two models answers. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.domain import Variant
+from service.engine import Scores
+from service.engine.catalog import Card, OutputSpec
+from service.inputs import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """How one variant gives an output: by what name, and in which order its classes stand."""
+
+    name: str
+    order: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output as callers see it, whoever answers.
+
+    Attributes:
+        given: by variant.
+    """
+
+    spec: OutputSpec
+    given: Mapping[Variant, Given] = field(default_factory=dict)
+
+    def array(self, scores: Scores, variant: Variant) -> Array:
+        """The output's values, of shape [rows, …], in the spec's dtype and order of classes."""
+        how = self.given[variant]
+        found = scores.array(how.name)
+        if how.order is not None:
+            found = found[:, how.order]
+        if self.spec.role in {"label", "value"} and found.ndim != len(self.spec.shape):
+            found = found.reshape(len(found), *(1 for _ in self.spec.shape[1:]))
+        return found if self.spec.dtype == "string" else found.astype(self.spec.dtype, copy=False)
+
+
+def outputs_of(cards: Mapping[Variant, Card]) -> list[Output]:
+    """The first card's outputs that all the others give as well: by role, or those without one by name."""
+    first, *_ = cards.values()
+    found = []
+    for spec in first.outputs:
+        given = {variant: _given(spec, first, card) for variant, card in cards.items()}
+        known = {variant: how for variant, how in given.items() if how is not None}
+        if len(known) == len(cards):
+            found.append(Output(spec, known))
+    return found
+
+
+def _given(spec: OutputSpec, first: Card, card: Card) -> Given | None:
+    for own in card.outputs:
+        same = own.name == spec.name if spec.role == "other" else own.role == spec.role
+        if same and (own.dtype == "string") == (spec.dtype == "string"):
+            if spec.role != "probabilities" or card.classes == first.classes:
+                return Given(own.name)
+            if sorted(map(str, card.classes)) == sorted(map(str, first.classes)):
+                return Given(own.name, np.array([card.classes.index(name) for name in first.classes]))
+    return None
