@@ -121,7 +121,7 @@ def settings() -> list[str]:
 def metrics() -> list[str]:
     """Every metric."""
     rows = [(f"`{s.name}`", s.kind, ", ".join(f"`{name}`" for name in s.labels), s.help) for s in TABLE]
-    said = "Seconds and bytes; `variant` is `primary` or `candidate`, `mode` is `live`, `shadow` or `pinned`."
+    said = "Seconds and bytes; `variant` is `primary` or `candidate`, `mode` is `live`, `shadow`, `pinned` or `load`."
     return ["## Metrics", "", said, "", *table(("metric", "kind", "labels", "meaning"), rows)]
 
 

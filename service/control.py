@@ -19,8 +19,10 @@ from service.metrics import LATENCY_BUCKETS, Metrics
 from service.pairs import COMPARED
 from service.record import Recorder
 from service.rollout.controller import STATE, Controller, move
+from service.rollout.loadtest import LOADTEST, steps_entered
 from service.rollout.phases import PEOPLE, TABLE, Order
-from service.rollout.policy import Policy
+from service.rollout.policy import CanaryStep, Policy
+from service.rollout.requirements import Requirements
 from service.store import Retention, Store
 
 log = structlog.get_logger(__name__)
@@ -41,10 +43,11 @@ class Control:
 
     def __init__(
         self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan,
-        controller: Controller,
+        controller: Controller, requirements: Requirements | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.cards, self.plan = policy, cards, plan
         self._store, self._metrics, self._clock, self._controller = store, metrics, clock, controller
+        self._requirements = requirements
         self._tasks: list[asyncio.Task[None]] = []
         self.on_plan: Callable[[Plan], None] = lambda plan: None
         self._follow(plan)
@@ -75,23 +78,32 @@ class Control:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def order(self, order: Order, *, actor: str, reason: str, expected_revision: int | None) -> None:
+    async def order(
+        self, order: Order, *, actor: str, reason: str, expected_revision: int | None, force: bool = False
+    ) -> None:
         """Carry out an operator's order.
 
-        Raises:
-            NotAllowedNow: when the phase does not allow it, or the revision has moved on.
-        """
-        await self._move(order, actor, reason, expected_revision, {})
+        Args:
+            force: start a step without what it requires; the log says so, and the reason must say why.
 
-    async def order_weight(self, weight: object, *, actor: str, reason: str, expected_revision: int | None) -> None:
+        Raises:
+            InvalidInput: forced without a reason.
+            NotAllowedNow: when the phase does not allow it, the revision has moved on, or a step lacks what it requires.
+        """
+        await self._move(order, actor, reason, expected_revision, {}, force=force)
+
+    async def order_weight(
+        self, weight: object, *, actor: str, reason: str, expected_revision: int | None, force: bool = False
+    ) -> None:
         """Set the candidate's share of live answers by hand.
 
         Args:
             weight: percent, 0 to 100, at most two decimals; 0 sends the candidate back to rehearsing only.
+            force: as for `order`: a weight must not be the way around a step's requirement.
 
         Raises:
-            InvalidInput: when it is not such a number.
-            NotAllowedNow: when the phase does not allow it, or the revision has moved on.
+            InvalidInput: when it is not such a number, or forced without a reason.
+            NotAllowedNow: when the phase does not allow it, the revision has moved on, or a step lacks what it requires.
         """
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 100:
             problem = f"takes a number of percent, 0 to 100, not {weight!r}"
@@ -101,7 +113,7 @@ class Control:
             problem = "takes at most two decimals: 0.01 is the smallest step"
             raise InvalidInput([{"row": None, "field": "weight", "problem": problem}])
         order = Order.WEIGHT if share else Order.SHADOW
-        await self._move(order, actor, reason, expected_revision, {"weight": weight}, share)
+        await self._move(order, actor, reason, expected_revision, {"weight": weight}, share, force=force)
 
     async def _move(
         self,
@@ -111,7 +123,14 @@ class Control:
         expected_revision: int | None,
         details: dict[str, Any],
         share: int | None = None,
+        *,
+        force: bool,
     ) -> None:
+        if force and not reason.strip():
+            raise InvalidInput(
+                [{"row": None, "field": "reason", "problem": "is missing: `force` needs one, for the log"}]
+            )
+
         def apply() -> Plan:
             # The store's plan, not this worker's: another worker may have moved on a moment ago.
             before = self._store.load_plan() or self.plan
@@ -124,12 +143,30 @@ class Control:
                 "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
                 "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
             }  # fmt: skip
-            event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details)
+            skipped = self._skipped(before, order, share, force=force)
+            event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details | skipped)
             return self._store.save_plan(plan, event, expected_revision=before.revision)
 
         saved = await asyncio.to_thread(apply)
         self._metrics.events.labels(event=order.value).inc()
         self._follow(saved)
+
+    def _skipped(self, plan: Plan, order: Order, share: int | None, *, force: bool) -> dict[str, Any]:
+        """What a forced order goes past, for the log; a person's order is the approval that a step may require.
+
+        Raises:
+            NotAllowedNow: when a step that would start lacks what it requires, and nobody forces it.
+        """
+        lacking = [s for s in steps_entered(self.policy, plan, order, share) if LOADTEST in s.require]
+        if not lacking or self._requirements is None or not (why := self._requirements.missing()):
+            return {}
+        if force:
+            return {"skipped": LOADTEST, "skipped_because": why}
+        step = lacking[0]
+        name = f"canary {step.canary / 100:g}" if isinstance(step, CanaryStep) else f"shadow {step.shadow / 100:g}"
+        raise NotAllowedNow(
+            f"the step `{name}` requires a load test: {why}; or force the order, with a reason for the log"
+        )
 
     async def state(self, *, candidate_up: bool) -> dict[str, Any]:
         """The body of `GET /rollout`."""
@@ -269,7 +306,7 @@ def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:
 
 def label_figures(counters: Mapping[str, float]) -> dict[str, Any]:
     """Labels joined, their share of all recorded rows, and the median delay in seconds (interpolated)."""
-    rows = sum(v for k, v in counters.items() if k.startswith("rows/"))
+    rows = sum(v for k, v in counters.items() if k.startswith("rows/") and k != "rows/load")
     matched = counters.get("labels/matched", 0.0)
     buckets = [counters.get(f"label_delay/{i}", 0.0) for i in range(len(losses.DELAY_BUCKETS) + 1)]
     return {

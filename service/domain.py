@@ -30,11 +30,15 @@ class Variant(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """Why a model was run: to answer, to rehearse on an answered request, or because the caller asked for it by name."""
+    """Why a model was run: to answer, to rehearse, because the caller asked for it by name, or for a load test.
+
+    The requests of a load test are routed, rehearsed and recorded like any other, and are no evidence.
+    """
 
     LIVE = "live"
     SHADOW = "shadow"
     PINNED = "pinned"
+    LOAD = "load"
 
 
 class Phase(enum.StrEnum):

@@ -135,12 +135,13 @@ class RequestPath:
         self.worker, self._clock = worker, worker.clock
 
     async def run(
-        self, rows: Rows, key: str | None, pin: Variant | None, at: float, started: float
+        self, rows: Rows, key: str | None, pin: Variant | None, mode: Mode, at: float, started: float
     ) -> tuple[Exchange, Scores, Plan]:
         """Route, and infer.
 
         Args:
             key: the routing key that the caller gave; else it is the `route_by` field's, else the request's own id.
+            pin: and `mode`: see `pin`.
             at: Unix seconds of the request; started: when its handling began, on the performance clock.
 
         Raises:
@@ -152,7 +153,6 @@ class RequestPath:
         worker.next_id = first + len(rows)
         key = key or worker.decoder.first(rows, worker.policy.route_by)
         chosen = pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
-        mode = Mode.PINNED if pin else Mode.LIVE
         exchange = Exchange(worker.id_prefix, first, rows, at, plan.revision, plan.weight, chosen, mode)
         exchange.key = key
         worker.recorder.open(exchange)
@@ -236,17 +236,19 @@ class RequestPath:
         else:
             rehearsal.offer(exchange)
 
-    def pin(self, scope: Scope) -> Variant | None:
-        """The variant that `X-Rollout-Variant` asks for by name, which takes an operator; None where it is not sent."""
+    def pin(self, scope: Scope) -> tuple[Variant | None, Mode]:
+        """The variant that `X-Rollout-Variant` asks for by name, and why the model is run then: both take an operator."""
         wanted = header(scope, b"x-rollout-variant")
         if wanted is None:
-            return None
-        if wanted not in ("primary", "candidate"):
-            raise MalformedRequest(f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`")
+            return None, Mode.LIVE
+        if wanted not in ("primary", "candidate", "any"):
+            raise MalformedRequest(
+                f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`, or is `any`: routed, and no evidence"
+            )
         self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
         if wanted == "candidate" and self.worker.candidate is None:
             raise NotReady("the rollout file names no candidate")
-        return Variant(wanted)
+        return (None, Mode.LOAD) if wanted == "any" else (Variant(wanted), Mode.PINNED)
 
     def at(self, scope: Scope) -> float:
         """When the request happened: now, or what an operator who replays history says."""
@@ -286,12 +288,12 @@ class Predict:
         try:
             require_json(scope)
             request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
-            pin, at = self._path.pin(scope), self._path.at(scope)
+            (pin, mode), at = self._path.pin(scope), self._path.at(scope)
         except UnderstudyError as error:
             worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
             raise
         key = header(scope, b"x-rollout-key") or request.key
-        exchange, scores, plan = await self._path.run(request.rows, key, pin, at, started)
+        exchange, scores, plan = await self._path.run(request.rows, key, pin, mode, at, started)
         variant = exchange.variant
         name = exchange.prediction_id(0).encode()
         head = self._heads[variant, exchange.fallback is not None]

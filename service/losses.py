@@ -67,8 +67,11 @@ def tally(
     """The store's counters that one labelled observation adds to, by name.
 
     `labels/matched`, `label_delay/<bucket>`, and per variant that answered: `outcome/<variant>/<predicted>/<actual>`,
-    `loss_sum/<variant>/<loss>`, `loss_count/<variant>/<loss>`. Pinned requests are no evidence and count as labels only.
+    `loss_sum/<variant>/<loss>`, `loss_count/<variant>/<loss>`. Pinned requests are no evidence and count as labels only, those
+    of load tests not even as that.
     """
+    if outcome.observation.mode is Mode.LOAD:
+        return {"labels/load": 1.0}
     counts: dict[str, float] = {"labels/matched": 1.0}
     counts[f"label_delay/{bisect.bisect_left(DELAY_BUCKETS, outcome.delay)}"] = 1.0
     if outcome.observation.mode is Mode.PINNED:

@@ -28,6 +28,10 @@ from service.rollout.policy import Policy
 _BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, InvalidInput)
 _REF = "#/components/schemas/"
 _HEADER = {"in": "header", "schema": {"type": "string"}}
+_FORCED = {
+    "type": "boolean",
+    "description": "start a step without what it requires; needs a `reason`, and the log says so",
+}
 _SECURE: list[dict[str, list[str]]] = [{}, {"token": []}]
 
 
@@ -41,7 +45,10 @@ def document(
     """
     components = dict(base.get("components") or {})
     schemas = (
-        dict(components.get("schemas") or {}) | _schemas(policy, fields, cards[Variant.PRIMARY]) | describe.schemas()
+        dict(components.get("schemas") or {})
+        | _schemas(policy, fields, cards[Variant.PRIMARY])
+        | describe.schemas()
+        | _launch_schemas()
     )
     components |= {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     info = dict(base.get("info") or {}) | {
@@ -70,8 +77,9 @@ def _model_paths() -> dict[str, Any]:
             "description": "The router chooses who answers. The order of the rows is kept.",
             "parameters": [
                 {**_HEADER, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
-                {**_HEADER, "name": "X-Rollout-Variant", "schema": {"type": "string", "enum": ["primary", "candidate"]},
-                 "description": "pins the request to a variant (operators only, where there are tokens); no evidence"},
+                {**_HEADER, "name": "X-Rollout-Variant", "schema": {"type": "string", "enum": ["primary", "candidate", "any"]},
+                 "description": "pins the request to a variant (operators only, where there are tokens); no evidence. `any`: "
+                                "routed, rehearsed and recorded like every request, and no evidence: for load tests"},
                 {**_HEADER, "name": "X-Rollout-At", "schema": {"type": "number"},
                  "description": "when the request happened, Unix seconds: for replaying history (operators only)"},
             ],
@@ -147,6 +155,18 @@ def _history_paths() -> dict[str, Any]:
             ],
             "responses": {"200": _json("events", "Events")} | _problems(MalformedRequest, Unauthorized, Forbidden, NotReady),
         }},
+        "/rollout/loadtest": {
+            "get": {"operationId": "loadtest", "summary": "What a load test must be taken of, and whether one that counts is here",
+                    "security": _SECURE, "responses": {"200": _json("the setup, the goals, the newest record, what is used",
+                                                                    "LoadTest")}
+                    | _problems(Unauthorized, Forbidden, NotReady)},
+            "post": {"operationId": "fileLoadtest", "summary": "File the record of a load test in the audit log",
+                     "description": "`understudy loadtest` does. A step with `require: [loadtest]` starts when one that passed "
+                                    "is there for these very models, code, machine, device, settings and goals.",
+                     "security": _SECURE, "requestBody": _body("LoadTestRecord"),
+                     "responses": {"200": _json("its event, and whether the gate is open", "LoadTestFiled")}
+                     | _problems(*_BODY_ERRORS, Unauthorized, Forbidden, NotReady)},
+        },
         "/rollout/evidence": {"get": {
             "operationId": "evidence", "summary": "The counters behind the figures, and the bands over time", "security": _SECURE,
             "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
@@ -215,12 +235,13 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
         "FeedbackResponse": _object(dict.fromkeys(("matched", "duplicate", "conflict", "pending"), whole),
                                     ["matched", "duplicate", "conflict", "pending"]),
         "Order": _object({"reason": string}, []),
-        "PromoteOrder": _object({"reason": string, "full": {"type": "boolean"}}, []),
+        "PromoteOrder": _object({"reason": string, "full": {"type": "boolean"}, "force": _FORCED}, []),
         "ArgoVerdict": _object({"data": _object({"ok": {"type": "boolean"}, "inconclusive": {"type": "boolean"}, "reason": string},
                                                 ["ok", "inconclusive", "reason"])}, ["data"]),
         "Gate": _object({"phase": string, "reason": string}, ["phase", "reason"]),
         "WeightOrder": _object(
-            {"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": string}, ["weight"]),
+            {"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": string,
+             "force": _FORCED}, ["weight"]),
         "Rollout": {"type": "object", "properties": {
             "model": string, "phase": {**string, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
@@ -279,6 +300,22 @@ def _comparison() -> dict[str, Any]:
                 **_object({**output, "share": share, "mean_abs": {"type": "number", "nullable": True},
                            "max_abs": {"type": "number"}, "max_rel": {"type": "number"}}, [*output, "share", "mean_abs"])}},
         }, ["rows"]),
+    }  # fmt: skip
+
+
+def _launch_schemas() -> dict[str, Any]:
+    whole, number, string = ({"type": kind} for kind in ("integer", "number", "string"))
+    return {
+        "LoadTest": {"type": "object", "properties": {
+            "model": string, "setup": {"type": "object"}, "goals": {"type": "object"}, "required": {"type": "boolean"},
+            "met": {"type": "boolean"}, "reason": string, "last": {"type": "object", "nullable": True},
+            "plan": {"type": "object"}, "deadline_ms": number, "usage": {"type": "object"}},
+            "required": ["model", "setup", "goals", "required", "met", "reason", "plan", "usage"]},
+        "LoadTestRecord": {"type": "object", "required": [
+            "at", "model", "verdict", "reasons", "setup", "rollout_file", "goals", "measured", "findings"], "properties": {
+            "verdict": {"type": "string", "enum": ["pass", "fail", "invalid"]}}},
+        "LoadTestFiled": _object({"event": whole, "required": {"type": "boolean"}, "met": {"type": "boolean"}, "reason": string},
+                                 ["event", "required", "met", "reason"]),
     }  # fmt: skip
 
 

@@ -364,7 +364,7 @@ class Recorder:
         positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
         observe_many(self._metrics.label_delay, [outcome.delay for outcome in outcomes])
         for outcome in outcomes:
-            if outcome.observation.mode is Mode.PINNED:
+            if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
                 continue
             for variant, predicted, actual, found in losses.scored(outcome, classes, positive):
                 if predicted is not None:

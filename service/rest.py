@@ -27,6 +27,7 @@ from service.http import (
     read_body,
     require_json,
 )
+from service.launch import Launch
 from service.protocol_v2.handlers import ProtocolV2, tell
 from service.rollout.phases import Order
 from service.wiring import Worker
@@ -73,6 +74,7 @@ class Rest:
             "/rollout/verdict": {"GET": self.verdict},
             "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
+            **Launch(self.worker).routes(),
             **{f"/rollout/{name}": {"POST": self._order(name)} for name in ORDERS},
             "/livez": {"GET": self.alive},
             "/healthz": {"GET": self.alive},
@@ -154,14 +156,14 @@ class Rest:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             actor = self._operator(scope)
             order = json_object(await read_body(scope, receive, **self.worker.body_limits))
-            full = ORDERS[name] is Order.PROMOTE and order.pop("full", False) is True
+            full, force = (name == "promote" and order.pop(key, False) is True for key in ("full", "force"))
             if unknown := order.keys() - {"reason"}:
                 raise InvalidInput(
                     [{"row": None, "field": n, "problem": "unknown; it takes `reason`"} for n in unknown]
                 )
             await self.worker.control.order(
                 Order.PROMOTE_FULL if full else ORDERS[name], actor=actor.name,
-                reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope),
+                reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope), force=force,
             )  # fmt: skip
             await self.rollout(scope, receive, send)
 
@@ -172,9 +174,13 @@ class Rest:
         actor = self._operator(scope)
         require_json(scope)
         order = json_object(await read_body(scope, receive, **self.worker.body_limits))
+        force = order.pop("force", False) is True
         if unknown := order.keys() - {"weight", "reason"}:
             raise InvalidInput(
-                [{"row": None, "field": n, "problem": "unknown; it takes `weight` and `reason`"} for n in unknown]
+                [
+                    {"row": None, "field": n, "problem": "unknown; it takes `weight`, `reason` and `force`"}
+                    for n in unknown
+                ]
             )
         if "weight" not in order:
             raise InvalidInput(
@@ -182,7 +188,7 @@ class Rest:
             )
         await self.worker.control.order_weight(
             order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
-            expected_revision=_if_match(scope),
+            expected_revision=_if_match(scope), force=force,
         )  # fmt: skip
         await self.rollout(scope, receive, send)
 

@@ -36,6 +36,9 @@ class Settings(pydantic_settings.BaseSettings):
     body_max_bytes: int = pydantic.Field(8 * 2**20, ge=1024, description="largest request body; more is 413")
     rows_max: int = pydantic.Field(5_000, ge=1, description="most rows in one request; more is 413")
     labels_max: int = pydantic.Field(10_000, ge=1, description="most labels in one /feedback call; more is 413")
+    loadtest_max_bytes: int = pydantic.Field(
+        131_072, ge=1024, description="largest record of a load test; more is 413: it stays in the audit log for ever"
+    )
     key_max_chars: int = pydantic.Field(256, ge=16, description="longest routing key")
     body_timeout_s: float = pydantic.Field(10.0, gt=0, description="a body that is not here by then is 408")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import structlog
 
-from service import floor, losses
+from service import floor, losses, machine
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
 from service.domain import Event, Outcome, Phase, Plan, Variant
-from service.engine import Engine, Reading, Scores
+from service.engine import Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import OnnxEngine, cpu_quota, resolve
@@ -33,6 +33,7 @@ from service.rollout.controller import Controller
 from service.rollout.evidence import Model
 from service.rollout.identity import identity
 from service.rollout.policy import Policy
+from service.rollout.requirements import Requirements
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store import Retention, RolloutRecord, Store, records
@@ -197,7 +198,7 @@ class Worker:
         self.settings, self.policy, self.clock = settings, load_policy(settings), SystemClock()
         policy = self.policy
         self.tokens = Tokens(settings.tokens_file)
-        engine: Engine = open_engine(policy.primary, settings, policy)
+        engine = open_engine(policy.primary, settings, policy)
         candidate_card = _card_of(policy.candidate) if policy.candidate else None
         self.cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: candidate_card} if candidate_card else {})
         self.fields = fields_of(engine.card, candidate_card)
@@ -241,10 +242,21 @@ class Worker:
             self._connect_candidate(candidate_card, candidate_url)
         plan = self.store.load_plan()
         judged = {variant: Model(card.classes, card.positive) for variant, card in self.cards.items()}
-        controller = Controller(policy, judged, self.store, self.clock, self.id_prefix, lease_s=settings.lease_s)
-        self.control = Control(
-            policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), controller
+        setup = machine.setup_of(settings, policy, self.cards, engine.device, thread_count(settings, policy))
+        self.requirements = Requirements(policy, setup, self.store)
+        controller = Controller(
+            policy,
+            judged,
+            self.store,
+            self.clock,
+            self.id_prefix,
+            lease_s=settings.lease_s,
+            requirements=self.requirements,
         )
+        self.control = Control(
+            policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), controller,
+            self.requirements,
+        )  # fmt: skip
         self.control.on_plan = self._on_plan
 
     async def start(self) -> None:

@@ -13,6 +13,7 @@ from service.cli.common import Json, Reason, Revision, Token, Url, app, out, sai
 from service.cli.compared import told
 from service.client import DEFAULT_URL, Client
 
+Force = Annotated[bool, typer.Option("--force", help="start a step without what it requires; needs a --reason")]
 _VERBS = {"advance": "advance", "hold": "hold", "rollback": "roll back"}
 
 
@@ -76,6 +77,7 @@ def set_weight(
         float, typer.Argument(help="percent of live answers that the candidate gives, 0 to 100", min=0, max=100)
     ],
     reason: Reason = "",
+    force: Force = False,
     revision: Annotated[
         int | None, typer.Option(help="refuse when the rollout has moved on from this revision")
     ] = None,
@@ -85,7 +87,11 @@ def set_weight(
 ) -> None:
     """Set the candidate's share of live answers by hand."""
     with said(), Client(url, token) as client:
-        state = client.post("/rollout/weight", {"weight": weight, "reason": reason}, revision=revision)
+        state = client.post(
+            "/rollout/weight",
+            {"weight": weight, "reason": reason} | ({"force": True} if force else {}),
+            revision=revision,
+        )
         if as_json:
             print(json.dumps(state, indent=1))
         else:
@@ -105,11 +111,20 @@ def _order(
 
 @app.command()
 def promote(
-    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False,
+    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False, force: Force = False,
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Go to the next step without waiting for the judge; with --full, all the way."""
-    _order("promote", url, token, reason, revision, as_json, **({"full": True} if full else {}))
+    _order(
+        "promote",
+        url,
+        token,
+        reason,
+        revision,
+        as_json,
+        **({"full": True} if full else {}),
+        **({"force": True} if force else {}),
+    )
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from service import __version__
-from service.domain import Variant
+from service.domain import Mode, Variant
 from service.engine.batching import LocalModel
 from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, NotFound, NotReady, UnderstudyError, WrongMediaType
@@ -83,7 +83,7 @@ class ProtocolV2:
         worker, clock = self.worker, self._clock
         started = clock.perf()
         try:
-            pin = self._pin(scope)
+            pin, mode = self._pin(scope)
             signature = self._pinned[pin] if pin else self._routed
             length = _header_length(scope)
             question = signature.decode(await read_body(scope, receive, **worker.body_limits), length)
@@ -91,7 +91,8 @@ class ProtocolV2:
         except UnderstudyError as error:
             worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
             raise
-        exchange, scores, plan = await self._path.run(question.rows, header(scope, b"x-rollout-key"), pin, at, started)
+        key = header(scope, b"x-rollout-key")
+        exchange, scores, plan = await self._path.run(question.rows, key, pin, mode, at, started)
         variant, name = exchange.variant, exchange.prediction_id(0)
         head = {
             "model_name": worker.policy.model, "model_version": worker.cards[variant].version,
@@ -122,8 +123,8 @@ class ProtocolV2:
             raise NotFound(f"version {version[:100]!r} is not here; there are {_listed(list(cards.values()))}")
         return found
 
-    def _pin(self, scope: Scope) -> Variant | None:
-        """The variant that the path's version or `X-Rollout-Variant` asks for by name; None leaves it to the router.
+    def _pin(self, scope: Scope) -> tuple[Variant | None, Mode]:
+        """The variant that the path's version or `X-Rollout-Variant` asks for by name; see `RequestPath.pin`.
 
         Where both models have the same version, it is the primary's, unless the header says otherwise.
         """
@@ -131,10 +132,10 @@ class ProtocolV2:
         if not variants:
             return self._path.pin(scope)
         self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
-        wanted = self._path.pin(scope)
+        wanted, _ = self._path.pin(scope)
         if wanted is not None and wanted not in variants:
             raise MalformedRequest(f"X-Rollout-Variant is {wanted}; the path's version is the {variants[0]}'s")
-        return wanted or variants[0]
+        return wanted or variants[0], Mode.PINNED
 
     def _answers(self, variant: Variant) -> bool:
         """Whether a variant can answer now."""

@@ -27,8 +27,10 @@ from service.errors import NotAllowedNow
 from service.rollout import phases
 from service.rollout.evidence import Evidence, Model, Tail
 from service.rollout.judge import Verdict, judge
+from service.rollout.loadtest import LOADTEST
 from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
+from service.rollout.requirements import Requirements
 from service.store import Store
 
 log = structlog.get_logger(__name__)
@@ -55,6 +57,7 @@ class Controller:
 
     Args:
         holder: names this process in the lease.
+        requirements: what steps may require besides evidence; None where nothing is ever met.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Controller:
         holder: str,
         *,
         lease_s: float = 5.0,
+        requirements: Requirements | None = None,
     ) -> None:
+        self._requirements = requirements
         self._policy, self._models, self._store, self._clock = policy, models, store, clock
         self.holder, self._lease_s = holder, lease_s
         self._evidence: Evidence | None = None
@@ -91,7 +96,8 @@ class Controller:
         # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
         known_by = self._clock.now() - LABEL_LAG_S
         moved = self._fold(evidence, known_by)
-        verdict, tail_to = self._judge(evidence, plan, known_by)
+        met = self._requirements.met() if self._requirements else {}
+        verdict, tail_to = self._judge(evidence, plan, known_by, frozenset(met))
         self.verdict = verdict
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
         if (moved or order is not None) and not self._keep(evidence, verdict, plan, decided=order is not None):
@@ -100,7 +106,7 @@ class Controller:
             return None
         looked = {
             "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "known_by": known_by,
-            "marks": len(evidence.marks), "chain": evidence.chain,
+            "marks": len(evidence.marks), "chain": evidence.chain, "met": met,
         }  # fmt: skip
         return self._apply(plan, order, verdict, looked)
 
@@ -121,10 +127,13 @@ class Controller:
                 break
         return before != (evidence.seen, evidence.settled)
 
-    def _judge(self, evidence: Evidence, plan: Plan, known_by: float) -> tuple[Verdict, int]:
+    def _judge(self, evidence: Evidence, plan: Plan, known_by: float, met: frozenset[str]) -> tuple[Verdict, int]:
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
         tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
-        return judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan)), tail.last
+        verdict = judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan), met)
+        if LOADTEST in verdict.requires and self._requirements is not None:
+            verdict = dataclasses.replace(verdict, reason=f"{verdict.reason}: {self._requirements.missing()}")
+        return verdict, tail.last
 
     def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
@@ -193,10 +202,12 @@ def judged_step(plan: Plan) -> int:
     return plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
 
 
-def judge_at(policy: Policy, evidence: Evidence, tail: Tail, phase: Phase, step: int) -> Verdict:
-    """The verdict on some evidence at a step. Pure."""
+def judge_at(
+    policy: Policy, evidence: Evidence, tail: Tail, phase: Phase, step: int, met: frozenset[str] = frozenset()
+) -> Verdict:
+    """The verdict on some evidence at a step, with the requirements that are met. Pure."""
     elapsed = evidence.watermark - evidence.started_at
-    return judge(policy, phase, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed)
+    return judge(policy, phase, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed, met=met)
 
 
 def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:

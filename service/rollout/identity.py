@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from service.domain import Variant
 from service.rollout.evidence import Model
-from service.rollout.policy import JUDGED, Policy, of_store
+from service.rollout.policy import Policy, of_store
 
 NOT_SAID = "not set"
 
@@ -52,7 +52,7 @@ def identity(policy: Policy, models: Mapping[Variant, Named]) -> dict[str, Any]:
         }
         for variant, model in models.items()
     }  # fmt: skip
-    return {"policy": policy.model_dump(mode="json", include=set(JUDGED)), "models": told}
+    return {"policy": policy.judged(), "models": told}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -119,6 +119,8 @@ class Latency(_Strict):
     """The latency goal and the deadline inside which every caller gets an answer, in milliseconds."""
 
     p99_ms: float = pydantic.Field(gt=0, description="99 of 100 requests are answered faster than this")
+    p50_ms: float | None = pydantic.Field(default=None, gt=0, description="half of them (load tests hold it)")
+    p95_ms: float | None = pydantic.Field(default=None, gt=0, description="95 of 100 (load tests hold it)")
     deadline_ms: float = pydantic.Field(default=250, gt=0, description="later there is no answer but 504")
 
 
@@ -127,6 +129,18 @@ class Cost(_Strict):
 
     machine_per_hour: float = pydantic.Field(gt=0, description="what a machine costs an hour")
     max_per_million: float = pydantic.Field(gt=0, description="the most that a million predictions may cost")
+
+
+class Load(_Strict):
+    """What may go wrong in a load test at `throughput_rps`, as shares."""
+
+    error_rate: float = pydantic.Field(default=0.001, ge=0, lt=1, description="of the requests, not answered in time")
+    fallback_rate: float = pydantic.Field(
+        default=0.01, ge=0, lt=1, description="of the candidate's requests, answered by the primary in its place"
+    )
+    shadow_loss: float = pydantic.Field(
+        default=0.01, ge=0, lt=1, description="of the rehearsals, dropped, failed or late"
+    )
 
 
 class Goals(_Strict):
@@ -139,6 +153,7 @@ class Goals(_Strict):
     errors: Errors | None = None
     latency: Latency = Latency(p99_ms=50)
     throughput_rps: float | None = pydantic.Field(default=None, gt=0, description="requests a second to sustain")
+    load: Load = Load()
     cost: Cost | None = None
 
 
@@ -178,7 +193,7 @@ class ShadowStep(_Strict):
 
     shadow: Share = pydantic.Field(description="the share, in percent with at most two decimals")
     until: Until | None = None
-    require: list[Require] = pydantic.Field(default=[], description="what must have been said before the next step")
+    require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
 
 
 class CanaryStep(_Strict):
@@ -186,7 +201,7 @@ class CanaryStep(_Strict):
 
     canary: Share = pydantic.Field(description="the share, in percent with at most two decimals")
     until: Until | None = None
-    require: list[Require] = pydantic.Field(default=[], description="what must have been said before the next step")
+    require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
 
 
 def _kind_of_step(step: object) -> str | None:
@@ -259,14 +274,22 @@ class Policy(_Strict):
         """What evidence is kept under: the models' digests and what they are judged by.
 
         A retry of the same artifact resets nothing; a changed margin starts new evidence. The steps are not part of
-        it: how fast the weight grows changes no answer to "which model is better".
+        it: how fast the weight grows changes no answer to "which model is better". Nor are the goals that only a load
+        test holds: its record says by which it was judged.
 
         What is at its default is left out, said or not. So a field that a later version adds changes no key while its
         default means what was done before; and a default that is there may never change, which a test holds.
         """
-        judged = self.model_dump(mode="json", include=set(JUDGED), exclude_defaults=True)
+        judged = self.judged(exclude_defaults=True)
         text = json.dumps([judged, primary_digest, candidate_digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def judged(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """What `JUDGED` names, as the file says it, with the goals that only a load test holds at their defaults."""
+        latency = self.goals.latency.model_copy(update={"p50_ms": None, "p95_ms": None})
+        goals = {"throughput_rps": None, "load": Load(), "cost": None, "latency": latency}
+        bare = self.model_copy(update={"goals": self.goals.model_copy(update=goals)})
+        return bare.model_dump(mode="json", include=set(JUDGED), exclude_defaults=exclude_defaults)
 
     def followed(self) -> dict[str, Any]:
         """What `FOLLOWED` names, as the file says it."""

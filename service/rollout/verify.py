@@ -19,6 +19,7 @@ from service.domain import Event, Phase
 from service.rollout.controller import judge_at
 from service.rollout.evidence import Evidence, Model, Row
 from service.rollout.judge import Verdict
+from service.rollout.loadtest import LOADTEST, Record, shortcoming
 from service.rollout.policy import Policy
 
 Rows = Callable[[int, int, float], Iterable[Row]]
@@ -73,8 +74,10 @@ def verify(
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
         followed = policy.following(looked["followed"]) if "followed" in looked else policy
-        verdict = judge_at(followed, evidence, tail, Phase(looked["from"]), looked["judged_step"])
-        checks.append(_compare(event, verdict, evidence.chain))
+        met = looked.get("met", {})
+        verdict = judge_at(followed, evidence, tail, Phase(looked["from"]), looked["judged_step"], frozenset(met))
+        unfounded = _unfounded(events, event, met[LOADTEST]) if LOADTEST in met else None
+        checks.append(Check(event, False, unfounded) if unfounded else _compare(event, verdict, evidence.chain))
     return checks, changed_block(evidence, state["evidence"]["blocks"])
 
 
@@ -86,6 +89,24 @@ def changed_block(evidence: Evidence, blocks: Sequence[Sequence[Any]]) -> str | 
             return f"a row between {before + 1} and {kept_seq} is not what it was when it was judged"
         before = seq
     return None
+
+
+def _unfounded(events: Sequence[Event], decision: Event, record: int) -> str | None:
+    """Why the load test that a decision names does not bear it, in words."""
+    found = next((e for e in events if e.id == record and e.kind == LOADTEST and e.id < decision.id), None)
+    if found is None:
+        return f"it names event {record} as its load test, and there is no such record before it"
+    try:
+        test = Record.model_validate(dict(found.details))
+    except ValueError:
+        return f"the load test in event {record} is not a record"
+    # By the goals of then: a goal that was raised later changes nothing about what was decided.
+    why = shortcoming(test, test.setup, test.goals)
+    began = next((dict(e.details) for e in events if e.kind == "started"), {})
+    digests = {name: began.get(name, getattr(test.setup, name)) for name in ("primary", "candidate")}
+    if any(getattr(test.setup, name) != digest for name, digest in digests.items()):
+        why = "it was taken of other models"
+    return f"the load test in event {record} does not count: {why}" if why else None
 
 
 def _as_settled(rows: Rows, missing: Sequence[Sequence[int]]) -> Rows:

@@ -105,7 +105,7 @@ class Gatherer:
         """By hour; of many rows an even choice, each standing for its share. Pinned requests are no traffic."""
         hours: dict[int, list[int]] = {}
         for i, one in enumerate(observations):
-            if one.mode is not Mode.PINNED:
+            if one.mode not in {Mode.PINNED, Mode.LOAD}:
                 hours.setdefault(int(one.at // SLOT_S), []).append(i)
         chosen = {hour: every[:: -(-len(every) // self._batch_max)] for hour, every in hours.items()}
         columns = self._built(parts, np.array([i for some in chosen.values() for i in some], dtype=np.intp))

@@ -157,7 +157,12 @@ def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: l
         service.wait_for(lambda: service.rollout()["candidate"]["up"])
         shares = []
         for weight in (5, 25, 50):
-            assert service.http.post("/rollout/weight", json={"weight": weight, "reason": "test"}).status_code == 200
+            assert (
+                service.http.post(
+                    "/rollout/weight", json={"weight": weight, "reason": "test", "force": True}
+                ).status_code
+                == 200
+            )
             time.sleep(1.0)  # what the contract promises: every worker follows within a second
             first, second = sides(service), sides(service)
             assert first == second
@@ -189,7 +194,7 @@ def lenient(tmp_path: Path) -> Iterator[Running]:
 def test_a_killed_candidate_costs_no_request_and_comes_back(lenient: Running, july: list[Flight]) -> None:
     """`kill -9` at 50 % canary under load: every answer is a 200, fallbacks are counted, and the new process is used."""
     service = lenient
-    service.http.post("/rollout/weight", json={"weight": 50})
+    service.http.post("/rollout/weight", json={"weight": 50, "reason": "test", "force": True})
     before = service.wait_for(lambda: service.children("Candidate"))[0]
     statuses: list[int] = []
     variants: list[str] = []

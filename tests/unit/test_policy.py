@@ -21,6 +21,7 @@ from service.rollout.policy import (
     Goals,
     Labels,
     Latency,
+    Load,
     Policy,
     Quality,
     ShadowStep,
@@ -239,12 +240,13 @@ def test_durations_are_a_number_and_a_unit(number: int, unit: tuple[str, float])
 JUDGED = [
     {"model": "other-name"}, {"task": "multiclass-classification"}, {"unit": None}, {"goals.error_budget": 0.01},
     {"goals.quality.margin": 0.006}, {"goals.quality.harm": 0.02}, {"goals.quality.loss": "log_loss"},
-    {"goals.errors.margin": 0.003}, {"goals.latency.p99_ms": 40}, {"goals.throughput_rps": 501},
-    {"goals.cost.max_per_million": 2}, {"labels.wait": "71h"}, {"labels.count": "on_arrival"},
+    {"goals.errors.margin": 0.003}, {"goals.latency.p99_ms": 40}, {"labels.wait": "71h"}, {"labels.count": "on_arrival"},
 ]  # fmt: skip
 NOT_JUDGED = [
     {"steps": [{"shadow": 50}, {"canary": 1}, "promote"]}, {"workers": 2}, {"device": "cpu"}, {"route_by": "carrier"},
     {"primary": "elsewhere/model"}, {"candidate": "elsewhere/other"}, {"labels.wait": "3d"},
+    {"goals.throughput_rps": 501}, {"goals.cost.max_per_million": 2}, {"goals.load": {"error_rate": 0.01}},
+    {"goals.latency.p50_ms": 5},
 ]  # fmt: skip
 
 
@@ -322,10 +324,11 @@ def test_a_default_that_is_said_is_the_same_as_one_that_is_not() -> None:
 DEFAULTS = {
     Quality: {"loss": "brier", "harm": "margin", "poc_target": None, "clip": 5.0},
     Errors: {},
-    Latency: {"deadline_ms": 250},
+    Latency: {"deadline_ms": 250, "p50_ms": None, "p95_ms": None},
+    Load: {"error_rate": 0.001, "fallback_rate": 0.01, "shadow_loss": 0.01},
     Cost: {},
     Goals: {"error_budget": 0.05, "quality": None, "errors": None, "latency": Latency(p99_ms=50), "throughput_rps": None,
-            "cost": None},
+            "load": Load(), "cost": None},
     Labels: {"wait": 72 * 3600.0, "count": "settled"},
 }  # fmt: skip
 

@@ -1,0 +1,291 @@
+"""The gate: which records open it and which do not, that the judge waits for one, and that people go past it only by saying so."""
+
+import asyncio
+from typing import Any
+
+import prometheus_client
+import pytest
+
+from service.control import Control
+from service.domain import Event, Plan
+from service.errors import InvalidInput, NotAllowedNow
+from service.metrics import Metrics
+from service.rollout.controller import Controller
+from service.rollout.loadtest import (
+    LOADTEST,
+    LaunchGoals,
+    Machine,
+    Record,
+    Setup,
+    held,
+    shortcoming,
+    steps_entered,
+)
+from service.rollout.phases import Order
+from service.rollout.policy import Policy
+from service.rollout.requirements import Requirements
+from tests.unit.rollout.world import MODELS, World, policy
+
+GATED = [{"shadow": 100}, {"canary": 5}, {"canary": 50, "require": ["loadtest"]}, "promote"]
+SETUP = Setup(
+    primary="sha256:p", candidate="sha256:c", device="cpu", code="1+ab", settings={"workers": 1, "threads": 1},
+    machine=Machine(cpu="x", cores=2, memory_gib=24),
+)  # fmt: skip
+
+
+def gated(**changes: Any) -> Policy:
+    return policy(GATED, throughput_rps=100, cost={"machine_per_hour": 1, "max_per_million": 10}, **changes)
+
+
+GOALS = LaunchGoals.of(gated().goals)
+GOOD: dict[str, Any] = {
+    "seconds": 30, "offered_rps": 100, "achieved_rps": 99.5, "rows_per_request": 2, "error_rate": 0, "fallback_rate": 0,
+    "shadow_loss": 0, "cost_per_million": 1.4,
+    "latency": {"requests": 3000, "p50_ms": 2, "p95_ms": 5, "p99_ms": 9},
+    "variants": {"candidate": {"requests": 1500, "p50_ms": 2, "p95_ms": 6, "p99_ms": 12}},
+}  # fmt: skip
+
+
+def record(verdict: str = "pass", *, setup: Setup = SETUP, goals: LaunchGoals = GOALS, **measured: Any) -> Record:
+    return Record.model_validate(
+        {"at": 1.0, "model": "m", "verdict": verdict, "reasons": [] if verdict == "pass" else ["because"],
+         "setup": setup.model_dump(), "rollout_file": None, "goals": goals.model_dump(), "measured": GOOD | measured,
+         "findings": []}
+    )  # fmt: skip
+
+
+def filed(store: Any, test: Record) -> int:
+    return int(store.append_event(Event(1.0, LOADTEST, "olga", test.summary(), 1, test.model_dump(mode="json"))).id)
+
+
+def other(**changes: Any) -> Setup:
+    return SETUP.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"achieved_rps": 98.9}, "98.9 requests/s were answered in time, the goal is 100.0"),
+        ({"offered_rps": 90, "achieved_rps": 90}, "only 90.0 requests/s were offered, the goal is 100.0"),
+        ({"latency": GOOD["latency"] | {"p99_ms": 50.1}}, "p99 is 50.1 ms, the goal is 50 ms"),
+        ({"latency": GOOD["latency"] | {"p99_ms": None}}, "p99 is unknown, the goal is 50 ms"),
+        (
+            {"variants": {"candidate": {"requests": 9, "p99_ms": 51}}},
+            "the candidate's p99 is 51.0 ms, the goal is 50 ms",
+        ),
+        ({"error_rate": 0.002}, "0.200% of the requests failed or were not answered in time, 0.100% are allowed"),
+        ({"fallback_rate": 0.02}, "2.000% of the candidate's requests fell back to the primary, 1.000% are allowed"),
+        ({"shadow_loss": 0.02}, "2.000% of the rehearsals were lost, 1.000% are allowed"),
+        ({"cost_per_million": 10.5}, "a million predictions cost 10.5000, 10 is the most"),
+        ({"cost_per_million": None}, "a million predictions cost ?, 10 is the most"),
+    ],
+)
+def test_every_goal_is_held_and_says_what_was_measured(change: dict[str, Any], says: str) -> None:
+    """One missed goal at a time, each in its own words; what is met exactly is met."""
+    missed = [finding.says for finding in held(GOALS, record(**change).measured) if not finding.met]
+
+    assert missed == [says]
+    assert all(f.met for f in held(GOALS, record(achieved_rps=99.0, error_rate=0.001, cost_per_million=10).measured))
+
+
+def test_goals_that_the_file_does_not_set_are_not_held() -> None:
+    """p50 and p95 are held when they are named; without a throughput or a cost there is none."""
+    plain = LaunchGoals.of(policy().goals)
+    strict = LaunchGoals.of(policy(latency={"p99_ms": 50, "p50_ms": 1, "p95_ms": 4}).goals)
+
+    assert [f.goal for f in held(plain, record().measured)] == [
+        "p99_ms", "candidate.p99_ms", "error_rate", "fallback_rate", "shadow_loss",
+    ]  # fmt: skip
+    assert [f.goal for f in held(strict, record().measured) if not f.met] == [
+        "p50_ms", "candidate.p50_ms", "p95_ms", "candidate.p95_ms",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("test", "says"),
+    [
+        (record(setup=other(candidate="sha256:d")), "candidate is sha256:d, not sha256:c"),
+        (record(setup=other(device="cuda")), "device is cuda, not cpu"),
+        (record(setup=other(settings={"workers": 2, "threads": 1})), "workers is 2, not 1"),
+        (record(setup=other(settings={"workers": 1})), "threads is absent, not 1"),
+        (record(setup=other(machine=Machine(cpu="y", cores=2, memory_gib=24))), "cpu is y, not x"),
+        (record(setup=other(code="1+cd")), "code is 1+cd, not 1+ab"),
+        (record(goals=GOALS.model_copy(update={"throughput_rps": 10.0})), "other goals: throughput_rps"),
+        (record("fail"), "did not pass (fail: 100 of 100 requests/s, p99 9.0 ms; because)"),
+        (record("invalid"), "did not pass (invalid:"),
+        (record(error_rate=0.5), "says that it passed, but its numbers do not: 50.000% of the requests failed"),
+    ],
+)
+def test_a_record_counts_for_exactly_what_it_was_taken_of(test: Record, says: str) -> None:
+    """Models, device, settings, machine, code and goals; and its numbers are read again."""
+    assert shortcoming(record(), SETUP, GOALS) is None
+    assert says in (shortcoming(test, SETUP, GOALS) or "")
+
+
+def test_the_newest_that_says_anything_counts() -> None:
+    """A later failure closes the gate, an invalid test and one of something else change nothing; the log is read once."""
+    world = World(gated())
+    requirements = Requirements(world.policy, SETUP, world.store)
+    assert requirements.asked
+    assert requirements.met() == {}
+    assert requirements.missing() == "no load test has been recorded; `understudy loadtest` makes one"
+    assert requirements.last() is None
+
+    filed(world.store, record(setup=other(device="cuda")))
+    assert requirements.met() == {}
+    assert "device is cuda, not cpu; `understudy loadtest` makes another" in requirements.missing()
+    first = filed(world.store, record())
+    assert requirements.met() == {"loadtest": first}
+    filed(world.store, record("invalid"))
+    filed(world.store, record(setup=other(device="cuda")))
+    world.store.append_event(Event(1.0, LOADTEST, "x", "not a record", 1, {"verdict": "pass"}))
+    assert requirements.met() == {"loadtest": first}
+    assert requirements.missing() == ""
+    filed(world.store, record("fail"))
+    assert requirements.met() == {}
+    again = filed(world.store, record())
+    assert requirements.met() == Requirements(world.policy, SETUP, world.store).met() == {"loadtest": again}
+
+
+class Gated(World):
+    """A world whose controller knows the requirements."""
+
+    def __init__(self) -> None:
+        super().__init__(gated())
+        self.requirements = Requirements(self.policy, SETUP, self.store)
+
+    def controller(self, holder: str = "a", store: Any = None, lease_s: float = 5.0) -> Controller:
+        return Controller(
+            self.policy,
+            MODELS,
+            store or self.store,
+            self.clock,
+            holder,
+            lease_s=lease_s,
+            requirements=self.requirements,
+        )
+
+    def told(self, controller: Controller, times: int) -> None:
+        for _ in range(times):
+            self.serve(200, "better")
+            self.clock.advance(10)
+            controller.tick()
+
+
+def test_the_judge_waits_for_a_load_test_and_verify_agrees() -> None:
+    """It holds before the step and says why; a test of other models changes nothing; the right one lets it go on."""
+    world = Gated()
+    controller = world.controller()
+    world.told(controller, 8)
+    assert world.where == ("canary", 5.0, 1)
+    assert world.kept["verdict"]["reason"].endswith(
+        "the next step requires loadtest: no load test has been recorded; `understudy loadtest` makes one"
+    )
+
+    filed(world.store, record(setup=other(primary="sha256:old")))
+    world.told(controller, 2)
+    assert world.where == ("canary", 5.0, 1)
+    assert "primary is sha256:old, not sha256:p" in world.kept["verdict"]["reason"]
+
+    event = filed(world.store, record())
+    world.told(controller, 3)
+    assert world.where[0] == "promoted"
+    decisions = [e for e in world.store.events(limit=1000) if e.actor == "judge"]
+    assert [dict(e.details)["met"] for e in decisions] == [{}, {"loadtest": event}, {"loadtest": event}]
+    checks, changed = world.verified()
+    assert [check.agrees for check in checks] == [True, True, True]
+    assert changed is None
+
+
+def test_verify_finds_a_decision_whose_load_test_does_not_bear_it() -> None:
+    """The record is not in the log before it, is none, failed, or was of other models than the rollout's."""
+    world = Gated()
+    filed(world.store, record())
+    world.told(world.controller(), 12)
+    assert world.where[0] == "promoted"
+    genuine = list(world.store.events(limit=1000))
+
+    def verdicts(change: Any) -> list[str]:
+        world.store.events = lambda **_: [change(e) for e in genuine]  # type: ignore[method-assign]
+        return [check.says for check in world.verified()[0] if not check.agrees]
+
+    def with_details(kind: str, details: dict[str, Any]) -> Any:
+        return lambda e: Event(e.at, e.kind, e.actor, e.reason, e.revision, details, e.id) if e.kind == kind else e
+
+    failed = record("fail").model_dump(mode="json")
+    assert "does not count: it did not pass" in verdicts(with_details(LOADTEST, failed))[0]
+    assert "is not a record" in verdicts(with_details(LOADTEST, {}))[0]
+    renamed = verdicts(
+        lambda e: Event(e.at, "x", e.actor, e.reason, e.revision, e.details, e.id) if e.kind == LOADTEST else e
+    )
+    assert "there is no such record before it" in renamed[0]
+    started = {"primary": "sha256:q", "candidate": "sha256:c"}
+    assert "it was taken of other models" in verdicts(with_details("started", started))[0]
+    assert verdicts(lambda e: e) == []
+
+
+@pytest.mark.parametrize(
+    ("plan", "order", "share", "entered"),
+    [
+        ((1, 500), Order.PROMOTE, None, [5000]),
+        ((0, 0), Order.PROMOTE, None, [500]),
+        ((0, 0), Order.PROMOTE_FULL, None, [500, 5000]),
+        ((2, 5000), Order.PROMOTE_FULL, None, []),
+        ((2, 5000), Order.PROMOTE, None, []),
+        ((0, 0), Order.WEIGHT, 500, [500]),
+        ((0, 0), Order.WEIGHT, 501, [500, 5000]),
+        ((-1, 600), Order.WEIGHT, 700, [5000]),
+        ((-1, 600), Order.PROMOTE, None, [5000]),
+        ((-1, 600), Order.PROMOTE_FULL, None, [5000]),
+        ((2, 5000), Order.WEIGHT, 6000, []),
+        ((2, 5000), Order.WEIGHT, 100, []),
+        ((1, 500), Order.SHADOW, 0, []),
+        ((1, 500), Order.PAUSE, None, []),
+    ],
+)
+def test_the_steps_that_an_order_starts(
+    plan: tuple[int, int], order: Order, share: int | None, entered: list[int]
+) -> None:
+    """One, all that are left, or those whose work a weight set by hand would do; going down starts none."""
+    own = gated()
+    step, weight = plan
+    before = Plan(own.first_plan("ab").phase, weight, 10_000, 1, step)
+
+    assert [s.canary for s in steps_entered(own, before, order, share)] == entered  # type: ignore[union-attr]
+
+
+def test_a_person_goes_past_a_requirement_only_by_force_and_with_a_reason() -> None:
+    """Promote, promote to the end, and a weight beyond: refused with the reason and the way out; forced, the log says so."""
+
+    async def main() -> None:
+        world = Gated()
+        world.order(Order.PROMOTE)
+        metrics = Metrics(prometheus_client.CollectorRegistry())
+        control = Control(
+            world.policy, {}, world.store, metrics, world.clock, world.plan, world.controller(), world.requirements
+        )
+
+        async def order(order: Order, reason: str = "", *, force: bool = False) -> None:
+            await control.order(order, actor="olga", reason=reason, expected_revision=None, force=force)
+
+        for what in (Order.PROMOTE, Order.PROMOTE_FULL):
+            with pytest.raises(
+                NotAllowedNow, match=r"`canary 50` requires a load test: no load test .* force the order"
+            ):
+                await order(what, "I want to")
+        with pytest.raises(NotAllowedNow, match="`canary 50` requires a load test"):
+            await control.order_weight(6, actor="olga", reason="", expected_revision=None)
+        with pytest.raises(InvalidInput, match="`force` needs one"):
+            await order(Order.PROMOTE, "  ", force=True)
+        assert world.where == ("canary", 5.0, 1)
+        await control.order_weight(4, actor="olga", reason="", expected_revision=None)
+        await control.order_weight(6, actor="olga", reason="it burns", expected_revision=None, force=True)
+        last = world.store.events(limit=1000)[-1]
+        assert (last.reason, last.details["skipped"]) == ("it burns", "loadtest")
+        assert last.details["skipped_because"].startswith("no load test")
+        filed(world.store, record())
+        await order(Order.PROMOTE)
+        assert world.where == ("canary", 50.0, 2)
+        assert "skipped" not in world.store.events(limit=1000)[-1].details
+
+    asyncio.run(main())
