@@ -85,8 +85,9 @@ class World:
         self.clock = ManualClock(START)
         self.store = store or MemoryStore("r", lambda outcome: {})
         self.served = 0
-        started = Event(self.clock.now(), "started", "system", "", 0)
-        self.store.save_plan(self.policy.first_plan("ab12"), started)
+        if self.store.load_plan() is None:
+            started = Event(self.clock.now(), "started", "system", "", 0)
+            self.store.save_plan(self.policy.first_plan("ab12"), started)
 
     def controller(self, holder: str = "a", store: Any = None, lease_s: float = 5.0) -> Controller:
         return Controller(self.policy, MODELS, store or self.store, self.clock, holder, lease_s=lease_s)
