@@ -72,6 +72,10 @@ test-all: lint models chromium ## also the full-size statistics and soak tests
 bench: models ## this service beside its peers, in one run, into loadtests/results/ (needs wrk)
 	@$(PY) -m loadtests.bench
 
+.PHONY: bench-v2
+bench-v2: $(VENV)/.ready ## a thousand rows of raw tensors beside a bare server and the bare runtime (needs wrk)
+	@$(PY) -m loadtests.bench_v2
+
 .PHONY: manifests
 manifests: $(VENV)/.ready ## render k8s/ and validate it strictly against Kubernetes 1.29 to 1.34
 	@$(PY) -m pytest tests/unit/test_k8s.py

@@ -133,13 +133,13 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     raise ConfigurationError(f"{' '.join(map(str, process.args))} did not become ready")  # type: ignore[arg-type]
 
 
-def measure(server: Server, script: Path, seconds: int, connections: int) -> None:
+def measure(server: Server, script: Path, seconds: int, connections: int, path: str = "/predict") -> None:
     """One round: a short warm-up, then wrk for `seconds`."""
     with running(server) as url:
         for length in (1, seconds):
             shown = subprocess.run(
                 ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{length}", "--latency", "-s", str(script),
-                 url + "/predict"],
+                 url + path],
                 capture_output=True, text=True, check=True,
             ).stdout  # fmt: skip
     if "Non-2xx" in shown or "Socket errors" in shown:

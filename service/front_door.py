@@ -6,6 +6,7 @@ answer has left is done then. `Predict` reads and answers `POST /predict`.
 """
 
 import asyncio
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -52,6 +53,8 @@ from service.wiring import Worker
 
 log = structlog.get_logger(__name__)
 
+PATHS_MAX = 1_024
+"""Paths whose pattern is remembered."""
 _ENDED = {
     Status.TIMEOUT: "did not answer in time",
     Status.FAILED: "failed",
@@ -74,6 +77,7 @@ class FrontDoor:
         self._mounts = tuple(path + "/" for path in self._known if path)
         self._routes: Routes = {}
         self._patterns: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
+        self._match = functools.lru_cache(PATHS_MAX)(self._search)
         self._tellers: dict[str, Teller] = {}
 
     def open(self, routes: Routes, tellers: Mapping[str, Teller] | None = None) -> None:
@@ -88,6 +92,7 @@ class FrontDoor:
             (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods) for path, methods in routes.items() if "{" in path
         ]  # fmt: skip
         self._tellers = dict(tellers or {})
+        self._match.cache_clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or BentoML's own lifespan."""
@@ -117,10 +122,16 @@ class FrontDoor:
             await self._tell(send, path, UnderstudyError("an unexpected error; the log has the details"))
 
     def _matched(self, scope: Scope, path: str) -> dict[str, Handler] | None:
+        found = self._match(path)
+        if found is None:
+            return None
+        scope["path_params"], methods = found
+        return methods
+
+    def _search(self, path: str) -> tuple[dict[str, str], dict[str, Handler]] | None:
         for pattern, methods in self._patterns:
             if found := pattern.fullmatch(path):
-                scope["path_params"] = found.groupdict()
-                return methods
+                return found.groupdict(), methods
         return None
 
     async def _tell(self, send: Send, path: str, error: UnderstudyError) -> None:

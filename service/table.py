@@ -42,6 +42,8 @@ class Table:
         if found is None:
             return self._absent(field)
         wanted = np.dtype(object if field.dtype == "string" else field.dtype)
+        if found.dtype == wanted and found.shape[1:] == field.shape:
+            return found
         if found.dtype != wanted:
             with np.errstate(invalid="ignore", over="ignore"):
                 converted = found.astype(wanted)

@@ -82,6 +82,7 @@ class Signature:
         }
         self._required = [slot for slot in self.slots.values() if slot.required]
         self.outputs = {output.spec.name: output for output in outputs_of(cards)}
+        self._all = {binary: [Wanted(name, binary) for name in self.outputs] for binary in (False, True)}
 
     def decode(self, body: bytes, header_length: int | None) -> Question:
         """A request's rows and wishes.
@@ -211,9 +212,9 @@ class Signature:
         return Table(arrays, count)
 
     def _wanted(self, request: _Request) -> list[Wanted]:
-        binary = bool((request.parameters or {}).get("binary_data_output", False))
+        binary = bool(request.parameters and request.parameters.get("binary_data_output", False))
         if not request.outputs:
-            return [Wanted(name, binary) for name in self.outputs]
+            return self._all[binary]
         found: dict[str, Wanted] = {}
         for output in request.outputs:
             if output.name not in self.outputs:

@@ -118,8 +118,10 @@ class ProtocolV2:
         if named["model"] != self.worker.policy.model:
             raise NotFound(f"model {named['model'][:100]!r} is not here; {self.worker.policy.model!r} is")
         version = named.get("version")
+        if version is None:
+            return []
         found = [variant for variant, card in cards.items() if card.version == version]
-        if version is not None and not found:
+        if not found:
             raise NotFound(f"version {version[:100]!r} is not here; there are {_listed(list(cards.values()))}")
         return found
 

@@ -46,6 +46,7 @@ class Slot:
         self.field, self.name, self.required, self._max_chars = field, field.name, field.required, max_chars
         self.datatype = DATATYPES[field.dtype]
         self.optional_values = field.scalar and (field.nullable or not field.required)
+        self._rest = list(field.shape)
         self._dtype = np.dtype(object) if field.dtype == "string" else np.dtype(field.dtype).newbyteorder("<")
         kind: Any = element_type(field)
         if self.optional_values:
@@ -67,6 +68,8 @@ class Slot:
             Unfit: the model takes another shape.
         """
         wanted, rest = self.field.shape, shape[1:]
+        if rest == self._rest and shape:
+            return shape[0]
         if self.field.scalar:
             fits = len(rest) <= max(1, len(wanted)) and all(size == 1 for size in rest)
         else:
