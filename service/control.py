@@ -281,15 +281,18 @@ def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:
     `asked` are the requests on which it was run or owed an answer, rehearsals included; `failed` those where it gave none.
     Latencies are interpolated in the histogram's buckets, as PromQL's `histogram_quantile` does it.
     """
-    live = {k: v for k, v in counters.items() if k.startswith(f"requests/{variant}/live/")}
-    answered = int(sum(live.values()))
-    rehearsed = {k: v for k, v in counters.items() if k.startswith(f"requests/{variant}/shadow/")}
-    failed = sum(v for k, v in rehearsed.items() if not k.endswith(("/200", "/429")))
-    tried = sum(v for k, v in rehearsed.items() if not k.endswith("/429"))  # what was dropped was never asked
+    live = sum(v for k, v in counters.items() if k.startswith(f"requests/{variant}/live/"))
+    asked = {
+        k: v for k, v in counters.items()
+        if k.startswith((f"requests/{variant}/live/", f"requests/{variant}/shadow/"))
+        and not k.endswith("/429")  # what was dropped was never asked
+    }  # fmt: skip
+    failed = sum(v for k, v in asked.items() if not k.endswith("/200"))
+    tried = sum(asked.values())
     if variant is Variant.CANDIDATE:
         fallbacks = sum(v for k, v in counters.items() if k.startswith("fallbacks/") and k != "fallbacks/starting")
         failed, tried = failed + fallbacks, tried + fallbacks
-    found: dict[str, Any] = {"requests": answered, "asked": answered + int(tried), "failed": int(failed)}
+    found: dict[str, Any] = {"requests": int(live), "asked": int(tried), "failed": int(failed)}
     buckets = [counters.get(f"latency/{variant}/{i}", 0.0) for i in range(len(LATENCY_BUCKETS) + 1)]
     for name, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         seconds = quantile_of(buckets, LATENCY_BUCKETS, quantile)

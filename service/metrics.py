@@ -71,6 +71,9 @@ TABLE = (
          "a day's accuracy and Brier loss as the model's own probabilities have it: label-free, weaker, never evidence",
          ("variant", "figure")),
     Spec("understudy_events_total", "counter", "rollout events appended by this service", ("event",)),
+    Spec("understudy_webhooks_total", "counter", "tries to send an event: delivered, failed (it is tried again), given_up",
+         ("receiver", "result")),
+    Spec("understudy_webhook_waiting", "gauge", "events that a receiver has not taken yet, at most 100", ("receiver",)),
     Spec("understudy_store_flush_seconds", "histogram", "one transaction of records", (), LATENCY_BUCKETS),
     Spec("understudy_store_rows_total", "counter", "observations stored"),
     Spec("understudy_store_dropped_total", "counter", "observations given up because the store was too slow or away"),
@@ -124,6 +127,8 @@ class Metrics:
         self.drift_uncounted = made["understudy_drift_uncounted_total"]
         self.expected = made["understudy_expected"]
         self.events = made["understudy_events_total"]
+        self.webhooks = made["understudy_webhooks_total"]
+        self.webhook_waiting = made["understudy_webhook_waiting"]
         self.store_flush = made["understudy_store_flush_seconds"]
         self.store_rows = made["understudy_store_rows_total"]
         self.store_dropped = made["understudy_store_dropped_total"]

@@ -114,6 +114,20 @@ class Settings(pydantic_settings.BaseSettings):
     check_max_rows: int = pydantic.Field(
         10_000, ge=1, description="most rows of a file that `understudy check --rows` compares the models on"
     )
+    webhook_urls: str = pydantic.Field(
+        "", description="where every event of the audit log goes as a CloudEvent; up to ten URLs, separated by blanks"
+    )
+    webhook_secret_file: Path | None = pydantic.Field(
+        None, description="what webhooks are signed with; `understudy webhook-secret` makes it"
+    )
+    webhook_poll_ms: float = pydantic.Field(500, gt=0, description="how often a worker looks for events to send")
+    webhook_timeout_s: float = pydantic.Field(10.0, gt=0, description="a receiver that takes longer has failed")
+    webhook_retry_max_s: float = pydantic.Field(
+        300.0, gt=0, description="the longest wait between two tries; it doubles from one second on"
+    )
+    webhook_give_up_days: float = pydantic.Field(
+        3.0, gt=0, description="an event that a receiver has refused for so long is given up and counted"
+    )
 
     def resolved_store_url(self) -> str:
         """The store's URL, with the default filled in."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from service import floor, losses, machine
+from service import floor, losses, machine, webhooks
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
@@ -152,6 +152,9 @@ def preflight(settings: Settings) -> list[str]:
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     said.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
     Tokens(settings.tokens_file)
+    if urls := webhooks.read_urls(settings.webhook_urls):
+        webhooks.read_secrets(settings.webhook_secret_file)
+        said.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
     return said
 
 
@@ -258,6 +261,11 @@ class Worker:
             self.requirements,
         )  # fmt: skip
         self.control.on_plan = self._on_plan
+        urls = webhooks.read_urls(settings.webhook_urls)
+        self.webhooks = webhooks.Webhooks(
+            urls, webhooks.read_secrets(settings.webhook_secret_file) if urls else [], self.store, self.metrics, self.clock,
+            settings, model=policy.model, rollout=self.rollout, holder=self.id_prefix,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
@@ -269,9 +277,11 @@ class Worker:
             lambda: self.remote is not None and self.remote.up,
         )  # fmt: skip
         self.watch.start(lambda: self.control.plan.revision)
+        self.webhooks.start()
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""
+        await self.webhooks.close()
         await self.control.close()
         for rehearsal in self.rehearsals.values():
             await rehearsal.close(CLOSE_GRACE_S)

@@ -1,7 +1,9 @@
 """Commands that start things: init, check, serve, token."""
 
+import base64
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +114,22 @@ def serve(
         env["UNDERSTUDY_WORKERS"] = str(workers)
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Understudy", "--host", host, "--port", str(port)]
     os.execve(sys.executable, command, env)  # noqa: S606 - becomes the server, so that signals reach it
+
+
+@app.command("webhook-secret")
+def webhook_secret(
+    file: Annotated[
+        Path, typer.Argument(help="the file to write; an older secret in it stays valid beside the new one")
+    ],
+) -> None:
+    """Make a secret that webhooks are signed with, and print it for the receiver."""
+    with said():
+        new = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        file.touch(mode=0o600)
+        file.chmod(0o600)
+        file.write_text(f"{new}\n{before}", encoding="utf-8")
+        print(new)
 
 
 @app.command()

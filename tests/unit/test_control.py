@@ -342,7 +342,8 @@ def test_requests_counted_are_the_live_ones() -> None:
     counters = {"requests/primary/live/200": 5, "requests/primary/live/500": 1, "requests/primary/shadow/200": 9,
                 "requests/primary/pinned/200": 9, "requests/candidate/live/200": 2}  # fmt: skip
 
-    assert figures(counters, Variant.PRIMARY)["requests"] == 6
+    primary = figures(counters, Variant.PRIMARY)
+    assert (primary["requests"], primary["asked"], primary["failed"]) == (6, 15, 1)
     assert figures(counters, Variant.CANDIDATE)["requests"] == 2
 
 

@@ -18,6 +18,7 @@ from service.compare import DISTANCE_BUCKETS
 from service.domain import Mode, Phase, Status, Variant
 from service.losses import CLASSES_MAX, DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, ROW_BUCKETS, TABLE, Metrics, Spec, observe_many, parse
+from service.webhooks import URLS_MAX
 
 DURATIONS = st.lists(st.one_of(st.floats(0, 10), st.sampled_from(LATENCY_BUCKETS), st.just(math.inf)), max_size=30)
 
@@ -58,6 +59,7 @@ import json, sys
 from service.metrics import Metrics, observe_many
 from service.domain import Phase
 metrics, job = Metrics(), json.loads(sys.argv[1])
+from service.webhooks import URLS_MAX
 observe_many(metrics.request_duration.labels(model="bulk", variant="primary"), job["values"])
 for value in job["values"]:
     metrics.request_duration.labels(model="single", variant="primary").observe(value)
@@ -157,7 +159,7 @@ SIZES = {
     "model": 1, "variant": len(Variant) + 1, "mode": len(Mode), "status": 15, "result": 6, "cause": len(Status),
     "predicted": CLASSES_MAX + 1, "actual": CLASSES_MAX + 1, "loss": 3, "phase": len(Phase), "problem": 3, "event": 10,
     "call": 10, "feature": 500, "metric": 8, "bound": 3,
-    "output": 100, "figure": 2,
+    "output": 100, "figure": 2, "receiver": URLS_MAX,
 }  # fmt: skip
 """How many values each label can take; an id, a key or a path has no place here."""
 
