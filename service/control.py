@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -14,11 +14,11 @@ from service.compare import Summary, quantile_of
 from service.compare import figures as compared
 from service.domain import SHARE_ONE, Event, Plan, Variant
 from service.engine.catalog import Card
-from service.errors import InvalidInput, NotAllowedNow, StoreError
+from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
 from service.pairs import COMPARED
 from service.record import Recorder
-from service.rollout.controller import STATE, Controller, move
+from service.rollout.controller import SHOWN, Controller, move
 from service.rollout.loadtest import LOADTEST, steps_entered
 from service.rollout.phases import PEOPLE, TABLE, Order
 from service.rollout.policy import CanaryStep, Policy
@@ -39,6 +39,8 @@ class Control:
     Attributes:
         plan: what this worker's router obeys; replaced as a whole, so a request sees one plan from start to end.
         on_plan: called with every plan that comes into force here.
+        prepare: awaited before it does; what it raises keeps the plan out of force here.
+        primary_up: whether this process holds the primary.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Control:
         self._requirements = requirements
         self._tasks: list[asyncio.Task[None]] = []
         self.on_plan: Callable[[Plan], None] = lambda plan: None
+        self.prepare: Callable[[Plan], Awaitable[None]] = _nothing_to_prepare
+        self.primary_up: Callable[[], bool] = lambda: True
         self._follow(plan)
 
     def start(
@@ -131,23 +135,19 @@ class Control:
                 [{"row": None, "field": "reason", "problem": "is missing: `force` needs one, for the log"}]
             )
 
-        def apply() -> Plan:
-            # The store's plan, not this worker's: another worker may have moved on a moment ago.
-            before = self._store.load_plan() or self.plan
-            if expected_revision is not None and expected_revision != before.revision:
-                raise NotAllowedNow(
-                    f"the rollout is at revision {before.revision}, not at {expected_revision}: look again"
-                )
-            plan = move(self.policy, before, order, self._clock.now(), weight=share)
-            told = {
-                "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
-                "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
-            }  # fmt: skip
-            skipped = self._skipped(before, order, share, force=force)
-            event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details | skipped)
-            return self._store.save_plan(plan, event, expected_revision=before.revision)
-
-        saved = await asyncio.to_thread(apply)
+        # The store's plan, not this worker's: another worker may have moved on a moment ago.
+        before = await asyncio.to_thread(self._store.load_plan) or self.plan
+        if expected_revision is not None and expected_revision != before.revision:
+            raise NotAllowedNow(f"the rollout is at revision {before.revision}, not at {expected_revision}: look again")
+        plan = move(self.policy, before, order, self._clock.now(), weight=share)
+        told = {
+            "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
+            "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
+        }  # fmt: skip
+        skipped = await asyncio.to_thread(self._skipped, before, order, share, force=force)
+        event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details | skipped)
+        await self.prepare(plan)
+        saved = await asyncio.to_thread(self._store.save_plan, plan, event, expected_revision=before.revision)
         self._metrics.events.labels(event=order.value).inc()
         self._follow(saved)
 
@@ -171,7 +171,7 @@ class Control:
     async def state(self, *, candidate_up: bool) -> dict[str, Any]:
         """The body of `GET /rollout`."""
         counters, kept, drift = await asyncio.to_thread(
-            lambda: (self._store.counters(), self._store.load_state(STATE), self._store.load_state(watch.STATE))
+            lambda: (self._store.counters(), self._store.load_state(SHOWN), self._store.load_state(watch.STATE))
         )
         plan = self.plan
         verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
@@ -182,12 +182,13 @@ class Control:
             "step": plan.step,
             "weight": plan.weight * 100 / SHARE_ONE,
             "shadow_share": plan.shadow * 100 / SHARE_ONE,
-            "primary": self._who(Variant.PRIMARY),
+            "primary": self._who(Variant.PRIMARY, up=self.primary_up()),
             "candidate": self._who(Variant.CANDIDATE, up=candidate_up),
             "verdict": verdict,
             "metrics": kept["metrics"] if kept else [],
             "variants": {variant.value: figures(counters, variant) for variant in Variant},
             "labels": label_figures(counters),
+            "progress": kept["progress"] if kept else None,
             "shadow": {
                 name: int(counters.get(f"shadow/{name}", 0))
                 for name in ("sent", "compared", "dropped", "failed", "late")
@@ -202,7 +203,7 @@ class Control:
 
     async def evidence(self) -> dict[str, Any]:
         """The body of `GET /rollout/evidence`: the counters that the figures come from, and the bands over time."""
-        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(STATE)))
+        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
         return {"revision": self.plan.revision, "counters": dict(counters), "bands": kept["history"] if kept else []}
 
     async def events(self, after: int, limit: int) -> dict[str, Any]:
@@ -229,6 +230,11 @@ class Control:
                 log.warning("the plan could not be read; the last one stays in force", error=str(error))
                 continue
             if plan is not None and plan.revision != self.plan.revision:
+                try:
+                    await self.prepare(plan)
+                except ConfigurationError as error:
+                    log.error("the plan cannot come into force here", reason=error.detail, revision=plan.revision)  # noqa: TRY400
+                    continue
                 self._follow(plan)
 
     async def _hear_of_plan(self, poll_s: float) -> None:
@@ -273,6 +279,10 @@ class Control:
             except StoreError as error:
                 self._metrics.store_errors.labels(call="housekeeping").inc()
                 log.warning("housekeeping is put off", error=str(error))
+
+
+async def _nothing_to_prepare(plan: Plan) -> None:
+    """A service without a promotion to prepare for."""
 
 
 def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:

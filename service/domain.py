@@ -84,6 +84,11 @@ class Plan:
     revision: int = 0
     updated_at: float = 0.0
 
+    @property
+    def released(self) -> bool:
+        """Whether a promotion has baked: nobody rehearses any more, and the old primary is let go."""
+        return self.phase is Phase.PROMOTED and not self.shadow
+
     def __post_init__(self) -> None:
         for name in ("weight", "shadow"):
             share = getattr(self, name)

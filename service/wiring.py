@@ -17,8 +17,8 @@ from service import floor, losses, machine, webhooks
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
-from service.domain import Event, Outcome, Phase, Plan, Variant
-from service.engine import Reading, Scores
+from service.domain import Event, Outcome, Variant
+from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import OnnxEngine, cpu_quota, resolve
@@ -27,13 +27,14 @@ from service.errors import ConfigurationError, NotAllowedNow
 from service.inputs import Batch, Columns, Decoder, Field, Rows
 from service.metrics import Metrics
 from service.pairs import Pairs, tolerances
+from service.promotion import Promotion, Released
 from service.record import Recorder
 from service.rollout import policy as rollout_file
 from service.rollout.controller import Controller
-from service.rollout.evidence import Model
 from service.rollout.identity import identity
 from service.rollout.policy import Policy
 from service.rollout.requirements import Requirements
+from service.rollout.scoring import Model
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store import Retention, RolloutRecord, Store, records
@@ -231,15 +232,11 @@ class Worker:
         self.candidate_timeout_s = self.deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
-        self.primary = LocalModel(
-            engine, inputs_of(engine.card, self.decoder.positions), self._executor,
-            inline_max_s=settings.inline_max_ms / 1000, **self._limits(Variant.PRIMARY),
-        )  # fmt: skip
+        self.primary: LocalModel | Released = self._seat(Variant.PRIMARY, engine)
         self.remote: RemoteEngine | None = None
         self.candidate: SpreadModel | LocalModel | None = None
-        self.promoted: asyncio.Task[None] | None = None
         self.rehearsals: dict[Variant, Rehearsal] = {
-            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self.primary.infer)
+            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, lambda rows: self.primary.infer(rows))
         }
         if candidate_card is not None and candidate_url is not None:
             self._connect_candidate(candidate_card, candidate_url)
@@ -260,7 +257,9 @@ class Worker:
             policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), controller,
             self.requirements,
         )  # fmt: skip
-        self.control.on_plan = self._on_plan
+        self.promotion = Promotion(self, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self._spawn)
+        self.control.prepare, self.control.on_plan = self.promotion.prepare, self.promotion.follow
+        self.control.primary_up = lambda: not self.promotion.released
         urls = webhooks.read_urls(settings.webhook_urls)
         self.webhooks = webhooks.Webhooks(
             urls, webhooks.read_secrets(settings.webhook_secret_file) if urls else [], self.store, self.metrics, self.clock,
@@ -290,26 +289,21 @@ class Worker:
         if self.remote is not None:
             await self.remote.close()
         self._executor.shutdown(wait=True)
-        self.primary.engine.close()
+        for model in (self.primary, self.candidate):
+            if isinstance(model, LocalModel):
+                model.engine.close()
         self.store.close()
 
-    def _on_plan(self, plan: Plan) -> None:
-        """After a promotion the candidate answers from this process: no hop, and no process to lose."""
-        if plan.phase is Phase.PROMOTED and self.promoted is None and self.policy.candidate is not None:
-            self.promoted = asyncio.get_running_loop().create_task(self._load_promoted(self.policy.candidate))
+    def _load(self, variant: Variant) -> Engine:
+        source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
+        assert source is not None
+        return open_engine(source, self.settings, self.policy)
 
-    async def _load_promoted(self, source: str) -> None:
-        try:
-            engine = await asyncio.to_thread(open_engine, source, self.settings, self.policy)
-        except ConfigurationError as error:
-            log.warning("the promoted model does not load here; its own process goes on answering", reason=error.detail)
-            return
-        # Requests under way keep the model that they began with; the next one is answered here.
-        self.candidate = LocalModel(
+    def _seat(self, variant: Variant, engine: Engine) -> LocalModel:
+        return LocalModel(
             engine, inputs_of(engine.card, self.decoder.positions), self._executor,
-            inline_max_s=self.settings.inline_max_ms / 1000, **self._limits(Variant.CANDIDATE),
+            inline_max_s=self.settings.inline_max_ms / 1000, **self._limits(variant),
         )  # fmt: skip
-        log.info("the promoted model answers from this process", model=engine.card.name, version=engine.card.version)
 
     def _connect_candidate(self, card: Card, url: str) -> None:
         settings = self.settings

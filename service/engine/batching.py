@@ -21,6 +21,9 @@ from service.table import joined
 Waiter: TypeAlias = tuple[Batch, "asyncio.Future[Scores]"]
 
 
+IDLE_POLL_S = 0.01
+
+
 class Batcher(ABC):
     """Collects the requests of one loop turn and hands them to `_run`, in order, at most `max_rows` rows at a time.
 
@@ -94,6 +97,11 @@ class LocalModel(Batcher):
         """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""
         return not self._running and self.engine.seconds(rows) <= self._inline_max_s
 
+    async def idle(self) -> None:
+        """Return when nothing waits for this model and nothing is under way."""
+        while self._waiting or self._running:  # noqa: ASYNC110 - once in a promotion; an event would cost every run
+            await asyncio.sleep(IDLE_POLL_S)
+
     def _turn(self) -> None:
         while self._waiting:
             batch = self._take()
@@ -122,6 +130,8 @@ class LocalModel(Batcher):
             if len(batch) == 1:
                 return [error]
             return [self._run_all([waiter])[0] for waiter in batch]
+        except Exception as error:  # noqa: BLE001 - a bug of ours: whoever waits must hear of it, and not wait for ever
+            return [error] * len(batch)
 
     def _run(self, rows: Batch) -> Scores:
         try:

@@ -25,12 +25,13 @@ from service.clock import Clock
 from service.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
 from service.errors import NotAllowedNow
 from service.rollout import phases
-from service.rollout.evidence import Evidence, Model, Tail
-from service.rollout.judge import Verdict, judge
+from service.rollout.evidence import Evidence, Tail
+from service.rollout.judge import Verdict, judge, serving
 from service.rollout.loadtest import LOADTEST
 from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
 from service.rollout.requirements import Requirements
+from service.rollout.scoring import Model
 from service.store import Store
 
 log = structlog.get_logger(__name__)
@@ -47,6 +48,9 @@ LABEL_LAG_S = 1.0
 BAND = ("metric", "estimate", "low", "high", "n", "log_e_advance", "log_e_harm")
 """What a point of the bands keeps of each metric."""
 STATE = "evidence"
+"""The fold, as it was kept last."""
+SHOWN = "shown"
+"""What people are shown of it: the verdict, the metrics, their bands over time."""
 JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
 
 Row = tuple[int, Observation, LabelReport | None]
@@ -87,25 +91,28 @@ class Controller:
             self._evidence = None  # whoever leads now folds on; start from what they kept when it is our turn
             return None
         plan = self._store.load_plan()
-        if plan is None or plan.phase not in JUDGED:
+        if plan is None or plan.phase not in JUDGED or plan.released:
             return None
         evidence = self._evidence or self._load()
         self._evidence = evidence
         if plan.step >= 0:
-            evidence.begin_step(plan.step)
+            evidence.begin_step(plan.step, plan.revision)
         # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
         known_by = self._clock.now() - LABEL_LAG_S
         moved = self._fold(evidence, known_by)
+        tail = self._tail(evidence, known_by)
         met = self._requirements.met() if self._requirements else {}
-        verdict, tail_to = self._judge(evidence, plan, known_by, frozenset(met))
+        verdict = self._judge(evidence, tail, plan, frozenset(met))
         self.verdict = verdict
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
-        if (moved or order is not None) and not self._keep(evidence, verdict, plan, decided=order is not None):
+        if order is None and self._baked(plan, evidence):
+            order = Order.RELEASE
+        if (moved or order is not None) and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
             return None
         if order is None:
             return None
         looked = {
-            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail_to, "known_by": known_by,
+            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail.last, "known_by": known_by,
             "marks": len(evidence.marks), "chain": evidence.chain, "met": met,
         }  # fmt: skip
         return self._apply(plan, order, verdict, looked)
@@ -115,7 +122,7 @@ class Controller:
         state = self._store.load_state(STATE)
         if state is not None:
             evidence.take(state["evidence"])
-            self._history = list(state["history"])
+        self._history = list((self._store.load_state(SHOWN) or {}).get("history", ()))
         return evidence
 
     def _fold(self, evidence: Evidence, known_by: float) -> bool:
@@ -127,13 +134,24 @@ class Controller:
                 break
         return before != (evidence.seen, evidence.settled)
 
-    def _judge(self, evidence: Evidence, plan: Plan, known_by: float, met: frozenset[str]) -> tuple[Verdict, int]:
+    def _tail(self, evidence: Evidence, known_by: float) -> Tail:
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
-        tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+        return evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+
+    def _judge(self, evidence: Evidence, tail: Tail, plan: Plan, met: frozenset[str]) -> Verdict:
         verdict = judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan), met)
         if LOADTEST in verdict.requires and self._requirements is not None:
             verdict = dataclasses.replace(verdict, reason=f"{verdict.reason}: {self._requirements.missing()}")
-        return verdict, tail.last
+        return verdict
+
+    def _baked(self, plan: Plan, evidence: Evidence) -> bool:
+        """Whether the old primary has rehearsed long enough after a promotion, in the requests' own time."""
+        if plan.phase is not Phase.PROMOTED:
+            evidence.baking_since = None
+            return False
+        if evidence.baking_since is None:
+            evidence.baking_since = evidence.watermark
+        return evidence.watermark - evidence.baking_since >= self._policy.bake
 
     def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
@@ -142,7 +160,9 @@ class Controller:
             "verdict": verdict.as_dict(), "metrics": [m.as_dict() for m in verdict.metrics],
             "judged_step": judged_step(plan), "followed": self._policy.followed(), **looked,
         }  # fmt: skip
-        event = Event(self._clock.now(), order.value, "judge", verdict.reason, plan.revision, details)
+        baked = f"the promotion has baked for {self._policy.bake / 3600:g} h: the old primary is released"
+        reason = baked if order is Order.RELEASE else verdict.reason
+        event = Event(self._clock.now(), order.value, "judge", reason, plan.revision, details)
         try:
             return self._store.save_plan(new, event, expected_revision=plan.revision)
         except NotAllowedNow:
@@ -160,20 +180,19 @@ class Controller:
         following = self._policy.steps[plan.step + 1] if plan.step + 1 < len(self._policy.steps) else "promote"
         return Order.FINISH if following == "promote" else Order.ADVANCE
 
-    def _keep(self, evidence: Evidence, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
+    def _keep(self, evidence: Evidence, tail: Tail, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
         metrics = [metric.as_dict() for metric in verdict.metrics]
         bands = [{name: metric[name] for name in BAND} for metric in metrics]
         self._history.append({"at": evidence.watermark, "revision": plan.revision, "metrics": bands})
         if len(self._history) > HISTORY_MAX:
             self._history = self._history[::-2][::-1]  # the newest stays
-        state = {
-            "evidence": evidence.state(),
-            "history": self._history,
-            "verdict": verdict.as_dict(),
-            "metrics": metrics,
-        }
+        shown = {
+            "history": self._history, "verdict": verdict.as_dict(), "metrics": metrics,
+            "progress": evidence.standing(tail).as_dict(), "wanted": tail.wanted,
+        }  # fmt: skip
         try:
-            self._store.save_state(STATE, state, holder=self.holder)
+            self._store.save_state(STATE, {"evidence": evidence.state()}, holder=self.holder)
+            self._store.save_state(SHOWN, shown, holder=self.holder)
             if decided:  # so that the decision can be checked when the rows before it are pruned
                 self._store.save_state(decided_at(plan.revision + 1), evidence.state(), holder=self.holder)
         except NotAllowedNow:
@@ -206,8 +225,9 @@ def judge_at(
     policy: Policy, evidence: Evidence, tail: Tail, phase: Phase, step: int, met: frozenset[str] = frozenset()
 ) -> Verdict:
     """The verdict on some evidence at a step, with the requirements that are met. Pure."""
-    elapsed = evidence.watermark - evidence.started_at
-    return judge(policy, phase, step, evidence.readings(tail), evidence.coverage, elapsed_s=elapsed, met=met)
+    return judge(
+        policy, phase, step, evidence.readings(tail, serving=serving(policy, step)), evidence.standing(tail, met)
+    )
 
 
 def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:
@@ -223,13 +243,16 @@ def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | 
         step = len(policy.steps) if order in {Order.FINISH, Order.PROMOTE_FULL} else _next(policy, plan)
         following = policy.steps[step] if 0 <= step < len(policy.steps) else "promote"
         if isinstance(following, CanaryStep):
-            share = following.canary
+            share, shadow = following.canary, following.rehearse
         elif isinstance(following, ShadowStep):
             phase, share, shadow = Phase.SHADOW, 0, following.shadow
         else:
-            phase, share, step = Phase.PROMOTED, SHARE_ONE, last
+            # The old primary goes on rehearsing until the promotion has baked.
+            phase, share, shadow, step = Phase.PROMOTED, SHARE_ONE, shadow or SHARE_ONE, last
     elif order in {Order.ROLL_BACK, Order.ABORT, Order.UNDO}:
         share, shadow = 0, 0
+    elif order is Order.RELEASE:
+        shadow = 0
     elif order is Order.RETRY:
         first = policy.first_plan(f"{plan.salt:x}")
         phase, step, share, shadow = first.phase, 0, first.weight, first.shadow

@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 Two passes over the same stream, each with a cursor of its own:
 
-* **seen**: every observation at once, for what needs no label: failures and latency.
+* **seen**: every observation at once, for what needs no label: failures, latency, and who was drawn to answer.
 * **settled**: the quality comparison, in request order, only as far as every pair is settled. A pair is settled when its label has
   come within the policy's `wait`, or when the wait is over: then it counts as the worst that it could have been for the candidate.
   So bad news that comes late cannot be overtaken by good news that comes early, whatever the delays. What is folded
@@ -16,177 +16,95 @@ where both models agree under 0/1 loss. The result bounds the e-value of the who
 so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
 delay and absence of a label say nothing about the outcome.
 
-What counts: live requests, the first row of a request, and the first request of a unit in a window of `UNIT_WINDOW_S`. An
+What counts: live requests, the first row of a request, and the first request of a unit in its window (`units`). An
 answer that failed, timed out or was not finite is a loss of 1, never left out. While the candidate's process is away it is
 not asked: a failure for the errors goal, and nothing for quality. A rehearsal that was dropped or not sampled is no pair: the
-drop does not depend on the answer. Time is the observations' own; nothing here reads a clock.
+drop does not depend on the answer. A row belongs to the step whose plan it was routed by. Time is the observations' own;
+nothing here reads a clock.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service import losses
-from service.domain import Answer, Label, LabelReport, Mode, Observation, Status, Variant
+from service.domain import SHARE_ONE, Answer, Label, LabelReport, Observation, Status, Variant
+from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
+from service.rollout.reading import Coverage, Reading, Standing
+from service.rollout.scoring import OWED, TRIED, Model, Pair, Scorer, is_pair
 from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
+from service.rollout.sequential.staged import Staged
+from service.rollout.served import Served
 
-UNIT_WINDOW_S = 86_400.0
-UNITS_MAX = 200_000
-"""Units remembered per window; beyond that a request counts as a repeat, which does not depend on its outcome."""
 BLOCK_ROWS = 256
 TAIL_CUTS = 16
-_TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
-_OWED = _TRIED | {Status.DOWN}  # an answer was owed, whether or not the process was there to be asked
+WANTED_MAX = 1_000
+"""Predictions of an audit that are listed as waiting for their label."""
 
 Row = tuple[int, Observation, LabelReport | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What scoring needs of a model's card."""
-
-    classes: Sequence[int | str]
-    positive: int | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One metric as it stands.
-
-    Attributes:
-        estimate: candidate minus primary, or the rate; `low` and `high` its band at half the error budget on each side.
-        n: pairs (or requests) counted; `pending`: pairs that wait for a label.
-        log_e_advance: evidence that the goal is met; None where this metric does not gate promotion.
-        log_e_harm: evidence of harm; None where this metric cannot roll back.
-        labelled: pairs whose label is known.
-        gap: how far the estimate is on the right side of the margin; variance: of one value. For the forecast.
-    """
-
-    metric: str
-    estimate: float
-    low: float
-    high: float
-    n: int
-    pending: int
-    line: float
-    log_e_advance: float | None
-    log_e_harm: float | None
-    gap: float = 0.0
-    variance: float = 0.0
-    labelled: int = 0
-
-
-class Firsts:
-    """Which requests are the first of their unit in their window; remembers the current window and the one before."""
-
-    def __init__(self) -> None:
-        self._windows: dict[int, set[str]] = {}
-
-    def first(self, unit: str | None, at: float) -> bool:
-        """Whether this request counts. Without a unit every request does."""
-        if unit is None:
-            return True
-        window = int(at // UNIT_WINDOW_S)
-        seen = self._windows.setdefault(window, set())
-        if unit in seen or len(seen) >= UNITS_MAX:
-            return False
-        seen.add(unit)
-        for old in [w for w in self._windows if w < window - 1]:
-            del self._windows[old]
-        return True
-
-    def state(self) -> dict[str, list[str]]:
-        """As JSON."""
-        return {str(window): sorted(units) for window, units in self._windows.items()}
-
-    def take(self, state: Mapping[str, Sequence[str]]) -> None:
-        """Take over a stored state."""
-        self._windows = {int(window): set(units) for window, units in state.items()}
-
-
-@dataclass(slots=True)
-class Coverage:
-    """How many labels of the settled pairs came, and on which side of a disagreement."""
-
-    settled: int = 0
-    labelled: int = 0
-    only_candidate: int = 0  # only the candidate says "positive"
-    only_candidate_labelled: int = 0
-    only_primary: int = 0
-    only_primary_labelled: int = 0
-
-    def add(self, observation: Observation, labelled: bool, positive: int | str | None) -> None:
-        """Count one settled pair."""
-        self.settled += 1
-        self.labelled += labelled
-        says = (observation.primary.label == positive, observation.candidate.label == positive)
-        if says == (False, True):
-            self.only_candidate += 1
-            self.only_candidate_labelled += labelled
-        elif says == (True, False):
-            self.only_primary += 1
-            self.only_primary_labelled += labelled
-
-    @property
-    def share(self) -> float | None:
-        """Labelled among settled."""
-        return self.labelled / self.settled if self.settled else None
-
-    def as_dict(self) -> dict[str, int]:
-        """As JSON."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-@dataclass(slots=True)
-class _Pair:
-    known: float | None
-    worst: float
-    best: float
-
-
 @dataclass(slots=True)
 class Tail:
-    """The pairs behind the settled prefix, in request order: what each may be at worst and at best (equal where it is known)."""
+    """The pairs behind the settled prefix, in request order: what each may be at worst and at best (equal where it is known).
+
+    Attributes:
+        in_step: whether each was routed by the present step's plan. wanted: predictions that an audit waits for.
+    """
 
     worst: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
-    known: int = 0
+    in_step: list[bool] = field(default_factory=list)
+    labelled: int = 0
+    labelled_in_step: int = 0
     pending: int = 0
     last: int = 0
+    wanted: list[str] = field(default_factory=list)
 
 
 class Evidence:
     """The fold. `see` and `settle` take rows in the order of their sequence numbers, each row once."""
 
     def __init__(self, policy: Policy, models: Mapping[Variant, Model]) -> None:
-        self.policy, self._models = policy, models
+        self.policy = policy
+        self._scorer = Scorer(policy, models)
         goals = policy.goals
-        self.quality = PairedGoal(goals.quality.margin, goals.quality.harm_line) if goals.quality else None
+        self._paired = goals.quality is not None and goals.quality.evidence == "paired"
+        self.quality = _paired_goal(policy) if self._paired else None
         self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
-        self.latency = RateEvidence()
+        self.latency = Staged(RateEvidence)
+        self.served = Served(policy)
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage = Coverage()
         self.seen = self.settled = 0
-        self.marks: list[tuple[int, int, int]] = []  # where each step began: step, seen, settled
+        self.marks: list[tuple[int, int, int, int]] = []  # where each step began: step, plan's revision, seen, settled
         self.chain = ""  # digest of all settled rows so far
         self.blocks: list[tuple[int, str]] = []  # the chain at every `BLOCK_ROWS`th settled row: seq, digest
         self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
         self._in_block = 0
-        self.step = 0
-        self.watermark = self.started_at = 0.0
+        self.step = self.revision = 0
+        self.step_requests = self.step_labels = self.labels = 0
+        self.watermark = self.started_at = self.step_at = 0.0
+        self.baking_since: float | None = None
         self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
 
-    def begin_step(self, step: int) -> None:
-        """The plan is at this step: advancing from it needs evidence of its own. Saying it twice changes nothing."""
+    def begin_step(self, step: int, revision: int) -> None:
+        """The plan with this revision is at this step: advancing needs evidence from rows that it routed.
+
+        Saying it twice changes nothing.
+        """
         if step != self.step:
-            self.step = step
-            self.marks.append((step, self.seen, self.settled))
+            self.step, self.revision = step, revision
+            self.marks.append((step, revision, self.seen, self.settled))
+            self.step_requests = self.step_labels = 0
+            self.step_at = self.watermark
             for goal in (self.quality, self.errors):
                 if goal is not None:
                     goal.begin_step()
+            self.latency.begin_step()
+            self.served.begin_step()
 
     def see(self, rows: Iterable[Row]) -> None:
         """Fold what needs no label."""
@@ -194,21 +112,27 @@ class Evidence:
             self.seen = seq
             self.watermark = max(self.watermark, observation.at)
             self.started_at = self.started_at or observation.at
-            candidate, primary = observation.candidate, observation.primary
-            if not self._counts(observation, self._firsts_seen):
+            self.step_at = self.step_at or observation.at
+            in_step = observation.revision >= self.revision
+            self.served.see(observation, in_step=in_step)
+            if not is_pair(observation, OWED) or not self._firsts_seen.first(observation.unit, observation.at):
                 continue
+            self.step_requests += in_step
+            candidate, primary = observation.candidate, observation.primary
             if self.errors is not None:
-                self.errors.update(float(candidate.status is not Status.OK) - float(primary.status is not Status.OK))
-            if candidate.status in _TRIED:
+                difference = float(candidate.status is not Status.OK) - float(primary.status is not Status.OK)
+                self.errors.update(difference, in_step=in_step)
+            if candidate.status in TRIED:
                 # What gave no answer was not fast, however soon it failed.
                 slow = candidate.seconds * 1000 > self.policy.goals.latency.p99_ms
-                self.latency.update(candidate.status is not Status.OK or slow)
+                for evidence in self.latency.parts(in_step=in_step):
+                    evidence.update(candidate.status is not Status.OK or slow)
 
     def settle(self, rows: Iterable[Row]) -> int:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
         taken = 0
         for seq, observation, report in rows:
-            pair = self._pair(observation, report) if self._is_pair(observation) else None
+            pair = self._scorer.pair(observation, report)
             if pair is not None:
                 if pair.known is None:
                     if not self._expired(observation):
@@ -218,7 +142,7 @@ class Evidence:
                     self._fold(observation, report, pair)
             self.settled = seq
             taken += 1
-            self._link(seq, observation, report.label if report and pair and pair.known is not None else None)
+            self._link(seq, observation, report.label if report and pair and pair.labelled else None)
         return taken
 
     def _miss(self, seq: int) -> None:
@@ -230,8 +154,21 @@ class Evidence:
     def _link(self, seq: int, observation: Observation, label: Label | None) -> None:
         """Chain a settled row, so that a row which is changed later can be found."""
         o = observation
-        parts = (self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode.value, label)
-        text = "|".join([*map(repr, parts), _told(o.primary), _told(o.candidate)])
+        parts = (
+            self.chain,
+            seq,
+            o.prediction_id,
+            o.request_id,
+            o.at,
+            o.unit,
+            o.mode.value,
+            o.revision,
+            o.share,
+            o.point,
+        )
+        text = "|".join(
+            [*map(repr, (*parts, o.variant.value, o.fallback, label)), _told(o.primary), _told(o.candidate)]
+        )
         self.chain = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         self._in_block += 1
         if self._in_block == BLOCK_ROWS:
@@ -240,43 +177,55 @@ class Evidence:
 
     def tail(self, rows: Iterable[Row]) -> Tail:
         """What lies behind the prefix; changes nothing."""
-        tail, firsts = Tail(last=self.settled), Firsts()
-        firsts.take(self._firsts_settled.state())
+        tail, firsts = Tail(last=self.settled), self._firsts_settled.copy()
         for seq, observation, report in rows:
             tail.last = seq
-            pair = self._pair(observation, report)
-            if pair is None or not self._is_pair(observation) or not firsts.first(observation.unit, observation.at):
+            pair = self._scorer.pair(observation, report)
+            if pair is None or not firsts.first(observation.unit, observation.at):
                 continue
+            in_step = observation.revision >= self.revision
             if pair.known is None:
                 tail.pending += 1
+                if self.policy.labels.audit is not None and len(tail.wanted) < WANTED_MAX:
+                    tail.wanted.append(observation.prediction_id)
                 if self._on_arrival:
                     continue
-            else:
-                tail.known += 1
+            tail.labelled += pair.labelled
+            tail.labelled_in_step += pair.labelled and in_step
             tail.worst.append(pair.worst)
             tail.best.append(pair.best)
+            tail.in_step.append(in_step)
         return tail
 
-    def readings(self, tail: Tail) -> list[Reading]:
-        """Every metric as it stands."""
-        found = []
-        alpha = self.policy.goals.error_budget / 2
-        if self.quality is not None:
-            found.append(self._quality(self.quality, tail, alpha))
-        if self.errors is not None:
-            whole = self.errors.whole
-            low, high = whole.band(alpha)
-            margin = self.policy.goals.errors.margin if self.policy.goals.errors else 0.0
-            found.append(
-                Reading("errors", whole.mean if whole.n else 0.0, low, high, whole.n, 0, margin, whole.log_e_below(margin),
-                        self.errors.log_e_harm(), margin - (whole.mean if whole.n else 0.0), whole.variance if whole.n else 0.0)
-            )  # fmt: skip
-        low, high = self.latency.band(alpha)
-        rate = self.latency.mean if self.latency.n else 0.0
-        found.append(
-            Reading("latency", rate, low, high, self.latency.n, 0, 0.01, self.latency.log_e_below(0.01),
-                    self.latency.log_e_above(0.01), 0.01 - rate, rate * (1 - rate))
+    def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
+        """How far the rollout has come."""
+        return Standing(
+            coverage=self.coverage, elapsed_s=self.watermark - self.started_at, step_s=self.watermark - self.step_at,
+            labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
+            step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
         )  # fmt: skip
+
+    def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
+        """Every metric as it stands; `serving` is whether the step lets the candidate answer.
+
+        The same metrics at every step: harm is shared among them.
+        """
+        alpha = self.policy.goals.error_budget / 2
+        found = [self._quality(self.quality, tail, alpha)] if self.quality is not None else []
+        if self.errors is not None and self.policy.goals.errors is not None:
+            whole, margin = self.errors.whole, self.policy.goals.errors.margin
+            mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
+            found.append(
+                Reading("errors", mean, *whole.band(alpha), whole.n, 0, margin, self.errors.log_e_advance(),
+                        self.errors.log_e_harm(), margin - mean, variance)
+            )  # fmt: skip
+        slow = self.latency.whole
+        rate = slow.mean if slow.n else 0.0
+        found.append(
+            Reading("latency", rate, *slow.band(alpha), slow.n, 0, 0.01, self.latency.least(lambda e: e.log_e_below(0.01)),
+                    slow.log_e_above(0.01), 0.01 - rate, rate * (1 - rate))
+        )  # fmt: skip
+        found += self.served.readings(alpha, serving=serving)
         quality = self.policy.goals.quality
         if quality is not None and quality.poc_target is not None and self.poc.n:
             low, high = self.poc.band(alpha)
@@ -286,78 +235,54 @@ class Evidence:
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
         quality = self.policy.goals.quality
         assert quality is not None
-        log_e, whole = max(_views(goal, tail.worst, quality.margin), key=lambda view: view[0])
+        log_e, whole = max(_views(goal, tail, quality.margin), key=lambda view: view[0])
         harm, peak = goal.harm_peak(tail.best)
         if harm > max(log_e, 0.0):
             whole = _extended(goal.whole, tail.best[:peak])  # what speaks for a rollback is what is shown then
         low, high = whole.band(alpha)
         mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
         return Reading(
-            quality.loss, mean, low, high, whole.n, tail.pending, quality.margin, log_e, harm,
-            quality.margin - mean, variance, self.coverage.labelled + tail.known,
-        )  # fmt: skip
+            quality.loss,
+            mean,
+            low,
+            high,
+            whole.n,
+            tail.pending,
+            quality.margin,
+            log_e,
+            harm,
+            quality.margin - mean,
+            variance,
+        )
 
-    def _fold(self, observation: Observation, report: LabelReport | None, pair: _Pair) -> None:
-        in_time = pair.known is not None and report is not None
-        if self.quality is not None and (in_time or not self._on_arrival):
+    def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
+        in_step = observation.revision >= self.revision
+        self.labels += pair.labelled
+        self.step_labels += pair.labelled and in_step
+        self.served.settle(observation, pair, in_step=in_step)
+        if self.quality is not None and (pair.known is not None or not self._on_arrival):
             # What never came speaks against an advance as the worst, and for a rollback as the best, that it could be.
-            self.quality.update(pair.worst, least=pair.best)
-        if in_time and report is not None:
-            loss = self._loss(observation.primary, Variant.PRIMARY, report.label)
+            self.quality.update(pair.worst, least=pair.best, in_step=in_step)
+        if pair.labelled and report is not None and (self._paired or observation.drawn is Variant.PRIMARY):
+            loss = self._scorer.loss(observation.primary, Variant.PRIMARY, report.label)
             if loss is not None:
                 self.poc.update(loss)
-        self.coverage.add(observation, in_time, self._models[Variant.PRIMARY].positive)
-
-    def _counts(self, observation: Observation, firsts: Firsts) -> bool:
-        return self._is_pair(observation, _OWED) and firsts.first(observation.unit, observation.at)
-
-    def _is_pair(self, observation: Observation, tried: frozenset[Status] = _TRIED) -> bool:
-        return (
-            observation.mode is Mode.LIVE
-            and observation.prediction_id == observation.request_id
-            and observation.candidate.status in tried
-            and observation.primary.status in _TRIED
-        )
+        if pair.asked:
+            says = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
+            self.coverage.add(labelled=pair.labelled, **says)
 
     def _expired(self, observation: Observation) -> bool:
         return self.watermark > observation.at + self.policy.labels.wait
-
-    def _pair(self, observation: Observation, report: LabelReport | None) -> _Pair | None:
-        """The difference of the losses, or its bounds while the label is not there."""
-        if self.quality is None:
-            return None
-        if report is not None and report.at - observation.at <= self.policy.labels.wait:
-            known = self._difference(observation, report.label)
-            return None if known is None else _Pair(known, known, known)
-        classes = self._models[Variant.PRIMARY].classes
-        values = [d for label in classes if (d := self._difference(observation, label)) is not None]
-        return _Pair(None, max(values), min(values)) if values else _Pair(None, 1.0, -1.0)
-
-    def _difference(self, observation: Observation, label: Label) -> float | None:
-        candidate = self._loss(observation.candidate, Variant.CANDIDATE, label)
-        primary = self._loss(observation.primary, Variant.PRIMARY, label)
-        return None if candidate is None or primary is None else candidate - primary
-
-    def _loss(self, answer: Answer, variant: Variant, label: Label) -> float | None:
-        """The bounded loss of one answer; 1 for an attempt that gave none."""
-        quality = self.policy.goals.quality
-        assert quality is not None
-        if answer.status is not Status.OK:
-            return 1.0
-        model = self._models[variant]
-        found = losses.losses(answer, label, model.classes, model.positive).get(quality.loss)
-        # At most 1, also where a model's probabilities are not: logits, or a sum that rounding put above 1.
-        return None if found is None else min(1.0, losses.bounded(quality.loss, found, quality.clip))
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
         return {
             "quality": self.quality.state() if self.quality else None,
             "errors": self.errors.state() if self.errors else None,
-            "latency": self.latency.state(), "poc": self.poc.state(), "coverage": self.coverage.as_dict(),
-            "marks": self.marks, "chain": self.chain, "blocks": self.blocks, "in_block": self._in_block, "missing": self.missing,
-            "seen": self.seen, "settled": self.settled, "step": self.step, "watermark": self.watermark,
-            "started_at": self.started_at, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
+            "latency": self.latency.state(), "served": self.served.state(), "poc": self.poc.state(),
+            "coverage": self.coverage.as_dict(), "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
+            "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
+            **{name: getattr(self, name) for name in _PLAIN},
         }  # fmt: skip
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -368,27 +293,47 @@ class Evidence:
         """
         self.quality = self.quality.resume(state["quality"]) if self.quality else None
         self.errors = self.errors.resume(state["errors"]) if self.errors else None
-        self.latency, self.poc = self.latency.resume(state["latency"]), self.poc.resume(state["poc"])
+        self.latency.take(state["latency"])
+        self.served.take(state["served"])
+        self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])
-        self.seen, self.settled, self.step = state["seen"], state["settled"], state["step"]
-        self.watermark, self.started_at = state["watermark"], state["started_at"]
         self.marks = [tuple(mark) for mark in state["marks"]]
         self.blocks = [tuple(block) for block in state["blocks"]]
         self.missing = [tuple(rows) for rows in state["missing"]]
-        self.chain, self._in_block = state["chain"], state["in_block"]
+        self._in_block = state["in_block"]
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+
+
+_PLAIN = (
+    "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "watermark", "started_at",
+    "step_at", "baking_since",
+)  # fmt: skip
+
+
+def _paired_goal(policy: Policy) -> PairedGoal:
+    quality, audit = policy.goals.quality, policy.labels.audit
+    assert quality is not None
+    bound = 1.0 if audit is None else SHARE_ONE / audit  # a sampled pair carries the weight of its chance
+    return PairedGoal(quality.margin, quality.harm_line, -bound, bound)
 
 
 def _told(answer: Answer) -> str:
     return f"{answer.status.value},{answer.label!r},{answer.score!r},{answer.probabilities!r},{answer.seconds!r}"
 
 
-def _views(goal: PairedGoal, worst: Sequence[float], margin: float) -> Iterator[tuple[float, MeanEvidence]]:
+def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, MeanEvidence]]:
     """The evidence for an advance at some cuts through the tail, nearest first: any prefix may decide, at no extra risk."""
     whole, step, start = goal.whole, goal.step, 0
-    for cut in sorted({round(len(worst) * part / TAIL_CUTS) for part in range(TAIL_CUTS + 1)}):
-        whole, step, start = _extended(whole, worst[start:cut]), _extended(step, worst[start:cut]), cut
+    for cut in sorted({round(len(tail.worst) * part / TAIL_CUTS) for part in range(TAIL_CUTS + 1)}):
+        values, own = tail.worst[start:cut], tail.in_step[start:cut]
+        whole, step, start = (
+            _extended(whole, values),
+            _extended(step, [x for x, o in zip(values, own, strict=True) if o]),
+            cut,
+        )
         yield min(whole.log_e_below(margin), step.log_e_below(margin)), whole
 
 

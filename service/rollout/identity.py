@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from service.domain import Variant
-from service.rollout.evidence import Model
 from service.rollout.policy import Policy, of_store
+from service.rollout.scoring import Model
 
 NOT_SAID = "not set"
 

@@ -2,13 +2,13 @@
 
 Harm is read first: the largest of the metrics' e-values, divided by their number, against the budget for wrong rollbacks, over the
 whole rollout. (Their mean would be a little stronger, but they speak of different positions in the stream.)
-Then the gates of the step (`until`, `require`), which may only delay. Then advance: the smallest of the metrics' e-values
-against the budget for wrong promotions of this step. Everything else is hold, with what is missing and about how long that
-takes; missing data is never a pass and never a fail.
+Then the gates of the step (`until`, `require`, and whether requests were split as planned), which may only delay. Then
+advance: the smallest of the metrics' e-values against the budget for wrong promotions. Everything else is hold, with what is
+missing and about how long that takes; missing data is never a pass and never a fail.
 
 The error budget is split in two halves: one for any wrong rollback, one for any wrong advance. Neither is divided by the number
 of steps: what is compared is one process over the whole rollout, and asking each step for evidence of its own besides can
-only delay.
+only delay. What only serving shows (`latency.ratio`, `quality.evidence: served`) is asked for at the steps that serve.
 """
 
 import math
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.domain import Phase
-from service.rollout.evidence import Coverage, Reading
-from service.rollout.policy import CanaryStep, Policy, ShadowStep
+from service.rollout.policy import CanaryStep, Policy, ShadowStep, Until
+from service.rollout.reading import Reading, Standing
 from service.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
@@ -97,18 +97,13 @@ def judge(
     phase: Phase,
     step: int,
     readings: Sequence[Reading],
-    coverage: Coverage,
-    *,
-    elapsed_s: float,
-    met: frozenset[str] = frozenset(),
+    standing: Standing,
 ) -> Verdict:
     """The verdict at a step.
 
     Args:
         phase: forward moves are judged in shadow and canary alone, harm everywhere.
         step: index into the policy's steps; -1 when the weight was set by hand, where only harm is judged.
-        elapsed_s: event time since the rollout's first request, for the forecast.
-        met: requirements that are fulfilled ("loadtest", "approval").
     """
     alpha_harm, alpha_advance = budgets(policy)
     metrics = [_metric(reading, alpha_harm, alpha_advance) for reading in readings]
@@ -122,17 +117,17 @@ def judge(
 
     if harms and crossed(log_e_harm, alpha_harm):
         return verdict("rollback", _blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
-    standing = _standing(policy, phase, step) if gates else "no goal is set that an advance could be judged by"
-    if standing:
-        return verdict("hold", standing)
-    if waiting := _unmet(policy, step, readings, elapsed_s):
-        return verdict("hold", waiting, **_forecast(readings, alpha_advance, elapsed_s))
+    settled = _settled(policy, phase, step) if gates else "no goal is set that an advance could be judged by"
+    if settled:
+        return verdict("hold", settled)
+    if waiting := _unmet(policy, step, standing):
+        return verdict("hold", waiting, **_forecast(readings, alpha_advance, standing.elapsed_s))
     if not crossed(log_e_advance, alpha_advance):
         slow = next(r for r in readings if r.log_e_advance is not None and r.log_e_advance == log_e_advance)
-        left = _forecast(readings, alpha_advance, elapsed_s)
-        return verdict("hold", _not_yet(slow, coverage, left), **left)
+        left = _forecast(readings, alpha_advance, standing.elapsed_s)
+        return verdict("hold", _not_yet(slow, standing, left), **left)
     following = policy.steps[step + 1] if step + 1 < len(policy.steps) else "promote"
-    required = sorted(set(following.require) - met) if isinstance(following, ShadowStep | CanaryStep) else []
+    required = sorted(set(following.require) - standing.met) if isinstance(following, ShadowStep | CanaryStep) else []
     if required:
         reason = f"the evidence is there; the next step requires {' and '.join(required)}"
         return verdict("hold", reason, requires=tuple(required))
@@ -141,7 +136,12 @@ def judge(
     return verdict("advance", f"{proven}: every goal of this step is met ({risk})")
 
 
-def _standing(policy: Policy, phase: Phase, step: int) -> str | None:
+def serving(policy: Policy, step: int) -> bool:
+    """Whether the candidate answers callers at a step."""
+    return 0 <= step < len(policy.steps) and isinstance(policy.steps[step], CanaryStep)
+
+
+def _settled(policy: Policy, phase: Phase, step: int) -> str | None:
     """Why there is nothing to advance to, whatever the evidence."""
     if phase in _STANDING:
         return _STANDING[phase]
@@ -170,6 +170,14 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
 
 
 def _sentence(r: Reading) -> str:
+    if r.metric == "serving_errors":
+        return f"{r.estimate:.1%} of {r.n:,} failures before callers were the candidate's (it may fail {r.line:g} times as often)"
+    if r.metric.startswith("latency_"):
+        name = r.metric.removeprefix("latency_")
+        if math.isnan(r.estimate):
+            return f"no answer of either model yet to compare their {name} by"
+        times = f"{r.estimate:.2f} times the primary's ({r.line:g} times are allowed)"
+        return f"after {r.n:,} answers of each the candidate's {name} is {times}"
     if r.metric == "latency":
         return f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers are slower than the limit (1 % are allowed)"
     if r.metric == "errors":
@@ -195,36 +203,38 @@ def _between(low: float, high: float) -> str:
 
 
 def _blame(r: Reading, alpha: float) -> str:
-    if r.metric == "latency":
+    if r.metric.startswith("latency"):
         return f"{_sentence(r)}: too slow (chance of any wrong rollback: {alpha:.2%})"
     return f"{_sentence(r)}: worse than the harm line (chance of any wrong rollback: {alpha:.2%})"
 
 
-def _unmet(policy: Policy, step: int, readings: Sequence[Reading], elapsed_s: float) -> str | None:
+def _unmet(policy: Policy, step: int, standing: Standing) -> str | None:
+    if standing.doubts and serving(policy, step):
+        return f"{'; '.join(standing.doubts)}: find out why before you trust what was served"
     current = policy.steps[step]
-    until = current.until if isinstance(current, ShadowStep | CanaryStep) else None
+    until = (current.until if isinstance(current, ShadowStep | CanaryStep) else None) or Until()
     quality = policy.goals.quality
-    labels = next((r.labelled for r in readings if quality and r.metric == quality.loss), 0)
-    if quality is not None and not labels:
+    asked = quality is not None and (quality.evidence == "paired" or serving(policy, step))
+    if asked and not standing.labels:
         return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
-    if until is None:
-        return None
-    if until.labels is not None and labels < until.labels:
-        return f"{labels:,} of the {until.labels:,} labels that this step asks for"
-    requests = max((r.n for r in readings), default=0)
-    if until.requests is not None and requests < until.requests:
-        return f"{requests:,} of the {until.requests:,} requests that this step asks for"
-    if until.duration is not None and elapsed_s < until.duration:
-        return f"{elapsed_s / 3600:.1f} of the {until.duration / 3600:.1f} hours that this step asks for"
+    for have, wanted, size, what in (
+        (standing.step_labels, until.labels, 1, "labels"),
+        (standing.step_requests, until.requests, 1, "requests"),
+        (standing.step_s, until.duration, 3600, "hours"),
+    ):
+        if wanted is not None and have < wanted:
+            numbers = f"{have:,} of the {wanted:,}" if size == 1 else f"{have / size:.1f} of the {wanted / size:.1f}"
+            return f"{numbers} {what} that this step asks for"
     return None
 
 
-def _not_yet(r: Reading, coverage: Coverage, left: dict[str, Any]) -> str:
+def _not_yet(r: Reading, standing: Standing, left: dict[str, Any]) -> str:
     text = f"{_sentence(r)}: not decided yet"
     if r.pending:
         text += f"; {r.pending:,} pairs wait for their label and count as the worst case until then"
-    if coverage.share is not None and coverage.share < 0.995:
-        text += f"; {1 - coverage.share:.1%} of the settled pairs never got one"
+    share = standing.coverage.share
+    if share is not None and share < 0.995:
+        text += f"; {1 - share:.1%} of the settled pairs never got one"
     if left.get("labels_left") is not None:
         text += f"; about {left['labels_left']:,} more labels"
         if left.get("seconds_left") is not None:

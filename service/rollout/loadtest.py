@@ -11,8 +11,9 @@ from typing import Any, Literal
 import pydantic
 
 from service.domain import SHARE_ONE, Phase, Plan
+from service.rollout.goals import Goals
 from service.rollout.phases import Order
-from service.rollout.policy import CanaryStep, Goals, Policy, ShadowStep
+from service.rollout.policy import CanaryStep, Policy, ShadowStep
 
 Answer = Literal["pass", "fail", "invalid"]
 LOADTEST = "loadtest"

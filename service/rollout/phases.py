@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A rollout rehearses (SHADOW), answers a growing share (CANARY), and ends PROMOTED or ABORTED. It may be PAUSED by a person at any
 time, which keeps the weight as it is, or WAIT for a person's approval before a step that requires it. What the table does
-not list is not allowed, and is refused with the list of what is. PROMOTED is left only by `undo`, ABORTED only by
+not list is not allowed, and is refused with the list of what is. PROMOTED is left only by `undo` and by harm, ABORTED only by
 `retry`; neither resets the evidence, which is kept by the models' digests. SERVING is a service without a candidate: its
 row is empty.
 
@@ -19,12 +19,13 @@ from service.errors import NotAllowedNow
 
 
 class Order(enum.StrEnum):
-    """What can happen to a rollout. The first four come from the judge, the others from people."""
+    """What can happen to a rollout. The first five come from the judge, the others from people."""
 
     ADVANCE = "advance"  # to a canary step
     FINISH = "finish"  # past the last step
     WAIT = "wait"  # the next step requires a person
     ROLL_BACK = "rollback"
+    RELEASE = "release"  # a promotion has baked: the old primary is let go
     PROMOTE = "promote"  # a person advances one step
     PROMOTE_FULL = "promote_full"
     WEIGHT = "weight"
@@ -70,7 +71,7 @@ TABLE: Mapping[Phase, Mapping[Order, Phase]] = {
         Order.SHADOW: Phase.SHADOW,
         Order.PROMOTE_FULL: Phase.PROMOTED,
     },
-    Phase.PROMOTED: {Order.UNDO: Phase.ABORTED, Order.ROLL_BACK: Phase.ABORTED},
+    Phase.PROMOTED: {Order.RELEASE: Phase.PROMOTED, Order.UNDO: Phase.ABORTED, Order.ROLL_BACK: Phase.ABORTED},
     Phase.ABORTED: {Order.RETRY: Phase.SHADOW},
 }
 

@@ -6,7 +6,6 @@ the file become whole hundredths of a percent here, durations become seconds.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,169 +14,26 @@ import yaml
 
 from service.domain import SHARE_ONE, Phase, Plan
 from service.errors import ConfigurationError
+from service.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if not match:
-            raise ValueError("a duration is a number and a unit: 500ms, 30s, 15m, 72h, 7d")
-        return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, bool):
-        raise ValueError("a duration is a number and a unit: 500ms, 30s, 15m, 72h, 7d")
-    return value
-
-
-def _share(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("a share of traffic is a number of percent, 0 to 100")
-    if not 0 <= value <= 100:
-        raise ValueError("a share of traffic is 0 to 100 percent")
-    hundredths = round(value * SHARE_ONE / 100)
-    if abs(hundredths - value * SHARE_ONE / 100) > 1e-6:
-        raise ValueError("a share of traffic has at most two decimals: 0.01 % is the smallest")
-    return hundredths
-
-
-def _harm(value: object, as_usual: pydantic.ValidatorFunctionWrapHandler) -> object:
-    try:
-        return as_usual(value)
-    except pydantic.ValidationError:
-        raise ValueError("is the word `margin`, or a number: 0 or more, and less than 1") from None
-
-
-Duration = Annotated[
-    float,
-    pydantic.BeforeValidator(_duration),
-    pydantic.Field(gt=0),
-    pydantic.WithJsonSchema({"type": ["string", "number"], "description": "a duration: 500ms, 30s, 15m, 72h, 7d"}),
-]
-Share = Annotated[
-    int,
-    pydantic.BeforeValidator(_share),
-    pydantic.PlainSerializer(lambda share: share * 100 / SHARE_ONE, when_used="json"),  # as the file says it
-    pydantic.WithJsonSchema(
-        # No multipleOf: validators compute it in binary floats, where 2.07 is none of 0.01.
-        {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most two decimals"}
-    ),
-]
-Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error"]
 Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 JUDGED = ("model", "task", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
-FOLLOWED = ("steps",)
+FOLLOWED = ("steps", "bake")
 """The keys that decisions depend on besides: they may change while a rollout runs, so each decision says what they were."""
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Quality(_Strict):
-    """How good the candidate must be, in units of the (clipped) loss; less is better."""
-
-    loss: Loss = pydantic.Field(default="brier", description="what is measured on every labelled row")
-    margin: float = pydantic.Field(
-        gt=0,
-        lt=1,
-        description='the candidate is "not worse" when its mean loss is at most this much above the primary\'s',
-    )
-    harm: Annotated[Literal["margin"] | Annotated[float, pydantic.Field(ge=0, lt=1)], pydantic.WrapValidator(_harm)] = (
-        pydantic.Field(
-            default="margin",
-            description="it is rolled back when its mean loss is this much above; `margin` means the margin itself",
-        )
-    )
-    poc_target: float | None = pydantic.Field(
-        default=None, gt=0, description="the mean loss that the proof of concept itself was to reach"
-    )
-    clip: float = pydantic.Field(
-        default=5.0,
-        gt=0,
-        description="log-loss and errors are cut off here and divided by it: the statistics need a bounded loss",
-    )
-
-    @property
-    def harm_line(self) -> float:
-        """The line that rolls back, as a number."""
-        return self.margin if self.harm == "margin" else self.harm
-
-
-class Errors(_Strict):
-    """How much more often than the primary the candidate may fail."""
-
-    margin: float = pydantic.Field(gt=0, lt=1, description="as a share of requests")
-
-
-class Latency(_Strict):
-    """The latency goal and the deadline inside which every caller gets an answer, in milliseconds."""
-
-    p99_ms: float = pydantic.Field(gt=0, description="99 of 100 requests are answered faster than this")
-    p50_ms: float | None = pydantic.Field(default=None, gt=0, description="half of them (load tests hold it)")
-    p95_ms: float | None = pydantic.Field(default=None, gt=0, description="95 of 100 (load tests hold it)")
-    deadline_ms: float = pydantic.Field(default=250, gt=0, description="later there is no answer but 504")
-
-
-class Cost(_Strict):
-    """What a machine costs, and what predictions may cost, in one currency."""
-
-    machine_per_hour: float = pydantic.Field(gt=0, description="what a machine costs an hour")
-    max_per_million: float = pydantic.Field(gt=0, description="the most that a million predictions may cost")
-
-
-class Load(_Strict):
-    """What may go wrong in a load test at `throughput_rps`, as shares."""
-
-    error_rate: float = pydantic.Field(default=0.001, ge=0, lt=1, description="of the requests, not answered in time")
-    fallback_rate: float = pydantic.Field(
-        default=0.01, ge=0, lt=1, description="of the candidate's requests, answered by the primary in its place"
-    )
-    shadow_loss: float = pydantic.Field(
-        default=0.01, ge=0, lt=1, description="of the rehearsals, dropped, failed or late"
-    )
-
-
-class Goals(_Strict):
-    """What the launch is judged by."""
-
-    error_budget: float = pydantic.Field(
-        default=0.05, gt=0, lt=0.5, description="chance of any wrong verdict in this rollout, over all metrics"
-    )
-    quality: Quality | None = None
-    errors: Errors | None = None
-    latency: Latency = Latency(p99_ms=50)
-    throughput_rps: float | None = pydantic.Field(default=None, gt=0, description="requests a second to sustain")
-    load: Load = Load()
-    cost: Cost | None = None
-
-
-class Labels(_Strict):
-    """How labels are waited for and in which order they count."""
-
-    wait: Duration = pydantic.Field(
-        default=72 * 3600.0, description="how long after its prediction a label is waited for: 500ms, 30s, 15m, 72h, 7d"
-    )
-    count: Literal["settled", "on_arrival"] = pydantic.Field(
-        default="settled",
-        description="`settled`: in the order of the requests, the late ones at their worst until the wait is over; "
-        "`on_arrival`: as they come",
-    )
-
-
-class Tolerance(_Strict):
+class Tolerance(Strict):
     """How far two numbers may be apart and still be called equal: |c − p| ≤ atol + rtol·|p|, as `numpy.allclose` has it."""
 
     atol: float = pydantic.Field(default=1e-7, ge=0, description="absolute, in the output's own unit")
     rtol: float = pydantic.Field(default=1e-3, ge=0, description="relative to the primary's number")
 
 
-class Until(_Strict):
+class Until(Strict):
     """A step lasts at least until this much is known."""
 
     labels: int | None = pydantic.Field(default=None, ge=1, description="labels that count")
@@ -188,7 +44,7 @@ class Until(_Strict):
 Require = Literal["loadtest", "approval"]
 
 
-class ShadowStep(_Strict):
+class ShadowStep(Strict):
     """The candidate rehearses on a share of the requests; the primary answers all of them."""
 
     shadow: Share = pydantic.Field(description="the share, in percent with at most two decimals")
@@ -196,10 +52,13 @@ class ShadowStep(_Strict):
     require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
 
 
-class CanaryStep(_Strict):
+class CanaryStep(Strict):
     """The candidate answers a share of the requests; the model that does not answer rehearses."""
 
     canary: Share = pydantic.Field(description="the share, in percent with at most two decimals")
+    rehearse: Share = pydantic.Field(
+        default=SHARE_ONE, description="of how many requests the model that does not answer rehearses, in percent"
+    )
     until: Until | None = None
     require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
 
@@ -225,7 +84,7 @@ Step = Annotated[
 ]
 
 
-class Policy(_Strict):
+class Policy(Strict):
     """The rollout file."""
 
     model: str = pydantic.Field(
@@ -254,6 +113,10 @@ class Policy(_Strict):
         default=None,
         description="evidence counts the first request per value of this field and window; absent: every request",
     )
+    bake: Duration = pydantic.Field(
+        default=72 * 3600.0,
+        description="how long after a promotion the old primary rehearses and stays warm as the fallback, before it is released",
+    )
     workers: int = pydantic.Field(default=1, ge=1, le=64, description="processes that answer; each holds the primary")
     steps: list[Step] = pydantic.Field(
         default=[], description="what the rollout goes through, in order; absent: the candidate only rehearses"
@@ -269,6 +132,26 @@ class Policy(_Strict):
         if weights != sorted(weights):
             raise ValueError("canary weights only grow: a caller who is on the canary stays on it")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _what_was_served_was_drawn(self) -> "Policy":
+        """Evidence from who answered counts a caller once; what keeps a caller on one variant must be what counts once."""
+        quality = self.goals.quality
+        if quality is None or quality.evidence == "paired":
+            return self
+        if self.labels.audit is not None or self.labels.count == "on_arrival":
+            raise ValueError("`quality.evidence: served` needs `labels.count: settled` and no `labels.audit`")
+        if not 0.0 < self.smallest_share < 1.0:
+            raise ValueError(
+                "`quality.evidence: served` needs a `canary` step of more than 0 and less than 100 percent"
+            )
+        return self
+
+    @property
+    def smallest_share(self) -> float:
+        """The smallest share, 0 to ½, that either model has of the answers at any canary step; 1 where there is none."""
+        weights = [step.canary / SHARE_ONE for step in self.steps if isinstance(step, CanaryStep)]
+        return min((min(w, 1.0 - w) for w in weights if 0.0 < w < 1.0), default=1.0)
 
     def key(self, primary_digest: str, candidate_digest: str | None) -> str:
         """What evidence is kept under: the models' digests and what they are judged by.
@@ -289,7 +172,10 @@ class Policy(_Strict):
         latency = self.goals.latency.model_copy(update={"p50_ms": None, "p95_ms": None})
         goals = {"throughput_rps": None, "load": Load(), "cost": None, "latency": latency}
         bare = self.model_copy(update={"goals": self.goals.model_copy(update=goals)})
-        return bare.model_dump(mode="json", include=set(JUDGED), exclude_defaults=exclude_defaults)
+        # Where quality is judged by what was served, the steps' shares bound its values, and bounds are frozen.
+        served = self.goals.quality is not None and self.goals.quality.evidence == "served"
+        keys = {*JUDGED, "steps"} if served else set(JUDGED)
+        return bare.model_dump(mode="json", include=keys, exclude_defaults=exclude_defaults)
 
     def followed(self) -> dict[str, Any]:
         """What `FOLLOWED` names, as the file says it."""
@@ -314,7 +200,7 @@ class Policy(_Strict):
         if isinstance(step, ShadowStep):
             return Plan(Phase.SHADOW, weight=0, shadow=step.shadow, salt=salt)
         if isinstance(step, CanaryStep):
-            return Plan(Phase.CANARY, weight=step.canary, shadow=SHARE_ONE, salt=salt)
+            return Plan(Phase.CANARY, weight=step.canary, shadow=step.rehearse, salt=salt)
         if self.candidate is not None:
             return Plan(Phase.SHADOW, weight=0, shadow=SHARE_ONE, salt=salt)
         return Plan(Phase.SERVING, weight=0, shadow=0, salt=salt)

@@ -17,10 +17,11 @@ from typing import Any
 
 from service.domain import Event, Phase
 from service.rollout.controller import judge_at
-from service.rollout.evidence import Evidence, Model, Row
+from service.rollout.evidence import Evidence, Row
 from service.rollout.judge import Verdict
 from service.rollout.loadtest import LOADTEST, Record, shortcoming
 from service.rollout.policy import Policy
+from service.rollout.scoring import Model
 
 Rows = Callable[[int, int, float], Iterable[Row]]
 """Rows after a sequence number, up to another, with the labels that were known by a time."""
@@ -68,9 +69,9 @@ def verify(
                 checks.append(Check(event, False, f"{event.kind} cannot be checked: its rows were pruned", False))
                 continue
             evidence.take(found)
-        for step, seen, settled in marks[len(evidence.marks) : looked["marks"]]:
+        for step, revision, seen, settled in marks[len(evidence.marks) : looked["marks"]]:
             _fold(evidence, rows, seen, settled, looked["known_by"])
-            evidence.begin_step(step)
+            evidence.begin_step(step, revision)
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
         followed = policy.following(looked["followed"]) if "followed" in looked else policy

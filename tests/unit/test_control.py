@@ -22,9 +22,9 @@ from service.losses import DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, Metrics, parse
 from service.record import Recorder
 from service.rollout.controller import Controller
-from service.rollout.evidence import Model
 from service.rollout.phases import Order
 from service.rollout.policy import parse as parse_policy
+from service.rollout.scoring import Model
 from service.settings import Settings
 from service.store import Retention
 from service.store.memory import MemoryStore

@@ -14,20 +14,8 @@ from hypothesis import strategies as st
 
 from service.domain import SHARE_ONE, Phase
 from service.errors import ConfigurationError
-from service.rollout.policy import (
-    CanaryStep,
-    Cost,
-    Errors,
-    Goals,
-    Labels,
-    Latency,
-    Load,
-    Policy,
-    Quality,
-    ShadowStep,
-    json_schema,
-    parse,
-)
+from service.rollout.goals import Cost, Errors, Goals, Labels, Latency, Load, Quality, Ratio
+from service.rollout.policy import CanaryStep, Policy, ShadowStep, json_schema, parse
 
 EXAMPLE = Path(__file__).parents[2] / "rollout.yaml"
 SCHEMA = jsonschema.Draft202012Validator(json_schema())
@@ -291,7 +279,7 @@ class WiderGoals(Goals):
 
 
 class WiderLabels(Labels):
-    audit: bool = False
+    later: bool = False
 
 
 class Wider(Policy):
@@ -309,7 +297,7 @@ def test_a_field_that_a_later_version_adds_changes_no_key(text: str) -> None:
     data = yaml.safe_load(text)
 
     assert Wider.model_validate(data).key("p", "c") == Policy.model_validate(data).key("p", "c")
-    other = Wider.model_validate(data | {"labels": {"audit": True}})
+    other = Wider.model_validate(data | {"labels": {"later": True}})
     assert other.key("p", "c") != Wider.model_validate(data | {"labels": {}}).key("p", "c")
 
 
@@ -322,14 +310,15 @@ def test_a_default_that_is_said_is_the_same_as_one_that_is_not() -> None:
 
 
 DEFAULTS = {
-    Quality: {"loss": "brier", "harm": "margin", "poc_target": None, "clip": 5.0},
-    Errors: {},
-    Latency: {"deadline_ms": 250, "p50_ms": None, "p95_ms": None},
+    Quality: {"loss": "brier", "harm": "margin", "evidence": "paired", "poc_target": None, "clip": 5.0},
+    Errors: {"ratio": None},
+    Latency: {"deadline_ms": 250, "ratio": None, "p50_ms": None, "p95_ms": None},
     Load: {"error_rate": 0.001, "fallback_rate": 0.01, "shadow_loss": 0.01},
+    Ratio: {"p50": None, "p95": None, "p99": None},
     Cost: {},
     Goals: {"error_budget": 0.05, "quality": None, "errors": None, "latency": Latency(p99_ms=50), "throughput_rps": None,
             "load": Load(), "cost": None},
-    Labels: {"wait": 72 * 3600.0, "count": "settled"},
+    Labels: {"wait": 72 * 3600.0, "count": "settled", "audit": None},
 }  # fmt: skip
 
 

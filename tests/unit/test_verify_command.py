@@ -50,7 +50,7 @@ def decided(file: Path, *, rows: int = 0, keep: bool = True) -> str:
         store.keep_identity(identity(policy, cards))
     world = World(policy, store)
     process = Process(world)
-    for n in (640, 20, 20):
+    for n in (640, 640, 640):
         world.serve(n)
         process.tick()
     assert world.kinds == RAMP
@@ -173,7 +173,7 @@ def test_a_changed_row_is_a_failure_also_beside_pruned_ones(rows: int) -> None:
     decided(write(), rows=rows)
     (file,) = Path(".understudy").glob("*.db")
     with closing(sqlite3.connect(file)) as connection:
-        connection.execute("UPDATE observations SET candidate_score = 0.7 WHERE seq = 670")
+        connection.execute("UPDATE observations SET candidate_score = 0.7 WHERE seq = 1290")
         connection.commit()
     said = lines(code=1)
     assert said[-1] == "the stored evidence does not support what was decided"

@@ -40,8 +40,8 @@ class PairedGoal(Evidence):
         self._whole = MeanEvidence(lo, hi, base)
         self._step = MeanEvidence(lo, hi, base)
 
-    def update(self, x: float, least: float | None = None) -> None:
-        """The next pair, in order.
+    def update(self, x: float, least: float | None = None, *, in_step: bool = True) -> None:
+        """The next pair, in order; `in_step` is whether it was served since the step began.
 
         A pair whose label never came has no value, only bounds: the worst that it could have been speaks against
         advancing (`x`), and the best that it could have been (`least`) is all that may speak for harm.
@@ -49,7 +49,8 @@ class PairedGoal(Evidence):
         if least is not None:
             checked("least", least, self._whole.settings()["lo"], x)
         self._whole.update(x)
-        self._step.update(x)
+        if in_step:
+            self._step.update(x)
         self._late.update(x if least is None else least)
 
     def begin_step(self) -> None:

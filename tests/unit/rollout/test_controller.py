@@ -67,7 +67,7 @@ class Process:
 
 def good(world, process):
     """Equal models: through every step, and some traffic afterwards. Two ticks after each batch, as time goes on."""
-    for n in (640, 20, 20, 5):
+    for n in (640, 640, 640, 5):
         world.serve(n)
         process.tick()
         process.tick()
@@ -97,7 +97,7 @@ def test_a_candidate_that_is_as_good_is_promoted_step_by_step():
     world = World()
     process = Process(world)
     where = [world.where]
-    for n in (640, 20, 20, 5):
+    for n in (640, 640, 640, 5):
         world.serve(n)
         process.tick()
         where.append(world.where)
@@ -107,8 +107,8 @@ def test_a_candidate_that_is_as_good_is_promoted_step_by_step():
     assert [event.revision for event in world.store.events()] == [1, 2, 3, 4]
     assert all(event.actor == "judge" for event in world.store.events()[1:])
     assert "every goal of this step is met" in world.store.events()[-1].reason
-    assert world.kept["verdict"]["answer"] == "hold"
-    assert world.kept["verdict"]["reason"].startswith("promoted")
+    assert world.shown["verdict"]["answer"] == "hold"
+    assert world.shown["verdict"]["reason"].startswith("promoted")
 
 
 def test_a_step_needs_pairs_of_its_own():
@@ -119,10 +119,10 @@ def test_a_step_needs_pairs_of_its_own():
     for _ in range(5):
         process.tick()
     assert world.where == ("canary", 5, 1)
-    world.serve(5)
+    world.serve(500)
     process.tick()
     assert world.where == ("canary", 5, 1)
-    world.serve(5)
+    world.serve(140)
     process.tick()
     assert world.where == ("canary", 25, 2)
 
@@ -214,8 +214,8 @@ def test_the_bands_over_time_are_thinned_out_and_keep_the_newest(monkeypatch):
     for _ in range(12):
         world.serve(1)
         process.tick()
-        at.append(world.kept["history"][-1]["at"])
-    history = [point["at"] for point in world.kept["history"]]
+        at.append(world.shown["history"][-1]["at"])
+    history = [point["at"] for point in world.shown["history"]]
 
     assert len(history) <= 6
     assert history == sorted(set(history))
@@ -281,7 +281,7 @@ def test_who_does_not_lead_does_nothing_until_the_lease_is_over_and_then_goes_on
     world, alone = World(), World()
     told(alone)
     first, second = world.controller("a", lease_s=30), world.controller("b", lease_s=30)
-    for n, who in ((640, first), (20, first), (20, second), (5, second)):
+    for n, who in ((640, first), (640, first), (640, second), (5, second)):
         world.serve(n)
         for _ in range(2):
             world.clock.advance(10)
@@ -313,7 +313,7 @@ def test_a_leader_that_is_overtaken_while_it_works_does_nothing_twice(effect):
     world.clock.advance(10)
     assert stalled.tick() is None
     assert world.kinds == ["started", "advance"]
-    for n in (20, 20, 5):
+    for n in (640, 640, 5):
         world.serve(n)
         for who in (other, stalled):
             world.clock.advance(10)

@@ -18,7 +18,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.unit.rollout.killed"])
 WRITES = ("lead", "save_state", "save_plan")
 READS = ("load_plan", "load_state", "outcomes")
-STORIES = {"good": ((20, "same"), (20, "same"), (5, "same")), "broken": ((60, "worse"), (5, "worse"))}
+STORIES = {"good": ((640, "same"), (640, "same"), (5, "same")), "broken": ((60, "worse"), (5, "worse"))}
 ANSWER_MAX_S = 30.0
 
 

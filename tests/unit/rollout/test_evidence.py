@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import Answer, LabelReport, Mode, Status, Variant
-from service.rollout import evidence as evidence_module
-from service.rollout.evidence import UNIT_WINDOW_S, Evidence, Model, Tail
+from service.rollout import firsts as firsts_module
+from service.rollout.evidence import Evidence, Tail
+from service.rollout.firsts import UNIT_WINDOW_S
+from service.rollout.scoring import Model
 from service.rollout.sequential import PairedGoal
 from tests.unit.rollout.world import MODELS, SCORES, START, answer, folded, pair, policy, row
 
@@ -79,7 +81,7 @@ def test_under_zero_one_loss_an_agreement_speaks_before_its_label_and_under_brie
     counted = quality(folded(policy(), rows), rows)
     waiting = quality(folded(BRIER, mixed := [row(i, "worse", None) for i in range(1, 31)]), mixed, "brier")
 
-    assert (counted.n, counted.pending, counted.labelled) == (30, 30, 0)
+    assert (counted.n, counted.pending) == (30, 30)
     assert counted.log_e_advance == pytest.approx(goal_of([0.0] * 30).log_e_advance())
     assert counted.log_e_advance > 10
     assert waiting.log_e_advance == pytest.approx(0.0)
@@ -117,7 +119,7 @@ def test_an_attempt_without_an_answer_is_a_loss_of_one(status, own):
     evidence = folded(own, [row(1, candidate=answer(status)), row(2, primary=answer(status))])
 
     assert evidence.quality == goal_of([1.0 - loss, loss - 1.0])
-    assert evidence.latency.n == 2
+    assert evidence.latency.whole.n == 2
 
 
 @pytest.mark.parametrize("status", [Status.DROPPED, Status.NONE])
@@ -126,7 +128,7 @@ def test_a_rehearsal_that_was_never_tried_is_no_pair(status, which):
     evidence = folded(policy(errors={"margin": 0.1}), [row(1, **{which: answer(status)})])
 
     assert (evidence.seen, evidence.settled) == (1, 1)
-    assert (evidence.quality.n, evidence.errors.n, evidence.latency.n, evidence.coverage.settled) == (0, 0, 0, 0)
+    assert (evidence.quality.n, evidence.errors.n, evidence.latency.whole.n, evidence.coverage.settled) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("changes", [{"mode": Mode.PINNED}, {"mode": Mode.SHADOW}, {"request_id": "p-0"}], ids=str)
@@ -135,7 +137,7 @@ def test_pinned_requests_and_further_rows_of_a_request_are_no_evidence(changes):
     evidence = folded(policy(errors={"margin": 0.1}), rows)
 
     assert evidence.settled == 3
-    assert (evidence.quality.n, evidence.errors.n, evidence.latency.n, evidence.poc.n) == (1, 1, 1, 1)
+    assert (evidence.quality.n, evidence.errors.n, evidence.latency.whole.n, evidence.poc.n) == (1, 1, 1, 1)
     assert evidence.tail(rows).worst == [0.0]
 
 
@@ -157,14 +159,14 @@ def test_a_unit_counts_once_per_window():
     evidence = folded(own, rows)
 
     assert evidence.settled == len(rows)
-    assert evidence.quality.n == evidence.latency.n == 6
+    assert evidence.quality.n == evidence.latency.whole.n == 6
     assert len(Evidence(own, MODELS).tail(rows).worst) == 6
 
 
-def test_units_beyond_the_most_that_are_remembered_count_as_repeats(monkeypatch):
-    monkeypatch.setattr(evidence_module, "UNITS_MAX", 3)
-    evidence = folded(policy(), [row(i, unit=f"u{i}") for i in range(1, 10)])
-    assert evidence.quality.n == 3
+def test_units_that_share_a_bit_count_as_repeats_so_memory_has_a_limit(monkeypatch):
+    monkeypatch.setattr(firsts_module, "BITS", 8)
+    evidence = folded(policy(), [row(i, unit=f"u{i}") for i in range(1, 200)])
+    assert evidence.quality.n == 8
 
 
 def test_on_arrival_only_labelled_pairs_count():
@@ -172,7 +174,7 @@ def test_on_arrival_only_labelled_pairs_count():
     rows = [row(1, "worse"), row(2, "worse", None), row(3, "better"), row(4, "same", None)]
     evidence = folded(own, rows)
     assert (evidence.settled, evidence.quality.n) == (1, 1)
-    assert evidence.tail(rows[1:]) == Tail([-1.0], [-1.0], 1, 2, 4)
+    assert evidence.tail(rows[1:]) == Tail([-1.0], [-1.0], [True], labelled=1, labelled_in_step=1, pending=2, last=4)
 
     after = row(5, at=START + 3 * WAIT)
     evidence.see([after])
@@ -200,7 +202,7 @@ def test_errors_and_latency_need_no_label():
 
     assert evidence.settled == 0
     assert (evidence.errors.n, evidence.errors.whole.mean) == (4, 0.5)
-    assert (evidence.latency.n, evidence.latency.hits) == (4, 3)  # a failure is no fast answer
+    assert (evidence.latency.whole.n, evidence.latency.whole.hits) == (4, 3)  # a failure is no fast answer
 
 
 def test_the_tail_is_at_worst_and_at_best_what_a_label_could_make_of_it():
@@ -209,7 +211,7 @@ def test_the_tail_is_at_worst_and_at_best_what_a_label_could_make_of_it():
 
     assert tail.worst == pytest.approx([0.6, -0.6, 0.96])
     assert tail.best == pytest.approx([-0.6, -0.6, 0.36])
-    assert (tail.known, tail.pending, tail.last) == (1, 2, 3)
+    assert (tail.labelled, tail.pending, tail.last) == (1, 2, 3)
 
 
 def test_looking_at_the_tail_changes_nothing():
@@ -244,7 +246,7 @@ def test_regression_errors_are_clipped_and_a_pending_one_can_be_anything():
     evidence = folded(own, rows, models)
 
     assert evidence.quality == goal_of([1.0 - 0.1, 0.05 - 1.0])
-    assert evidence.tail(rows[2:]) == Tail([1.0], [-1.0], 0, 1, 3)
+    assert evidence.tail(rows[2:]) == Tail([1.0], [-1.0], [True], pending=1, last=3)
 
 
 def test_more_classes_than_two_are_scored_by_all_their_probabilities():
@@ -274,22 +276,41 @@ def test_a_model_whose_probabilities_are_none_loses_at_most_one_and_stops_nobody
 
 def test_saying_twice_that_a_step_began_changes_nothing():
     evidence = folded(policy(), [row(i) for i in range(1, 21)])
-    evidence.begin_step(0)
+    evidence.begin_step(0, 1)
     assert evidence.marks == []
-    evidence.begin_step(1)
-    evidence.settle([row(21)])
+    evidence.begin_step(1, 2)
+    evidence.settle([row(21, revision=2)])
     before = state(evidence)
-    evidence.begin_step(1)
+    evidence.begin_step(1, 2)
 
     assert state(evidence) == before
-    assert evidence.marks == [(1, 20, 20)]
+    assert evidence.marks == [(1, 2, 20, 20)]
     assert (evidence.quality.whole.n, evidence.quality.step.n) == (21, 1)
+
+
+def test_a_row_belongs_to_the_step_whose_plan_routed_it_and_not_to_the_one_that_its_label_finds():
+    """Two rows of the step before settle late, and behind them lie one of the old plan and one of the new."""
+    late = [row(i, label=None) for i in (1, 2)]
+    evidence = folded(policy(errors={"margin": 0.1}), late)
+    evidence.begin_step(1, 2)
+    evidence.settle([row(1), row(2)])
+    behind = [row(3), row(4, revision=2), row(5, label=None, revision=2)]
+    evidence.see(behind)
+    tail = evidence.tail(behind)
+
+    assert (evidence.quality.whole.n, evidence.quality.step.n) == (2, 0)
+    assert tail.in_step == [False, True, True]
+    assert (evidence.errors.whole.n, evidence.errors.step.n) == (5, 2)
+    assert (evidence.latency.whole.n, evidence.latency.step.n) == (5, 2)
+    standing = evidence.standing(tail)
+    assert (standing.labels, standing.step_labels, standing.step_requests) == (4, 1, 2)
+    assert standing.step_s == 3.0  # since the last request before the step
 
 
 def test_a_new_step_needs_evidence_of_its_own_and_forgets_no_harm():
     evidence = folded(policy(), [row(i) for i in range(1, 41)])
     harm, advance = quality(evidence).log_e_harm, quality(evidence).log_e_advance
-    evidence.begin_step(1)
+    evidence.begin_step(1, 2)
 
     assert advance > 10
     assert quality(evidence).log_e_advance == 0.0

@@ -1,6 +1,5 @@
 """The verdict: what advances, what holds and in which words, what rolls back, and that gates can only delay."""
 
-import dataclasses
 import json
 import math
 
@@ -9,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import Phase
-from service.rollout.evidence import Coverage, Reading
 from service.rollout.judge import budgets, judge
+from service.rollout.reading import Coverage, Reading, Standing
 from service.rollout.sequential import threshold
 from tests.unit.rollout.world import policy
 
@@ -23,12 +22,13 @@ ELSEWHERE = [Phase.WAITING, Phase.PAUSED, Phase.PROMOTED]
 
 def reading(metric="zero_one", advance=5.0, harm=0.0, **changes):
     fields = {"estimate": 0.012, "low": -0.004, "high": 0.023, "n": 1_234, "pending": 0, "line": 0.02, "gap": 0.008,
-              "variance": 0.1, "labelled": 1_234 if metric == "zero_one" else 0}  # fmt: skip
+              "variance": 0.1}  # fmt: skip
     return Reading(metric=metric, log_e_advance=advance, log_e_harm=harm, **fields | changes)
 
 
-def judged(readings, own=OPEN, phase=Phase.SHADOW, step=0, elapsed_s=3600.0, met=frozenset(), coverage=None):
-    return judge(own, phase, step, readings, coverage or Coverage(), elapsed_s=elapsed_s, met=met)
+def judged(readings, own=OPEN, phase=Phase.SHADOW, step=0, met=frozenset(), coverage=None, **standing):
+    known = {"elapsed_s": 3600.0, "step_s": 3600.0, "labels": 1_234, "step_labels": 1_234, "step_requests": 2_000}
+    return judge(own, phase, step, readings, Standing(coverage or Coverage(), met=met, **known | standing))
 
 
 def test_the_error_budget_is_halved_between_the_two_mistakes_and_said():
@@ -47,7 +47,7 @@ def test_the_budget_is_the_line_and_not_a_bit_less():
 
 
 def test_without_a_label_nothing_is_said_about_quality():
-    verdict = judged([reading(advance=9.0, n=40, labelled=0), reading("latency", 9.0)])
+    verdict = judged([reading(advance=9.0, n=40), reading("latency", 9.0)], labels=0)
     assert verdict.answer == "hold"
     assert verdict.reason == "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
 
@@ -66,8 +66,8 @@ def test_a_step_lasts_until_what_it_asks_for_is_there_and_says_what_is_missing(u
     verdict = judged(readings, own)
     assert (verdict.answer, verdict.reason) == ("hold", words)
 
-    enough = [dataclasses.replace(r, n=5_000, labelled=1_500 if r.metric == "zero_one" else 0) for r in readings]
-    assert judged(enough, own, elapsed_s=7_200.0).answer == "advance"
+    assert judged(readings, own, step_s=7_200.0, step_labels=1_500, step_requests=5_000).answer == "advance"
+    assert judged(readings, own, elapsed_s=7_200.0, labels=1_500).answer == "hold"  # of the rollout, not of the step
 
 
 @pytest.mark.parametrize("phase", FORWARD + ELSEWHERE, ids=str)
@@ -228,10 +228,8 @@ def test_evidence_that_is_not_a_number_is_refused_and_not_passed():
 
 counts = st.integers(0, 3_000)
 some_readings = st.builds(
-    lambda a, h, n, labelled, gap: [
-        reading(advance=a, harm=h, n=n, labelled=min(n, labelled), gap=gap), reading("latency", 6.0, n=n)
-    ],
-    st.floats(-5, 12), st.floats(-5, 6), counts, counts, st.floats(-0.1, 0.1, allow_subnormal=False),
+    lambda a, h, n, gap: [reading(advance=a, harm=h, n=n, gap=gap), reading("latency", 6.0, n=n)],
+    st.floats(-5, 12), st.floats(-5, 6), counts, st.floats(-0.1, 0.1, allow_subnormal=False),
 )  # fmt: skip
 gates = st.fixed_dictionaries(
     {"until": st.none() | st.fixed_dictionaries({}, optional={
@@ -245,24 +243,24 @@ gates = st.fixed_dictionaries(
     gates,
     gates,
     st.sampled_from([0, 1]),
-    st.floats(0, 9_000),
+    st.fixed_dictionaries({"step_s": st.floats(0, 9_000), "step_labels": counts, "step_requests": counts}),
     st.sets(st.sampled_from(["loadtest", "approval"])),
 )
 @settings(max_examples=300, deadline=None, derandomize=True)
-def test_gates_only_delay(readings, first, second, step, elapsed_s, met):
+def test_gates_only_delay(readings, first, second, step, come, met):
     """P12: `until` and `require` never turn a hold into an advance, and change nothing about a rollback."""
     gated = policy([{"shadow": 100, **first}, {"canary": 5, **second}, "promote"])
     phase = FORWARD[step]
-    free = judged(readings, OPEN, phase, step, elapsed_s, frozenset(met))
-    held = judged(readings, gated, phase, step, elapsed_s, frozenset(met))
+    free = judged(readings, OPEN, phase, step, frozenset(met), **come)
+    held = judged(readings, gated, phase, step, frozenset(met), **come)
 
     assert held.answer == free.answer or (free.answer, held.answer) == ("advance", "hold")
     assert (held.log_e_harm, held.log_e_advance) == (free.log_e_harm, free.log_e_advance)
     until = (first, second)[step]["until"] or {}
     fulfilled = (
-        readings[0].labelled >= until.get("labels", 0)
-        and readings[0].n >= until.get("requests", 0)
-        and elapsed_s >= until.get("duration", 0)
+        come["step_labels"] >= until.get("labels", 0)
+        and come["step_requests"] >= until.get("requests", 0)
+        and come["step_s"] >= until.get("duration", 0)
         and (step == 1 or met >= set(second["require"]))
     )
     if fulfilled:

@@ -178,14 +178,14 @@ def test_the_judge_waits_for_a_load_test_and_verify_agrees() -> None:
     controller = world.controller()
     world.told(controller, 8)
     assert world.where == ("canary", 5.0, 1)
-    assert world.kept["verdict"]["reason"].endswith(
+    assert world.shown["verdict"]["reason"].endswith(
         "the next step requires loadtest: no load test has been recorded; `understudy loadtest` makes one"
     )
 
     filed(world.store, record(setup=other(primary="sha256:old")))
     world.told(controller, 2)
     assert world.where == ("canary", 5.0, 1)
-    assert "primary is sha256:old, not sha256:p" in world.kept["verdict"]["reason"]
+    assert "primary is sha256:old, not sha256:p" in world.shown["verdict"]["reason"]
 
     event = filed(world.store, record())
     world.told(controller, 3)

@@ -54,15 +54,15 @@ def test_a_promotion_is_reached_again():
     assert [check.event.kind for check in checks] == RAMP[1:]
     assert all(check.agrees for check in checks)
     assert changed is None
-    assert [check.says for check in checks] == [f"advance, from {n} rows" for n in (640, 660, 680)]
+    assert [check.says for check in checks] == [f"advance, from {n} rows" for n in ("640", "1,280", "1,920")]
 
 
 @pytest.mark.parametrize("loss", ["zero_one", "brier"])
-@pytest.mark.parametrize("seq", [1, 300, 650])
+@pytest.mark.parametrize("seq", [1, 300, 1_900])
 def test_a_label_that_was_changed_is_found(loss, seq):
     world = World(policy(quality={"loss": loss, "margin": 0.3}))
     process = Process(world)
-    for n in (639, 40, 40):
+    for n in (639, 640, 640):
         world.serve(1, "better")
         world.serve(n)
         process.tick()
@@ -82,10 +82,10 @@ def test_a_score_that_was_changed_is_found_even_where_it_changes_no_verdict():
     """Under 0/1 loss a score of 0.8 or 0.79 is the same loss; it is another row all the same."""
     world = World()
     told(world)
-    checks, changed = altered(world, 600, score(0.79))
+    checks, changed = altered(world, 1_900, score(0.79))
 
-    assert [check.agrees for check in checks] == [False, False, False]
-    assert checks[0].says == "the verdict is the same, but a row up to 640 is not what it was then"
+    assert [check.agrees for check in checks] == [True, True, False]
+    assert checks[2].says == "the verdict is the same, but a row up to 1,920 is not what it was then"
     assert changed is None  # no whole block holds it
     assert altered(world, 10, score(0.79))[1] == "a row between 1 and 256 is not what it was when it was judged"
 
@@ -122,13 +122,13 @@ def test_orders_of_people_in_between_do_not_confuse_it():
     process.tick()
     world.order(Order.PROMOTE)
     process.tick()
-    world.serve(300)
+    world.serve(640)
     process.tick()  # to 25 %
     world.order(Order.PAUSE)
     world.serve(10)
     process.tick()
     world.order(Order.RESUME)
-    world.serve(20)
+    world.serve(640)
     process.tick()
     assert [kind for kind in world.kinds if kind in RAMP] == ["started", "advance", "finish"]
     assert disagreements(world) == []
@@ -141,10 +141,10 @@ def test_a_retry_that_goes_back_to_an_earlier_step_does_not_confuse_it(quiet):
     process = Process(world)
     world.serve(640)
     process.tick()
-    world.serve(20)
+    world.serve(640)
     process.tick()
     assert world.where == ("canary", 25, 2)
-    world.serve(800, "worse")
+    world.serve(1_500, "worse")
     process.tick()
     world.order(Order.RETRY)
     if not quiet:
@@ -242,18 +242,18 @@ def pruned(world, rows):
 
 
 def long_rollout():
-    """Decisions at rows 640, 660 and 1,600, so that whole blocks lie between the last two."""
+    """Decisions at rows 640, 1,280 and 2,220, so that whole blocks lie between the last two."""
     world = World(policy([{"shadow": 100, "until": {"labels": 20}}, {"canary": 5},
-                          {"canary": 25, "until": {"labels": 1_500}}, "promote"]))  # fmt: skip
+                          {"canary": 25, "until": {"labels": 900}}, "promote"]))  # fmt: skip
     process = Process(world)
-    for n in (640, 20, 940):
+    for n in (640, 640, 940):
         world.serve(n)
         process.tick()
     assert world.kinds == RAMP
     return world
 
 
-@pytest.mark.parametrize(("rows", "gone"), [(1, 0), (640, 0), (641, 1), (660, 1), (661, 2), (1_600, 2), (1_599, 2)])
+@pytest.mark.parametrize(("rows", "gone"), [(1, 0), (640, 0), (641, 1), (1_280, 1), (1_281, 2), (2_220, 2), (2_219, 2)])
 def test_what_was_decided_behind_the_pruned_rows_is_checked_and_the_rest_is_said_to_be_unknown(rows, gone):
     """The decision that looked at rows up to 640 is checked from the evidence that was kept with it, and so on."""
     world = long_rollout()
@@ -269,7 +269,7 @@ def test_what_was_decided_behind_the_pruned_rows_is_checked_and_the_rest_is_said
 def test_nothing_can_be_checked_when_the_rows_of_every_decision_are_gone():
     world = long_rollout()
     world.serve(30)
-    checks, changed = pruned(world, 1_610).verified()
+    checks, changed = pruned(world, 2_230).verified()
     assert [c.checkable for c in checks] == [False] * 3
     assert changed is None
 
@@ -277,11 +277,11 @@ def test_nothing_can_be_checked_when_the_rows_of_every_decision_are_gone():
 def test_a_changed_row_and_a_pruned_prefix_are_told_apart():
     """Both at once: the first decision is unknown, the second holds, the third differs, and the block is named."""
     world = pruned(long_rollout(), 650)
-    checks, changed = altered(world, 700, score(0.79))
+    checks, changed = altered(world, 1_300, score(0.79))
 
     assert [(c.checkable, c.agrees) for c in checks] == [(False, False), (True, True), (True, False)]
-    assert checks[2].says == "the verdict is the same, but a row up to 1,600 is not what it was then"
-    assert changed == "a row between 513 and 768 is not what it was when it was judged"
+    assert checks[2].says == "the verdict is the same, but a row up to 2,220 is not what it was then"
+    assert changed == "a row between 1281 and 1536 is not what it was when it was judged"
 
 
 def test_rows_that_are_gone_without_retention_are_a_change():
@@ -311,7 +311,7 @@ def test_steps_that_were_changed_since_do_not_matter():
     process.tick()
     world.policy = policy([{"shadow": 100, "until": {"labels": 20_000}}, {"canary": 5}, {"canary": 40}, "promote"])
     process = Process(world)
-    world.serve(20)
+    world.serve(640)
     process.tick()
     assert world.where == ("canary", 40, 2)
     assert disagreements(world) == []

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from service.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
-from service.rollout.controller import STATE, Controller, decided_at, move
-from service.rollout.evidence import Evidence, Model, Row
+from service.rollout.controller import SHOWN, STATE, Controller, decided_at, move
+from service.rollout.evidence import Evidence, Row
 from service.rollout.phases import Order
 from service.rollout.policy import Policy
+from service.rollout.scoring import Model
 from service.rollout.verify import Check, verify
 from service.store.memory import MemoryStore
 from service.testing import ManualClock, observation
@@ -96,7 +97,10 @@ class World:
         """Requests arrive now, one a millisecond, and their labels with them; returns their ids."""
         numbers = range(self.served, self.served + n)
         now = self.clock.now()
-        rows = [pair(i, kind, **{"at": now + (i - self.served) / 1000} | changes) for i in numbers]
+        rows = [
+            pair(i, kind, **{"at": now + (i - self.served) / 1000, "revision": self.plan.revision} | changes)
+            for i in numbers
+        ]
         self.served += n
         self.store.add_observations(rows)
         names = [each.prediction_id for each in rows]
@@ -133,6 +137,10 @@ class World:
     @property
     def kept(self) -> Any:
         return self.store.load_state(STATE)
+
+    @property
+    def shown(self) -> Any:
+        return self.store.load_state(SHOWN)
 
     def verified(self, models: dict[Variant, Model] = MODELS) -> tuple[list[Check], str | None]:
         (record,) = self.store.rollouts()

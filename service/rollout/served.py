@@ -1,0 +1,156 @@
+"""Evidence from who answered: the split, failures, latency, and quality where pairs cannot show it. Pure.
+
+Chance decided who answers these requests, with the share that each row carries, and that is all that is assumed. A key keeps
+its caller on one variant, so only its first request was drawn by chance: the others count for latency, which is the
+system's and not the caller's, and for nothing else. What was served outside a canary (no share, or all of it) is not here.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from service.domain import SHARE_ONE, Observation, Status, Variant
+from service.rollout.firsts import Firsts
+from service.rollout.policy import Policy
+from service.rollout.reading import Reading
+from service.rollout.scoring import OWED, Pair, counts
+from service.rollout.sequential import AttributionEvidence, IpwDifference, LatencyEvidence, SplitGuard, crossed
+from service.rollout.sequential.staged import Staged
+
+SPLIT_ALPHA = 0.001
+"""A split that is wrong holds the rollout for good, so it takes more to say so than the usual one in twenty."""
+
+
+class Served:
+    """The fold over rows that chance drew."""
+
+    def __init__(self, policy: Policy) -> None:
+        goals = policy.goals
+        self._ratios = goals.latency.ratio.levels() if goals.latency.ratio else {}
+        self._errors_ratio = goals.errors.ratio if goals.errors else None
+        self.split, self.labelled = SplitGuard(), SplitGuard()
+        self.failures = AttributionEvidence()
+        self.latency = Staged(LatencyEvidence)
+        self._policy = policy
+        self._line = goals.quality
+        served = goals.quality is not None and goals.quality.evidence == "served"
+        # What is missing is the worst for advancing and the best for harm: two streams, each with a centre of its own.
+        self.worst = Staged(lambda: IpwDifference(policy.smallest_share)) if served else None
+        self.best = IpwDifference(policy.smallest_share) if served else None
+        self._keys, self._keys_settled = Firsts(), Firsts()
+
+    def see(self, o: Observation, *, in_step: bool) -> None:
+        """Count a row as it comes: who was drawn, whether it failed, and how long it took."""
+        if o.point is None or not counts(o):
+            return
+        drawn = o.drawn
+        answer, share, candidate = o.answer(drawn), o.share / SHARE_ONE, drawn is Variant.CANDIDATE
+        if answer.status in OWED:
+            seconds = answer.seconds if answer.status is Status.OK else math.inf  # no answer was not a fast one
+            for evidence in self.latency.parts(in_step=in_step):
+                evidence.update(candidate=seconds) if candidate else evidence.update(primary=seconds)
+        if self._keys.first_ever(o.point):
+            self.split.update(candidate=candidate, share=share)
+            if answer.status in OWED and answer.status is not Status.OK:
+                self.failures.update(candidate=candidate, share=share)
+
+    def settle(self, o: Observation, pair: Pair, *, in_step: bool) -> None:
+        """Count a settled row: whether its label came, and its loss where quality is judged by what was served."""
+        if o.point is None or not self._keys_settled.first_ever(o.point):
+            return
+        candidate, share = o.drawn is Variant.CANDIDATE, o.share / SHARE_ONE
+        if pair.labelled:
+            self.labelled.update(candidate=candidate, share=share)
+        if self.worst is None or self.best is None or min(share, 1.0 - share) < self._policy.smallest_share:
+            return  # a weight set by hand below every step: known before the request, so leaving it out is fair
+        for evidence in self.worst.parts(in_step=in_step):
+            evidence.update(candidate, pair.worst, share)
+        self.best.update(candidate, pair.best, share)
+
+    def begin_step(self) -> None:
+        """The plan has moved on."""
+        self.latency.begin_step()
+        if self.worst is not None:
+            self.worst.begin_step()
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why what was served is no evidence; nobody is proven bad by it."""
+        found = []
+        for guard, what in ((self.split, "callers"), (self.labelled, "labelled callers")):
+            if guard.n and crossed(guard.log_e(), SPLIT_ALPHA):
+                planned = sum(share * (ours + theirs) for share, ours, theirs in guard.rows()) / guard.n
+                found.append(
+                    f"{guard.hits / guard.n:.2%} of {guard.n:,} {what} were the candidate's where {planned:.2%} were planned"
+                )
+        return tuple(found)
+
+    def readings(self, alpha: float, *, serving: bool) -> list[Reading]:
+        """The metrics that the policy asks for. They gate an advance only where the candidate answers (`serving`)."""
+        found = []
+        if self.worst is not None and self.best is not None and self._line is not None:
+            found.append(self._quality(self.worst, self.best, alpha, serving=serving))
+        if self._errors_ratio is not None:
+            found.append(self._failures(self._errors_ratio))
+        for name, level, ratio in ((n, q, r) for n, (q, r) in self._ratios.items()):
+            found.append(self._latency(name, level, ratio, serving=serving))
+        return found
+
+    def _quality(self, worst: "Staged[IpwDifference]", best: IpwDifference, alpha: float, *, serving: bool) -> Reading:
+        assert self._line is not None
+        margin, whole = self._line.margin, worst.whole
+        mean = max(-1.0, min(1.0, whole.mean)) if whole.n else 0.0
+        advance = worst.least(lambda e: e.log_e_below(margin)) if serving else None
+        return Reading(
+            self._line.loss, mean, best.band(alpha)[0], whole.band(alpha)[1], whole.n, 0, margin, advance,
+            best.log_e_above(self._line.harm_line), margin - mean, whole.variance if whole.n else 0.0,
+        )  # fmt: skip
+
+    def _failures(self, ratio: float) -> Reading:
+        n, hits = self.failures.n, self.failures.hits
+        return Reading(
+            "serving_errors",
+            hits / n if n else 0.0,
+            math.nan,
+            math.nan,
+            n,
+            0,
+            ratio,
+            None,
+            self.failures.log_e_above(ratio),
+        )
+
+    def _latency(self, name: str, level: float, ratio: float, *, serving: bool) -> Reading:
+        whole = self.latency.whole
+        steps, (primary, candidate) = whole.steps_within(ratio), whole.quantiles(level)
+        estimate = candidate / primary if min(whole.n) else math.nan
+        advance = self.latency.least(lambda e: e.log_e_within(level, steps)) if serving else None
+        return Reading(
+            f"latency_{name}",
+            estimate,
+            math.nan,
+            math.nan,
+            min(whole.n),
+            0,
+            ratio,
+            advance,
+            whole.log_e_slower(level, steps),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "split": self.split.state(), "labelled": self.labelled.state(), "failures": self.failures.state(),
+            "latency": self.latency.state(), "keys": self._keys.state(), "keys_settled": self._keys_settled.state(),
+            "worst": self.worst.state() if self.worst else None, "best": self.best.state() if self.best else None,
+        }  # fmt: skip
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take over a stored state."""
+        self.split, self.labelled = self.split.resume(state["split"]), self.labelled.resume(state["labelled"])
+        self.failures = self.failures.resume(state["failures"])
+        self.latency.take(state["latency"])
+        if self.worst is not None and self.best is not None:
+            self.worst.take(state["worst"])
+            self.best = self.best.resume(state["best"])
+        self._keys.take(state["keys"])
+        self._keys_settled.take(state["keys_settled"])
