@@ -83,8 +83,14 @@ def told(begun: Path, folder: Path, story: str, spot: Spot | None = None) -> tup
     return world, controllers
 
 
-@pytest.mark.parametrize("effect", [*WRITES, *READS])
-@pytest.mark.parametrize("story", STORIES)
+SPOTS = [(story, effect) for story in STORIES for effect in (*WRITES, *READS)]
+
+
+@pytest.mark.parametrize(
+    ("story", "effect"),
+    # A kill after a read finds what the write before it left: the short story shows it, the long one is for `make test-all`.
+    [pytest.param(*s, marks=pytest.mark.slow if s[0] == "good" and s[1] in READS else ()) for s in SPOTS],
+)
 def test_killed_anywhere_the_rollout_goes_on_and_every_transition_happens_once(
     begun: Path, tmp_path: Path, story: str, effect: str
 ) -> None:

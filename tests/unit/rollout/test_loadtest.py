@@ -188,7 +188,7 @@ def test_the_judge_waits_for_a_load_test_and_verify_agrees() -> None:
     assert "primary is sha256:old, not sha256:p" in world.shown["verdict"]["reason"]
 
     event = filed(world.store, record())
-    world.told(controller, 3)
+    world.told(controller, 6)
     assert world.where[0] == "promoted"
     decisions = [e for e in world.store.events(limit=1000) if e.actor == "judge"]
     assert [dict(e.details)["met"] for e in decisions] == [{}, {"loadtest": event}, {"loadtest": event}]
