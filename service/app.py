@@ -1,10 +1,11 @@
-"""The BentoML services: `Understudy` answers callers, `Candidate` runs the model on trial in a process of its own.
+"""The BentoML services: `Understudy` answers, `Candidate` runs the model on trial, `Records` writes down and judges.
 
 A BentoML service class may give its own ASGI application; ours puts a front door (`service.front_door`) before BentoML's.
 """
 
 import asyncio
 import gc
+import os
 import sys
 from typing import Any
 
@@ -12,7 +13,7 @@ import bentoml
 import structlog
 from _bentoml_sdk import Service
 
-from service import wiring
+from service import loading, wiring
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
@@ -24,13 +25,17 @@ from service.settings import read_settings
 log = structlog.get_logger(__name__)
 try:
     settings = read_settings()
-    policy = wiring.load_policy(settings)
+    policy = loading.load_policy(settings)
 except ConfigurationError as bad:
     raise SystemExit(f"understudy does not start: {bad.detail}") from None
-wiring.private_metrics_dir(settings)
+loading.private_metrics_dir(settings)
 
 
 SWITCH_INTERVAL_S = 0.0005
+RECORDS_NICENESS = 5
+"""Where there are fewer cores than processes, answers go before records; what waits too long is dropped and counted."""
+BATCH_MAX_BYTES = 2**30
+"""A batch is bounded where it is made: `flush_max_rows`, and `rows_max` for one request."""
 
 
 class CandidateDoor:
@@ -44,7 +49,7 @@ class CandidateDoor:
         """Load and warm the model. A model that does not load leaves a process that says why."""
         try:
             assert policy.candidate is not None
-            self._engine = wiring.open_engine(policy.candidate, settings, policy)
+            self._engine = loading.open_engine(policy.candidate, settings, policy)
         except UnderstudyError as error:
             self._why = error.detail
             log.error("the candidate does not load", reason=error.detail)  # noqa: TRY400 - the reason says it all
@@ -80,6 +85,26 @@ class CandidateDoor:
         return self._engine
 
 
+class RecordsDoor:
+    """The records process: batches of what has happened in, over its own socket."""
+
+    def __init__(self, records: wiring.Records) -> None:
+        self._records = records
+
+    def routes(self) -> Routes:
+        """Path → method → handler."""
+        return {"/batch": {"POST": self.batch}}
+
+    async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write a batch; the answer says that it is written."""
+        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
+        try:
+            await self._records.write(body)
+        except ValueError as error:
+            raise MalformedRequest(str(error)) from error
+        await answer(send, 200, b"{}")
+
+
 class FrontDoorService(Service[Any]):
     """A BentoML service whose application stands behind a front door."""
 
@@ -109,6 +134,30 @@ class Candidate:
 
 
 @bentoml.service(
+    service_class=FrontDoorService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
+)
+class Records:
+    """Writes what was answered to the store and the metrics, and judges the rollout, beside the processes that answer."""
+
+    @bentoml.on_startup
+    def start(self) -> None:
+        """Open the store before the socket is listened to."""
+        os.nice(RECORDS_NICENESS)
+        candidate: Any = Candidate
+        self._records = wiring.Records(settings, candidate_url=candidate.url if policy.candidate is not None else None)
+        self._records.start()
+        service: Any = Records
+        service.door.open(RecordsDoor(self._records).routes())
+        gc.collect()
+        gc.freeze()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """Let go of the store."""
+        await self._records.close()
+
+
+@bentoml.service(
     service_class=FrontDoorService,
     workers=settings.workers or policy.workers,
     http={"host": "0.0.0.0" if settings.tokens_file else "127.0.0.1"},  # noqa: S104 - with tokens, that is what a container needs
@@ -120,13 +169,14 @@ class Understudy:
 
     if policy.candidate is not None:
         candidate = bentoml.depends(Candidate)
+    records = bentoml.depends(Records)
 
     @bentoml.on_deployment
     @staticmethod
     def preflight() -> None:
         """Once, before any worker starts: whatever keeps the service from starting is said here, in one line."""
         try:
-            for line in wiring.preflight(settings):
+            for line in loading.preflight(settings):
                 log.info(line)
         except UnderstudyError as error:
             raise SystemExit(f"understudy does not start: {error.detail}") from None
@@ -135,9 +185,12 @@ class Understudy:
     async def start(self) -> None:
         """Load, warm, and begin to answer."""
         candidate: Any = Candidate
-        self._worker = wiring.Worker(settings, candidate_url=candidate.url)
+        records: Any = Records
+        self._worker = wiring.Worker(
+            settings, candidate_url=candidate.url if policy.candidate is not None else None, records_url=records.url
+        )
         await self._worker.start()
-        marks = wiring.run_dir(settings) / "ready"
+        marks = loading.run_dir(settings) / "ready"
         marks.mkdir(parents=True, exist_ok=True)
         (marks / str(bentoml.server_context.worker_index)).touch()
         wanted = settings.workers or policy.workers
@@ -151,7 +204,7 @@ class Understudy:
         service: Any = Understudy
         rest = Rest(self._worker, all_ready, lambda: service.openapi_spec.asdict())
         service.door.open(rest.routes(), TELLERS)
-        # The recording thread would otherwise keep the interpreter for 5 ms at a time, and every request behind it waiting.
+        # A thread (labels, a poll of the plan) would otherwise keep the interpreter for 5 ms, and every request waiting.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again

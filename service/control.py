@@ -17,13 +17,12 @@ from service.engine.catalog import Card
 from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
 from service.pairs import COMPARED
-from service.record import Recorder
-from service.rollout.controller import SHOWN, Controller, move
+from service.rollout.controller import SHOWN, move
 from service.rollout.loadtest import LOADTEST, steps_entered
 from service.rollout.phases import PEOPLE, TABLE, Order
 from service.rollout.policy import CanaryStep, Policy
 from service.rollout.requirements import Requirements
-from service.store import Retention, Store
+from service.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -45,42 +44,28 @@ class Control:
 
     def __init__(
         self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan,
-        controller: Controller, requirements: Requirements | None = None,
+        requirements: Requirements | None = None,
     ) -> None:  # fmt: skip
         self.policy, self.cards, self.plan = policy, cards, plan
-        self._store, self._metrics, self._clock, self._controller = store, metrics, clock, controller
+        self._store, self._metrics, self._clock = store, metrics, clock
         self._requirements = requirements
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watcher: asyncio.Task[None] | None = None
         self.on_plan: Callable[[Plan], None] = lambda plan: None
         self.prepare: Callable[[Plan], Awaitable[None]] = _nothing_to_prepare
         self.primary_up: Callable[[], bool] = lambda: True
         self._follow(plan)
 
-    def start(
-        self,
-        poll_s: float,
-        recorder: Recorder,
-        sweep_s: float,
-        retention: Retention,
-        tick_s: float,
-        ready: Callable[[], bool],
-    ) -> None:
-        """Begin to watch for new plans, to judge when this worker leads, to join waiting labels, and to prune."""
-        loop = asyncio.get_running_loop()
+    def start(self, poll_s: float) -> None:
+        """Begin to watch for new plans."""
         self.on_plan(self.plan)
-        self._tasks = [
-            loop.create_task(self._watch(poll_s)),
-            loop.create_task(self._tick(tick_s, ready)),
-            loop.create_task(self._housekeeping(recorder, sweep_s, retention)),
-        ]
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(poll_s))
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
+        if self._watcher is not None:
+            self._watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await task
+                await self._watcher
 
     async def order(
         self, order: Order, *, actor: str, reason: str, expected_revision: int | None, force: bool = False
@@ -244,41 +229,6 @@ class Control:
         while (left := until - clock()) > 0:
             if await asyncio.to_thread(self._store.await_plan, min(left, HEAR_S)):
                 return
-
-    async def _tick(self, tick_s: float, ready: Callable[[], bool]) -> None:
-        if self.policy.candidate is None:
-            return
-        while True:
-            await asyncio.sleep(tick_s)
-            try:
-                plan = await asyncio.to_thread(self._controller.tick, candidate_ready=ready())
-            except StoreError as error:
-                self._metrics.store_errors.labels(call="tick").inc()
-                log.warning("the rollout is not judged while the store is away", error=str(error))
-                continue
-            except Exception:
-                log.exception("a bug in the judge: please report it; the plan stays as it is")
-                continue
-            if self._controller.verdict is not None:
-                self._metrics.set_evidence(self._controller.verdict.metrics)
-            if plan is not None:
-                log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
-                self._metrics.events.labels(event=plan.phase.value).inc()
-                self._follow(plan)
-
-    async def _housekeeping(self, recorder: Recorder, sweep_s: float, retention: Retention) -> None:
-        while True:
-            await asyncio.sleep(sweep_s)
-            try:
-                await asyncio.to_thread(recorder.sweep)
-                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives.
-                if recorder.latest_at:
-                    await asyncio.to_thread(
-                        self._store.prune, retention, now=min(recorder.latest_at, self._clock.now())
-                    )
-            except StoreError as error:
-                self._metrics.store_errors.labels(call="housekeeping").inc()
-                log.warning("housekeeping is put off", error=str(error))
 
 
 async def _nothing_to_prepare(plan: Plan) -> None:

@@ -236,7 +236,7 @@ class RequestPath:
         """After the answer has left: let the other model rehearse, or record at once."""
         other = exchange.variant.other
         rehearsal = self.worker.rehearsals.get(other)
-        asked_already = exchange.statuses[other] is not Status.NONE
+        asked_already = exchange.attempt(other).status is not Status.NONE
         if (
             rehearsal is None
             or asked_already

@@ -116,7 +116,8 @@ class Decoder:
             (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
         ]
         text = Annotated[str, msgspec.Meta(max_length=key_max_chars)]
-        columns += [(f"f{len(fields) + i}", text | int | None, None) for i in range(len(self.context))]
+        whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+        columns += [(f"f{len(fields) + i}", text | whole | None, None) for i in range(len(self.context))]
         columns.sort(key=len)  # required ones first, as a struct wants them
         row = msgspec.defstruct(
             "Row",

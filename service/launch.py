@@ -5,7 +5,7 @@ from typing import Any
 
 import pydantic
 
-from service import machine, wiring
+from service import loading, machine
 from service.domain import Event
 from service.errors import InvalidInput, TooLarge
 from service.http import Receive, Scope, Send, answer, encode, header, json_object, peer, read_body, require_json
@@ -69,7 +69,7 @@ class Launch:
 
     def _state(self) -> dict[str, Any]:
         worker = self._worker
-        supervisor = int(wiring.run_dir(worker.settings).name)
+        supervisor = int(loading.run_dir(worker.settings).name)
         plan = worker.control.plan
         return {
             "model": worker.policy.model, "setup": worker.requirements.setup.model_dump(),

@@ -23,7 +23,10 @@ VALUE = "value"
 class Answered(Protocol):
     """What is needed of an exchange: the scores of those models that gave some."""
 
-    scores: dict[Variant, Scores]
+    @property
+    def scores(self) -> Mapping[Variant, Scores]:
+        """By the variant that gave them."""
+        ...
 
 
 class Pairs:

@@ -1,50 +1,36 @@
-"""Records: what happened on the request path goes to the store and the metrics in batches, off that path.
+"""Records: what happened on the request path is gathered here and handed on in batches, off that path.
 
-A request costs one append. Every `flush_interval_ms` a thread turns what has gathered into observations, writes them in one
-transaction and adds them to the metrics, a few hundred rows at a time, so that it never holds the interpreter for long.
-A crash loses at most what gathered since the last flush began; a store that is away loses nothing until
-`records_max_rows` rows wait, and what is given up after that is counted.
+A request costs one append of its packed form. Every `flush_interval_ms`, or when `flush_max_rows` rows have gathered, a
+batch goes to the process that keeps the records (`service.ledger`), one at a time, until it has said that it is written:
+
+::
+
+    front door ─add─▶ Recorder ─batch, again until acknowledged─▶ Ledger, in the records process ─▶ store, metrics
+
+What this process's death can lose is what has gathered since the last batch was acknowledged; the death of the records
+process loses nothing, a store that is away loses nothing until `records_max_rows` rows wait, and what is given up after
+that is counted.
 """
 
 import asyncio
-import bisect
 import contextlib
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import structlog
 
-from service import losses, route
-from service.domain import SHARE_ONE, Answer, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
-from service.engine import Reading, Scores
+from service import route
+from service.domain import SHARE_ONE, Answer, LabelReport, Mode, Observation, Status, Variant
+from service.engine import Reading, Scores, wire
 from service.errors import StoreError
 from service.inputs import Rows
-from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
-from service.pairs import COMPARED, Pairs
 from service.settings import Settings
-from service.store import Store
+from service.table import Table
 
 log = structlog.get_logger(__name__)
-
-_HTTP = {
-    Status.DOWN: "503",
-    Status.OK: "200",
-    Status.FAILED: "500",
-    Status.INVALID: "500",
-    Status.TIMEOUT: "504",
-    Status.DROPPED: "429",
-}
-_SHADOW = {
-    Status.DOWN: "failed",
-    Status.OK: "compared",
-    Status.FAILED: "failed",
-    Status.INVALID: "failed",
-    Status.TIMEOUT: "late",
-    Status.DROPPED: "dropped",
-}
-
 
 LABEL_GRACE_S = 1.0
 """How long a label waits for its prediction, made by this worker, to be stored."""
@@ -54,33 +40,62 @@ STORE_RETRY_S = 1.0
 """How long to leave a store alone that refused a write."""
 
 
-class Exchange:
-    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended."""
+class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How one model's attempt at a request ended, and how long its caller waited."""
 
-    __slots__ = ("at", "count", "fallback", "first_id", "http", "key", "mode", "prefix", "rehearsal", "revision", "rows",
-                 "scores", "seconds", "share", "statuses", "total_seconds", "variant")  # fmt: skip
+    status: Status = Status.NONE
+    scores: Scores | None = None
+    seconds: float = 0.0
 
-    def __init__(
-        self, prefix: str, first_id: int, rows: Rows, at: float, revision: int, share: int,
-        variant: Variant, mode: Mode,
-    ) -> None:  # fmt: skip
-        self.prefix, self.first_id, self.rows, self.count = prefix, first_id, rows, len(rows)
-        self.at, self.revision, self.share, self.variant, self.mode = at, revision, share, variant, mode
-        self.fallback: str | None = None
-        self.key: str | None = None  # what the router drew by; None: the first prediction's id
-        self.http = 200
-        self.rehearsal: Variant | None = None
-        self.total_seconds = 0.0
-        self.statuses = {Variant.PRIMARY: Status.NONE, Variant.CANDIDATE: Status.NONE}
-        self.scores: dict[Variant, Scores] = {}
-        self.seconds = {Variant.PRIMARY: 0.0, Variant.CANDIDATE: 0.0}
+
+NOT_ASKED = Attempt()
+
+
+class Exchange(msgspec.Struct, array_like=True, gc=False):
+    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended.
+
+    Attributes:
+        key: what the router drew by; None: the first prediction's id.
+        http: the status that it was answered with.
+    """
+
+    prefix: str
+    first_id: int
+    rows: Any  # `Rows`; as they travel, in `unpack`
+    at: float
+    revision: int
+    share: int
+    variant: Variant
+    mode: Mode
+    fallback: str | None = None
+    rehearsal: Variant | None = None
+    total_seconds: float = 0.0
+    primary: Attempt = NOT_ASKED
+    candidate: Attempt = NOT_ASKED
+    key: str | None = None
+    http: int = 200
+
+    @property
+    def count(self) -> int:
+        """How many rows it has."""
+        return len(self.rows)
+
+    @property
+    def scores(self) -> dict[Variant, Scores]:
+        """The scores of those models that gave some."""
+        return {v: scores for v in Variant if (scores := self.attempt(v).scores) is not None}
+
+    def attempt(self, variant: Variant) -> Attempt:
+        """How `variant`'s attempt ended."""
+        return self.primary if variant is Variant.PRIMARY else self.candidate
 
     def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
         """Note how `variant`'s attempt ended."""
-        self.statuses[variant] = status
-        self.seconds[variant] = seconds
-        if scores is not None:
-            self.scores[variant] = scores
+        attempt = Attempt(status, scores, seconds)
+        if variant is Variant.PRIMARY:
+            self.primary = attempt
+        else:
+            self.candidate = attempt
 
     def prediction_id(self, row: int) -> str:
         """The id of one row's prediction."""
@@ -90,65 +105,108 @@ class Exchange:
         self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0
     ) -> Iterable[Observation]:
         """The rows of this exchange, as they are recorded. `salt` is the plan's."""
-        answers = {
-            variant: readings[variant].answers(self.scores.get(variant), status, self.seconds[variant], self.count)
-            if variant in readings
-            else [Answer(status)] * self.count
-            for variant, status in self.statuses.items()
-        }
+        primary, candidate = (self._answers(variant, readings.get(variant)) for variant in Variant)
         request_id = self.prediction_id(0)
         drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
         point = route.bucket(self.key or request_id, salt) >> 1 if drawn else None
         for i, unit in enumerate(units_of(self.rows)):
             yield Observation(
                 self.prediction_id(i), request_id, self.at, self.revision, self.variant, self.mode, self.share,
-                answers[Variant.PRIMARY][i], answers[Variant.CANDIDATE][i], unit, self.fallback,
-                point,
+                primary[i], candidate[i], unit, self.fallback, point,
             )  # fmt: skip
 
+    def _answers(self, variant: Variant, reading: Reading | None) -> Sequence[Answer]:
+        attempt = self.attempt(variant)
+        if reading is None:
+            return [Answer(attempt.status)] * self.count
+        return reading.answers(attempt.scores, attempt.status, attempt.seconds, self.count)
 
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """What was counted on the event loop since the last flush."""
 
-    statuses: Counter[tuple[str, str, str]]
-    problems: Counter[tuple[str, str]]
-    dropped: int
-    batch_sizes: Mapping[Variant, Sequence[int]]
+class Bundle(msgspec.Struct, array_like=True, gc=False):
+    """What has gathered between two flushes.
+
+    Attributes:
+        writer: whose it is; number: grows from one to the next, and stays when it comes again.
+        statuses: requests that ended in an error: variant, mode, HTTP status, how many.
+        problems: values that did not fit: field, kind of problem, how many.
+        sizes: rows of each run of a model, by variant.
+        dropped: rows given up since too many waited.
+    """
+
+    writer: str
+    number: int
+    exchanges: list[Exchange]
+    statuses: list[tuple[str, str, str, int]] = []
+    problems: list[tuple[str, str, int]] = []
+    sizes: dict[str, list[int]] = {}
+    dropped: int = 0
+
+
+def _plain(value: Any) -> Any:
+    """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""
+    if isinstance(value, Scores):
+        return value.rows, value.labels, value.probabilities, value.values, value.others
+    if isinstance(value, Table):
+        return {"rows": len(value), "columns": wire.pack(value.columns)}
+    raise TypeError(f"{type(value).__name__} is not recorded")
+
+
+def _whole(kind: type, value: Any) -> Any:
+    assert kind is Scores
+    return Scores(*value)
+
+
+pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_decode = msgspec.msgpack.Decoder(Bundle, dec_hook=_whole).decode
+
+
+def unpack(packed: bytes) -> Bundle:
+    """A batch from its packed form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    batch = _decode(packed)
+    for exchange in batch.exchanges:
+        if isinstance(exchange.rows, dict):
+            exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
+    return batch
 
 
 class Recorder:
-    """Gathers exchanges and timings on the event loop; writes them from one thread of its own."""
+    """Gathers exchanges and counts on the event loop, and ships them.
+
+    Args:
+        prefix: what the ids of this process's predictions begin with.
+        write: writes a packed batch here, in a thread; used where there is no `ship`, and for the last batch.
+        ship: takes a packed batch to the records process; returns when it is written there, else raises StoreError.
+        fields: the names of a request's fields; others are counted as `unknown`.
+        keep: what of the rows goes to the records process; absent: all of it.
+
+    Attributes:
+        batch_sizes: each run of a model appends its number of rows here, by variant.
+    """
 
     def __init__(
-        self, model: str, prefix: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
-        units_of: Callable[[Rows], Sequence[str | None]], settings: Settings, fields: Iterable[str] = (), salt: int = 0,
-        pairs: Pairs | None = None,
-        watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
+        self, prefix: str, write: Callable[[bytes], None], settings: Settings, fields: Iterable[str] = (), *,
+        ship: Callable[[bytes], Awaitable[None]] | None = None, keep: Callable[[Rows], Rows] | None = None,
     ) -> None:  # fmt: skip
-        self._watch = watch  # told of every batch that was written; must not raise
-        self._pairs = pairs or Pairs(readings, {}, {})
-        self._prefix, self._salt = prefix, salt
+        self._prefix, self._write, self._settings, self._keep = prefix, write, settings, keep
+        self._ship = ship or self._write_here
         self._fields = frozenset(fields) | {"rows", "key"}
-        self._model, self._store, self._metrics, self._readings, self._units_of = (
-            model,
-            store,
-            metrics,
-            readings,
-            units_of,
-        )
-        self._settings = settings
-        self._exchanges: deque[Exchange] = deque()
+        self._packed: deque[tuple[int, int, bytes]] = deque()  # first id, rows, the exchange's bytes
         self._waiting_rows = 0
-        self.latest_at = 0.0  # when the latest recorded request happened
         self._dropped = 0
-        # Each run of a model appends its rows here: a histogram's `observe` costs as much as decoding a request.
+        self._number = 0
         self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._task: asyncio.Task[None] | None = None
         self._open: dict[int, None] = {}  # requests that are answered but not stored yet, in the order of their ids
+        self._unsent: tuple[bytes, list[int], int] | None = (
+            None  # a batch that was not acknowledged: it goes again, as it is
+        )
         self._stopping = False
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -159,13 +217,18 @@ class Recorder:
 
     def add(self, exchange: Exchange) -> None:
         """Take over an exchange that is complete. Never blocks; drops and counts when too much waits."""
-        if self._waiting_rows + exchange.count > self._settings.records_max_rows:
-            self._dropped += exchange.count
+        count = exchange.count
+        if self._waiting_rows + count > self._settings.records_max_rows:
+            self._dropped += count
             self._open.pop(exchange.first_id, None)
             return
-        self._waiting_rows += exchange.count
-        self._exchanges.append(exchange)
-        self.latest_at = max(self.latest_at, exchange.at)
+        if self._keep is not None:
+            exchange.rows = self._keep(exchange.rows)
+        self._waiting_rows += count
+        # Packed one by one, here: a whole batch at once would hold the loop for a millisecond.
+        self._packed.append((exchange.first_id, count, pack(exchange)))
+        if self._waiting_rows >= self._settings.flush_max_rows:
+            self._wake.set()
 
     def refused(self, status: int, problems: Iterable[Mapping[str, object]] = ()) -> None:
         """Count a request that was answered with an error before any model was chosen."""
@@ -186,37 +249,24 @@ class Recorder:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
-        """Write what has gathered, and stop."""
+        """Write what has gathered, here: the records process is being stopped at the same time. Then stop."""
         self._stopping = True
         self._wake.set()
         if self._task is not None:
             await self._task
         self._thread.shutdown(wait=True)
 
-    async def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
-        """Store labels; when this returns they survive `kill -9`.
+    async def stored(self, reports: Sequence[LabelReport]) -> None:
+        """Wait, a moment at the most, until predictions of this worker that these labels speak of are stored.
 
-        A label for a prediction that this worker has made but not stored yet waits for it, a moment at the most: its
-        caller is told `matched`, not `pending`.
+        So whoever sends a label right after its prediction is told `matched`, not `pending`.
         """
-        loop = asyncio.get_running_loop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LABEL_GRACE_S):
                 while self._any_open(reports):
                     self._flushed.clear()
                     self._wake.set()
                     await self._flushed.wait()
-        # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
-        receipt = await loop.run_in_executor(None, lambda: self._store.add_labels(reports, received_at=now()))
-        for name in ("matched", "duplicate", "conflict", "pending"):
-            if count := getattr(receipt, name):
-                self._metrics.labels.labels(result=name).inc(count)
-        self._count_outcomes(receipt.outcomes)
-        return receipt
-
-    def sweep(self) -> None:
-        """Join labels that a race kept apart from their predictions. Blocks; called from a thread."""
-        self._joined(self._store.join_pending())
 
     def _any_open(self, reports: Sequence[LabelReport]) -> bool:
         oldest = next(iter(self._open), None)
@@ -228,149 +278,70 @@ class Recorder:
         )
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         pause = self._settings.flush_interval_ms / 1000
         while not self._stopping:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
             self._wake.clear()
-            pause = await self._flush_in_thread(loop)
+            written = await self._flush(self._ship)
             self._flushed.set()
             # A moment for whoever waits for a rehearsal to end: they wake this loop at once otherwise.
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001 if written else STORE_RETRY_S)
         # The last flush: a store that is away now gets one more try, and what it refuses is said.
-        await self._flush_in_thread(loop)
-        if self._exchanges:
+        await self._flush(self._write_here)
+        if self._waiting_rows:
             log.error("records lost at shutdown", rows=self._waiting_rows)
 
-    async def _flush_in_thread(self, loop: asyncio.AbstractEventLoop) -> float:
-        """One flush; returns how many seconds to wait before the next.
-
-        What the loop and the thread both touch is handed over here, on the loop: between two bytecodes either may run.
-        """
-        counted = _Counted(
-            self._statuses, self._problems, self._dropped, {v: list(s) for v, s in self.batch_sizes.items()}
-        )
-        self._statuses, self._problems, self._dropped = Counter(), Counter(), 0
-        for sizes in self.batch_sizes.values():
-            sizes.clear()
-        written: list[Exchange] = []
-        try:
-            await loop.run_in_executor(self._thread, self._flush, counted, written)
-        except StoreError as error:
-            self._metrics.store_errors.labels(call="add_observations").inc()
-            log.warning("the store is away; records wait", error=str(error), rows=self._waiting_rows)
-            return STORE_RETRY_S
-        finally:
-            for exchange in written:
-                self._waiting_rows -= exchange.count
-                self._open.pop(exchange.first_id, None)
-        return self._settings.flush_interval_ms / 1000
-
-    def _flush(self, counted: "_Counted", written: list[Exchange]) -> None:
-        """Write what has gathered, and append it to `written`. Runs in the recorder's thread.
-
-        Raises:
-            StoreError: what could not be written is first in the queue again.
-        """
-        self._count(counted)
-        while self._exchanges:
-            batch: list[Exchange] = []
-            rows = 0
-            while self._exchanges and (not batch or rows + self._exchanges[0].count <= self._settings.flush_max_rows):
-                batch.append(self._exchanges.popleft())
-                rows += batch[-1].count
+    async def _flush(self, deliver: Callable[[bytes], Awaitable[None]]) -> bool:
+        """Deliver what waits, a batch at a time, until less than a batch is left. False: it was refused, and waits."""
+        while batch := self._unsent or self._take():
+            self._unsent = batch
+            packed, ids, rows = batch
             try:
-                self._write(batch, rows)
-            except StoreError:
-                self._exchanges.extendleft(reversed(batch))
-                raise
-            except Exception:
-                # A bug of ours, not of the store's: trying again would stop all records behind this batch.
-                log.exception("a batch of records is given up", rows=rows)
-                self._metrics.store_dropped.inc(rows)
-            written += batch
+                await deliver(packed)
+            except StoreError as error:
+                log.warning("records wait", error=str(error), rows=self._waiting_rows)
+                return False
+            self._unsent = None
+            self._waiting_rows -= rows
+            for first_id in ids:
+                self._open.pop(first_id, None)
+            if self._waiting_rows < self._settings.flush_max_rows and not self._stopping:
+                break
+        return True
 
-    def _write(self, batch: Sequence[Exchange], rows: int) -> None:
-        observations = [
-            o for exchange in batch for o in exchange.observations(self._readings, self._units_of, self._salt)
-        ]
-        counts, histograms = self._counts(batch)
-        with self._metrics.store_flush.time():
-            outcomes = self._store.add_observations(observations, counts)
-        # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
-        for (name, variant, mode), values in histograms.items():
-            if name == "request":
-                observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
-            else:
-                observe_many(
-                    self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
-                )
-        for name, count in counts.items():
-            kind, _, rest = name.partition("/")
-            if kind == "requests":
-                variant, mode, status = rest.split("/")
-                self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
-            elif kind == "shadow":
-                self._metrics.shadow.labels(result=rest).inc(count)
-            elif kind == "fallbacks":
-                self._metrics.fallbacks.labels(cause=rest).inc(count)
-        self._metrics.store_rows.inc(rows)
-        self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
-        self._joined(outcomes)
-        self._watch([exchange.rows for exchange in batch], observations)
+    async def _write_here(self, packed: bytes) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, packed)
 
-    def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
-        """What a batch adds to the store's counters, and the durations it adds to histograms."""
-        counts: defaultdict[str, float] = defaultdict(float)
-        times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for exchange in batch:
-            variant, mode = exchange.variant.value, exchange.mode.value
-            counts[f"requests/{variant}/{mode}/{exchange.http}"] += 1
-            counts[f"rows/{mode}"] += exchange.count
-            if exchange.http == 200:
-                times["request", variant, ""].append(exchange.total_seconds)
-                counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
-                times["inference", variant, mode].append(exchange.seconds[exchange.variant])
-            if exchange.fallback:
-                counts[f"fallbacks/{exchange.fallback}"] += 1
-            if exchange.rehearsal is not None:
-                status = exchange.statuses[exchange.rehearsal]
-                counts["shadow/sent"] += 1
-                counts[f"shadow/{_SHADOW[status]}"] += 1
-                counts[f"requests/{exchange.rehearsal.value}/shadow/{_HTTP[status]}"] += 1
-                if status is Status.OK:
-                    times["inference", exchange.rehearsal.value, "shadow"].append(exchange.seconds[exchange.rehearsal])
-        return counts | self._pairs.counts(batch), times
-
-    def _count(self, counted: "_Counted") -> None:
-        for (variant, mode, status), count in counted.statuses.items():
-            self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
-        for (field, problem), count in counted.problems.items():
-            self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
-        for variant, sizes in counted.batch_sizes.items():
-            if sizes:
-                observe_many(self._metrics.batch_rows.labels(variant=variant.value), sizes)
-        if counted.dropped:
-            self._metrics.store_dropped.inc(counted.dropped)
-
-    def _joined(self, outcomes: Sequence[Outcome]) -> None:
-        if outcomes:
-            self._metrics.labels.labels(result="joined").inc(len(outcomes))
-            self._count_outcomes(outcomes)
-
-    def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        classes = {variant: reading.classes for variant, reading in self._readings.items()}
-        positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
-        observe_many(self._metrics.label_delay, [outcome.delay for outcome in outcomes])
-        for outcome in outcomes:
-            if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
-                continue
-            for variant, predicted, actual, found in losses.scored(outcome, classes, positive):
-                if predicted is not None:
-                    self._metrics.outcomes.labels(variant=variant.value, predicted=predicted, actual=actual).inc()
-                for name, loss in found.items():
-                    self._metrics.loss.labels(variant=variant.value, loss=name).observe(loss)
+    def _take(self) -> tuple[bytes, list[int], int] | None:
+        """The next batch: its bytes, the first ids of its exchanges, and its rows."""
+        ids: list[int] = []
+        pieces: list[bytes] = []
+        rows = 0
+        while self._packed and (not ids or rows + self._packed[0][1] <= self._settings.flush_max_rows):
+            first_id, count, piece = self._packed.popleft()
+            ids.append(first_id)
+            pieces.append(piece)
+            rows += count
+        sizes = {variant.value: list(counts) for variant, counts in self.batch_sizes.items() if counts}
+        if not (ids or self._statuses or sizes or self._dropped):
+            return None
+        self._number += 1
+        packed = pack(
+            (
+                self._prefix,
+                self._number,
+                list(map(msgspec.Raw, pieces)),
+                [(*key, count) for key, count in self._statuses.items()],
+                [(*key, count) for key, count in self._problems.items()],
+                sizes,
+                self._dropped,
+            )
+        )
+        for counts in self.batch_sizes.values():
+            counts.clear()
+        self._statuses, self._problems, self._dropped = Counter(), Counter(), 0
+        return packed, ids, rows
 
 
 def _kind(problem: str) -> str:

@@ -26,6 +26,7 @@ LABEL_STEP_S = 900.0
 LABEL_TRIES = 4
 """A post of labels that fails is tried so often, with `LABEL_RETRY_S` before the second try and twice as long before each next."""
 LABEL_RETRY_S = 0.2
+STILL_LOOKS = 3
 _AGAIN = frozenset({408, 429})
 
 _encode = msgspec.json.Encoder().encode
@@ -300,12 +301,13 @@ def disagreements(store: Mapping[str, float], metrics: Mapping[str, float]) -> l
 
 
 async def settled(read: Callable[[], Mapping[str, float]], timeout_s: float = 30.0) -> Mapping[str, float]:
-    """The counters once they no longer move: every rehearsal ended, every record written."""
+    """The counters once they no longer move, for a second: every rehearsal ended, every record written."""
     last: Mapping[str, float] = {}
-    until = time.monotonic() + timeout_s
+    still, until = 0, time.monotonic() + timeout_s
     while time.monotonic() < until:
         now = await asyncio.to_thread(read)
-        if now == last:
+        still = still + 1 if now == last else 0
+        if still == STILL_LOOKS:
             return now
         last = now
         await asyncio.sleep(0.4)

@@ -89,7 +89,7 @@ class Rest:
         body = await read_body(scope, receive, **self.worker.body_limits)
         now = self._clock.now()
         reports: list[LabelReport] = self._feedback.decode(body, now)
-        receipt = await self.worker.recorder.labels(reports, self._clock.now)
+        receipt = await self.worker.labels(reports)
         counts = {name: getattr(receipt, name) for name in ("matched", "duplicate", "conflict", "pending")}
         await answer(send, 200, encode(counts))
 

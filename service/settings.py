@@ -71,11 +71,15 @@ class Settings(pydantic_settings.BaseSettings):
     flush_interval_ms: float = pydantic.Field(
         50,
         gt=0,
-        description="how often records go to the store: what a crash can lose is at most this much and one flush",
+        description="how often records go to the records process: a worker's crash loses at most this much and one batch",
     )
-    flush_max_rows: int = pydantic.Field(256, ge=1, description="most rows in one store transaction")
+    flush_max_rows: int = pydantic.Field(
+        256,
+        ge=1,
+        description="most rows in one batch, which is one store transaction; a batch goes as soon as it is full",
+    )
     records_max_rows: int = pydantic.Field(
-        100_000, ge=1, description="rows waiting for the store; more is dropped and counted"
+        100_000, ge=1, description="rows waiting to be recorded, per worker; more is dropped and counted"
     )
     store_timeout_s: float = pydantic.Field(
         3.0, ge=0.1, description="how long any call waits for the database before it counts as away"
@@ -86,13 +90,13 @@ class Settings(pydantic_settings.BaseSettings):
     plan_poll_ms: float = pydantic.Field(
         250, gt=0, description="how often a worker looks for a new plan, should nobody tell it (PostgreSQL does)"
     )
-    tick_ms: float = pydantic.Field(500, gt=0, description="how often the leading worker folds the evidence and judges")
+    tick_ms: float = pydantic.Field(500, gt=0, description="how often the evidence is folded and judged")
     lease_s: float = pydantic.Field(
-        5.0, gt=0, description="after this long without a sign of life another worker leads"
+        5.0, gt=0, description="after this long without a sign of life another records process leads"
     )
     sweep_interval_s: float = pydantic.Field(5.0, gt=0, description="how often waiting labels are joined again")
     drift_interval_s: float = pydantic.Field(
-        2.0, gt=0, description="how often a worker writes its counts for drift, and the leading one looks at them"
+        2.0, gt=0, description="how often the counts for drift are written, and looked at"
     )
     drift_min_rows: int = pydantic.Field(200, ge=1, description="a day with fewer rows is not looked at for drift")
     drift_line_factor: float = pydantic.Field(

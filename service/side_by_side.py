@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service import floor, samples, wiring
+from service import floor, loading, samples
 from service.compare import figures
 from service.domain import Variant
 from service.engine import Reading
@@ -46,9 +46,9 @@ def run(settings: Settings, rows_file: Path | None = None) -> SideBySide:
         ConfigurationError: when a model cannot be loaded, or a row of the file does not fit.
         InferenceError: when a model fails on the rows.
     """
-    policy = wiring.load_policy(settings)
-    engine = wiring.open_engine(policy.primary, settings, policy)
-    other = wiring.open_engine(policy.candidate, settings, policy) if policy.candidate else None
+    policy = loading.load_policy(settings)
+    engine = loading.open_engine(policy.primary, settings, policy)
+    other = loading.open_engine(policy.candidate, settings, policy) if policy.candidate else None
     try:
         return _run(settings, policy, engine, other, rows_file)
     finally:
@@ -62,7 +62,7 @@ def _run(
 ) -> SideBySide:
     cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
     decoder = Decoder(
-        wiring.fields_of(engine.card, other.card if other else None),
+        loading.fields_of(engine.card, other.card if other else None),
         context=[name for name in (policy.route_by, policy.unit) if name],
         rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,
     )  # fmt: skip
@@ -73,8 +73,8 @@ def _run(
         rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
         source = "drawn from the cards' profiles, each field by itself"
     readings = {variant: Reading(card) for variant, card in cards.items()}
-    columns = {variant: wiring.inputs_of(card, decoder.positions) for variant, card in cards.items()}
-    threads = wiring.thread_count(settings, policy)
+    columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
+    threads = loading.thread_count(settings, policy)
     threaded = OnnxEngine(
         policy.primary, device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
     )  # fmt: skip

@@ -17,10 +17,10 @@ class Table:
             is not there was left out of the request.
     """
 
-    __slots__ = ("_columns", "_count")
+    __slots__ = ("_count", "columns")
 
     def __init__(self, columns: Mapping[str, Array], count: int) -> None:
-        self._columns, self._count = columns, count
+        self.columns, self._count = columns, count
 
     def __len__(self) -> int:
         """How many rows."""
@@ -28,7 +28,7 @@ class Table:
 
     def texts(self, name: str, rows: int | None = None) -> list[str | None]:
         """See `Tabular.texts`."""
-        column, count = self._columns.get(name), self._count if rows is None else rows
+        column, count = self.columns.get(name), self._count if rows is None else rows
         if column is None:
             return [None] * count
         return [None if value is None else str(value) for value in column[:count].reshape(count, -1)[:, 0].tolist()]
@@ -38,7 +38,7 @@ class Table:
         return {field.name: self._array(field) for field in columns.inputs}
 
     def _array(self, field: Field) -> Array:
-        found = self._columns.get(field.name)
+        found = self.columns.get(field.name)
         if found is None:
             return self._absent(field)
         wanted = np.dtype(object if field.dtype == "string" else field.dtype)

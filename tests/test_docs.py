@@ -12,13 +12,13 @@ from service import cli
 from service.domain import Variant
 from service.errors import UnderstudyError
 from service.inputs import Decoder
+from service.loading import fields_of
 from service.metrics import TABLE
 from service.openapi import paths
 from service.rest import Rest
 from service.rollout.policy import Policy, parse
 from service.settings import Settings
 from service.testing import ManualClock, card
-from service.wiring import fields_of
 from tests.test_house_rules import tracked
 
 ROOT = Path(__file__).parents[1]

@@ -27,7 +27,7 @@ def init(
 ) -> None:
     """Read both models' signatures and write a rollout file to start from."""
     from service.engine.onnx import OnnxEngine  # noqa: PLC0415 - a command that needs no runtime should not load it
-    from service.wiring import fields_of  # noqa: PLC0415
+    from service.loading import fields_of  # noqa: PLC0415
 
     with said():
         if output.exists() and not force:
@@ -65,7 +65,7 @@ def check(
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and stop")] = False,
 ) -> None:
     """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
-    from service import wiring  # noqa: PLC0415
+    from service import loading  # noqa: PLC0415
     from service.rollout.policy import json_schema  # noqa: PLC0415
     from service.settings import read_settings  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def check(
         return
     with said():
         settings = read_settings(rollout_file=file)
-        for line in wiring.preflight(settings):
+        for line in loading.preflight(settings):
             out.print(line, markup=False, soft_wrap=True)
         for line in _side_by_side(settings, rows):
             out.print(line, markup=False, soft_wrap=True)

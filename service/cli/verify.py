@@ -94,12 +94,12 @@ def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
     Raises:
         ConfigurationError: naming what differs from each, when there are several; or that there is none.
     """
-    from service import wiring  # noqa: PLC0415
+    from service import loading  # noqa: PLC0415
     from service.rollout.identity import differences, identity, models_of, policy_of  # noqa: PLC0415
 
-    policy = wiring.load_policy(settings)
-    cards = wiring.read_cards(policy)
-    now, key = identity(policy, cards), wiring.rollout_key(policy, cards)
+    policy = loading.load_policy(settings)
+    cards = loading.read_cards(policy)
+    now, key = identity(policy, cards), loading.rollout_key(policy, cards)
     same = [record for record in records if record.rollout == key]
     if same:
         return _Chosen(same[0], policy, models_of(now))

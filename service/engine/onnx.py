@@ -182,10 +182,17 @@ def typical(spec: InputSpec, rows: int) -> Array:
     return np.full(shape, mean, dtype=spec.dtype)
 
 
+def device_of(wanted: str) -> str:
+    """The device that a rollout file's `device` stands for on this machine: "cpu", "cuda" or "tensorrt"."""
+    if wanted != "auto":
+        return wanted
+    usable = "CUDAExecutionProvider" in ort.get_available_providers() and _missing_library("cuda") is None
+    return "cuda" if usable else "cpu"
+
+
 def _open(path: Path, device: str, threads: int) -> tuple[Any, str]:
     available = ort.get_available_providers()
-    if device == "auto":
-        device = "cuda" if "CUDAExecutionProvider" in available and _missing_library("cuda") is None else "cpu"
+    device = device_of(device)
     wanted = _PROVIDERS[device]
     if wanted[0] not in available:
         raise ConfigurationError(

@@ -160,7 +160,7 @@ def test_a_promotion_swaps_without_a_failed_request_and_needs_no_candidate_proce
 
 
 def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
-    """`kill -9` of one worker after the other while July is replayed: every transition happens, once."""
+    """`kill -9` of the process that judges, twice, and of a worker, while July is replayed: every transition happens, once."""
     file = rollout_file(tmp_path)
     service = start(tmp_path / "state", workers=2, rollout=file, lease_s="1.0")
     try:
@@ -168,11 +168,14 @@ def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
         killed: list[int] = []
 
         def killer() -> None:
-            for wanted in (2, 3):
+            for wanted, names in ((2, ("Records", "Understudy")), (3, ("Records",))):
                 service.wait_for(lambda wanted=wanted: service.rollout()["revision"] >= wanted, 60)
-                victim = next(c for c in service.children("Understudy") if c.pid not in killed)
-                killed.append(victim.pid)
-                victim.kill()
+                for name in names:
+                    victim = service.wait_for(
+                        lambda name=name: next((c for c in service.children(name) if c.pid not in killed), None)
+                    )
+                    killed.append(victim.pid)
+                    victim.kill()
 
         thread = threading.Thread(target=killer)
         thread.start()
@@ -193,7 +196,7 @@ def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
         subprocess.run(command, cwd=ROOT, capture_output=True, check=False)  # a killed worker drops its connections
         thread.join()
         service.wait_for(lambda: service.rollout()["phase"] == "promoted", 30)
-        assert len(killed) == 2
+        assert len(killed) == 3
         assert [e["kind"] for e in events(service)] == ["started", "advance", "advance", "advance", "finish"]
         assert [e["revision"] for e in events(service)] == [1, 2, 3, 4, 5]
     finally:

@@ -16,16 +16,11 @@ from hypothesis import strategies as st
 from service import losses
 from service.control import Control, figures, label_figures, quantile_of
 from service.domain import SHARE_ONE, Event, LabelReport, Outcome, Phase, Plan, Variant
-from service.engine import Reading
 from service.errors import InvalidInput, NotAllowedNow, StoreError
 from service.losses import DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, Metrics, parse
-from service.record import Recorder
-from service.rollout.controller import Controller
 from service.rollout.phases import Order
 from service.rollout.policy import parse as parse_policy
-from service.rollout.scoring import Model
-from service.settings import Settings
 from service.store import Retention
 from service.store.memory import MemoryStore
 from service.testing import ManualClock, card, observation
@@ -48,18 +43,12 @@ class House:
         self.registry = prometheus_client.CollectorRegistry()
         policy = parse_policy(f"model: m\ntask: binary-classification\nprimary: a\ncandidate: {candidate}\n")
         plan = self.store.load_plan() or self.store.save_plan(first, Event(0.0, "started", "service", "", 0))
-        models = dict.fromkeys(Variant, Model((0, 1), 1))
-        self.controller = Controller(policy, models, self.store, self.clock, f"worker {id(self)}")
-        metrics = Metrics(self.registry)
-        self.control = Control(policy, CARDS, self.store, metrics, self.clock, plan, self.controller)
+        self.control = Control(policy, CARDS, self.store, Metrics(self.registry), self.clock, plan)
 
     def metric(self, name: str, **labels: str) -> float:
         text = prometheus_client.generate_latest(self.registry).decode()
         (value,) = (v for n, have, v in parse(text) if n == name and have == labels)
         return value
-
-    def start(self, record: Recorder, *, poll_s: float = 3600, sweep_s: float = 3600, tick_s: float = 3600) -> None:
-        self.control.start(poll_s, record, sweep_s, KEEP, tick_s, lambda: True)
 
     async def order(self, weight: Any, revision: int | None = None, actor: str = "ada") -> None:
         await self.control.order_weight(weight, actor=actor, reason="because", expected_revision=revision)
@@ -221,19 +210,13 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def recorder(house: House, **made: Any) -> Recorder:
-    readings = {variant: Reading(c) for variant, c in CARDS.items()}
-    metrics = Metrics(prometheus_client.CollectorRegistry())
-    return Recorder("m", "w", house.store, metrics, readings, lambda rows: [None] * len(rows), Settings())
-
-
 def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
     """Within a poll, in its metrics too."""
 
     async def main() -> None:
         one = House()
         two = House(one.store)
-        two.start(recorder(two), poll_s=0.002)
+        two.control.start(0.002)
         await one.order(25)
         await until(lambda: two.control.plan.weight == 2_500)
         assert two.control.plan == one.control.plan
@@ -263,30 +246,11 @@ def test_while_the_store_is_away_the_last_plan_stays_in_force() -> None:
         house, other = House(store), House(store)
         await other.order(25)
         store.away = 3
-        house.start(recorder(house), poll_s=0.002)
+        house.control.start(0.002)
         await until(lambda: store.away == 0)
         assert house.metric("understudy_store_errors_total", call="load_plan") >= 2
         await until(lambda: house.control.plan.weight == 2_500)
         await house.control.close()
-
-    run(main)
-
-
-def test_housekeeping_counts_age_in_the_requests_own_time() -> None:
-    """History that is replayed is not old when it arrives; without any request nothing is pruned."""
-
-    async def main() -> None:
-        house = House()
-        house.store.add_observations([observation("old", at=1_000.0), observation("new", at=9_000.0)])
-        record = recorder(house)
-        house.start(record, sweep_s=0.002)
-        await asyncio.sleep(0.02)
-        assert len(house.store.outcomes()) == 2
-        record.latest_at = 9_000.0
-        await until(lambda: len(house.store.outcomes()) == 1)
-        await asyncio.sleep(0.02)
-        await house.control.close()
-        assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new"]
 
     run(main)
 

@@ -142,3 +142,11 @@ def test_a_body_of_mistakes_is_cut_off() -> None:
 
     assert len(found) == Decoder.ERRORS_MAX
     assert len(InvalidInput(found).problem()["errors"]) == InvalidInput.LISTED
+
+
+def test_a_key_that_no_machine_word_holds_is_refused() -> None:
+    """It could not be handed on to the records process."""
+    (error,) = errors(body(GOOD | {"tailnum": 10**30}))
+
+    assert "tailnum" in error["problem"]
+    assert decoder().decode(body(GOOD | {"tailnum": 2**63 - 1})).rows[0][-1] == 2**63 - 1

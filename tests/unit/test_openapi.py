@@ -17,9 +17,9 @@ from service.engine.catalog import Card, InputSpec, OutputSpec, read_card
 from service.errors import InvalidInput, UnderstudyError
 from service.feedback import FeedbackDecoder
 from service.inputs import Decoder, Field
+from service.loading import fields_of
 from service.rollout.policy import Policy, parse
 from service.testing import card
-from service.wiring import fields_of
 
 BENTO = {
     "openapi": "3.0.2",

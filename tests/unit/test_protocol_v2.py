@@ -16,11 +16,11 @@ from service.engine import Reading
 from service.engine.catalog import Card, InputSpec, OutputSpec
 from service.errors import InvalidInput, MalformedRequest, RequestError, TooLarge
 from service.inputs import Columns, Decoder, Field
+from service.loading import fields_of
 from service.protocol_v2.codec import Signature
 from service.protocol_v2.tensors import DATATYPES, Slot, Unfit, to_bytes, to_json
 from service.table import Table
 from service.testing import card
-from service.wiring import fields_of
 
 CARD = card()  # x: FP32, may be missing; s: BYTES
 OTHER = card(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import prometheus_client
 import pytest
 
@@ -12,11 +13,13 @@ from service import losses, route
 from service.domain import LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import InferenceError, StoreError
+from service.ledger import Ledger
 from service.metrics import Metrics, parse
-from service.record import Exchange, Recorder
+from service.record import Bundle, Exchange, Recorder, pack, unpack
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store.memory import MemoryStore
+from service.table import Table
 from service.testing import card
 
 CARD = card()
@@ -77,7 +80,7 @@ def test_every_offered_exchange_ends_once_one_way_or_another() -> None:
         for one in offered:
             work.offer(one)
         await work.drained()
-        ended = {e.first_id: e.statuses[Variant.CANDIDATE] for e in sink}
+        ended = {e.first_id: e.candidate.status for e in sink}
         assert len(sink) == len(offered)
         assert ended == {
             0: Status.OK,
@@ -108,14 +111,14 @@ def test_a_request_that_the_primary_failed_is_recorded_as_what_it_was() -> None:
     """It counts under its own status, is no answer whose latency counts, and its row says that the primary failed."""
 
     async def main() -> None:
-        store, metrics = MemoryStore("r", tally), Metrics(prometheus_client.CollectorRegistry())
-        recorder = Recorder("m", "w", store, metrics, READINGS, lambda rows: [None] * len(rows), Settings())
+        store = MemoryStore("r", tally)
+        record, *_ = recorder(store)
         failed = Exchange("w", 0, [(0.1, "s")], 100.0, 1, 0, Variant.PRIMARY, Mode.LIVE)
         failed.settle(Variant.PRIMARY, Status.TIMEOUT, None, 0.25)
         failed.http = 504
-        recorder.start()
-        recorder.add(failed)
-        await recorder.close()
+        record.start()
+        record.add(failed)
+        await record.close()
         counters = store.counters()
         assert counters["requests/primary/live/504"] == 1
         assert not any(name.startswith("latency/") for name in counters)
@@ -132,7 +135,7 @@ def test_a_full_queue_drops_and_says_so() -> None:
         work = rehearsal(candidate, sink, queue_max_rows=3)
         for i in range(5):
             work.offer(exchange(i, 0.1))
-        assert [e.statuses[Variant.CANDIDATE] for e in sink] == [Status.DROPPED] * 2
+        assert [e.candidate.status for e in sink] == [Status.DROPPED] * 2
         await work.drained()
         assert len(sink) == 5
 
@@ -152,7 +155,7 @@ def test_a_candidate_that_hangs_is_late() -> None:
         work.offer(exchange(0, 0.1))
         work.offer(exchange(1, 0.1))
         await work.drained()
-        assert [e.statuses[Variant.CANDIDATE] for e in sink] == [Status.TIMEOUT] * 2
+        assert [e.candidate.status for e in sink] == [Status.TIMEOUT] * 2
 
     asyncio.run(main())
 
@@ -172,7 +175,7 @@ def test_closing_records_what_was_not_rehearsed() -> None:
         await asyncio.sleep(0)
         await work.close(0.01)
         assert sorted(e.first_id for e in sink) == [0, 1, 2]
-        assert {e.statuses[Variant.CANDIDATE] for e in sink} == {Status.DROPPED}
+        assert {e.candidate.status for e in sink} == {Status.DROPPED}
 
     asyncio.run(main())
 
@@ -183,29 +186,26 @@ class Away(MemoryStore):
     refusals = 0
 
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None, *, batch: Any = None
     ) -> Sequence[Outcome]:
         if self.refusals:
             self.refusals -= 1
             raise StoreError("away")
-        return super().add_observations(observations, counts)
+        return super().add_observations(observations, counts, batch=batch)
 
 
-def recorder(store: MemoryStore, **settings: Any) -> tuple[Recorder, Any]:
+def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, Ledger, Any]:
     registry = prometheus_client.CollectorRegistry()
-    made = Recorder(
-        "m",
-        "w",
-        store,
-        Metrics(registry),
-        READINGS,
-        lambda rows: [row[1] for row in rows],
-        Settings(flush_interval_ms=1, **settings),
-        ["x"],
+    ledger = Ledger("m", store, Metrics(registry), READINGS, lambda rows: [row[1] for row in rows])
+    made = Recorder("w", ledger.write, Settings(flush_interval_ms=1, **settings), ["x"], ship=ship)
+    return (
+        made,
+        ledger,
+        lambda: {
+            (n, *sorted(labels.items())): v
+            for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())
+        },
     )
-    return made, lambda: {
-        (n, *sorted(labels.items())): v for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())
-    }
 
 
 def test_records_become_rows_counters_and_metrics_that_agree() -> None:
@@ -213,7 +213,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
 
     async def main() -> None:
         store = MemoryStore("r", tally)
-        record, read = recorder(store)
+        record, ledger, read = recorder(store)
         record.start()
         compared = exchange(0, 0.2, 0.9)
         compared.rehearsal = Variant.CANDIDATE
@@ -224,7 +224,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         for one in (compared, dropped, exchange(3, 0.5, mode=Mode.PINNED)):
             record.add(one)
         record.refused(422, [{"field": "x", "problem": "is missing"}, {"field": "made up", "problem": "unknown"}])
-        early = await record.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
+        early = ledger.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
 
@@ -263,7 +263,7 @@ def test_a_store_that_is_away_loses_nothing_and_counts_nothing_twice(monkeypatch
     async def main() -> None:
         store = Away("r", tally)
         store.refusals = 3
-        record, read = recorder(store)
+        record, _, read = recorder(store)
         monkeypatch.setattr("service.record.STORE_RETRY_S", 0.001)
         record.start()
         for i in range(50):
@@ -289,13 +289,16 @@ def test_a_label_that_comes_at_once_finds_its_prediction() -> None:
     """Posted before the next flush, with the rehearsal still under way: matched, not pending."""
 
     async def main() -> None:
-        record, _ = recorder(MemoryStore("r", tally))
+        record, ledger, _ = recorder(MemoryStore("r", tally))
         record.start()
         slow = exchange(0, 0.2)
         record.open(slow)
         asyncio.get_running_loop().call_later(0.05, record.add, slow)
-        receipt = await record.labels([LabelReport("w-0", 1, 160.0)], lambda: 1.0)
-        unknown = await record.labels([LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)], lambda: 1.0)
+        first, others = [LabelReport("w-0", 1, 160.0)], [LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)]
+        await record.stored(first)
+        receipt = ledger.labels(first, lambda: 1.0)
+        await record.stored(others)
+        unknown = ledger.labels(others, lambda: 1.0)
         await record.close()
         assert (receipt.matched, receipt.pending) == (1, 0)
         assert unknown.pending == 2
@@ -308,7 +311,7 @@ def test_what_waits_for_the_store_is_bounded() -> None:
 
     async def main() -> None:
         store = MemoryStore("r", tally)
-        record, read = recorder(store, records_max_rows=5)
+        record, _, read = recorder(store, records_max_rows=5)
         for i in range(8):
             record.add(exchange(i, 0.2))
         record.start()
@@ -317,3 +320,79 @@ def test_what_waits_for_the_store_is_bounded() -> None:
         assert read()["understudy_store_dropped_total",] == 3
 
     asyncio.run(main())
+
+
+def test_a_batch_whose_acknowledgement_was_lost_goes_again_and_counts_once() -> None:
+    """The records process dies after the commit, before its answer: the same bytes go again, and no row or count doubles."""
+
+    async def main() -> None:
+        store = MemoryStore("r", tally)
+        sent: list[bytes] = []
+
+        async def ship(packed: bytes) -> None:
+            sent.append(packed)
+            ledger.write(packed)
+            if len(sent) == 1:
+                raise StoreError("the records process: closed the connection")
+
+        record, ledger, _ = recorder(store, ship)
+        record.start()
+        for i in range(3):
+            record.add(exchange(i, 0.2))
+        while len(sent) < 2:
+            await asyncio.sleep(0.001)
+        record.add(exchange(3, 0.2))
+        await record.close()
+        assert sent[0] == sent[1]
+        assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
+        assert store.counters()["requests/primary/live/200"] == 4
+
+    asyncio.run(main())
+
+
+def test_while_the_records_process_is_away_records_wait_and_the_last_are_written_here() -> None:
+    """Shipping fails for good; what waits is bounded, and at the end this process writes it itself."""
+
+    async def main() -> None:
+        store = MemoryStore("r", tally)
+
+        async def ship(packed: bytes) -> None:
+            raise StoreError("away")
+
+        record, _, read = recorder(store, ship, records_max_rows=5)
+        record.start()
+        for i in range(8):
+            record.add(exchange(i, 0.2))
+            await asyncio.sleep(0.002)
+        assert not store.outcomes()
+        await record.close()
+        assert len(store.outcomes()) == 5
+        assert read()["understudy_store_dropped_total",] == 3
+
+    asyncio.run(main())
+
+
+def test_an_exchange_travels_whole() -> None:
+    """Packed and unpacked it is equal: strings, missing values, both models' answers."""
+    made = exchange(7, 0.25, 0.75, mode=Mode.PINNED)
+    made.rows = [(1, 0.5, None, "ÆØ", True), (-(2**63), float("inf"), "", "x", False)]
+    made.fallback, made.rehearsal = "timeout", Variant.CANDIDATE
+    made.settle(Variant.CANDIDATE, Status.INVALID, None, 0.25)
+    (back,) = unpack(pack(Bundle("w", 1, [made]))).exchanges
+
+    assert (back.primary, back.candidate) == (made.primary, made.candidate)
+    assert [tuple(row) for row in back.rows] == made.rows
+    back.rows = made.rows
+    assert back == made
+
+
+def test_columns_travel_as_columns() -> None:
+    """Rows of a binary request are not taken apart on the way."""
+    made = exchange(7, 0.25, 0.75)
+    made.rows = Table({"x": np.array([[0.5], [1.5]], np.float32), "s": np.array([["a"], ["ß"]], object)}, 2)
+    (back,) = unpack(pack(Bundle("w", 1, [made]))).exchanges
+
+    assert back.count == 2
+    assert back.rows.texts("s") == ["a", "ß"]
+    assert back.rows.columns["x"].tolist() == [[0.5], [1.5]]
+    assert back.primary == made.primary

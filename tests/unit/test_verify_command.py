@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service import wiring
+from service import loading
 from service.rollout.identity import identity
 from service.settings import read_settings
 from service.store import Retention
@@ -41,9 +41,9 @@ def write(margin: float = 0.5, name: str = "rollout.yaml", **changes: Any) -> Pa
 def decided(file: Path, *, rows: int = 0, keep: bool = True) -> str:
     """A rollout of this file in the store, promoted; retention took the first `rows`. Returns its key."""
     settings = read_settings(rollout_file=file)
-    policy = wiring.load_policy(settings)
-    cards = wiring.read_cards(policy)
-    key = wiring.rollout_key(policy, cards)
+    policy = loading.load_policy(settings)
+    cards = loading.read_cards(policy)
+    key = loading.rollout_key(policy, cards)
     settings.state_dir.mkdir(exist_ok=True)
     store = SqlStore(settings.resolved_store_url(), key, lambda outcome: {})
     if keep:

@@ -261,9 +261,7 @@ def test_a_person_goes_past_a_requirement_only_by_force_and_with_a_reason() -> N
         world = Gated()
         world.order(Order.PROMOTE)
         metrics = Metrics(prometheus_client.CollectorRegistry())
-        control = Control(
-            world.policy, {}, world.store, metrics, world.clock, world.plan, world.controller(), world.requirements
-        )
+        control = Control(world.policy, {}, world.store, metrics, world.clock, world.plan, world.requirements)
 
         async def order(order: Order, reason: str = "", *, force: bool = False) -> None:
             await control.order(order, actor="olga", reason=reason, expected_revision=None, force=force)

@@ -1,0 +1,180 @@
+"""The ledger: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
+
+It runs in a process of its own (`service.app.Records`), so that the process which answers does not hold its interpreter
+for this; every other process has one too, for the labels that come in there and for its last batch when it stops.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from service import losses
+from service.domain import LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
+from service.engine import Reading
+from service.errors import StoreError
+from service.inputs import Rows
+from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
+from service.pairs import COMPARED, Pairs
+from service.record import Bundle, Exchange, unpack
+from service.store import Batch, Store
+
+log = structlog.get_logger(__name__)
+
+_HTTP = {
+    Status.DOWN: "503",
+    Status.OK: "200",
+    Status.FAILED: "500",
+    Status.INVALID: "500",
+    Status.TIMEOUT: "504",
+    Status.DROPPED: "429",
+}
+_SHADOW = {
+    Status.DOWN: "failed",
+    Status.OK: "compared",
+    Status.FAILED: "failed",
+    Status.INVALID: "failed",
+    Status.TIMEOUT: "late",
+    Status.DROPPED: "dropped",
+}
+
+
+class Ledger:
+    """Writes what has happened. Blocks, so it is called from threads; one batch at a time.
+
+    Args:
+        units_of: each row's unit, or None; salt: the plan's.
+        pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
+
+    Attributes:
+        latest_at: when the latest request that was written here happened; 0 before the first.
+    """
+
+    def __init__(
+        self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
+        units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0, pairs: Pairs | None = None,
+        watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
+    ) -> None:  # fmt: skip
+        self._model, self._store, self._metrics = model, store, metrics
+        self._readings, self._units_of, self._salt = readings, units_of, salt
+        self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
+        self.latest_at = 0.0
+
+    def write(self, packed: bytes) -> None:
+        """Write a packed batch; when this returns, its rows survive `kill -9`. The same batch may come again.
+
+        Raises:
+            StoreError: nothing of it was written.
+            ValueError: the bytes are not a batch.
+        """
+        bundle = unpack(packed)
+        if bundle.exchanges:
+            try:
+                self._write(bundle.exchanges, Batch(bundle.writer, bundle.number))
+            except StoreError:
+                self._metrics.store_errors.labels(call="add_observations").inc()
+                raise
+            except Exception:
+                # A bug of ours, not of the store's: trying again would stop all records behind this batch.
+                rows = sum(exchange.count for exchange in bundle.exchanges)
+                log.exception("a batch of records is given up", rows=rows)
+                self._metrics.store_dropped.inc(rows)
+        self._count(bundle)
+
+    def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
+        """Store labels; when this returns they survive `kill -9`."""
+        # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
+        receipt = self._store.add_labels(reports, received_at=now())
+        for name in ("matched", "duplicate", "conflict", "pending"):
+            if count := getattr(receipt, name):
+                self._metrics.labels.labels(result=name).inc(count)
+        self._count_outcomes(receipt.outcomes)
+        return receipt
+
+    def sweep(self) -> None:
+        """Join labels that a race kept apart from their predictions."""
+        self._joined(self._store.join_pending())
+
+    def _write(self, batch: Sequence[Exchange], known_as: Batch) -> None:
+        observations = [
+            o for exchange in batch for o in exchange.observations(self._readings, self._units_of, self._salt)
+        ]
+        counts, histograms = self._counts(batch)
+        with self._metrics.store_flush.time():
+            outcomes = self._store.add_observations(observations, counts, batch=known_as)
+        # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
+        for (name, variant, mode), values in histograms.items():
+            if name == "request":
+                observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
+            else:
+                observe_many(
+                    self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
+                )
+        for name, count in counts.items():
+            kind, _, rest = name.partition("/")
+            if kind == "requests":
+                variant, mode, status = rest.split("/")
+                self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+            elif kind == "shadow":
+                self._metrics.shadow.labels(result=rest).inc(count)
+            elif kind == "fallbacks":
+                self._metrics.fallbacks.labels(cause=rest).inc(count)
+        self._metrics.store_rows.inc(len(observations))
+        self.latest_at = max(self.latest_at, *(exchange.at for exchange in batch))
+        self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
+        self._joined(outcomes)
+        self._watch([exchange.rows for exchange in batch], observations)
+
+    def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
+        """What a batch adds to the store's counters, and the durations it adds to histograms."""
+        counts: defaultdict[str, float] = defaultdict(float)
+        times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for exchange in batch:
+            variant, mode = exchange.variant.value, exchange.mode.value
+            counts[f"requests/{variant}/{mode}/{exchange.http}"] += 1
+            counts[f"rows/{mode}"] += exchange.count
+            if exchange.http == 200:
+                times["request", variant, ""].append(exchange.total_seconds)
+                counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
+                times["inference", variant, mode].append(exchange.attempt(exchange.variant).seconds)
+            if exchange.fallback:
+                counts[f"fallbacks/{exchange.fallback}"] += 1
+            if exchange.rehearsal is not None:
+                rehearsed = exchange.attempt(exchange.rehearsal)
+                status = rehearsed.status
+                counts["shadow/sent"] += 1
+                counts[f"shadow/{_SHADOW[status]}"] += 1
+                counts[f"requests/{exchange.rehearsal.value}/shadow/{_HTTP[status]}"] += 1
+                if status is Status.OK:
+                    times["inference", exchange.rehearsal.value, "shadow"].append(rehearsed.seconds)
+        return counts | self._pairs.counts(batch), times
+
+    def _count(self, bundle: Bundle) -> None:
+        """What was counted where the answers are given, and is in no exchange."""
+        for variant, mode, status, count in bundle.statuses:
+            self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+        for field, problem, count in bundle.problems:
+            self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
+        for variant, sizes in bundle.sizes.items():
+            observe_many(self._metrics.batch_rows.labels(variant=variant), sizes)
+        if bundle.dropped:
+            self._metrics.store_dropped.inc(bundle.dropped)
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._metrics.labels.labels(result="joined").inc(len(outcomes))
+            self._count_outcomes(outcomes)
+
+    def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        classes = {variant: reading.classes for variant, reading in self._readings.items()}
+        positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
+        observe_many(self._metrics.label_delay, [outcome.delay for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
+                continue
+            for variant, predicted, actual, found in losses.scored(outcome, classes, positive):
+                if predicted is not None:
+                    self._metrics.outcomes.labels(variant=variant.value, predicted=predicted, actual=actual).inc()
+                for name, loss in found.items():
+                    self._metrics.loss.labels(variant=variant.value, loss=name).observe(loss)

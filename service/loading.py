@@ -1,0 +1,161 @@
+"""What the rollout file names, read and opened: the policy, the models with their cards, the folders of one running service."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from service import webhooks
+from service.auth import Tokens
+from service.domain import Variant
+from service.engine.catalog import Card
+from service.engine.onnx import OnnxEngine, cpu_quota, resolve
+from service.errors import ConfigurationError
+from service.inputs import Columns, Field
+from service.pairs import tolerances
+from service.rollout import policy as rollout_file
+from service.rollout.policy import Policy
+from service.settings import Settings
+
+
+def load_policy(settings: Settings) -> Policy:
+    """The rollout file.
+
+    Raises:
+        ConfigurationError: when it is missing or does not fit its schema.
+    """
+    path = rollout_path(settings)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(
+            f"the rollout file {path} cannot be read ({error.strerror}); name one with UNDERSTUDY_ROLLOUT_FILE, or make "
+            "one with `understudy init POC.onnx CANDIDATE.onnx`"
+        ) from error
+    policy = rollout_file.parse(text, str(path))
+    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
+    return policy.model_copy(update=found)
+
+
+def rollout_path(settings: Settings) -> Path:
+    """The rollout file: as named, or, for a Bento that is served from any folder, beside the package it was built with."""
+    path = settings.rollout_file
+    beside = Path(__file__).parents[1] / path
+    return beside if not path.is_absolute() and not path.exists() and beside.exists() else path
+
+
+def _placed(source: str | None, folder: Path) -> str | None:
+    """A model's path: relative to the working folder, or else to the rollout file's."""
+    if source is None or source.startswith("bentoml:") or Path(source).exists():
+        return source
+    return str(folder / source) if (folder / source).exists() else source
+
+
+def run_dir(settings: Settings) -> Path:
+    """The folder of one running service: metrics files and readiness marks. Named after its supervisor's process."""
+    supervisor = os.getppid() if "BENTOML_RUNNER_MAP" in os.environ else os.getpid()
+    return settings.state_dir.absolute() / "run" / str(supervisor)
+
+
+def private_metrics_dir(settings: Settings) -> None:
+    """Let this service's workers keep their metrics files in its own folder, in the supervisor, before workers start.
+
+    BentoML's default is one folder per user, which each start wipes: a second service on the machine would take the
+    first one's metrics away.
+    """
+    from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: PLC0415
+
+    root = settings.state_dir.absolute() / "run"
+    for left in root.glob("*") if root.is_dir() else ():
+        if left.name.isdigit() and not Path(f"/proc/{left.name}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(str(run_dir(settings) / "metrics"))
+
+
+def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
+    """The fields of a request row: what the primary reads, then what only the candidate reads (which may be left out).
+
+    Raises:
+        ConfigurationError: when the two disagree on the kind of a field that both read.
+    """
+    fields = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in primary.inputs}
+    for spec in candidate.inputs if candidate else ():
+        known = fields.get(spec.name)
+        if known is None:
+            fields[spec.name] = Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable, required=False)
+        elif (known.dtype == "string") != (spec.dtype == "string"):
+            raise ConfigurationError(f"primary and candidate disagree on {spec.name}: {known.dtype} and {spec.dtype}")
+    return list(fields.values())
+
+
+def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
+    """Builds a model's own columns from the rows of a request."""
+    return Columns([Field(s.name, s.dtype, tuple(s.shape[1:]), s.nullable) for s in card.inputs], positions)
+
+
+def thread_count(settings: Settings, policy: Policy) -> int:
+    """ONNX Runtime threads per process: the CPU quota divided among the processes that run models, at least one."""
+    processes = (settings.workers or policy.workers) + (1 if policy.candidate else 0)
+    return settings.threads or max(1, int(cpu_quota()) // processes)
+
+
+def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
+    """A warmed engine for one of the rollout file's models."""
+    return OnnxEngine(
+        source, device=policy.device, threads=thread_count(settings, policy), warm_max_rows=settings.batch_max_rows
+    )
+
+
+def preflight(settings: Settings) -> list[str]:
+    """Load, warm and compare what would be served; returns what is worth saying about it.
+
+    Raises:
+        ConfigurationError: the first thing that keeps the service from starting.
+    """
+    policy = load_policy(settings)
+    said = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
+    cards: list[Card] = []
+    for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
+        engine = open_engine(source, settings, policy)
+        cards.append(engine.card)
+        said.append(
+            f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
+            f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
+        )
+        if policy.task != "other" and engine.card.task not in {policy.task, "other"}:
+            raise ConfigurationError(f"{source} is a {engine.card.task} model; the rollout file says {policy.task}")
+        engine.close()
+    tolerances(policy, cards)
+    fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
+    said.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    Tokens(settings.tokens_file)
+    if urls := webhooks.read_urls(settings.webhook_urls):
+        webhooks.read_secrets(settings.webhook_secret_file)
+        said.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
+    return said
+
+
+def read_cards(policy: Policy) -> dict[Variant, Card]:
+    """The cards of the rollout file's models.
+
+    Raises:
+        ConfigurationError: when a model cannot be read.
+    """
+    primary = {Variant.PRIMARY: _card_of(policy.primary)}
+    return primary | ({Variant.CANDIDATE: _card_of(policy.candidate)} if policy.candidate else {})
+
+
+def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
+    """What the evidence on these models under this policy is kept under."""
+    candidate = cards.get(Variant.CANDIDATE)
+    return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
+
+
+def _card_of(source: str) -> Card:
+    """A model's card without keeping the model: for a bare file the graph is opened and let go again."""
+    _, card = resolve(source)
+    if card is None:
+        engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
+        card = engine.card
+        engine.close()
+    return card

@@ -1,0 +1,82 @@
+"""What is done on a beat beside the requests, in the records process: judging, joining labels that wait, pruning."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from service.clock import Clock
+from service.domain import Plan
+from service.errors import StoreError
+from service.ledger import Ledger
+from service.metrics import Metrics
+from service.rollout.controller import Controller
+from service.store import Retention, Store
+
+log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Runs the controller when this process leads, and keeps the store in order.
+
+    Args:
+        ready: whether the candidate answers; nothing moves forward while it does not.
+    """
+
+    def __init__(
+        self, store: Store, metrics: Metrics, clock: Clock, ledger: Ledger, controller: Controller | None,
+        ready: Callable[[], Awaitable[bool]],
+    ) -> None:  # fmt: skip
+        self._store, self._metrics, self._clock = store, metrics, clock
+        self._ledger, self._controller, self._ready = ledger, controller, ready
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *, tick_s: float, sweep_s: float, retention: Retention) -> None:
+        """Begin, a beat from now."""
+        loop = asyncio.get_running_loop()
+        if self._controller is not None:
+            self._tasks.append(loop.create_task(self._judge(self._controller, tick_s)))
+        self._tasks.append(loop.create_task(self._clean(sweep_s, retention)))
+
+    async def close(self) -> None:
+        """Stop judging and cleaning up."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _judge(self, controller: Controller, tick_s: float) -> None:
+        while True:
+            await asyncio.sleep(tick_s)
+            try:
+                ready = await self._ready()
+                plan = await asyncio.to_thread(controller.tick, candidate_ready=ready)
+            except StoreError as error:
+                self._metrics.store_errors.labels(call="tick").inc()
+                log.warning("the rollout is not judged while the store is away", error=str(error))
+                continue
+            except Exception:
+                log.exception("a bug in the judge: please report it; the plan stays as it is")
+                continue
+            if controller.verdict is not None:
+                self._metrics.set_evidence(controller.verdict.metrics)
+            if plan is not None:
+                self._tell(plan)
+
+    def _tell(self, plan: Plan) -> None:
+        log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
+        self._metrics.events.labels(event=plan.phase.value).inc()
+
+    async def _clean(self, sweep_s: float, retention: Retention) -> None:
+        while True:
+            await asyncio.sleep(sweep_s)
+            try:
+                await asyncio.to_thread(self._ledger.sweep)
+                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives.
+                if latest := self._ledger.latest_at:
+                    await asyncio.to_thread(self._store.prune, retention, now=min(latest, self._clock.now()))
+            except StoreError as error:
+                self._metrics.store_errors.labels(call="housekeeping").inc()
+                log.warning("housekeeping is put off", error=str(error))
