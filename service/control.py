@@ -191,6 +191,15 @@ class Control:
         counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
         return {"revision": self.plan.revision, "counters": dict(counters), "bands": kept["history"] if kept else []}
 
+    async def audit(self) -> dict[str, Any]:
+        """The body of `GET /rollout/audit`."""
+        kept = await asyncio.to_thread(self._store.load_state, SHOWN)
+        share = self.policy.labels.audit
+        return {
+            "share": None if share is None else share * 100 / SHARE_ONE, "wait_s": self.policy.labels.wait,
+            "wanted": kept["wanted"] if kept else [],
+        }  # fmt: skip
+
     async def events(self, after: int, limit: int) -> dict[str, Any]:
         """The body of `GET /rollout/events`."""
         found = await asyncio.to_thread(lambda: self._store.events(after=after, limit=limit))

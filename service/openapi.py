@@ -171,6 +171,12 @@ def _history_paths() -> dict[str, Any]:
             "operationId": "evidence", "summary": "The counters behind the figures, and the bands over time", "security": _SECURE,
             "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
         }},
+        "/rollout/audit": {"get": {
+            "operationId": "audit", "summary": "The predictions whose label an audit waits for", "security": _SECURE,
+            "description": "With `labels.audit` in the rollout file quality is judged by a sample that chance drew. Each of "
+                           "these must get its label within the wait; one that does not counts as the worst that it could be.",
+            "responses": {"200": _json("the sample that waits", "Audit")} | _problems(Unauthorized, Forbidden, NotReady),
+        }},
         "/rollout/drift": {"get": {
             "operationId": "drift", "summary": "The last day of requests beside each model's training data", "security": _SECURE,
             "description": "Per feature: distance, missing values, values that training never saw, each beside its line; the "
@@ -246,7 +252,10 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             "model": string, "phase": {**string, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
             "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
-            "variants": {"type": "object"}, "labels": {"type": "object"}, "shadow": {"type": "object"},
+            "variants": {"type": "object"}, "labels": {"type": "object"},
+            "progress": {"type": "object", "nullable": True, "description": "labels, what the present step has seen, doubts "
+                         "about the split, and label coverage where only one of the models says the positive class"},
+            "shadow": {"type": "object"},
             "comparison": _comparison(), "fallbacks": {"type": "object"}, "drift": {"type": "object"},
             "allowed": {"type": "array", "items": string}, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
@@ -273,6 +282,9 @@ def _looked_at() -> dict[str, Any]:
         "Access": _object({"name": string, "role": {**string, "enum": ["viewer", "operator"]}, "tokens": {"type": "boolean"}},
                           ["name", "role", "tokens"]),
         "Events": _object({"events": {"type": "array", "items": {"type": "object"}}}, ["events"]),
+        "Audit": {"type": "object", "properties": {
+            "share": {"type": "number", "nullable": True, "description": "percent; null where there is no audit"}, "wait_s": number,
+            "wanted": {"type": "array", "items": {"type": "string"}, "description": "prediction ids, 1,000 at most"}}},
         "Evidence": {"type": "object", "properties": {
             "revision": whole, "counters": {"type": "object", "additionalProperties": number},
             "bands": {"type": "array", "items": {"type": "object"}, "description": "each metric over time: the estimate, its band, "

@@ -71,6 +71,7 @@ class Rest:
             "/rollout/policy": {"GET": self.policy},
             "/rollout/access": {"GET": self.access},
             "/rollout/drift": {"GET": self.drift},
+            "/rollout/audit": {"GET": self.audit},
             "/rollout/verdict": {"GET": self.verdict},
             "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
@@ -114,6 +115,11 @@ class Rest:
         """`GET /rollout/evidence`."""
         self._viewer(scope)
         await answer(send, 200, encode(await self.worker.control.evidence()))
+
+    async def audit(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/audit`: the predictions whose label an audit of missing labels waits for, the oldest first."""
+        self._viewer(scope)
+        await answer(send, 200, encode(await self.worker.control.audit()))
 
     async def policy(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/policy`."""

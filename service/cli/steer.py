@@ -2,14 +2,14 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.common import Json, Reason, Revision, Token, Url, app, out, said
+from service.cli.common import Json, Reason, Revision, Token, Url, app, err, out, said
 from service.cli.compared import told
 from service.client import DEFAULT_URL, Client
 
@@ -40,6 +40,8 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
         out.print(f"The verdict is to {_VERBS[verdict['answer']]}: {verdict['reason']}.", markup=False)
         for metric in state["metrics"]:
             out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
+        for line in _coverage(state.get("progress") or {}):
+            out.print(f"{line}.", markup=False)
         for alarm in state["drift"]["alarms"]:
             out.print(f"Drift since {_day(alarm['since'])}: {alarm['reason']}.", markup=False)
         if budget := verdict.get("error_budget"):
@@ -47,6 +49,32 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
                 f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of any wrong advance "
                 f"below {budget['advance']:.2%}, however often one looks."
             )
+
+
+def _coverage(progress: Mapping[str, Any]) -> Iterator[str]:
+    """Whether labels come alike on both sides of a disagreement, and what is wrong with the split."""
+    for side, name in (("only_candidate", "candidate"), ("only_primary", "primary")):
+        if pairs := progress.get(side):
+            share = progress[f"{side}_labelled"] / pairs
+            yield f"Of {pairs:,} pairs where only the {name} says the positive class, {share:.1%} have their label"
+    for doubt in progress.get("doubts", ()):
+        yield f"What was served is no evidence: {doubt}"
+
+
+@app.command()
+def audit(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -> None:
+    """List the predictions whose label an audit waits for, one a line: `labels.audit` in the rollout file draws them."""
+    with said(), Client(url, token) as client:
+        found = client.get("/rollout/audit")
+        if as_json:
+            print(json.dumps(found, indent=1))
+        elif found["share"] is None:
+            err.print("there is no audit: `labels: {audit: 10}` in the rollout file draws a tenth of the predictions")
+        else:
+            for name in found["wanted"]:
+                print(name)
+            hours = found["wait_s"] / 3600
+            err.print(f"{len(found['wanted']):,} wait, the oldest first; each within {hours:g} hours of its prediction")
 
 
 @app.command()

@@ -239,8 +239,9 @@ class Evidence:
         harm, peak = goal.harm_peak(tail.best)
         if harm > max(log_e, 0.0):
             whole = _extended(goal.whole, tail.best[:peak])  # what speaks for a rollback is what is shown then
-        low, high = whole.band(alpha)
-        mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
+        # An audit's values weigh more than 1 each; what they estimate is a difference of losses all the same.
+        low, high, mean = (max(-1.0, min(1.0, x)) for x in (*whole.band(alpha), whole.mean if whole.n else 0.0))
+        variance = whole.variance if whole.n else 0.0
         return Reading(
             quality.loss,
             mean,

@@ -66,6 +66,16 @@ def refused(*arguments: Any, **env: str) -> str:
     return result.stderr
 
 
+def test_an_audit_lists_what_waits_for_its_label_one_a_line_and_says_how_to_have_one() -> None:
+    """The ids go to standard output, for a pipe; what is said of them goes beside it."""
+    found = {"share": 10.0, "wait_s": 7200.0, "wanted": ["a-1", "b-2"]}
+    with serving(GET_rollout_audit=(200, found)) as stub:
+        assert done("audit", "--url", stub.url).splitlines()[:2] == ["a-1", "b-2"]
+        assert json.loads(done("audit", "--json", "--url", stub.url)) == found
+        stub.answers["GET /rollout/audit"] = (200, found | {"share": None})
+        assert not done("audit", "--url", stub.url)
+
+
 def test_with_no_arguments_it_shows_what_there_is() -> None:
     """Every command with what it does."""
     result = understudy()
