@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from service.store.sql import SqlStore
-from tests.unit.rollout.killed import Spot, control
+from tests.acceptance.killed import Spot, control
 from tests.unit.rollout.test_controller import RAMP, moves
 from tests.unit.rollout.world import World
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.unit.rollout.killed"])
+FORKS.set_forkserver_preload(["tests.acceptance.killed"])
 WRITES = ("lead", "save_state", "save_plan")
 READS = ("load_plan", "load_state", "outcomes")
 STORIES = {"good": ((640, "same"), (640, "same"), (5, "same")), "broken": ((60, "worse"), (5, "worse"))}
