@@ -86,8 +86,8 @@ clean: ## remove what the other targets made, the store included
 		models/flight_poc models/flight_candidate models/flight_broken models/cache
 
 .PHONY: docs
-docs: $(VENV)/.ready ## write docs/reference.md from the code
-	@$(PY) docs/generate.py && $(PY) docs/state_machine.py
+docs: $(VENV)/.ready ## write what is written from the code: docs/reference.md, k8s/monitoring, the state machine
+	@$(PY) docs/generate.py && $(VENV)/bin/understudy monitoring -o k8s/monitoring >/dev/null && $(PY) docs/state_machine.py
 
 STORY ?= july
 .PHONY: demo

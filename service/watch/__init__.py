@@ -1,8 +1,8 @@
-"""Drift, around the pure `service.drift`: every worker counts, whoever leads looks. Off the request path.
+"""Drift, around the pure `service.drift`: whoever writes records counts, whoever leads looks. Off the request path.
 
 A `Gatherer` sits where batches of exchanges become records: it adds a batch to the counts of its hour and writes what has changed
-to the store every `drift_interval_s`. A crash loses the counts of that long: they are no evidence. The `Lookout` of the worker
-that leads adds all workers' counts up, looks at each hour once it is over, and keeps alarms and figures in the store, together
+to the store every `drift_interval_s`. A crash loses the counts of that long: they are no evidence. The `Lookout` of the process
+that leads adds everybody's counts up, looks at each hour once it is over, and keeps alarms and figures in the store, together
 with the events that it tells: so an alarm is told once, whoever dies.
 """
 
@@ -60,7 +60,7 @@ class Watch:
         """The body of `GET /rollout/drift`: what whoever leads has kept. Blocks."""
         notes = ["estimates are what the models' own probabilities say: no evidence, and nothing is decided by them"]
         if not self.layout.watched:
-            notes = ["no card has a reference profile: there is nothing to hold requests against"]
+            notes = ["no card has a reference profile: `understudy profile` makes one from training data"]
         state = self._store.load_state(STATE) or {"window": None, "alarms": [], "readings": [], "estimates": {}}
         return {
             "window": state["window"], "alarms": state["alarms"], "features": state["readings"],

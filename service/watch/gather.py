@@ -55,8 +55,7 @@ class Gatherer:
         self._layout, self._store, self._metrics, self._clock = layout, store, metrics, clock
         self._writer, self._slots_max = writer, settings.drift_days_max * WINDOW_SLOTS
         self._batch_max = settings.drift_batch_max_rows
-        fields = {w.feature: _field(w) for w in layout.watched if w.feature != PREDICTION}
-        self._columns = Columns(list(fields.values()), positions)
+        self._columns = columns_of(layout.watched, positions)
         self._lock = threading.Lock()
         self._waiting: list[tuple[Sequence[Rows], Sequence[Observation]]] = []
         self._waiting_rows = 0
@@ -157,7 +156,10 @@ class Gatherer:
         return 0.0 if written is None else written
 
 
-def _field(each: Watched) -> Field:
-    """How a feature is read from requests: numbers in float32, and whatever is missing is allowed to be."""
-    dtype = "float32" if isinstance(each.profile, NumericProfile) else "string"
-    return Field(each.feature, dtype, nullable=True, required=False)
+def columns_of(watched: Sequence[Watched], positions: Mapping[str, int]) -> Columns:
+    """Reads the watched features from rows: numbers in float32, and whatever is missing is allowed to be."""
+    kinds = {w.feature: isinstance(w.profile, NumericProfile) for w in watched if w.feature != PREDICTION}
+    fields = [
+        Field(name, "float32" if number else "string", nullable=True, required=False) for name, number in kinds.items()
+    ]
+    return Columns(fields, positions)

@@ -40,6 +40,7 @@ def test_july_is_alarmed_within_two_days_of_flights_and_a_restart_knows_it(tmp_p
         service.stop()
     again = start(tmp_path / "state")
     try:
-        assert again.rollout()["drift"]["alarms"] == alarms
+        kept = {(a["variant"], a["feature"], a["since"]) for a in again.rollout()["drift"]["alarms"]}
+        assert kept >= {(a["variant"], a["feature"], a["since"]) for a in alarms}
     finally:
         again.stop()

@@ -608,3 +608,34 @@ def test_a_replay_after_which_the_figures_differ_fails(monkeypatch: pytest.Monke
 
     assert result.exit_code == 1
     assert "shadow/sent: the store says 2, /metrics says 0" in result.stdout
+
+
+def test_drift_shows_the_features_nearest_to_their_line() -> None:
+    """Beside it, with what rings since when; all of them when asked."""
+    features = [
+        {"variant": "primary", "feature": f"f{i}", "psi": i / 4, "line": 1.0, "missing": 0.25, "outside": 0.5, "since": None}
+        for i in range(8)
+    ]  # fmt: skip
+    features[7]["since"] = 1_372_770_000.0
+    window = {"rows": 1234, "from": 1_372_683_600, "to": 1_372_770_000, "not_whole": None}
+    alarms = [{"variant": "primary", "feature": "f7", "since": 1_372_770_000.0, "reason": "[f7] is unlike training"}]
+    body = {"window": window, "features": features, "alarms": alarms, "notes": ["a note"],
+            "estimates": {"primary": {"rows": 1234, "accuracy": 0.75, "brier": 0.125}}}  # fmt: skip
+    with serving(GET_rollout_drift=(200, body)) as stub:
+        few = done("drift", "--url", stub.url, COLUMNS="160")
+        every = done("drift", "--all", "--url", stub.url, COLUMNS="160")
+        assert json.loads(done("drift", "--json", "--url", stub.url)) == body
+        stub.answers["GET /rollout/drift"] = (200, body | {"window": None, "features": []})
+        nothing = done("drift", "--url", stub.url)
+
+    for words in (
+        "1,234 rows, 2013-07-01 13:00 to 2013-07-02 13:00 UTC",
+        "accuracy 0.7500",
+        "[f7] is unlike training",
+        "a note",
+    ):
+        assert words in few
+    assert re.search(r"f7 +1\.75 +1\.00 +█{20} +25\.0% +50\.0% +2013-07-02 13:00", few)
+    assert "f2" not in few
+    assert "f2" in every
+    assert "nothing has been looked at yet" in nothing

@@ -1,0 +1,257 @@
+"""Models on a sample, beside the goals: the proof of concept against its own target, the candidate against the proof of concept."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service import losses
+from service.domain import Answer, Status
+from service.drift.sketch import expected
+from service.engine.catalog import Card
+from service.evaluate.data import Sample
+from service.evaluate.figures import Bin, Interval, Numbers, auc, blocks_of, calibration_error, interval, reliability
+from service.rollout.goals import Quality
+
+SEGMENT_MIN_ROWS = 100
+"""Smaller segments are left out: a mean over fewer says more about luck."""
+CONFIDENCE = 0.95
+
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class Judged:
+    """One model on the sample.
+
+    Attributes:
+        answers: one a row.
+        losses: by name, one a row, NaN where there is no label or no answer.
+    """
+
+    name: str
+    card: Card
+    answers: list[Answer]
+    losses: dict[str, Numbers]
+
+    @property
+    def failed(self) -> int:
+        """Rows without an answer."""
+        return sum(answer.status is not Status.OK for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A month, a segment, or everything: each model's loss, and the second model's difference from the first."""
+
+    name: str
+    rows: int
+    loss: list[Interval]
+    accuracy: list[Interval]
+    expected_accuracy: list[float | None]
+    expected_loss: list[float | None]
+    difference: Interval | None
+    base_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question that the goals ask: yes, no, or not certain, and why."""
+
+    question: str
+    answer: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """What came of it; `as_dict` is what `--json` prints."""
+
+    source: str
+    loss: str
+    models: list[dict[str, Any]]
+    rows: int
+    labelled: int
+    method: str
+    everything: Part
+    months: list[Part]
+    segments: dict[str, list[Part]]
+    calibration: list[list[Bin]]
+    calibration_errors: list[float | None]
+    auc: list[float | None]
+    answers: list[Answered] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    drift: list[str] = field(default_factory=list)
+    skew: list[str] = field(default_factory=list)
+    skew_checked: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able form."""
+        return asdict(self)
+
+
+def judged(name: str, card: Card, answers: list[Answer], labels: Sequence[Any]) -> Judged:
+    """A model's losses by row."""
+    found: dict[str, Numbers] = {}
+    for i, (answer, label) in enumerate(zip(answers, labels, strict=True)):
+        if label is None:
+            continue
+        for loss, value in losses.losses(answer, label, card.classes, card.positive).items():
+            if loss not in found:
+                found[loss] = np.full(len(answers), np.nan)
+            found[loss][i] = value
+    return Judged(name, card, answers, found)
+
+
+def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> Evaluation:
+    """All figures.
+
+    Args:
+        models: the first is the one that is there, the second is held against it; more are shown beside them.
+        goal: what the rollout file says of quality; without one Brier loss, or absolute error for a regression.
+    """
+    loss: str = goal.loss if goal else "absolute_error" if "absolute_error" in models[0].losses else "brier"
+    if any(loss not in model.losses for model in models):
+        loss = next(iter(models[0].losses))
+    view = _View(sample, models, loss)
+    every = np.arange(len(sample.rows))
+    months = {} if sample.months is None else _by(sample.months)
+    segments = {name: _by(values) for name, values in sample.segments.items()}
+    tested = sum(len(rows) >= SEGMENT_MIN_ROWS for parts in segments.values() for rows in parts.values())
+    # All segments' intervals together hold with the confidence of one (Bonferroni).
+    widened = 1 - (1 - CONFIDENCE) / max(tested, 1)
+    found = Evaluation(
+        sample.source, loss,
+        [{"name": m.name, "version": m.card.version, "digest": m.card.digest, "failed": m.failed} for m in models],
+        len(sample.rows), sum(label is not None for label in sample.labels), _method(sample, tested),
+        view.part("everything", every),
+        [view.part(name, rows) for name, rows in months.items()],
+        {name: [view.part(value, rows, widened) for value, rows in sorted(parts.items(), key=lambda i: -len(i[1]))
+                if len(rows) >= SEGMENT_MIN_ROWS] for name, parts in segments.items()},
+        *view.calibration(),
+    )  # fmt: skip
+    found.answers = list(_answers(found, models, goal))
+    return found
+
+
+class _View:
+    """The sample as arrays, cut into parts."""
+
+    def __init__(self, sample: Sample, models: Sequence[Judged], loss: str) -> None:
+        self._models, self._loss = models, loss
+        self._blocks = blocks_of(sample.at, len(sample.rows))
+        positive = models[0].card.positive
+        labels = sample.labels
+        self._positive = (
+            None if positive is None else np.array([np.nan if x is None else float(x == positive) for x in labels])
+        )
+        self._labelled = np.array([label is not None for label in labels])
+        self._expected = [_expected(model.answers) for model in models]
+
+    def part(self, name: str, rows: npt.NDArray[np.intp], confidence: float = CONFIDENCE) -> Part:
+        blocks = self._blocks[rows]
+        by_model = [model.losses[self._loss][rows] for model in self._models]
+        right = [1 - model.losses["zero_one"][rows] for model in self._models if "zero_one" in model.losses]
+        known = rows[self._labelled[rows]]
+        base = None if self._positive is None or not known.size else float(self._positive[known].mean())
+        difference = interval(by_model[1] - by_model[0], blocks, confidence) if len(by_model) > 1 else None
+        means = [_means(each, known) for each in self._expected]
+        return Part(
+            name, rows.size, [interval(each, blocks, confidence) for each in by_model],
+            [interval(each, blocks, confidence) for each in right],
+            [each[0] for each in means], [each[1] if self._loss == "brier" else None for each in means],
+            difference, base,
+        )  # fmt: skip
+
+    def calibration(self) -> tuple[list[list[Bin]], list[float | None], list[float | None]]:
+        tables: list[list[Bin]] = []
+        errors: list[float | None] = []
+        ranks: list[float | None] = []
+        for model in self._models:
+            said, happened, score = self._said(model)
+            table = reliability(said, happened) if said.size else []
+            tables.append(table)
+            errors.append(calibration_error(table) if table else None)
+            ranks.append(auc(said, happened > 0) if score and said.size else None)
+        return tables, errors, ranks
+
+    def _said(self, model: Judged) -> tuple[Numbers, Numbers, bool]:
+        """What a classifier said and what happened: P(positive) of two classes, P(its own answer) of several."""
+        wrong = model.losses.get("zero_one")
+        rows = [i for i in np.flatnonzero(self._labelled) if model.answers[i].status is Status.OK]
+        answers = [model.answers[i] for i in rows]
+        if answers and answers[0].label is not None and answers[0].score is not None and self._positive is not None:
+            return np.array([a.score for a in answers], dtype=np.float64), self._positive[rows], True
+        if answers and answers[0].probabilities is not None and wrong is not None:
+            return np.array([max(a.probabilities or [0.0]) for a in answers]), 1 - wrong[rows], False
+        return np.array([]), np.array([]), False
+
+
+def _expected(answers: Sequence[Answer]) -> Numbers:
+    """What each answer expects of itself, NaN where it says nothing: shape [rows, 2]."""
+    nothing = (np.nan, np.nan)
+    said = [(expected(answer) or nothing) if answer.status is Status.OK else nothing for answer in answers]
+    return np.array(said, dtype=np.float64).reshape(-1, 2)
+
+
+def _means(expectations: Numbers, rows: npt.NDArray[np.intp]) -> tuple[float | None, float | None]:
+    chosen = expectations[rows]
+    chosen = chosen[~np.isnan(chosen[:, 0])]
+    return (float(chosen[:, 0].mean()), float(chosen[:, 1].mean())) if chosen.size else (None, None)
+
+
+def _by(values: Sequence[str]) -> dict[str, npt.NDArray[np.intp]]:
+    names, inverse = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)
+    return {str(name): np.flatnonzero(inverse == i) for i, name in enumerate(names)}
+
+
+def _method(sample: Sample, segments: int) -> str:
+    said = (
+        f"intervals of {CONFIDENCE:.0%}: rows taken as independent, since they have no times"
+        if sample.at is None
+        else f"intervals of {CONFIDENCE:.0%}: day-block bootstrap, since rows of one day are not independent"
+    )
+    return said + (f"; over segments all {segments} together (Bonferroni)" if segments > 1 else "")
+
+
+def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) -> list[Answered]:
+    """The goals' questions of quality, answered with the intervals."""
+    if goal is None:
+        return []
+    answers = []
+    for i, model in enumerate(models):
+        if goal.poc_target is not None:
+            asked = f"does {model.name} reach the target that the proof of concept was set ({goal.loss} {goal.poc_target:g})?"
+            answers.append(
+                _below(asked, found.everything.loss[i], goal.poc_target, goal.loss, found.months, i, goal.poc_target)
+            )
+    if found.everything.difference is not None:
+        first, second = models[0].name, models[1].name
+        difference = found.everything.difference
+        # The margin is of the loss as the judge bounds it: log-loss and errors divided by `clip`.
+        scale = 1.0 if goal.loss in {"brier", "zero_one"} else goal.clip
+        asked = f"is {second} at most {goal.margin:g} worse than {first}?"
+        answers.append(
+            _below(asked, difference, goal.margin * scale, f"difference of {goal.loss}", found.months, None, 0.0)
+        )
+    return answers
+
+
+def _below(
+    question: str, found: Interval, line: float, what: str, months: Sequence[Part], model: int | None, per_month: float
+) -> Answered:
+    sign = "+" if model is None else ""
+    if found.low is None or found.high is None:
+        answer, between = "not certain", "too few days to say how certain"
+    else:
+        answer = "yes" if found.high <= line else "no" if found.low > line else "not certain"
+        between = f"between {found.low:{sign}.4f} and {found.high:{sign}.4f}"
+    means = [(part.name, part.difference if model is None else part.loss[model]) for part in months]
+    inside = [name for name, each in means if each is not None and each.mean <= per_month]
+    told = ""
+    if len(months) > 1:
+        verb = "better" if model is None else "within it"
+        told = f"; {verb} in {len(inside)} of {len(months)} months" + (f" ({', '.join(inside)})" if inside else "")
+    return Answered(question, answer, f"{what} {found.mean:{sign}.4f}, {between}{told}")
