@@ -232,8 +232,9 @@ class Spooled:
             line, end = found
             rows = self._bring(line)
             if rows is None:
-                if self._closed.wait(RETRY_S):
+                if self._closed.is_set():
                     return
+                self._closed.wait(RETRY_S)
                 continue
             with self._lock:
                 if self._file is not None:

@@ -1,7 +1,7 @@
 """Three replicas, one PostgreSQL, one candidate, a balancer: they agree, one leads, and parts may go away under load.
 
-The parts are in `loadtests.replicas`, which measures the same at full size. The tests share one cluster, in this order; each
-leaves it as it was.
+The parts are in `loadtests.cluster`; `loadtests.replicas` measures the same at full size. The tests share one cluster, in this
+order; each leaves it as it was.
 """
 
 import subprocess
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from loadtests.replicas import ROOT, Cluster, missing, rolling_restart
+from loadtests.cluster import ROOT, Cluster, missing
+from loadtests.replicas import rolling_restart
 from service.domain import Variant
 from service.route import variant
 from service.store.records import read_from

@@ -186,12 +186,12 @@ class Away(MemoryStore):
     refusals = 0
 
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None, *, batch: Any = None
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         if self.refusals:
             self.refusals -= 1
             raise StoreError("away")
-        return super().add_observations(observations, counts, batch=batch)
+        return super().add_observations(observations, counts)
 
 
 def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, Ledger, Any]:
