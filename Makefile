@@ -17,7 +17,8 @@ pins: ## write requirements/*.txt anew from pyproject.toml (exact versions and h
 	@out=$$PWD/requirements && mkdir -p $$out && $(PINS) && \
 	uv export --quiet --frozen --no-emit-project --no-dev --extra postgres --no-header > $$out/runtime.txt && \
 	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --extra postgres --no-header > $$out/dev.txt && \
-	rm -rf $$tmp && ! grep -n '://' $$out/runtime.txt $$out/dev.txt
+	echo 'checkov>=3.3,<4' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 - -o $$out/policy.txt && \
+	rm -rf $$tmp && ! grep -n '://' $$out/*.txt
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	@echo "Setting up $(VENV) (once; about a minute)"
@@ -77,12 +78,21 @@ bench-v2: $(VENV)/.ready ## a thousand rows of raw tensors beside a bare server 
 	@$(PY) -m loadtests.bench_v2
 
 .PHONY: manifests
-manifests: $(VENV)/.ready ## render k8s/ and validate it strictly against Kubernetes 1.29 to 1.34
+manifests: $(VENV)/.ready .venv-policy/.ready ## render k8s/, validate it strictly against Kubernetes 1.29 to 1.34, scan its policies
+	@$(PY) k8s/render.py
 	@$(PY) -m pytest tests/unit/test_k8s.py
+	@.venv-policy/bin/checkov --directory k8s/rendered --framework kubernetes --compact --quiet --skip-download
+
+# In an environment of its own: the scanner wants other versions of what the service uses.
+.venv-policy/.ready: requirements/policy.txt
+	@echo "Setting up .venv-policy (once; half a minute)"
+	@test -x .venv-policy/bin/python || python3 -m venv .venv-policy
+	@.venv-policy/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/policy.txt
+	@touch $@
 
 .PHONY: clean
 clean: ## remove what the other targets made, the store included
-	rm -rf $(VENV) .understudy .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	rm -rf $(VENV) .venv-policy .understudy .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
 		models/flight_poc models/flight_candidate models/flight_broken models/cache
 
 .PHONY: docs

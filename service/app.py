@@ -6,7 +6,9 @@ A BentoML service class may give its own ASGI application; ours puts a front doo
 import asyncio
 import gc
 import os
+import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import bentoml
@@ -36,6 +38,8 @@ RECORDS_NICENESS = 5
 """Where there are fewer cores than processes, answers go before records; what waits too long is dropped and counted."""
 BATCH_MAX_BYTES = 2**30
 """A batch is bounded where it is made: `flush_max_rows`, and `rows_max` for one request."""
+OUTLIVES_S = 3.0
+"""How much longer than the processes that answer, when they drain, those live that they ask."""
 
 
 class CandidateDoor:
@@ -54,9 +58,10 @@ class CandidateDoor:
             self._why = error.detail
             log.error("the candidate does not load", reason=error.detail)  # noqa: TRY400 - the reason says it all
 
-    def routes(self) -> Routes:
+    def routes(self, draining: Callable[[], bool]) -> Routes:
         """Path → method → handler."""
-        return {"/infer": {"POST": self.infer}, "/probe": {"POST": self.probe}}
+        self._draining = draining
+        return {"/infer": {"POST": self.infer}, "/probe": {"POST": self.probe}, "/readyz": {"GET": self.ready}}
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the model on packed columns."""
@@ -78,6 +83,13 @@ class CandidateDoor:
         await read_body(scope, receive, max_bytes=1024, timeout_s=settings.body_timeout_s)
         self._ready()
         await answer(send, 200, b"{}")
+
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Say whether new connections should come here: asked where the candidate is served alone."""
+        self._ready()
+        if self._draining():
+            raise NotReady("it is being stopped")
+        await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
     def _ready(self) -> OnnxEngine:
         if self._engine is None:
@@ -116,6 +128,26 @@ class FrontDoorService(Service[Any]):
         return self.door
 
 
+def drain_first(door: FrontDoor, *, then_s: float = 0.0, begun: Callable[[], None] = lambda: None) -> None:
+    """On SIGTERM go on answering for `drain_s`, and for `then_s` more, before the server stops as it does.
+
+    Whoever sends requests has time to hear that this process is not ready any more.
+    """
+    if not settings.drain_s:
+        return
+    loop = asyncio.get_running_loop()
+    stop: Any = signal.getsignal(signal.SIGTERM)
+
+    def drain() -> None:
+        if not door.draining:
+            log.info("draining", seconds=settings.drain_s)
+            door.drain()
+            begun()
+            loop.call_later(settings.drain_s + then_s, stop, signal.SIGTERM, None)
+
+    loop.add_signal_handler(signal.SIGTERM, drain)
+
+
 @bentoml.service(
     service_class=FrontDoorService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
 )
@@ -123,14 +155,21 @@ class Candidate:
     """Runs the model on trial, in a process of its own, so that it can crash, hang or leak by itself."""
 
     @bentoml.on_startup
-    def load(self) -> None:
+    async def load(self) -> None:
         """Load and warm the model before the socket is listened to."""
         door = CandidateDoor()
         door.load()
         service: Any = Candidate
-        service.door.open(door.routes())
+        service.door.open(door.routes(lambda: service.door.draining))
+        drain_first(service.door, then_s=OUTLIVES_S)
         gc.collect()
         gc.freeze()
+
+
+def where_the_candidate_is() -> str | None:
+    """Its URL: beside this service, on a Unix socket, or where it was started apart."""
+    candidate: Any = Candidate
+    return None if policy.candidate is None else settings.candidate_url or candidate.url
 
 
 @bentoml.service(
@@ -140,14 +179,14 @@ class Records:
     """Writes what was answered to the store and the metrics, and judges the rollout, beside the processes that answer."""
 
     @bentoml.on_startup
-    def start(self) -> None:
+    async def start(self) -> None:
         """Open the store before the socket is listened to."""
         os.nice(RECORDS_NICENESS)
-        candidate: Any = Candidate
-        self._records = wiring.Records(settings, candidate_url=candidate.url if policy.candidate is not None else None)
+        self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
         self._records.start()
         service: Any = Records
         service.door.open(RecordsDoor(self._records).routes())
+        drain_first(service.door, then_s=OUTLIVES_S)
         gc.collect()
         gc.freeze()
 
@@ -167,7 +206,7 @@ class Records:
 class Understudy:
     """Serves the proof of concept over REST, rehearses and canaries its successor, and records the evidence."""
 
-    if policy.candidate is not None:
+    if policy.candidate is not None and not settings.candidate_url:
         candidate = bentoml.depends(Candidate)
     records = bentoml.depends(Records)
 
@@ -184,11 +223,8 @@ class Understudy:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load, warm, and begin to answer."""
-        candidate: Any = Candidate
         records: Any = Records
-        self._worker = wiring.Worker(
-            settings, candidate_url=candidate.url if policy.candidate is not None else None, records_url=records.url
-        )
+        self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
         await self._worker.start()
         marks = loading.run_dir(settings) / "ready"
         marks.mkdir(parents=True, exist_ok=True)
@@ -202,12 +238,18 @@ class Understudy:
             return ready
 
         service: Any = Understudy
-        rest = Rest(self._worker, all_ready, lambda: service.openapi_spec.asdict())
+        rest = Rest(
+            self._worker, lambda: all_ready() and not service.door.draining, lambda: service.openapi_spec.asdict()
+        )
         service.door.open(rest.routes(), TELLERS)
+        drain_first(service.door, begun=self._drain)
         # A thread (labels, a poll of the plan) would otherwise keep the interpreter for 5 ms, and every request waiting.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc.collect()
         gc.freeze()  # what is here now stays: the collector need not look at it again
+
+    def _drain(self) -> None:
+        self._worker.draining = True
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from service import losses, watch
 from service.clock import Clock
 from service.compare import Summary, quantile_of
 from service.compare import figures as compared
-from service.domain import SHARE_ONE, Event, Plan, Variant
+from service.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from service.metrics import LATENCY_BUCKETS, Metrics
@@ -49,23 +49,27 @@ class Control:
         self.policy, self.cards, self.plan = policy, cards, plan
         self._store, self._metrics, self._clock = store, metrics, clock
         self._requirements = requirements
-        self._watcher: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.on_plan: Callable[[Plan], None] = lambda plan: None
         self.prepare: Callable[[Plan], Awaitable[None]] = _nothing_to_prepare
         self.primary_up: Callable[[], bool] = lambda: True
+        self._read_at = clock.perf()
+        self._stale = False
         self._follow(plan)
 
-    def start(self, poll_s: float) -> None:
-        """Begin to watch for new plans."""
+    def start(self, poll_s: float, stale_s: float) -> None:
+        """Begin to watch for new plans, and to distrust one that could not be read for `stale_s`."""
         self.on_plan(self.plan)
-        self._watcher = asyncio.get_running_loop().create_task(self._watch(poll_s))
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._watch(poll_s)), loop.create_task(self._distrust(stale_s))]
 
     async def close(self) -> None:
         """Stop watching."""
-        if self._watcher is not None:
-            self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
-                await self._watcher
+                await task
 
     async def order(
         self, order: Order, *, actor: str, reason: str, expected_revision: int | None, force: bool = False
@@ -135,6 +139,7 @@ class Control:
         saved = await asyncio.to_thread(self._store.save_plan, plan, event, expected_revision=before.revision)
         self._metrics.events.labels(event=order.value).inc()
         self._follow(saved)
+        self._trust()
 
     def _skipped(self, plan: Plan, order: Order, share: int | None, *, force: bool) -> dict[str, Any]:
         """What a forced order goes past, for the log; a person's order is the approval that a step may require.
@@ -223,13 +228,36 @@ class Control:
                 self._metrics.store_errors.labels(call="load_plan").inc()
                 log.warning("the plan could not be read; the last one stays in force", error=str(error))
                 continue
-            if plan is not None and plan.revision != self.plan.revision:
+            if plan is not None and (self._stale or plan.revision != self.plan.revision):
                 try:
                     await self.prepare(plan)
                 except ConfigurationError as error:
                     log.error("the plan cannot come into force here", reason=error.detail, revision=plan.revision)  # noqa: TRY400
                     continue
                 self._follow(plan)
+            self._trust()
+
+    async def _distrust(self, stale_s: float) -> None:
+        """Take live traffic away from a candidate on trial when nobody could stop it any more: the plan is too old.
+
+        By the clock, not by errors: a store that hangs gives none.
+        """
+        while True:
+            await asyncio.sleep(stale_s / 20)
+            age = self._clock.perf() - self._read_at
+            if age > stale_s and not self._stale:
+                log.warning("the plan is too old: no live traffic to a candidate on trial", age_s=round(age, 1))
+                self._stale = True
+                self._metrics.plan_stale.set(1)
+                self._follow(without_trial(self.plan))
+
+    def _trust(self) -> None:
+        """The plan has just been read or saved."""
+        self._read_at = self._clock.perf()
+        if self._stale:
+            self._stale = False
+            self._metrics.plan_stale.set(0)
+            log.info("the plan can be read again")
 
     async def _hear_of_plan(self, poll_s: float) -> None:
         """Return when somebody may have saved a plan: the store says so, or `poll_s` is over."""
@@ -242,6 +270,15 @@ class Control:
 
 async def _nothing_to_prepare(plan: Plan) -> None:
     """A service without a promotion to prepare for."""
+
+
+def without_trial(plan: Plan) -> Plan:
+    """The plan without live traffic to a candidate on trial. One that was promoted goes on: that decision is made.
+
+    >>> without_trial(Plan(Phase.CANARY, 500, 10_000, 7)).weight, without_trial(Plan(Phase.PROMOTED, 10_000, 0, 7)).weight
+    (0, 10000)
+    """
+    return plan if plan.phase is Phase.PROMOTED else dataclasses.replace(plan, weight=0)
 
 
 def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:

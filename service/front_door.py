@@ -79,6 +79,11 @@ class FrontDoor:
         self._patterns: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
         self._match = functools.lru_cache(PATHS_MAX)(self._search)
         self._tellers: dict[str, Teller] = {}
+        self.draining = False
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection, so that none is left when the process goes."""
+        self.draining = True
 
     def open(self, routes: Routes, tellers: Mapping[str, Teller] | None = None) -> None:
         """Begin to answer.
@@ -99,6 +104,8 @@ class FrontDoor:
         if scope["type"] != "http":
             await self._bento(scope, receive, send)
             return
+        if self.draining:
+            send = _last(send)
         path = scope["path"]
         methods = self._routes.get(path) or self._matched(scope, path)
         if methods is None:
@@ -137,6 +144,17 @@ class FrontDoor:
     async def _tell(self, send: Send, path: str, error: UnderstudyError) -> None:
         prefix = "/" + path.split("/", 2)[1] if path.startswith("/") else path
         await self._tellers.get(prefix, problem)(send, error)
+
+
+def _last(send: Send) -> Send:
+    """Answers go out as ever, and say that they are the last on their connection."""
+
+    async def closing(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        await send(message)
+
+    return closing
 
 
 class RequestPath:
@@ -213,6 +231,8 @@ class RequestPath:
             cause = Status.DOWN if away.ever_up else Status.NONE
         except (InferenceError, InvalidInput, Overloaded):
             cause = Status.FAILED
+        if self.worker.draining and cause in {Status.DOWN, Status.FAILED}:
+            cause = Status.NONE  # it is being stopped as well, which says nothing about it
         seconds = self._clock.perf() - begun
         exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
         if cause is Status.OK:
@@ -239,6 +259,7 @@ class RequestPath:
         asked_already = exchange.attempt(other).status is not Status.NONE
         if (
             rehearsal is None
+            or self.worker.draining
             or asked_already
             or exchange.mode is Mode.PINNED
             or not route.rehearses(plan, exchange.prediction_id(0))

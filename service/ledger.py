@@ -18,7 +18,7 @@ from service.inputs import Rows
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.pairs import COMPARED, Pairs
 from service.record import Bundle, Exchange, unpack
-from service.store import Batch, Store
+from service.store import Store
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Ledger:
         bundle = unpack(packed)
         if bundle.exchanges:
             try:
-                self._write(bundle.exchanges, Batch(bundle.writer, bundle.number))
+                self._write(bundle.exchanges)
             except StoreError:
                 self._metrics.store_errors.labels(call="add_observations").inc()
                 raise
@@ -96,13 +96,13 @@ class Ledger:
         """Join labels that a race kept apart from their predictions."""
         self._joined(self._store.join_pending())
 
-    def _write(self, batch: Sequence[Exchange], known_as: Batch) -> None:
+    def _write(self, batch: Sequence[Exchange]) -> None:
         observations = [
             o for exchange in batch for o in exchange.observations(self._readings, self._units_of, self._salt)
         ]
         counts, histograms = self._counts(batch)
         with self._metrics.store_flush.time():
-            outcomes = self._store.add_observations(observations, counts, batch=known_as)
+            outcomes = self._store.add_observations(observations, counts)
         # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
         for (name, variant, mode), values in histograms.items():
             if name == "request":

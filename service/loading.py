@@ -95,7 +95,7 @@ def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
 
 def thread_count(settings: Settings, policy: Policy) -> int:
     """ONNX Runtime threads per process: the CPU quota divided among the processes that run models, at least one."""
-    processes = (settings.workers or policy.workers) + (1 if policy.candidate else 0)
+    processes = (settings.workers or policy.workers) + (1 if policy.candidate and not settings.candidate_url else 0)
     return settings.threads or max(1, int(cpu_quota()) // processes)
 
 

@@ -23,13 +23,17 @@ ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One metric: its name, kind, help text and label names; `buckets` are upper edges of a histogram."""
+    """One metric: its name, kind, help text and label names; `buckets` are upper edges of a histogram.
+
+    `multiprocess` says what the workers' values of a gauge come to: the latest, or the sum or maximum of those that live.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram", "summary"]
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    multiprocess: str = "mostrecent"
 
 
 TABLE = (
@@ -70,6 +74,8 @@ TABLE = (
     Spec("understudy_expected", "gauge",
          "a day's accuracy and Brier loss as the model's own probabilities have it: label-free, weaker, never evidence",
          ("variant", "figure")),
+    Spec("understudy_plan_stale", "gauge", "1 while the plan is too old to send live traffic to a candidate on trial", (),
+         multiprocess="livemax"),
     Spec("understudy_events_total", "counter", "rollout events appended by this service", ("event",)),
     Spec("understudy_webhooks_total", "counter", "tries to send an event: delivered, failed (it is tried again), given_up",
          ("receiver", "result")),
@@ -77,6 +83,7 @@ TABLE = (
     Spec("understudy_store_flush_seconds", "histogram", "one transaction of records", (), LATENCY_BUCKETS),
     Spec("understudy_store_rows_total", "counter", "observations stored"),
     Spec("understudy_store_dropped_total", "counter", "observations given up because the store was too slow or away"),
+    Spec("understudy_store_spooled_rows", "gauge", "observations that wait on disk for the store", (), multiprocess="livesum"),
     Spec("understudy_store_errors_total", "counter", "store calls that failed", ("call",)),
 )  # fmt: skip
 
@@ -98,7 +105,7 @@ class Metrics:
         for spec in TABLE:
             extra: dict[str, Any] = {"buckets": spec.buckets} if spec.kind == "histogram" else {}
             if spec.kind == "gauge":
-                extra = {"multiprocess_mode": "mostrecent"}
+                extra = {"multiprocess_mode": spec.multiprocess}
             made[spec.name] = kinds[spec.kind](spec.name, spec.help, spec.labels, **extra, **keep)
         self._made = made
         self.requests = made["understudy_requests_total"]
@@ -126,6 +133,8 @@ class Metrics:
         self.drift_alarm = made["understudy_drift_alarm"]
         self.drift_uncounted = made["understudy_drift_uncounted_total"]
         self.expected = made["understudy_expected"]
+        self.plan_stale = made["understudy_plan_stale"]
+        self.store_spooled = made["understudy_store_spooled_rows"]
         self.events = made["understudy_events_total"]
         self.webhooks = made["understudy_webhooks_total"]
         self.webhook_waiting = made["understudy_webhook_waiting"]

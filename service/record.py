@@ -126,15 +126,12 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
     """What has gathered between two flushes.
 
     Attributes:
-        writer: whose it is; number: grows from one to the next, and stays when it comes again.
         statuses: requests that ended in an error: variant, mode, HTTP status, how many.
         problems: values that did not fit: field, kind of problem, how many.
         sizes: rows of each run of a model, by variant.
         dropped: rows given up since too many waited.
     """
 
-    writer: str
-    number: int
     exchanges: list[Exchange]
     statuses: list[tuple[str, str, str, int]] = []
     problems: list[tuple[str, str, int]] = []
@@ -197,7 +194,6 @@ class Recorder:
         self._packed: deque[tuple[int, int, bytes]] = deque()  # first id, rows, the exchange's bytes
         self._waiting_rows = 0
         self._dropped = 0
-        self._number = 0
         self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
@@ -326,11 +322,8 @@ class Recorder:
         sizes = {variant.value: list(counts) for variant, counts in self.batch_sizes.items() if counts}
         if not (ids or self._statuses or sizes or self._dropped):
             return None
-        self._number += 1
         packed = pack(
             (
-                self._prefix,
-                self._number,
                 list(map(msgspec.Raw, pieces)),
                 [(*key, count) for key, count in self._statuses.items()],
                 [(*key, count) for key, count in self._problems.items()],

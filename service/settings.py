@@ -33,6 +33,15 @@ class Settings(pydantic_settings.BaseSettings):
         None, ge=1, description="ONNX Runtime threads of a process; absent: its share of the cgroup's CPU quota"
     )
 
+    candidate_url: str = pydantic.Field(
+        "", description="where a candidate runs that was started apart, http://host:port; empty: beside this service"
+    )
+    drain_s: float = pydantic.Field(
+        0.0,
+        ge=0,
+        description="after SIGTERM: how long to go on answering, while /readyz says 503, before connections are closed",
+    )
+
     body_max_bytes: int = pydantic.Field(8 * 2**20, ge=1024, description="largest request body; more is 413")
     rows_max: int = pydantic.Field(5_000, ge=1, description="most rows in one request; more is 413")
     labels_max: int = pydantic.Field(10_000, ge=1, description="most labels in one /feedback call; more is 413")
@@ -87,8 +96,19 @@ class Settings(pydantic_settings.BaseSettings):
     store_connections_max: int = pydantic.Field(
         5, ge=2, description="connections to PostgreSQL per worker, less the one that listens for plans"
     )
+    spool_after_ms: float = pydantic.Field(
+        1_000, gt=0, description="records that the store has not taken by then wait on disk, in state_dir/spool"
+    )
+    spool_max_mib: int = pydantic.Field(
+        1_024, ge=1, description="how much may wait on disk, per process; beyond it records wait in memory"
+    )
     plan_poll_ms: float = pydantic.Field(
         250, gt=0, description="how often a worker looks for a new plan, should nobody tell it (PostgreSQL does)"
+    )
+    plan_stale_s: float = pydantic.Field(
+        20.0,
+        gt=0,
+        description="a worker that could not read the plan for so long sends no live traffic to a candidate on trial",
     )
     tick_ms: float = pydantic.Field(500, gt=0, description="how often the evidence is folded and judged")
     lease_s: float = pydantic.Field(

@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import os
 import secrets
+import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
@@ -37,6 +39,7 @@ from service.rollout.scoring import Model
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store import Retention, RolloutRecord, Store, records
+from service.store.spool import Spooled
 from service.store.sql import SqlStore
 from service.table import Table
 from service.upkeep import Upkeep
@@ -65,6 +68,11 @@ def open_rollout(settings: Settings, rollout: str) -> Store:
     return SqlStore(settings.resolved_store_url(), rollout, lambda outcome: {})
 
 
+def holder() -> str:
+    """What this process calls itself as a leader: who reads the lease finds it."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 class House:
     """What every process that reads the rollout file has: the models' cards, the fields, the metrics, the store, a ledger."""
 
@@ -79,11 +87,11 @@ class House:
         )  # fmt: skip
         self.metrics = Metrics()
         self.readings = {variant: Reading(card) for variant, card in self.cards.items()}
+        # Ids sort by the start of their process and then by arrival, and no two processes ever share a prefix.
+        self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.store = self._open_store()
         setup = machine.setup_of(settings, policy, self.cards, device_of(policy.device), thread_count(settings, policy))
         self.requirements = Requirements(policy, setup, self.store)
-        # Ids sort by the start of their process and then by arrival, and no two processes ever share a prefix.
-        self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.watch = Watch(
             self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, settings
         )
@@ -108,7 +116,11 @@ class House:
             connections_max=settings.store_connections_max,
         )  # fmt: skip
         store.keep_identity(identity(self.policy, self.cards))
-        return store
+        spooled = Spooled(
+            store, self.rollout, settings.state_dir / "spool", self.id_prefix, max_bytes=settings.spool_max_mib * 2**20,
+            patience_s=settings.spool_after_ms / 1000, told=self.metrics.store_spooled.set,
+        )  # fmt: skip
+        return cast("Store", spooled)
 
     def _units_of(self, rows: Rows) -> Sequence[str | None]:
         return self.decoder.values(rows, self.policy.unit)
@@ -125,13 +137,13 @@ class Records(House):
         if self.policy.candidate is not None:
             judged = {variant: Model(card.classes, card.positive) for variant, card in self.cards.items()}
             controller = Controller(
-                self.policy, judged, self.store, self.clock, self.id_prefix, lease_s=settings.lease_s,
+                self.policy, judged, self.store, self.clock, holder(), lease_s=settings.lease_s,
                 requirements=self.requirements,
             )  # fmt: skip
         urls = webhooks.read_urls(settings.webhook_urls)
         self.webhooks = webhooks.Webhooks(
             urls, webhooks.read_secrets(settings.webhook_secret_file) if urls else [], self.store, self.metrics, self.clock,
-            settings, model=self.policy.model, rollout=self.rollout, holder=self.id_prefix,
+            settings, model=self.policy.model, rollout=self.rollout, holder=holder(),
         )  # fmt: skip
         self.upkeep = Upkeep(self.store, self.metrics, self.clock, self.ledger, controller, self._candidate_answers)
 
@@ -185,6 +197,7 @@ class Worker(House):
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
         self.candidate_timeout_s = self.deadline_s * settings.candidate_timeout_share
+        self.draining = False
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
         self.primary: LocalModel | Released = self._seat(Variant.PRIMARY, engine)
@@ -206,7 +219,7 @@ class Worker(House):
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
         self.recorder.start()
-        self.control.start(self.settings.plan_poll_ms / 1000)
+        self.control.start(self.settings.plan_poll_ms / 1000, self.settings.plan_stale_s)
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""

@@ -132,6 +132,34 @@ def webhook_secret(
         print(new)
 
 
+@app.command("serve-candidate")
+def serve_candidate(
+    file: File = Path("rollout.yaml"),
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="the port to listen on")] = 3001,
+) -> None:
+    """Serve the candidate alone, for services that name it with UNDERSTUDY_CANDIDATE_URL. Open to whoever reaches the port."""
+    with said():
+        if not file.is_file():
+            raise ConfigurationError(
+                f"{file} is missing; name the rollout file of the services that ask this candidate"
+            )
+    env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"}
+    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candidate", "--host", host, "--port", str(port)]
+    os.execve(sys.executable, command, env)  # noqa: S606 - becomes the server, so that signals reach it
+
+
+@app.command()
+def migrate() -> None:
+    """Make or migrate the store's tables (UNDERSTUDY_STORE_URL), as a service does at its start; others wait meanwhile."""
+    from service.settings import read_settings  # noqa: PLC0415 - a command that needs no store should not load it
+    from service.store import migrate as migrations  # noqa: PLC0415
+
+    with said():
+        before = migrations.migrate(read_settings().resolved_store_url())
+        out.print(f"migrated; the database was at revision {before}" if before else "made the tables")
+
+
 @app.command()
 def token(
     name: Annotated[str, typer.Argument(help="who gets it: goes into the audit log")],

@@ -30,19 +30,6 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Names one call of `add_observations`, so that it can be made again by a writer that was not answered.
-
-    Attributes:
-        writer: whose batch it is; one thread of one process.
-        number: greater than that of every batch this writer has stored before.
-    """
-
-    writer: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
 class Pruned:
     """What retention took of a rollout.
 
@@ -116,17 +103,12 @@ class Store(Protocol):
         ...
 
     def add_observations(
-        self,
-        observations: Sequence[Observation],
-        counts: Mapping[str, float] | None = None,
-        *,
-        batch: Batch | None = None,
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         """Store observations and add `counts` to the counters, all or nothing. Idempotent by `prediction_id`.
 
-        The first observation of a prediction stands. `counts` are idempotent by `batch`: one that is stored already, or
-        comes after a later one of its writer, changes nothing and has no outcomes. Without a batch every call that
-        returns has added its counts. A score that is NaN comes back as None.
+        The first observation of a prediction stands. `counts` are added unless all the observations were there before: so a
+        batch whose acknowledgement was lost may come again. A score that is NaN comes back as None.
 
         Returns:
             The outcomes of labels that had been waiting for these observations, each returned once ever.

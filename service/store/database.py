@@ -116,19 +116,14 @@ class Database:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return self._upsert(table)
 
-    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[Any, ...]]], object]:
-        """A function that executes an INSERT of bound parameters once per tuple.
+    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[Any, ...]]], int]:
+        """A function that executes an INSERT of bound parameters once per tuple, and says how many rows went in.
 
-        Where the driver takes tuples they go to it as they are: SQLAlchemy's handling of one dictionary per row takes
+        SQLite's driver takes tuples, so they go to it as they are: SQLAlchemy's handling of one dictionary per row takes
         about as long as SQLite takes to store it.
         """
         compiled = statement.compile(dialect=self._reader.dialect)
-        if compiled.positional:
-            return lambda connection, rows: connection.exec_driver_sql(str(compiled), list(rows))
-        names = list(compiled.params)
-        return lambda connection, rows: connection.execute(
-            statement, [dict(zip(names, row, strict=True)) for row in rows]
-        )
+        return lambda connection, rows: connection.exec_driver_sql(str(compiled), list(rows)).rowcount
 
     def close(self) -> None:
         """Let go of the connections; afterwards everything here raises StoreError."""

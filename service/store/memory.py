@@ -10,7 +10,7 @@ from typing import Any
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Batch, Pruned, Retention, RolloutRecord, Tally, codec
+from service.store import Pruned, Retention, RolloutRecord, Tally, codec
 
 
 class MemoryStore:
@@ -34,7 +34,6 @@ class MemoryStore:
         self._labels: dict[str, tuple[LabelReport, float]] = {}
         self._conflicts: list[tuple[LabelReport, float]] = []
         self._counters: dict[str, float] = {}
-        self._batches: dict[str, int] = {}
         self._lease = ("", 0.0)
         self._states: dict[str, str] = {}
         self._identity: str | None = None
@@ -87,20 +86,16 @@ class MemoryStore:
             return self._events[max(after, 0) :][: max(limit, 0)]
 
     def add_observations(
-        self,
-        observations: Sequence[Observation],
-        counts: Mapping[str, float] | None = None,
-        *,
-        batch: Batch | None = None,
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         """See `Store.add_observations`."""
         with self._turn():
-            if batch is not None and self._batches.get(batch.writer, batch.number - 1) >= batch.number:
-                return []
             fresh: dict[str, Observation] = {}
             for each in observations:
                 if each.prediction_id not in self._seqs:
                     fresh.setdefault(each.prediction_id, codec.kept(each))
+            if observations and not fresh:
+                return []  # the batch has come before
             waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
             sums = codec.total(self._tally, waited, (counts or {}).items())
             for own, each in fresh.items():
@@ -108,8 +103,6 @@ class MemoryStore:
                 self._observations[self._stored] = each
                 self._seqs[own] = self._stored
             self._add(sums)
-            if batch is not None:
-                self._batches[batch.writer] = batch.number
             return waited
 
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:

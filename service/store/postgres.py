@@ -109,21 +109,22 @@ class Rows:
         self._rollout = rollout
         self._room_to = 0  # numbers below this have their partition
 
-    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Store them in this transaction, alone among the rollout's writers."""
+    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
         first = {escaped(row[1]): row for row in reversed(rows)}
         ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
         raw: Any = connection.connection.driver_connection
         with raw.cursor() as cursor:
             fresh = cursor.execute(_TAKE_KEYS, (self._rollout, ids)).fetchall()
             if not fresh:
-                return
+                return 0
             last = max(seq for _, seq in fresh)
             if last >= self._room_to:
                 self._room_to = partitions.make_room(connection, last)
             with cursor.copy(_COPY) as copy:
                 for own, seq in fresh:
                     copy.write_row((seq, *(escaped(v) if isinstance(v, str) else v for v in first[own])))
+        return len(fresh)
 
 
 def notify(connection: Connection, rollout: str) -> None:

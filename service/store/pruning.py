@@ -15,7 +15,7 @@ from sqlalchemy.sql.selectable import Select
 from service.store import Retention, codec, partitions
 from service.store.database import Database
 from service.store.records import note_pruned
-from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations, writers
+from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations
 
 ROWS_AT_ONCE = 500
 """How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
@@ -84,7 +84,7 @@ def _remove_rows(connection: Connection, rows: Sequence[Any]) -> Sequence[Any]:
 
 
 def _forget_reports(database: Database, oldest: float) -> None:
-    """Remove labels that waited for their observation for too long, old conflicts, and writers whose rows are gone."""
+    """Remove labels that waited for their observation for too long, and old conflicts."""
     pending = labels.c.state == literal_column(f"'{PENDING}'"), labels.c.received_at < oldest
     waiting = select(labels.c.prediction_id, labels.c.rollout).where(*pending).limit(ROWS_AT_ONCE)
     while True:
@@ -97,4 +97,3 @@ def _forget_reports(database: Database, oldest: float) -> None:
             connection.execute(delete(labels).where(*own, *pending), keys)
     with database.writing() as connection:
         connection.execute(delete(label_conflicts).where(label_conflicts.c.received_at < oldest))
-        connection.execute(delete(writers).where(writers.c.at < oldest))

@@ -211,16 +211,6 @@ leases = Table(
     Column("expires_at", Double, nullable=False),
 )
 
-# How far each writer's batches are stored: a batch that comes again, from a writer that was not answered, changes nothing.
-writers = Table(
-    "writers",
-    metadata,
-    _rollout(primary_key=True),
-    Column("writer", Text, primary_key=True),
-    Column("batch", BigInteger, nullable=False),
-    Column("at", Double, nullable=False),  # of its latest observation: it is pruned when those are
-)
-
 states = Table(
     "states",
     metadata,

@@ -14,7 +14,7 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func,
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow
-from service.store import Batch, Retention, RolloutRecord, Tally, codec, partitions, pruning, records
+from service.store import Retention, RolloutRecord, Tally, codec, partitions, pruning, records
 from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
@@ -29,7 +29,6 @@ from service.store.schema import (
     plans,
     rollouts,
     states,
-    writers,
 )
 from service.store.schema import sketches as sketches_table
 
@@ -67,6 +66,7 @@ class SqlStore:
         )
         self._insert = self._db.insert
         self._listener: Any = None
+        self._insert_rows: Callable[[Connection, Sequence[tuple[Any, ...]]], int]
         self._notify: Callable[[Connection], None] = lambda connection: None
         try:
             upgrade(self._db)
@@ -154,33 +154,18 @@ class SqlStore:
             return [codec.event_of(row) for row in rows]
 
     def add_observations(
-        self,
-        observations: Sequence[Observation],
-        counts: Mapping[str, float] | None = None,
-        *,
-        batch: Batch | None = None,
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         """See `Store.add_observations`."""
         rows = [codec.observation_row(self._key, each) for each in observations]
         with self._writing() as connection:
             outcomes: list[Outcome] = []
-            if batch is not None and not self._is_next(connection, batch, observations):
-                return []
             if rows:
-                self._insert_rows(connection, rows)
+                if not self._insert_rows(connection, rows):
+                    return []  # the batch has come before
                 outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
             self._joins.count(connection, outcomes, (counts or {}).items())
         return outcomes
-
-    def _is_next(self, connection: Connection, batch: Batch, observations: Sequence[Observation]) -> bool:
-        """Whether this batch is not stored yet; from now on, in this transaction, it is."""
-        latest = max((each.at for each in observations), default=0.0)
-        row = {"rollout": self._key, "writer": batch.writer, "batch": batch.number, "at": latest}
-        statement = self._insert(writers).values(row)
-        taken = statement.on_conflict_do_update(
-            index_elements=[writers.c.rollout, writers.c.writer], set_=row, where=writers.c.batch < batch.number
-        )
-        return connection.execute(taken.returning(writers.c.batch)).one_or_none() is not None
 
     def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
         """See `Store.add_labels`."""

@@ -12,7 +12,7 @@ import pytest
 
 from service.domain import Answer, Label, LabelReport, Mode, Outcome, Status, Variant
 from service.errors import NotAllowedNow, StoreError
-from service.store import Batch, Pruned, Retention, Store
+from service.store import Pruned, Retention, Store
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored
 
 FOREVER = Retention(max_age_s=math.inf, max_bytes=sys.maxsize)
@@ -141,27 +141,16 @@ def test_observations_are_idempotent_by_prediction_and_the_first_stands(store: S
     store.add_observations([observation("a"), observation("b"), observation("a", at=5.0)], {"seen": 3})
     store.add_observations([observation("b", at=6.0), observation("c")], {"seen": 2.5})
     assert [each for _, each, _ in store.outcomes()] == [observation("a"), observation("b"), observation("c")]
-    assert store.counters() == {"seen": 5.5}, "counts are added by every call"
+    assert store.counters() == {"seen": 5.5}, "counts are added by every call that brings something new"
 
 
-def test_a_batch_that_comes_again_changes_nothing(store: Store) -> None:
-    receipt(store, report("a"))
-    assert names(store.add_observations([observation("a")], {"seen": 1}, batch=Batch("w", 5))) == ["a"]
-    assert store.add_observations([observation("a"), observation("b")], {"seen": 1}, batch=Batch("w", 5)) == []
-    assert store.add_observations([observation("c")], {"seen": 1}, batch=Batch("w", 4)) == []
-    store.add_observations([observation("d")], {"seen": 1}, batch=Batch("v", 1))
-    store.add_observations([], {"seen": 1}, batch=Batch("w", 6))
-    assert stored(store) == ["a", "d"]
-    assert store.counters()["seen"] == 3
-
-
-def test_a_batch_that_failed_can_come_again(open_store: Callable[..., Store]) -> None:
-    store = open_store(tally=only_even)
-    receipt(store, report("a", 13))
-    with pytest.raises(Broken):
-        store.add_observations([observation("a")], {"seen": 1}, batch=Batch("w", 1))
-    store.add_observations([observation("b")], {"seen": 1}, batch=Batch("w", 1))
-    assert stored(store) == ["b"]
+def test_a_batch_that_comes_again_adds_nothing(store: Store) -> None:
+    store.add_labels([LabelReport("a", 1, 5.0)], received_at=5.0)
+    batch = [observation("a"), observation("b")]
+    assert [o.observation for o in store.add_observations(batch, {"seen": 2})] == batch[:1]
+    assert store.add_observations(batch, {"seen": 2}) == []
+    assert store.counters()["seen"] == 2
+    assert [each for _, each, _ in store.outcomes()] == batch
 
 
 def test_counts_need_no_observations(store: Store) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from loadtests.postgres import Postgres
 from service.errors import ConfigurationError, StoreError
-from service.store import Batch, Retention, partitions
+from service.store import Retention, partitions
 from service.store.migrate import MIGRATIONS, migrate
 from service.store.schema import metadata, postgres_metadata
 from service.store.sql import SqlStore
@@ -179,16 +179,16 @@ def test_a_killed_server_is_a_store_error_and_what_it_acknowledged_is_there_afte
     postgres: Postgres, postgres_url: str
 ) -> None:
     with opened(postgres_url) as store:
-        store.add_observations([observation("a")], {"seen": 1}, batch=Batch("w", 1))
+        store.add_observations([observation("a")], {"seen": 1})
         postgres.kill()
         try:
             with pytest.raises(StoreError):
-                store.add_observations([observation("b")], {"seen": 1}, batch=Batch("w", 2))
+                store.add_observations([observation("b")], {"seen": 1})
             store.await_plan(0.01)
         finally:
             postgres.start()
-        for number in (1, 2):
-            store.add_observations([observation("b")], {"seen": 1}, batch=Batch("w", number))
+        for name in "ab":
+            store.add_observations([observation(name)], {"seen": 1})
         assert stored(store) == ["a", "b"]
         assert store.counters() == {"seen": 2}
         store.await_plan(0.01)

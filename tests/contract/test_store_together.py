@@ -68,7 +68,7 @@ def test_threads_that_write_the_same_predictions_count_each_once(store: Store) -
 
     outcomes = at_once(work)
     assert Counter(names(outcomes)) == Counter(f"p{i}" for i in range(200))
-    assert store.counters() == {"flushes": 160, "joined": 200, "delay": 200 * 60, "label/1": 200}
+    assert store.counters() == {"flushes": 40, "joined": 200, "delay": 200 * 60, "label/1": 200}
     assert store.join_pending() == []
     assert len(store.outcomes()) == 200
 
@@ -103,8 +103,9 @@ def test_processes_that_write_one_file_count_each_once(url: str) -> None:
         assert [child.returncode for child in started] == [0, 0]
     assert Counter("\n".join(printed).split()) == Counter(f"p{i}" for i in range(400))
     store = SqlStore(url, "flight-1", tally)
-    counters = {"flushes/1": 40, "flushes/2": 40, "joined": 400, "delay": 400 * 60, "label/1": 400}
-    assert store.counters() == counters
+    counters = dict(store.counters())
+    assert counters.pop("flushes/1", 0) + counters.pop("flushes/2", 0) == 40, "each batch counts for who was first"
+    assert counters == {"joined": 400, "delay": 400 * 60, "label/1": 400}
     assert all(label is not None for _, _, label in store.outcomes())
     assert len(store.outcomes()) == 400
     store.close()

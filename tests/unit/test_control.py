@@ -216,12 +216,37 @@ def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
     async def main() -> None:
         one = House()
         two = House(one.store)
-        two.control.start(0.002)
+        two.control.start(0.002, 60.0)
         await one.order(25)
         await until(lambda: two.control.plan.weight == 2_500)
         assert two.control.plan == one.control.plan
         assert two.metric("understudy_rollout_weight") == 0.25
         await two.control.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(("phase", "kept"), [(Phase.CANARY, 0), (Phase.PROMOTED, SHARE_ONE)])
+def test_a_plan_that_cannot_be_read_any_more_moves_live_traffic_off_a_trial(phase: Phase, kept: int) -> None:
+    """By the clock, once; what was promoted goes on; and the same plan is in force again as soon as it can be read."""
+
+    async def main() -> None:
+        first = dataclasses.replace(FIRST, phase=phase, weight=SHARE_ONE)
+        house = House(Flaky("r", tally), first=first)
+        assert isinstance(house.store, Flaky)
+        before = house.control.plan
+        house.store.away = 10**9
+        house.control.start(0.002, 0.04)
+        await asyncio.sleep(0.05)
+        assert house.control.plan is before, "the clock stands"
+        house.clock.advance(0.05)
+        await until(lambda: house.metric("understudy_plan_stale") == 1)
+        assert (house.control.plan.weight, house.control.plan.revision) == (kept, before.revision)
+        assert house.metric("understudy_rollout_weight") == kept / SHARE_ONE
+        house.store.away = 0
+        await until(lambda: house.metric("understudy_plan_stale") == 0)
+        assert house.control.plan == before
+        await house.control.close()
 
     run(main)
 
@@ -246,7 +271,7 @@ def test_while_the_store_is_away_the_last_plan_stays_in_force() -> None:
         house, other = House(store), House(store)
         await other.order(25)
         store.away = 3
-        house.control.start(0.002)
+        house.control.start(0.002, 60.0)
         await until(lambda: store.away == 0)
         assert house.metric("understudy_store_errors_total", call="load_plan") >= 2
         await until(lambda: house.control.plan.weight == 2_500)

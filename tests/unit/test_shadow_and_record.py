@@ -186,12 +186,12 @@ class Away(MemoryStore):
     refusals = 0
 
     def add_observations(
-        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None, *, batch: Any = None
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         if self.refusals:
             self.refusals -= 1
             raise StoreError("away")
-        return super().add_observations(observations, counts, batch=batch)
+        return super().add_observations(observations, counts)
 
 
 def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, Ledger, Any]:
@@ -378,7 +378,7 @@ def test_an_exchange_travels_whole() -> None:
     made.rows = [(1, 0.5, None, "ÆØ", True), (-(2**63), float("inf"), "", "x", False)]
     made.fallback, made.rehearsal = "timeout", Variant.CANDIDATE
     made.settle(Variant.CANDIDATE, Status.INVALID, None, 0.25)
-    (back,) = unpack(pack(Bundle("w", 1, [made]))).exchanges
+    (back,) = unpack(pack(Bundle([made]))).exchanges
 
     assert (back.primary, back.candidate) == (made.primary, made.candidate)
     assert [tuple(row) for row in back.rows] == made.rows
@@ -390,7 +390,7 @@ def test_columns_travel_as_columns() -> None:
     """Rows of a binary request are not taken apart on the way."""
     made = exchange(7, 0.25, 0.75)
     made.rows = Table({"x": np.array([[0.5], [1.5]], np.float32), "s": np.array([["a"], ["ß"]], object)}, 2)
-    (back,) = unpack(pack(Bundle("w", 1, [made]))).exchanges
+    (back,) = unpack(pack(Bundle([made]))).exchanges
 
     assert back.count == 2
     assert back.rows.texts("s") == ["a", "ß"]

@@ -1,14 +1,14 @@
 """What each process counted of an hour's requests, for drift.
 
 Revision: 0006
-Follows: 0005
+Follows: 0004
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0006"
-down_revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,384 @@
+"""Several replicas behind a balancer, on one PostgreSQL and one candidate, all on loopback, and parts that can be taken away.
+
+`tests/acceptance/test_replicas.py` and `loadtests.replicas` are made of them.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+import httpx
+import psutil
+import yaml
+from aiohttp import web
+
+from loadtests.postgres import Postgres
+from models.data import replay_rows
+
+ROOT = Path(__file__).parents[1]
+START_S = 90.0
+SETTINGS = {
+    "WORKERS": "1", "LEASE_S": "2", "TICK_MS": "200", "PLAN_STALE_S": "2", "DRAIN_S": "1.5", "STORE_TIMEOUT_S": "2",
+    "SWEEP_INTERVAL_S": "1",
+}  # fmt: skip
+
+
+class Looping:
+    """Something that lives on an event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Any) -> Any:
+        """Run a coroutine there, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    def end(self) -> None:
+        """Stop what runs there, and the loop."""
+        self.call(self._cancel())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _cancel(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Link(Looping):
+    """A TCP connection through which a replica reaches its database; `cut` it, and nothing goes through, nor is it closed."""
+
+    def __init__(self, to_port: int) -> None:
+        super().__init__()
+        self._to_port = to_port
+        self._open = asyncio.Event()
+        self._open.set()
+        self._server = self.call(asyncio.start_server(self._accept, "127.0.0.1", 0))
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Stop."""
+        self._loop.call_soon_threadsafe(self._server.close)
+        self.end()
+
+    def cut(self) -> None:
+        """Let nothing through any more."""
+        self._loop.call_soon_threadsafe(self._open.clear)
+
+    def mend(self) -> None:
+        """Let everything through again, what has waited first."""
+        self._loop.call_soon_threadsafe(self._open.set)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(65536):
+                    await self._open.wait()
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.close()
+
+
+class Balancer(Looping):
+    """An HTTP balancer: round robin over who says that it is ready, asked ten times a second.
+
+    A request that could not be sent goes to the next; one that was sent is not tried again, since it is no balancer's to know
+    whether a POST may be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+        self.ready: list[str] = []
+        self._turn = itertools.count()
+        self.url = str(self.call(self._start()))
+
+    async def _start(self) -> str:
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10))
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self._checks = asyncio.create_task(self._check())
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    def close(self) -> None:
+        """Stop."""
+        self.call(self._close())
+        self.end()
+
+    async def _close(self) -> None:
+        self._checks.cancel()
+        await self._session.close()
+        await self._runner.cleanup()
+
+    async def _check(self) -> None:
+        while True:
+            urls = list(self.urls)
+            found = await asyncio.gather(*map(self._is_ready, urls))
+            self.ready = [url for url, ready in zip(urls, found, strict=True) if ready]
+            await asyncio.sleep(0.1)
+
+    async def _is_ready(self, url: str) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+            async with self._session.get(url + "/readyz", timeout=aiohttp.ClientTimeout(1)) as answer:
+                return answer.status == 200
+        return False
+
+    async def _pass_on(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in {"host", "content-length"}}
+        for _ in range(len(self.urls)):
+            if not (ready := self.ready):
+                break
+            url = ready[next(self._turn) % len(ready)]
+            try:
+                async with self._session.request(
+                    request.method, url + request.path_qs, data=body, headers=headers
+                ) as answer:
+                    content = await answer.read()
+                    return web.Response(status=answer.status, body=content, headers={"X-Replica": url})
+            except aiohttp.ClientConnectorError:
+                continue
+            except (aiohttp.ClientError, TimeoutError) as error:
+                return web.Response(status=502, text=f"{url}: {type(error).__name__}: {error}")
+        return web.Response(status=503, text="no replica is ready")
+
+
+class Process:
+    """A server that was started from the command line.
+
+    Attributes:
+        url: where it listens; log: what it prints.
+    """
+
+    def __init__(self, command: list[str], folder: Path, **settings: str) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = int(sock.getsockname()[1])
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log, self.url = folder, folder / "log", f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20)
+        env = {
+            f"UNDERSTUDY_{name}": value for name, value in {**SETTINGS, "STATE_DIR": str(folder), **settings}.items()
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", *command, "--port", str(port)],
+                cwd=ROOT, env=os.environ | env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def wait_until_ready(self) -> None:
+        """Return when `/readyz` says so.
+
+        Raises:
+            RuntimeError: with the end of its log, when it takes too long or ends.
+        """
+        until = time.monotonic() + START_S
+        while time.monotonic() < until and self.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if self.http.get("/readyz", timeout=5).status_code == 200:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"it does not get ready:\n{self.log.read_text()[-3000:]}")
+
+    def workers(self, service: str) -> list[Any]:
+        """The live processes of one BentoML service."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                line = child.cmdline()
+                if "--service-name" in line and line[line.index("--service-name") + 1] == service:
+                    found.append(child)
+        return found
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has drained."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(40)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """`kill -9` of the whole family."""
+        self.http.close()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for one in [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        self.process.wait(10)
+
+
+class Cluster:
+    """PostgreSQL, a candidate, replicas with a link to the database each, and a balancer; `with Cluster(...) as it:`."""
+
+    def __init__(self, folder: Path, replicas: int = 3, *, durable: bool = False, **settings: str) -> None:
+        self.folder, self._settings = folder, settings
+        self._numbers = itertools.count(1)
+        self.rollout = folder / "rollout.yaml"
+        data = yaml.safe_load((ROOT / "rollout.yaml").read_text(encoding="utf-8"))
+        data["steps"] = [{"shadow": 100}, {"canary": 50}, "promote"]  # no `until`: nothing moves but by evidence
+        self.rollout.write_text(yaml.safe_dump(data), encoding="utf-8")
+        self.postgres = Postgres(durable=durable)
+        self.candidate = Process(["serve-candidate", str(self.rollout)], folder / "candidate", **settings)
+        self.balancer = Balancer()
+        self.links: list[Link] = []
+        self.replicas: list[Process] = []
+        try:
+            self.candidate.wait_until_ready()
+            self.replicas = [self.start() for _ in range(replicas)]
+            for replica in self.replicas:
+                replica.wait_until_ready()
+            self.until(lambda: len(self.balancer.ready) == replicas)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop everything."""
+        for process in [*self.replicas, self.candidate]:
+            process.kill()
+        self.balancer.close()
+        for link in self.links:
+            link.close()
+        self.postgres.__exit__()
+
+    def start(self) -> Process:
+        """One more replica; the balancer knows it at once, and waits until it is ready."""
+        self.links.append(Link(self.postgres.port))
+        url = self.postgres.url(port=self.links[-1].port)
+        folder = self.folder / f"replica-{next(self._numbers)}"
+        replica = Process(
+            ["serve", str(self.rollout)], folder, STORE_URL=url, CANDIDATE_URL=self.candidate.url, **self._settings
+        )
+        self.balancer.urls.append(replica.url)
+        return replica
+
+    def order(self, path: str, replica: int = 0, **body: Any) -> dict[str, Any]:
+        """An operator's order, to one replica."""
+        answer = self.replicas[replica].http.post(f"/rollout/{path}", json=body)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def revision(self, replica: Process) -> int:
+        """The revision of the plan that a replica obeys."""
+        return int(replica.http.get("/rollout").json()["revision"])
+
+    def leader(self) -> tuple[int, str]:
+        """The process that leads, and what it calls itself."""
+        holder = self.postgres.sql("SELECT holder FROM leases")
+        return int(holder.rpartition(":")[2]), holder
+
+    def until(self, what: Callable[[], Any], timeout_s: float = 30.0) -> float:
+        """Wait until `what` is true; how many seconds that took.
+
+        Raises:
+            RuntimeError: it takes too long.
+        """
+        start = time.monotonic()
+        while time.monotonic() - start < timeout_s:
+            if what():
+                return time.monotonic() - start
+            time.sleep(0.01)
+        logs = "\n".join(f"{r.url}:\n{r.log.read_text()[-2000:]}" for r in self.replicas)
+        raise RuntimeError(f"not within {timeout_s} s\n{logs}")
+
+    @contextlib.contextmanager
+    def load(self, rate: float) -> Iterator["Load"]:
+        """Requests at a steady rate, through the balancer, while the block runs."""
+        load = Load(self.balancer.url, rate)
+        try:
+            yield load
+        finally:
+            load.close()
+
+
+class Load(Looping):
+    """An open loop of one-row flights: sent on schedule, whether or not the ones before were answered.
+
+    Attributes:
+        statuses: how many answers had which status; seen: of each answered prediction, when, its id and its variant.
+    """
+
+    def __init__(self, url: str, rate: float) -> None:
+        super().__init__()
+        self.statuses: Counter[int] = Counter()
+        self.seen: list[tuple[float, str, str]] = []
+        self.wrong: list[str] = []
+        self._rows = [flight.row for flight in replay_rows(7)[:5_000]]
+        self._stopping = False
+        self._run_task = asyncio.run_coroutine_threadsafe(self._run(url, rate), self._loop)
+
+    def close(self) -> None:
+        """Stop sending, and wait for what is under way."""
+        self._stopping = True
+        self._run_task.result(60)
+        self.end()
+
+    async def _run(self, url: str, rate: float) -> None:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
+            under_way = set()
+            begun = self._loop.time()
+            for i in itertools.count():
+                if self._stopping:
+                    break
+                await asyncio.sleep(max(0.0, begun + i / rate - self._loop.time()))
+                task = asyncio.create_task(self._send(session, url, i))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            await asyncio.gather(*under_way)
+
+    async def _send(self, session: aiohttp.ClientSession, url: str, i: int) -> None:
+        try:
+            async with session.post(url + "/predict", json={"rows": [self._rows[i % len(self._rows)]]}) as answer:
+                self.statuses[answer.status] += 1
+                if answer.status == 200:
+                    said = await answer.json(content_type=None)
+                    self.seen.append((time.monotonic(), said["predictions"][0]["prediction_id"], said["variant"]))
+                else:
+                    self.wrong.append((await answer.text())[:300])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.statuses[0] += 1
+            self.wrong.append(repr(error))
+
+
+def missing(cluster: Cluster, load: Load) -> int:
+    """How many of the answered predictions are not stored."""
+    stored = set(cluster.postgres.sql("SELECT prediction_id FROM observation_keys").split())
+    return len({own for _, own, _ in load.seen} - stored)
