@@ -57,8 +57,8 @@ class House:
         self.worker: Any = SimpleNamespace(
             policy=parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\nroute_by: tail\n"), cards=cards,
             decoder=decoder, settings=Settings(), clock=ManualClock(), body_limits={"max_bytes": 2_000, "timeout_s": 1.0},
-            tokens=Tokens(tokens), recorder=self.notes, control=SimpleNamespace(plan=plan), draining=False, next_id=7, id_prefix="p",
-            primary=primary, candidate=candidate, rehearsals={}, remote=None, deadline_s=1.0,
+            tokens=Tokens(tokens), recorder=self.notes, control=SimpleNamespace(plan=plan), draining=False, next_id=7,
+            id_prefix="p", primary=primary, candidate=candidate, rehearsals={}, remote=None, deadline_s=1.0,
         )  # fmt: skip
         self.door = FrontDoor(SimpleNamespace(routes=[]))
         protocol = ProtocolV2(self.worker, RequestPath(self.worker), lambda: None)
