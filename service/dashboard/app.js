@@ -2,6 +2,7 @@
 
 import { get, Problem, remember } from "./api.js";
 import { byId, el, say } from "./dom.js";
+import { showDrift } from "./drift.js";
 import { showEvidence } from "./evidence.js";
 import { prepareFigures, showFigures } from "./figures.js";
 import { showLog } from "./log.js";
@@ -64,11 +65,12 @@ async function look() {
   const state = await get("rollout");
   if (events.at(-1)?.revision !== state.revision || looks % SLOW_EVERY === 0) await follow();
   if (!evidence || looks % 2 === 0) evidence = await get("rollout/evidence");
+  if (state.drift && looks % SLOW_EVERY === 0) showDrift(await get("rollout/drift"));
   looks += 1;
   seen = Date.now();
-  const decision = events.findLast((event) => event.details.to === state.phase);
+  const decision = events.findLast(({ details }) => details.to === state.phase && details.from !== details.to);
   showVerdict(state, decision);
-  showNow(state.primary, state.candidate, state.weight, state.shadow_share);
+  showNow(state.primary, state.candidate, state.weight, state.shadow_share, state.phase);
   showSteps(policy.steps, state.phase, state.step);
   showOrders(state, me.role);
   showEvidence(state, evidence, policy);
@@ -107,6 +109,7 @@ byId("sign-in").querySelector("form").addEventListener("submit", (event) => {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) turn();
 });
+byId("log-drift").addEventListener("change", () => showLog(events));
 prepareFigures();
 prepareOrders(turn);
 turn();

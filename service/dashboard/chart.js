@@ -64,7 +64,9 @@ function range(points, line, floor) {
  * upwards means), `format`, `answer`, `floor` (the least value that there can be).
  */
 export function bandChart(data, width, height) {
-  const { points, line, format } = data;
+  const { line, format } = data;
+  const banded = data.points.every((point) => Number.isFinite(point.low) && Number.isFinite(point.high));
+  const points = banded ? data.points : data.points.map((point) => ({ ...point, low: point.estimate, high: point.estimate }));
   const [left, right, top, bottom] = [52, 14, 20, 34];
   const xs = runningMax(points.map((point) => Math.max(point.n, 1)));
   const [lowX, highX] = [Math.max(xs[0], 10), Math.max(xs.at(-1), 20)];
@@ -80,7 +82,7 @@ export function bandChart(data, width, height) {
   const edge = width - right;
   const spread = width < 420 ? 4 : 7;
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": data.label, class: "band" },
-    svg("rect", { class: "beyond", x: left, y: top, width: edge - left, height: Math.max(0, y(line) - top) }),
+    data.bare ? null : svg("rect", { class: "beyond", x: left, y: top, width: edge - left, height: Math.max(0, y(line) - top) }),
     ticks(lowY, highY, 4).map((tick) => [
       svg("line", { class: "gridline", x1: left, x2: edge, y1: y(tick), y2: y(tick) }),
       svg("text", { class: "tick", x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
@@ -90,15 +92,15 @@ export function bandChart(data, width, height) {
     svg("text", { class: "axis", x: edge, y: height - 4, "text-anchor": "end" }, data.across),
     svg("text", { class: "axis", x: left, y: 12 }, data.up),
     marks(points, xs, x, top, height - bottom),
-    svg("path", { class: "area", d: `${path(uppers)}${path(lowers.reverse()).replace("M", "L")}Z` }),
+    banded && svg("path", { class: "area", d: `${path(uppers)}${path(lowers.reverse()).replace("M", "L")}Z` }),
     data.zeroText && lowY < 0 && highY > 0 ? [
       svg("line", { class: "zero", x1: left, x2: edge, y1: y(0), y2: y(0) }),
       svg("text", { class: "note", x: left + 6, y: Math.min(y(0) + 14, height - bottom - 3) }, data.zeroText),
     ] : null,
-    svg("line", { class: "margin", x1: left, x2: edge, y1: y(line), y2: y(line) }),
+    data.bare ? null : svg("line", { class: "margin", x1: left, x2: edge, y1: y(line), y2: y(line) }),
     svg("text", { class: "note margin-note", x: left + 6, y: y(line) - 5 }, data.lineText),
     svg("path", { class: "estimate", d: path(place("estimate")) }),
-    svg("line", { class: "whisker", x1: lastX, x2: lastX, y1: y(points.at(-1).low), y2: y(points.at(-1).high) }),
+    banded && svg("line", { class: "whisker", x1: lastX, x2: lastX, y1: y(points.at(-1).low), y2: y(points.at(-1).high) }),
     svg("circle", { class: `end ${data.answer}`, cx: lastX, cy: lastY, r: 5.5 }),
   );
 }

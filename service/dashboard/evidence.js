@@ -17,6 +17,16 @@ function look(metric, goals) {
       title, up: "↑ candidate fails more often", across: "pairs", zeroText: "as often as the primary", floor: -1,
       lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 2),
     };
+    case "serving_errors": return {
+      title, up: "↑ more of the failures are the candidate's", across: "failures", zeroText: null, floor: 0, bare: true,
+      lineText: "", format: (value) => percent(value, 1),
+    };
+    case "latency_p50":
+    case "latency_p95":
+    case "latency_p99": return {
+      title, up: "↑ candidate slower", across: "answers of each", zeroText: null, floor: 0,
+      lineText: `allowed: ${metric.line} times`, format: (value) => number(value, 2),
+    };
     case "latency": return {
       title, up: "↑ more of its answers are slow", across: "requests", zeroText: null, floor: 0,
       lineText: `allowed: ${percent(metric.line, 0)} slower than ${goals.latency.p99_ms} ms`, format: (value) => percent(value, 1),
@@ -56,7 +66,7 @@ function card(name, wide) {
 const strength = (logE, alpha, part) =>
   (logE === null || logE === undefined ? null : Math.min(Math.max((logE - Math.log(part)) / Math.log(1 / alpha), 0), 1));
 
-function show(card_, metric, points, goals, budget, harms) {
+function show(card_, metric, points, { goals, budget, harms, promoted }) {
   const view = look(metric, goals);
   const [tone, word] = ANSWERS[metric.answer];
   say(card_.title, view.title);
@@ -65,14 +75,16 @@ function show(card_, metric, points, goals, budget, harms) {
     card_.badge.className = `badge ${met ? "good" : missed ? "bad" : "warn"}`;
     say(card_.badge, met ? "✓ met" : missed ? "✕ missed" : "… not decided");
   } else {
-    card_.badge.className = `badge ${tone}`;
-    say(card_.badge, word);
+    // After a promotion there is nothing left to decide but harm; each step's evidence is its own.
+    const watched = promoted && metric.answer === "hold";
+    card_.badge.className = `badge ${watched ? "plain" : tone}`;
+    say(card_.badge, watched ? "watched for harm" : word);
   }
-  say(card_.words, sentence(metric.reason));
+  say(card_.words, sentence(promoted ? metric.reason.replace(/: not decided yet$/, "") : metric.reason));
   if (budget) {
     card_.meter(strength(metric.log_e_harm, budget.harm, harms), strength(metric.log_e_advance, budget.advance, 1));
   }
-  const drawn = points.filter((point) => point.n > 0);
+  const drawn = points.filter((point) => point.n > 0 && Number.isFinite(point.estimate));
   if (!drawn.length) return;
   const last = drawn.at(-1);
   const label = `${view.title}: ${metric.reason}`;
@@ -80,7 +92,7 @@ function show(card_, metric, points, goals, budget, harms) {
   const every = Math.max(1, Math.ceil(drawn.length / ROWS));
   const rows = drawn.filter((_, i) => i % every === 0 && i < drawn.length - 1).concat(last);
   card_.table.replaceChildren(...rows.map((point) => el("tr", {}, el("td", {}, count(point.n)),
-    ["estimate", "low", "high"].map((name) => el("td", {}, view.format(point[name]))))));
+    ["estimate", "low", "high"].map((name) => el("td", {}, point[name] === null ? "–" : view.format(point[name]))))));
 }
 
 /** The bands, turned from points with metrics into metrics with points. */
@@ -107,12 +119,13 @@ export function showEvidence(state, evidence, policy) {
     + `${percent(budget.harm)} of any wrong rollback` : "");
   const harms = state.metrics.filter((metric) => metric.log_e_harm !== null && metric.log_e_harm !== undefined).length || 1;
   const points = byMetric(evidence.bands);
+  const given = { goals: policy.goals, budget, harms, promoted: state.phase === "promoted" };
   state.metrics.forEach((metric, i) => {
     if (!cards.has(metric.metric)) {
       const made = card(metric.metric, i === 0 && metric.metric !== "latency");
       cards.set(metric.metric, made);
       root.append(made.root);
     }
-    show(cards.get(metric.metric), metric, points.get(metric.metric) ?? [], policy.goals, budget, harms);
+    show(cards.get(metric.metric), metric, points.get(metric.metric) ?? [], given);
   });
 }

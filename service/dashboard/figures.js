@@ -11,7 +11,7 @@ const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "not f
 const box = (title, ...inside) => el("article", { class: "card" }, el("h3", {}, title), inside);
 const parts = {
   table: el("table", { class: "compare" }), tableWords: el("p", { class: "soft" }), latency: el("div", { class: "chart" }), latencyWords: el("p", { class: "soft" }),
-  labels: el("div", {}), rehearsals: el("div", {}), traffic: el("div", { class: "chart" }), trafficWords: el("p", { class: "soft" }),
+  labels: el("div", {}), rehearsals: el("div", {}), comparison: el("div", {}), traffic: el("div", { class: "chart" }), trafficWords: el("p", { class: "soft" }),
 };
 let drawLatency;
 let drawTraffic;
@@ -22,9 +22,9 @@ export function prepareFigures() {
     box("Latency of answered requests, ms", parts.latency, parts.latencyWords),
     box("Labels", parts.labels),
     box("Rehearsals and fallbacks", parts.rehearsals),
+    box("Where the models differ", parts.comparison),
     box("Requests a second, since you opened this page", parts.traffic, parts.trafficWords),
   );
-  byId("figures").lastElementChild.classList.add("last");
   drawLatency = responsive(parts.latency, 130, latencyChart);
   drawTraffic = responsive(parts.traffic, 110, stackChart);
 }
@@ -95,6 +95,19 @@ const showRehearsals = onChange((shadow, fallbacks) => {
     causes ? el("p", { class: "soft" }, `Fallbacks: ${causes}. Every caller got an answer.`) : null);
 });
 
+const showComparison = onChange((comparison) => {
+  const { labels, probabilities, outputs = {} } = comparison ?? {};
+  if (!comparison?.rows) return replace(parts.comparison, el("p", { class: "soft" }, "No row has been answered by both yet."));
+  const facts = [["rows that both answered", count(comparison.rows)]];
+  if (labels) facts.push(["another label", `${count(labels.flips)} (${percent(labels.share)})`]);
+  for (const way of labels?.ways?.slice(0, 4) ?? []) facts.push([`${way.primary} → ${way.candidate}`, count(way.rows)]);
+  if (probabilities) {
+    facts.push(["mean distance of probabilities", number(probabilities.mean, 3)], ["99 % of rows within", number(probabilities.p99, 3)]);
+  }
+  for (const [name, output] of Object.entries(outputs)) facts.push([`${name}, beyond its tolerance`, `${count(output.rows_outside)} rows`]);
+  return replace(parts.comparison, el("dl", { class: "facts" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
+});
+
 const samples = [];
 
 /** How many requests each variant has answered a second between the last two looks. */
@@ -118,5 +131,6 @@ export function showFigures(state, policy) {
   showLatency(state.variants, policy.goals.latency.p99_ms);
   showLabels(state.labels, policy.labels.wait_s);
   showRehearsals(state.shadow, state.fallbacks);
+  showComparison(state.comparison ?? null);
   showTraffic(state.variants);
 }

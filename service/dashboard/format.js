@@ -43,6 +43,10 @@ export const METRICS = {
   errors: "Failures",
   latency: "Slow answers",
   poc_target: "The primary's own target",
+  serving_errors: "Whose failures callers met",
+  latency_p50: "Median latency, against the primary's",
+  latency_p95: "p95 latency, against the primary's",
+  latency_p99: "p99 latency, against the primary's",
 };
 
 export const PHASES = {
@@ -70,4 +74,7 @@ export const EVENTS = {
   abort: "aborted",
   retry: "began again",
   undo: "took the promotion back",
+  release: "let the old primary go",
+  loadtest: "filed a load test",
+  drift: "drift alarm",
 };

@@ -4,7 +4,7 @@ import { byId, el } from "./dom.js";
 import { EVENTS, PHASES, sentence, share, time } from "./format.js";
 
 const SHOWN = 200;
-let shown = null; // the newest event that is on the page
+let shown = null; // what is on the page: the newest event, and whether drift alarms are among them
 const TONES = { advance: "good", finish: "good", promote: "good", promote_full: "good", rollback: "bad", abort: "bad", undo: "bad" };
 
 function change({ details }) {
@@ -12,6 +12,18 @@ function change({ details }) {
   const from = details.from_weight === undefined ? "" : ` ${share(details.from_weight)}`;
   const to = details.weight === undefined || details.to === "aborted" ? "" : ` ${share(details.weight)}`;
   return `${PHASES[details.from]}${from} → ${PHASES[details.to]}${to}`;
+}
+
+/** What happened, in a word or two; a drift alarm goes on, and is over. */
+function name({ kind, details }) {
+  if (kind === "drift" && details.alarm === "off") return "drift is over";
+  return EVENTS[kind] ?? kind.replaceAll("_", " ");
+}
+
+function tone({ kind, details }) {
+  if (kind === "drift") return details.alarm === "on" ? "warn" : "plain";
+  if (kind === "loadtest") return details.verdict === "pass" ? "good" : "warn";
+  return TONES[kind] ?? "plain";
 }
 
 /** A long reason opens at a click; what it begins with is always there. */
@@ -23,12 +35,16 @@ function why(text) {
 }
 
 export function showLog(events) {
-  if (events.at(-1)?.id === shown) return;
-  shown = events.at(-1)?.id;
-  byId("log").replaceChildren(...events.slice(-SHOWN).reverse().map((event) => el("tr", {},
+  const all = byId("log-drift").checked;
+  const now = `${events.at(-1)?.id} ${all}`;
+  if (now === shown) return;
+  shown = now;
+  byId("log-filter").hidden = !events.some((event) => event.kind === "drift");
+  const wanted = all ? events : events.filter((event) => event.kind !== "drift");
+  byId("log").replaceChildren(...wanted.slice(-SHOWN).reverse().map((event) => el("tr", {},
     el("td", {}, el("time", { datetime: new Date(event.at * 1000).toISOString() }, time(event.at))),
     el("td", {}, event.actor),
-    el("td", {}, el("span", { class: `badge ${TONES[event.kind] ?? "plain"}` }, EVENTS[event.kind] ?? event.kind.replaceAll("_", " ")),
+    el("td", {}, el("span", { class: `badge ${tone(event)}` }, name(event)),
       el("span", { class: "change" }, change(event))),
     el("td", { class: "why" }, why(event.reason)))));
 }

@@ -29,6 +29,8 @@ function open(name) {
   byId("order-weight").hidden = name !== "weight";
   byId("weight").required = name === "weight";
   byId("why").value = "";
+  byId("order-force").hidden = true;
+  byId("force").checked = false;
   const yes = byId("order-yes");
   say(yes, title);
   yes.className = kind || "solid";
@@ -44,6 +46,7 @@ async function give(event) {
   const body = { reason };
   if (chosen === "promote_full") body.full = true;
   if (chosen === "weight") body.weight = Number(byId("weight").value);
+  if (byId("force").checked) body.force = true;
   byId("order-yes").disabled = true;
   try {
     await order(chosen === "promote_full" ? "promote" : chosen, body, judged);
@@ -51,6 +54,7 @@ async function give(event) {
   } catch (error) {
     const words = error instanceof Problem ? error.message : "The service does not answer; nothing was done.";
     say(byId("order-problem"), words);
+    byId("order-force").hidden = !/force/.test(words); // the service says when an order may be forced
   } finally {
     byId("order-yes").disabled = false;
     await done();

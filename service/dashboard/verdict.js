@@ -44,7 +44,8 @@ function reasons(state, decision) {
     return [`${EVENTS[decision.kind] ?? decision.kind} by ${decision.actor}${decision.reason ? `: ${decision.reason}` : ""}`, state.verdict.reason];
   }
   if (state.phase !== "promoted") return [decision.reason];
-  return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), state.verdict.reason];
+  const standing = state.shadow_share ? state.verdict.reason : "the promotion has baked, and the old primary was released";
+  return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), standing];
 }
 
 const showReasons = onChange((sentences) => {
@@ -74,7 +75,11 @@ export function showVerdict(state, decision) {
   document.title = `${PHASES[state.phase]} · ${state.model}`;
 }
 
-export const showNow = onChange((primary, candidate, weight, shadow) => {
+/** Why a model is not there: it is down, or the old primary has been let go after its successor's promotion. */
+const away = (variant, phase) =>
+  (variant === "primary" && phase === "promoted" ? el("span", { class: "badge" }, "released") : el("span", { class: "badge bad" }, "down, being probed"));
+
+export const showNow = onChange((primary, candidate, weight, shadow, phase) => {
   const bar = byId("split");
   bar.setAttribute("aria-label", `${share(100 - weight)} primary, ${share(weight)} candidate`);
   bar.style.setProperty("--weight", `${weight}%`);
@@ -86,7 +91,7 @@ export const showNow = onChange((primary, candidate, weight, shadow) => {
   byId("models").replaceChildren(...rows.flatMap(([variant, who]) => [
     el("dt", {}, el("span", { class: `swatch ${variant}` }), variant),
     el("dd", {}, el("strong", {}, who.name), ` ${who.version}`,
-      who.up ? null : el("span", { class: "badge bad" }, "down, being probed"),
+      who.up ? null : away(variant, phase),
       el("code", { title: who.digest }, who.digest.replace("sha256:", "").slice(0, 10))),
   ]));
   if (candidate && shadow > 0) {

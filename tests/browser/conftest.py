@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.acceptance.conftest import models_built
+from tests.acceptance.conftest import Running, models_built, start
+from tests.acceptance.test_main_job import replay
+from tests.acceptance.test_rollout import rollout_file, up
 
 __all__ = ["models_built"]
 
@@ -35,6 +37,23 @@ def browser() -> Iterator[Browser]:
         found = play.chromium.launch(executable_path=path, args=[*QUIET, *sandbox])
         yield found
         found.close()
+
+
+@pytest.fixture(scope="session")
+def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Two workers, after some flights of July, held in shadow by a step that asks for more labels than there are."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    file = rollout_file(folder)
+    file.write_text(file.read_text().replace("labels: 500", "labels: 100000"))
+    service = start(folder, rollout=file, workers=2, tick_ms="150", drift_interval_s="0.3")
+    try:
+        service.wait_for(lambda: up(service))
+        replay(service, "--month", "7", "--limit", "1500", "--rate", "800")
+        service.wait_for(lambda: any(metric["n"] > 300 for metric in service.rollout()["metrics"]))
+        service.wait_for(lambda: service.http.get("/rollout/drift").json()["window"])
+        yield service
+    finally:
+        service.stop()
 
 
 class Look:

@@ -7,32 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from tests.acceptance.conftest import Running, start
-from tests.acceptance.test_main_job import replay
-from tests.acceptance.test_rollout import rollout_file, up
+from tests.acceptance.test_rollout import rollout_file
 from tests.browser.conftest import SCRIPTS, Look
 
 pytestmark = pytest.mark.acceptance
 
 WIDTHS = (360, 768, 1440)
-
-
-@pytest.fixture(scope="module")
-def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Two workers, after some flights of July, held in shadow by a step that asks for more labels than there are."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    file = rollout_file(folder)
-    file.write_text(file.read_text().replace("labels: 500", "labels: 100000"))
-    service = start(folder, rollout=file, workers=2, tick_ms="150")
-    try:
-        service.wait_for(lambda: up(service))
-        replay(service, "--month", "7", "--limit", "1500", "--rate", "800")
-        service.wait_for(lambda: any(metric["n"] > 300 for metric in service.rollout()["metrics"]))
-        yield service
-    finally:
-        service.stop()
 
 
 @pytest.fixture
@@ -67,7 +50,52 @@ def test_the_page_shows_where_the_rollout_stands(look: Look, served: Running) ->
     expect(figures).to_contain_text(f"{state['variants']['primary']['brier']:.4f}")
     expect(figures).to_contain_text(f"{state['variants']['candidate']['brier']:.4f}")
     expect(figures).to_contain_text("of the predictions have their label")
-    expect(page.locator("#log tr")).to_have_count(len(served.http.get("/rollout/events").json()["events"]))
+    expect(page.locator("#log tr")).to_have_count(
+        sum(event["kind"] != "drift" for event in served.http.get("/rollout/events").json()["events"])
+    )
+
+
+def test_what_the_models_differ_in_and_how_far_requests_are_from_training(look: Look, served: Running) -> None:
+    """Another label on how many rows; each watched feature beside its line; the log without drift alarms unless asked for."""
+    page = look.open()
+    state = served.rollout()
+    expect(page.locator("#figures")).to_contain_text(f"{state['comparison']['labels']['flips']:,} (")
+    drift = served.http.get("/rollout/drift").json()
+    expect(page.locator("#drift")).to_be_visible()
+    for variant in ("primary", "candidate"):
+        readings = [reading for reading in drift["features"] if reading["variant"] == variant]
+        table = page.locator("#drift article", has_text=f"against the {variant}'s training")
+        table.locator("summary").click()
+        expect(table.locator("tbody tr")).to_have_count(len(readings))
+        month = next(reading for reading in readings if reading["feature"] == "month")
+        row = table.locator("tr", has=page.get_by_role("rowheader", name=re.compile("^month")))
+        expect(row).to_contain_text(f"{month['psi']:.2f}")
+    expect(page.locator("#log tr", has_text="drift")).to_have_count(0)
+
+
+def test_an_order_that_lacks_a_load_test_may_be_forced_and_says_so(look: Look) -> None:
+    """Only when the service says that it may be; the first try is without."""
+    page = look.open()
+    asked: list[Any] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        detail = (
+            "the step `canary 50` requires a load test: none is there; or force the order, with a reason for the log"
+        )
+        route.fulfill(status=409, content_type="application/problem+json", json={"status": 409, "detail": detail})
+
+    page.route("**/rollout/promote", refuse)
+    page.get_by_role("button", name="Promote one step").click()
+    expect(page.get_by_label("Go past what the step requires")).to_be_hidden()
+    page.get_by_label("Reason").fill("we know")
+    page.locator("#order-yes").click()
+    expect(page.locator("#order-problem")).to_contain_text("requires a load test")
+    page.get_by_label("Go past what the step requires").check()
+    page.locator("#order-yes").click()
+    expect(page.locator("#order-yes")).to_be_enabled()
+    assert asked == [{"reason": "we know"}, {"reason": "we know", "force": True}]
+    look.wrong = [text for text in look.wrong if "409" not in text]
 
 
 def test_an_order_needs_a_reason_and_the_page_follows_without_a_reload(look: Look, served: Running) -> None:

@@ -98,5 +98,6 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         assert {f"service/dashboard/{name}" for name in FILES} <= set(wheel.namelist())
+        assert {"service/report/report.html.j2", "service/report/report.css"} <= set(wheel.namelist())
     bento = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["bentoml"]["build"]
     assert "service/**" in bento["include"]
