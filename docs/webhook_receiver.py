@@ -25,7 +25,7 @@ from pathlib import Path
 BODY_MAX_BYTES = 4 * 2**20
 TOLERANCE_S = 300
 SEEN_MAX = 10_000
-RETRAIN = ("understudy.rollout.rollback", "understudy.rollout.abort", "understudy.drift.")
+RETRAIN = ("understudy.rollout.rollback", "understudy.rollout.abort", "understudy.drift.on")
 """Types, or what they begin with, after which the job runs."""
 
 

@@ -55,7 +55,7 @@ def cloud_event(event: Event, model: str, rollout: str) -> dict[str, Any]:
         "specversion": "1.0",
         "id": f"{rollout}-{event.id}",
         "source": f"/understudy/{model}",
-        "type": f"understudy.{'drift' if event.kind.startswith('drift') else 'rollout'}.{event.kind}",
+        "type": _type(event),
         "subject": rollout,
         "time": time,
         "datacontenttype": "application/json",
@@ -64,6 +64,15 @@ def cloud_event(event: Event, model: str, rollout: str) -> dict[str, Any]:
             "details": dict(event.details),
         },
     }  # fmt: skip
+
+
+def _type(event: Event) -> str:
+    """`understudy.rollout.<kind>`; for drift, `understudy.drift.on` when an alarm begins and `.off` when it is over."""
+    return (
+        f"understudy.drift.{event.details.get('alarm', 'on')}"
+        if event.kind == "drift"
+        else f"understudy.rollout.{event.kind}"
+    )
 
 
 def signatures(secrets: Sequence[bytes], message_id: str, timestamp: int, body: bytes) -> str:

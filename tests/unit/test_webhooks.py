@@ -98,7 +98,9 @@ class _Now(ManualClock):
 
 def test_a_drift_alarm_has_a_type_of_its_own() -> None:
     """A pipeline that retrains listens to these."""
-    assert cloud_event(Event(0.0, "drift_alarm", "drift", "", 1), "m", "r")["type"] == "understudy.drift.drift_alarm"
+    for alarm in ("on", "off"):
+        event = Event(0.0, "drift", "drift", "temp is unlike training", 1, {"alarm": alarm, "feature": "temp"})
+        assert cloud_event(event, "m", "r")["type"] == f"understudy.drift.{alarm}"
 
 
 def test_two_secrets_are_two_signatures() -> None:
