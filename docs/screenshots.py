@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 HERE = Path(__file__).parent
 SIZE_MAX_BYTES = 150_000
@@ -24,6 +24,8 @@ SHOTS = (
     ("july", "july-phone", 390, 1400, "light"),
 )
 """Story, file, width and height in CSS pixels, colour scheme."""
+REPORT = ("july", "report", 980, 1180)
+"""The story that the report is of, its picture's file, width and height."""
 
 
 @contextmanager
@@ -72,6 +74,11 @@ def shoot(browser: Browser, url: str, name: str, width: int, height: int, scheme
     page.goto(f"{url}/dashboard")
     page.wait_for_selector("#evidence svg .end")
     page.wait_for_timeout(4000)
+    keep(page, name)
+
+
+def keep(page: Page, name: str) -> None:
+    """What a page shows, into docs/img; ends the page."""
     picture = base64.b64encode(page.screenshot()).decode()
     page.goto("about:blank")  # the dashboard's own policy allows no data: picture
     file = HERE / "img" / f"{name}.webp"
@@ -81,6 +88,27 @@ def shoot(browser: Browser, url: str, name: str, width: int, height: int, scheme
     print(f"{file.relative_to(HERE.parent)}: {size:,} bytes")
     if size > SIZE_MAX_BYTES:
         sys.exit(f"{file} is larger than {SIZE_MAX_BYTES:,} bytes")
+
+
+def report(browser: Browser, folder: Path) -> None:
+    """The top of the report of a story's store."""
+    _, name, width, height = REPORT
+    file, store = folder / "report.html", f"sqlite:///{(folder / 'understudy.db').absolute()}"
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli",
+        "report",
+        str(folder / "rollout.yaml"),
+        "--store",
+        store,
+        "-o",
+        str(file),
+    ]
+    subprocess.run(command, check=True, cwd=HERE.parent)  # noqa: S603
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(file.as_uri())
+    keep(page, name)
 
 
 def main() -> None:
@@ -98,6 +126,8 @@ def main() -> None:
             with served(next(Path(kept).glob(f"{story}-*"))) as url:
                 for _, *rest in (shot for shot in SHOTS if shot[0] == story):
                     shoot(browser, url, *rest)
+            if story == REPORT[0]:
+                report(browser, next(Path(kept).glob(f"{story}-*")))
         browser.close()
 
 

@@ -38,8 +38,15 @@ def about(
         "unit": policy.unit,
         "fields": [_field(field, specs[field.name]) for field in fields],
         "context": list(context),
+        "models": {variant.value: _model(card) for variant, card in cards.items()},
         "buckets": {"latency_s": list(LATENCY_BUCKETS), "label_delay_s": list(losses.DELAY_BUCKETS)},
     }
+
+
+def _model(card: Card) -> dict[str, Any]:
+    """A card without its signature: where the model comes from, and how good it was on months that it had not seen."""
+    wanted = {"name", "version", "description", "digest", "training", "held_out", "parity", "libraries"}
+    return card.model_dump(mode="json", include=wanted)
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -163,33 +163,8 @@ class Control:
         counters, kept, drift = await asyncio.to_thread(
             lambda: (self._store.counters(), self._store.load_state(SHOWN), self._store.load_state(watch.STATE))
         )
-        plan = self.plan
-        verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
-        orders = TABLE[plan.phase]
-        return {
-            "model": self.policy.model,
-            "phase": plan.phase.value,
-            "step": plan.step,
-            "weight": plan.weight * 100 / SHARE_ONE,
-            "shadow_share": plan.shadow * 100 / SHARE_ONE,
-            "primary": self._who(Variant.PRIMARY, up=self.primary_up()),
-            "candidate": self._who(Variant.CANDIDATE, up=candidate_up),
-            "verdict": verdict,
-            "metrics": kept["metrics"] if kept else [],
-            "variants": {variant.value: figures(counters, variant) for variant in Variant},
-            "labels": label_figures(counters),
-            "progress": kept["progress"] if kept else None,
-            "shadow": {
-                name: int(counters.get(f"shadow/{name}", 0))
-                for name in ("sent", "compared", "dropped", "failed", "late")
-            },
-            "comparison": compared(Summary(part_of(counters, COMPARED))),
-            "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
-            "allowed": [order.value for order in PEOPLE if order in orders],
-            "drift": {"alarms": drift["alarms"] if drift else []},
-            "revision": plan.revision,
-            "updated_at": plan.updated_at,
-        }
+        up = {Variant.PRIMARY: self.primary_up(), Variant.CANDIDATE: candidate_up}
+        return shown(self.policy, self.cards, self.plan, counters, kept, drift, up)
 
     async def evidence(self) -> dict[str, Any]:
         """The body of `GET /rollout/evidence`: the counters that the figures come from, and the bands over time."""
@@ -209,10 +184,6 @@ class Control:
         """The body of `GET /rollout/events`."""
         found = await asyncio.to_thread(lambda: self._store.events(after=after, limit=limit))
         return {"events": [{**dataclasses.asdict(event), "details": dict(event.details)} for event in found]}
-
-    def _who(self, variant: Variant, *, up: bool = True) -> dict[str, Any] | None:
-        card = self.cards.get(variant)
-        return None if card is None else {"name": card.name, "version": card.version, "digest": card.digest, "up": up}
 
     def _follow(self, plan: Plan) -> None:
         self.plan = plan
@@ -279,6 +250,49 @@ def without_trial(plan: Plan) -> Plan:
     (0, 10000)
     """
     return plan if plan.phase is Phase.PROMOTED else dataclasses.replace(plan, weight=0)
+
+
+def shown(
+    policy: Policy, cards: Mapping[Variant, Card], plan: Plan, counters: Mapping[str, float], kept: Mapping[str, Any] | None,
+    drift: Mapping[str, Any] | None, up: Mapping[Variant, bool],
+) -> dict[str, Any]:  # fmt: skip
+    """The body of `GET /rollout`, of what the store has: `kept` and `drift` are the leader's states.
+
+    Args:
+        up: whether each variant can be asked.
+    """
+    verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
+    orders = TABLE[plan.phase]
+    return {
+        "model": policy.model,
+        "phase": plan.phase.value,
+        "step": plan.step,
+        "weight": plan.weight * 100 / SHARE_ONE,
+        "shadow_share": plan.shadow * 100 / SHARE_ONE,
+        "primary": _who(cards, up, Variant.PRIMARY),
+        "candidate": _who(cards, up, Variant.CANDIDATE),
+        "verdict": verdict,
+        "metrics": kept["metrics"] if kept else [],
+        "variants": {variant.value: figures(counters, variant) for variant in Variant},
+        "labels": label_figures(counters),
+        "progress": kept["progress"] if kept else None,
+        "shadow": {
+            name: int(counters.get(f"shadow/{name}", 0)) for name in ("sent", "compared", "dropped", "failed", "late")
+        },
+        "comparison": compared(Summary(part_of(counters, COMPARED))),
+        "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
+        "allowed": [order.value for order in PEOPLE if order in orders],
+        "drift": {"alarms": drift["alarms"] if drift else []},
+        "revision": plan.revision,
+        "updated_at": plan.updated_at,
+    }
+
+
+def _who(cards: Mapping[Variant, Card], up: Mapping[Variant, bool], variant: Variant) -> dict[str, Any] | None:
+    card = cards.get(variant)
+    return (
+        None if card is None else {"name": card.name, "version": card.version, "digest": card.digest, "up": up[variant]}
+    )
 
 
 def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""The command that writes the report for those who decide."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli.common import File, Token, app, out, said
+from service.client import Client
+from service.errors import ConfigurationError
+
+
+@app.command()
+def report(
+    file: File = Path("rollout.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="the HTML file to write")] = Path("report.html"),
+    traffic: Annotated[
+        float | None,
+        typer.Option(help="predictions a second over a month, for its cost; the throughput goal if left out", min=0.001),
+    ] = None,
+    url: Annotated[str, typer.Option(help="ask the service there; otherwise the store is read, offline")] = "",
+    store: Annotated[
+        str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
+    ] = "",
+    token: Token = None,
+) -> None:  # fmt: skip
+    """Write one HTML file for the people who decide: goals, evaluation, the rollout, costs, risks, who decided, what is left.
+
+    It holds its styles and pictures, fetches nothing, and prints well.
+    """
+    from service.report import render  # noqa: PLC0415 - a command that needs no template engine should not load one
+
+    with said():
+        documents = _from_service(url, token) if url else _from_store(file, store)
+        text = render(documents, now=time.time(), traffic_rps=traffic)
+        output.write_text(text, encoding="utf-8")
+        out.print(f"{output}: {len(text.encode()) / 1024:.0f} KB; open it in a browser, or print it", markup=False)
+
+
+def _from_service(url: str, token: str | None) -> Any:
+    from service.report import Documents  # noqa: PLC0415
+
+    with Client(url, token) as client:
+        events: list[Any] = []
+        while page := client.get("/rollout/events", after=events[-1]["id"] if events else 0, limit=1000)["events"]:
+            events += page
+        return Documents(
+            client.get("/rollout"), client.get("/rollout/policy"), client.get("/rollout/evidence"), events, url,
+            client.get("/rollout/drift"),
+        )  # fmt: skip
+
+
+def _from_store(file: Path, store_url: str) -> Any:
+    from service.past import look_back  # noqa: PLC0415
+    from service.report import Documents  # noqa: PLC0415
+    from service.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(rollout_file=file, **({"store_url": store_url} if store_url else {}))
+    past = look_back(settings)
+    if past is None:
+        raise ConfigurationError(
+            f"{settings.resolved_store_url()} holds no rollout of {file} with these models and goals; "
+            "`understudy verify --list` shows what it holds, --url asks a running service"
+        )
+    return Documents(
+        past["state"],
+        past["policy"],
+        past["evidence"],
+        past["events"],
+        f"the store of rollout {past['rollout']}",
+        past["drift"],
+    )

@@ -1,0 +1,56 @@
+"""A rollout's past from its store, without serving it: the documents that the service would answer. Blocks."""
+
+from dataclasses import asdict
+from typing import Any
+
+from service import loading, watch, wiring
+from service.about import about
+from service.control import shown
+from service.domain import Event, Variant
+from service.rollout.controller import SHOWN
+from service.settings import Settings
+from service.store import Store
+
+PAGE = 500
+
+
+def look_back(settings: Settings) -> dict[str, Any] | None:
+    """What the store holds of the rollout that the rollout file and its models name; None when it does not hold it.
+
+    Returns:
+        `rollout` (its key), `state`, `policy`, `evidence` and `events` as `GET /rollout`, `/rollout/policy`, `/rollout/evidence`
+        and `/rollout/events` answer them, and `drift` (`alarms` and `features` alone), None where none was measured.
+
+    Raises:
+        ConfigurationError: when the rollout file or a model cannot be read.
+        StoreError: when the store cannot.
+    """
+    policy = loading.load_policy(settings)
+    cards = loading.read_cards(policy)
+    rollout = loading.rollout_key(policy, cards)
+    if rollout not in {record.rollout for record in wiring.stored_rollouts(settings)}:
+        return None
+    store = wiring.open_rollout(settings, rollout)
+    try:
+        plan = store.load_plan()
+        if plan is None:
+            return None
+        kept, drift, counters = store.load_state(SHOWN), store.load_state(watch.STATE), store.counters()
+        fields = loading.fields_of(cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE))
+        return {
+            "rollout": rollout,
+            "state": shown(policy, cards, plan, counters, kept, drift, dict.fromkeys(Variant, True)),
+            "policy": about(policy, fields, [], cards),
+            "evidence": {"bands": kept["history"] if kept else []},
+            "events": [asdict(event) | {"details": dict(event.details)} for event in _events(store)],
+            "drift": {"alarms": drift["alarms"], "features": drift["readings"]} if drift else None,
+        }
+    finally:
+        store.close()
+
+
+def _events(store: Store) -> list[Event]:
+    found: list[Event] = []
+    while page := store.events(after=found[-1].id if found else 0, limit=PAGE):
+        found += page
+    return found

@@ -1,0 +1,67 @@
+"""How a report writes numbers, times and names."""
+
+import datetime
+
+METRICS = {
+    "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
+    "squared_error": "Squared error", "errors": "Failures", "latency": "Slow answers", "poc_target": "The POC's own target",
+    "serving_errors": "Whose failures callers met", "latency_p50": "Median latency, against the primary's",
+    "latency_p95": "p95 latency, against the primary's", "latency_p99": "p99 latency, against the primary's",
+}  # fmt: skip
+EVENTS = {
+    "started": "began", "advance": "advanced", "finish": "promoted", "wait": "waits for a person", "rollback": "rolled back",
+    "promote": "advanced by hand", "promote_full": "promoted by hand", "weight": "weight set by hand",
+    "shadow": "sent back to shadow", "pause": "paused", "resume": "resumed", "abort": "aborted", "retry": "began again",
+    "undo": "promotion taken back", "release": "old primary let go", "loadtest": "load test filed",
+}  # fmt: skip
+PHASES = {
+    "serving": "serving", "shadow": "shadow", "canary": "canary", "waiting": "waiting", "paused": "paused",
+    "promoted": "promoted", "aborted": "taken off",
+}  # fmt: skip
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators, or a dash."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with so many decimals, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share of 1 in percent, or a dash."""
+    return "–" if value is None else f"{value * 100:.{digits}f} %"
+
+
+def day(at: float) -> str:
+    """A date, UTC."""
+    return f"{_utc(at):%d %B %Y}".lstrip("0")
+
+
+def moment(at: float) -> str:
+    """A date and time of day, UTC."""
+    return f"{_utc(at):%d %b %Y, %H:%M:%S} UTC".lstrip("0")
+
+
+def duration(seconds: float | None) -> str:
+    """A span with its largest unit, or a dash."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} seconds"
+
+
+def sentence(text: str) -> str:
+    """With a capital first letter and a full stop."""
+    text = text.strip()
+    if not text:
+        return ""
+    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+
+def _utc(at: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC)
