@@ -90,8 +90,18 @@ class LocalModel(Batcher):
         self._running = False  # a run is under way on the executor
 
     def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
-        """See `Batcher.submit`; fails with `InferenceError` or `InvalidInput`."""
-        return self.submit(rows)
+        """See `Batcher.submit`; fails with `InferenceError` or `InvalidInput`.
+
+        A short run that fills a batch by itself, or nearly, is made at once: it would gain nothing by waiting for company.
+        """
+        count = len(rows)
+        if count * 2 <= self._max_rows or self._waiting or not self.inline(count):
+            return self.submit(rows)
+        future: asyncio.Future[Scores] = self._loop.create_future()
+        alone = [(rows, future)]
+        _deliver(alone, self._run_all(alone))
+        self.on_batch(count)
+        return future
 
     def inline(self, rows: int) -> bool:
         """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""

@@ -1,7 +1,8 @@
 """What callers see of a model's outputs, whichever of the two models answers. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +25,12 @@ class Output:
     """An output as callers see it, whoever answers.
 
     Attributes:
-        given: by variant.
+        given: by variant; dtype: the spec's, None for strings, which stay as they are.
     """
 
     spec: OutputSpec
-    given: Mapping[Variant, Given] = field(default_factory=dict)
+    given: Mapping[Variant, Given]
+    dtype: "np.dtype[Any] | None"
 
     def array(self, scores: Scores, variant: Variant) -> Array:
         """The output's values, of shape [rows, …], in the spec's dtype and order of classes."""
@@ -36,9 +38,9 @@ class Output:
         found = scores.array(how.name)
         if how.order is not None:
             found = found[:, how.order]
-        if self.spec.role in {"label", "value"} and found.ndim != len(self.spec.shape):
+        if found.ndim != len(self.spec.shape) and self.spec.role in {"label", "value"}:
             found = found.reshape(len(found), *(1 for _ in self.spec.shape[1:]))
-        return found if self.spec.dtype == "string" else found.astype(self.spec.dtype, copy=False)
+        return found if self.dtype is None else found.astype(self.dtype, copy=False)
 
 
 def outputs_of(cards: Mapping[Variant, Card]) -> list[Output]:
@@ -49,7 +51,7 @@ def outputs_of(cards: Mapping[Variant, Card]) -> list[Output]:
         given = {variant: _given(spec, first, card) for variant, card in cards.items()}
         known = {variant: how for variant, how in given.items() if how is not None}
         if len(known) == len(cards):
-            found.append(Output(spec, known))
+            found.append(Output(spec, known, None if spec.dtype == "string" else np.dtype(spec.dtype)))
     return found
 
 

@@ -98,6 +98,29 @@ def test_what_waits_for_a_long_run_is_the_next_batch() -> None:
     asyncio.run(main())
 
 
+def test_a_request_that_fills_a_batch_is_run_at_once() -> None:
+    """Unless others wait already, or it takes long: then it takes its turn."""
+
+    async def main() -> None:
+        engine = FakeEngine()
+        model = local(engine, None, max_rows=4)
+        alone = model.infer(rows(0.1, 0.2, 0.3))
+        assert (alone.done(), engine.runs) == (True, [3])
+        failed = model.infer(rows(0.1, 13, 0.3))
+        assert isinstance(failed.exception(), InferenceError)
+        small, behind = model.infer(rows(0.4)), model.infer(rows(0.5, 0.6, 0.7))
+        assert not small.done()
+        assert not behind.done()
+        assert [positive(s) for s in await asyncio.gather(alone, small, behind)] == [
+            [0.1, 0.2, 0.3],
+            [0.4],
+            [0.5, 0.6, 0.7],
+        ]
+        assert not local(FakeEngine(cost_s=1.0), None, max_rows=4).inline(3)
+
+    asyncio.run(main())
+
+
 def test_the_queue_has_a_limit() -> None:
     """More than `queue_max_rows` waiting rows are refused; what waits is still answered."""
 
