@@ -76,6 +76,11 @@ bench: models ## this service beside its peers, in one run, into loadtests/resul
 bench-v2: $(VENV)/.ready ## a thousand rows of raw tensors beside a bare server and the bare runtime (needs wrk)
 	@$(PY) -m loadtests.bench_v2
 
+URL ?= http://127.0.0.1:$(PORT)
+.PHONY: load
+load: models ## the launch load test of the service at URL=, or of one of its own; exits by the verdict (ARGS= for its options)
+	@$(VENV)/bin/understudy loadtest --url $(URL) $(ARGS)
+
 .PHONY: manifests
 manifests: $(VENV)/.ready ## render k8s/ and validate it strictly against Kubernetes 1.29 to 1.34
 	@$(PY) -m pytest tests/unit/test_k8s.py
