@@ -77,6 +77,11 @@ bench: models ## this service beside its peers, in one run, into loadtests/resul
 bench-v2: $(VENV)/.ready ## a thousand rows of raw tensors beside a bare server and the bare runtime (needs wrk)
 	@$(PY) -m loadtests.bench_v2
 
+URL ?= http://127.0.0.1:$(PORT)
+.PHONY: load
+load: models ## the launch load test of the service at URL=, or of one of its own; exits by the verdict (ARGS= for its options)
+	@$(VENV)/bin/understudy loadtest --url $(URL) $(ARGS)
+
 .PHONY: manifests
 manifests: $(VENV)/.ready .venv-policy/.ready ## render k8s/, validate it strictly against Kubernetes 1.29 to 1.34, scan its policies
 	@$(PY) k8s/render.py

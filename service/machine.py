@@ -28,8 +28,10 @@ def machine() -> Machine:
 
 _NOT_SPEED = {
     "rollout_file", "state_dir", "store_url", "tokens_file", "retention_days", "retention_max_mib", "loadtest_max_bytes",
+    "check_max_rows", "webhook_urls", "webhook_secret_file", "webhook_poll_ms", "webhook_timeout_s", "webhook_retry_max_s",
+    "webhook_give_up_days",
 }  # fmt: skip
-"""Settings that a load test is not bound to: where things lie and how long they are kept."""
+"""Settings that a load test is not bound to: where things lie, how long they are kept, and whom the log is told to."""
 
 
 def setup_of(settings: Settings, policy: Policy, cards: Mapping[Variant, Card], device: str, threads: int) -> Setup:

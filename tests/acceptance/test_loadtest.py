@@ -1,12 +1,24 @@
 """The load test in the real service: what it must be of, the gate that it opens, and that its traffic is no evidence."""
 
+import contextlib
+import csv
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
+import psutil
 import pytest
+import yaml
 
+from loadtests.tally import Tally, merged
 from models.data import Flight
-from tests.acceptance.conftest import Running, start
+from tests.acceptance.conftest import ROOT, Running, free_port, start
 from tests.unit.rollout.test_loadtest import GOOD
 
 pytestmark = pytest.mark.acceptance
@@ -92,3 +104,189 @@ def service_events(service: Running) -> list[dict[str, Any]]:
 
 def counters(service: Running) -> dict[str, float]:
     return dict(service.http.get("/rollout/evidence").json()["counters"])
+
+
+def load_file(folder: Path, **goals: Any) -> Path:
+    """The example with goals that a small, short test is judged by."""
+    data = yaml.safe_load((ROOT / "rollout.yaml").read_text())
+    data["goals"] |= {"throughput_rps": 220, "latency": {"p99_ms": 60, "deadline_ms": 1000}} | goals
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return file
+
+
+def loadtest(
+    service: Running, file: Path, folder: Path, *options: str, prefix: tuple[str, ...] = ()
+) -> tuple[int, Any]:
+    """`understudy loadtest --json` against a service: its exit code and what it said."""
+    command = [
+        *prefix, sys.executable, "-m", "service.cli", "loadtest", str(file), "--url", service.url, "--json", "-o", str(folder),
+        "--duration", "10", "--warm-up", "1", "--rows", "1", *options,
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def unless_busy(record: dict[str, Any]) -> dict[str, Any]:
+    """The record; or a skip, where the load test itself says that this machine does something else at the same time."""
+    if record["verdict"] == "invalid" and any("busy" in r or "something else" in r for r in record["reasons"]):
+        pytest.skip(f"this machine is busy with something else: {record['reasons']}")
+    return record
+
+
+def test_a_load_test_passes_and_opens_the_gate(tmp_path: Path) -> None:
+    """The whole way with the real generator: measured, judged, filed, and the step that waited for it goes on."""
+    file = load_file(tmp_path)
+    service = start(tmp_path / "state", rollout=file)
+    try:
+        service.wait_for(lambda: service.rollout()["candidate"]["up"])
+        for _ in range(2):
+            service.http.post("/rollout/promote", json={})
+        assert service.http.post("/rollout/promote", json={}).status_code == 409
+        code, told = loadtest(service, file, tmp_path / "out", "--protocol", "both")
+        record = unless_busy(told["record"])
+        assert (code, record["verdict"], record["reasons"]) == (0, "pass", [])
+        assert told["filed"]["met"]
+        assert service.http.post("/rollout/promote", json={}).json()["weight"] == 50
+        assert record["measured"]["offered_rps"] == 220
+        assert record["measured"]["variants"]["primary"]["requests"] > 1_000
+        assert record["measured"]["variants"]["candidate"]["requests"] > 100
+        assert record["service"]["cores"]["understudy"] > 0
+        assert record["generator"]["feedback"] == {"posts": 220, "errors": 0} | {"p99_ms": ANY}
+        assert service.rollout()["variants"]["primary"]["requests"] == 0
+        for name in ("report.html", "junit.xml", "record.json"):
+            assert Path(told["files"][name]).stat().st_size > 500
+    finally:
+        service.stop()
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """The generators that this process has started get three fifths of a CPU, as a limiter gives it to them."""
+    done = threading.Event()
+
+    def limit() -> None:
+        while not done.wait(0.1):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found = [p for p in psutil.Process().children(recursive=True) if "locust" in p.cmdline()]
+                for process in found:
+                    process.suspend()
+                time.sleep(0.06)
+                for process in found:
+                    process.resume()
+
+    thread = threading.Thread(target=limit)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def stalling(service: Running, seconds: float = 0.08, every: float = 1.0) -> Iterator[None]:
+    """The answering process stands still for a moment, again and again."""
+    worker, done = service.children("Understudy")[0], threading.Event()
+
+    def stall() -> None:
+        while not done.wait(every - seconds):
+            worker.suspend()
+            time.sleep(seconds)
+            worker.resume()
+
+    thread = threading.Thread(target=stall)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        worker.resume()
+
+
+def closed_loop_p99_ms(service: Running, folder: Path) -> float:
+    """What locust says of a closed loop in its own file."""
+    command = [
+        sys.executable, "-m", "locust", "-f", "loadtests/closed.py", "--host", service.url, "--headless", "-u", "1", "-t", "8s",
+        "--mix", "1", "--only-summary", "--csv", str(folder / "closed"),
+    ]  # fmt: skip
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    with (folder / "closed_stats.csv").open() as lines:
+        return float(next(row for row in csv.DictReader(lines) if row["Name"] == "Aggregated")["99%"])
+
+
+def test_a_stall_fails_the_p99_goal_that_a_closed_loop_would_not_show(tmp_path: Path) -> None:
+    """80 ms once a second: eight callers in a hundred meet it. Locust's own users wait it out, and send one request into each."""
+    file = load_file(tmp_path, latency={"p99_ms": 40, "deadline_ms": 1000})
+    service = start(tmp_path / "state", rollout=file)
+    try:
+        with stalling(service):
+            closed = closed_loop_p99_ms(service, tmp_path)
+            code, told = loadtest(service, file, tmp_path / "out")
+        record = unless_busy(told["record"])
+        p99 = record["measured"]["latency"]["p99_ms"]
+        assert (code, record["verdict"]) == (1, "fail")
+        assert any(reason.startswith("p99 is") for reason in record["reasons"])
+        assert 60 < p99 < 200
+        assert closed < 40 < p99
+        assert not told["filed"]["met"]
+    finally:
+        service.stop()
+
+
+def test_a_starved_generator_is_invalid(tmp_path: Path) -> None:
+    """Stopped for 60 ms of every 160: what it measured is its own."""
+    file = load_file(tmp_path)
+    service = start(tmp_path / "state", rollout=file)
+    try:
+        with limited():
+            code, told = loadtest(service, file, tmp_path / "out")
+        assert (code, told["record"]["verdict"]) == (2, "invalid")
+        assert any("the generator was the limit" in reason for reason in told["record"]["reasons"])
+
+    finally:
+        service.stop()
+
+
+def test_two_workers_add_up_exactly(tmp_path: Path) -> None:
+    """Locust's own master and workers, the same locustfile: what the master has is the sum of what each has kept."""
+    service = start(tmp_path / "state")
+    try:
+        parts, result = tmp_path / "parts", tmp_path / "result.json"
+        parts.mkdir()
+        port = str(free_port())
+        base = [
+            sys.executable,
+            "-m",
+            "locust",
+            "-f",
+            "loadtests/users.py",
+            "--host",
+            service.url,
+            "--headless",
+            "--only-summary",
+        ]
+        master = [
+            *base, "-u", "2", "--master", "--master-bind-port", port, "--expect-workers", "2", "--rate", "150", "--seconds", "4",
+            "--warm-up", "1", "--mix", "1", "--generators", "2", "--parts", str(parts), "--result", str(result),
+        ]  # fmt: skip
+        log = tmp_path / "workers.log"
+        with log.open("w") as said:
+            worker = [*base, "--worker", "--master-port", port]
+            workers = [subprocess.Popen(worker, cwd=ROOT, stdout=said, stderr=said) for _ in range(2)]
+            subprocess.run(master, cwd=ROOT, stdout=said, stderr=said, check=True, timeout=60)
+            for process in workers:
+                process.wait(20)
+        told = json.loads(result.read_text())
+        total, own = Tally.of(told["tally"]), [Tally.of(json.loads(part.read_text())) for part in parts.iterdir()]
+        assert (told["lost"], len(own), total.due) == (0, 2, 600), log.read_text()
+        assert {one.due for one in own} == {300}
+        assert own[0].latency.counts != own[1].latency.counts
+        assert total.latency.counts == merged(own).latency.counts
+        assert total.latency.n == sum(one.latency.n for one in own)
+        assert total.as_json()["intervals"] == merged(own).as_json()["intervals"]
+    finally:
+        service.stop()
