@@ -33,7 +33,7 @@ from service.rollout.sequential.compose import log_e_all, log_e_any, log_e_mean,
 from service.rollout.sequential.goal import PairedGoal
 from service.rollout.sequential.ipw import IpwDifference
 from service.rollout.sequential.late_harm import LateHarm
-from service.rollout.sequential.latency import LatencyEvidence, PairedLatencyEvidence
+from service.rollout.sequential.latency import LatencyEvidence
 from service.rollout.sequential.mean import MeanEvidence
 from service.rollout.sequential.planning import Forecast, labels_needed, split_variance
 from service.rollout.sequential.rate import RateEvidence
@@ -50,7 +50,6 @@ __all__ = [
     "MeanEvidence",
     "Mergeable",
     "PairedGoal",
-    "PairedLatencyEvidence",
     "RateEvidence",
     "SplitGuard",
     "crossed",

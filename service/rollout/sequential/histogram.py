@@ -29,7 +29,7 @@ class LogHistogram:
 
     >>> seen = LogHistogram(edges(1.0, 2.0, 1.5))
     >>> for value in (0.2, 1.0, 1.7, math.inf):
-    ...     _ = seen.add(value)
+    ...     seen.add(value)
     >>> seen.reached()  # all 4, then: at least 1.0, 1.5, 2.25, and beyond every edge none
     [4, 3, 2, 1, 0]
     """
@@ -41,14 +41,12 @@ class LogHistogram:
         self._counts = [0] * (len(marks) + 1)
         self.n = 0
 
-    def add(self, value: float, times: int = 1) -> int:
-        """Count `value` (infinity: it never ended) and give its bucket: the number of edges at or below it."""
+    def add(self, value: float, times: int = 1) -> None:
+        """Count `value`; infinity for one that never ended."""
         if not value >= 0.0:
             raise ValueError(f"the value {value!r} is not a number of 0 or more")
-        bucket = bisect_right(self._edges, value)
-        self._counts[bucket] += counted("times", times)
+        self._counts[bisect_right(self._edges, value)] += counted("times", times)
         self.n += times
-        return bucket
 
     def reached(self) -> list[int]:
         """S: everything, then per edge how many values are at or above it, then 0 for the edge at infinity."""
@@ -73,16 +71,3 @@ class LogHistogram:
         for bucket, count in totals:
             self._counts[counted("bucket", bucket)] += counted("count", count)
         self.n = sum(self._counts)
-
-
-def sparse(values: list[int]) -> list[list[int]]:
-    """The entries that are not zero, as [index, value]."""
-    return [[index, value] for index, value in enumerate(values) if value]
-
-
-def dense(entries: Any, length: int) -> list[int]:
-    """What `sparse` was made from."""
-    values = [0] * length
-    for index, value in entries:
-        values[counted("index", index)] = int(value)
-    return values

@@ -17,7 +17,6 @@ from service.rollout.sequential import (
     LatencyEvidence,
     MeanEvidence,
     PairedGoal,
-    PairedLatencyEvidence,
     RateEvidence,
     SplitGuard,
     crossed,
@@ -43,10 +42,6 @@ def fed(kind: str, seed: int = 0, n: int = 700) -> Evidence:
         "attribution": (AttributionEvidence, lambda e: e.update(rng.random() < 0.1, rng.choice([0.05, 0.25]))),
         "split-guard": (SplitGuard, lambda e: e.update(rng.random() < 0.1, rng.choice([0.05, 0.25]))),
         "latency": (LatencyEvidence, lambda e: e.update(rng.lognormvariate(-4, 1), rng.lognormvariate(-4, 1))),
-        "paired-latency": (
-            PairedLatencyEvidence,
-            lambda e: e.update(rng.lognormvariate(-4, 1), rng.lognormvariate(-4, 1)),
-        ),
     }[kind]
     evidence = make()
     for _ in range(n):
@@ -85,7 +80,7 @@ def _one_more(kind, evidence):
         evidence.update(True, 0.3, 0.1)
     elif kind == "rate":
         evidence.update(True)
-    elif kind in {"latency", "paired-latency"}:
+    elif kind == "latency":
         evidence.update(0.013, 0.017)
     else:
         evidence.update(0.37)
@@ -124,7 +119,6 @@ def test_other_grids_kinds_and_damage_are_refused(kind):
         (PairedGoal(0.02), PairedGoal(0.03), "margin is 0.02 here and 0.03 there"),
         (IpwDifference(0.05), IpwDifference(0.01), "smallest_share is 0.05 here and 0.01 there"),
         (LatencyEvidence(), LatencyEvidence(growth=1.05), "growth is 1.02 here and 1.05 there"),
-        (PairedLatencyEvidence(5), PairedLatencyEvidence(4), "within_steps is 5 here and 4 there"),
     ],
 )
 def test_a_changed_question_is_refused(one, other, named):
@@ -139,8 +133,6 @@ def test_a_changed_question_is_refused(one, other, named):
 def test_other_kinds_do_not_merge():
     with pytest.raises(ValueError, match="'rate' to 'mean'"):
         MeanEvidence().merge(RateEvidence())
-    with pytest.raises(ValueError, match="'latency' to 'paired-latency'"):
-        PairedLatencyEvidence().merge(LatencyEvidence())
     assert MeanEvidence() != RateEvidence()
     with pytest.raises(TypeError):
         hash(MeanEvidence())
@@ -226,7 +218,7 @@ def test_composites(log_es):
     assert together >= max(log_e - math.log(len(log_es)) for log_e in log_es.values()) - 1e-9  # beats Bonferroni
     assert together <= max(log_es.values()) + 1e-9
     assert log_e_all(log_es) <= min(log_es.values())
-    assert log_es[to_blame(log_es)] == max(log_es.values())
+    assert log_es[to_blame(log_es)] >= max(log_es.values()) - 1e-9  # weights round away what is smaller
     assert log_e_mean(*log_es.values()) == pytest.approx(together, abs=1e-9)
 
 
