@@ -51,7 +51,9 @@ def loadtest(
     processes: Annotated[int, typer.Option(help="generators that share the rate", min=1, max=64)] = 1,
     workers_elsewhere: Annotated[
         int,
-        typer.Option(help="in their place, wait on port 5557 for so many workers on other machines", min=0, max=256),
+        typer.Option(
+            help="in their place, wait on port 5557 for so many workers on other machines", min=0, max=256, metavar="N"
+        ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="the same seed sends the same requests at the same moments")] = 2013,
     find: Annotated[bool, typer.Option("--find", help="search for the highest rate that meets the goals")] = False,
