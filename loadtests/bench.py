@@ -1,217 +1,178 @@
 """`make bench`: this service beside its peers, one run, interleaved rounds, the server on one core and wrk on the other.
 
-Absolute figures belong to this machine and this hour; what can be quoted are the ratios of one run.
+What is measured is in `cases`; how, in `loadtests.measuring`; who the peers are, in `loadtests.peers`. A peer that does not
+install or start is left out, and the report says so.
 """
 
-import contextlib
+import dataclasses
 import datetime
-import importlib.metadata
 import os
-import platform
-import re
-import shutil
-import signal
-import socket
-import statistics
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
-import msgspec
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from models.data import replay_rows
+from loadtests import asking, matrix
+from loadtests.measuring import LOAD_CPU, RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools
+from loadtests.peers import BARE, PEERS, Peer
 from service.errors import ConfigurationError
 
-ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
-SERVER_CPU, LOAD_CPU = "0", "1"
 console = Console(highlight=False)
+ANSWERS = "Understudy"
+"""The BentoML service that answers: its CPU is told apart from that of the processes beside it."""
 
 
 @dataclass
-class Server:
-    """Something that is measured.
+class Case:
+    """One model asked in one way, by so many connections at a time.
 
     Attributes:
-        command: starts it on `{port}`; `env` is added to the environment.
+        scripts: wrk's, by protocol.
     """
 
-    name: str
-    command: list[str]
-    env: dict[str, str] = field(default_factory=dict)
-    rates: list[float] = field(default_factory=list)
-    p50_ms: list[float] = field(default_factory=list)
-    p99_ms: list[float] = field(default_factory=list)
+    title: str
+    servers: list[tuple[Server, str]]
+    scripts: dict[str, Path]
+    connections: int = 16
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def round(self, seconds: int) -> None:
+        """Measure every server once; one that fails is not asked again."""
+        for server, protocol in self.servers:
+            if server.name in self.failed:
+                continue
+            try:
+                measure(server, self.scripts[protocol], seconds, self.connections)
+            except (ConfigurationError, subprocess.SubprocessError, AssertionError) as error:
+                self.failed[server.name] = str(error).splitlines()[0][:200]
 
 
-def servers(folder: Path) -> list[Server]:
-    """This service, primary only and with all requests rehearsed, and its peers."""
-    example = yaml.safe_load((ROOT / "rollout.yaml").read_text(encoding="utf-8"))
-    solo = {key: value for key, value in example.items() if key not in {"candidate", "steps"}}
-    (folder / "solo.yaml").write_text(yaml.safe_dump(solo), encoding="utf-8")
-    model = {"PEER_MODEL": str(ROOT / "models" / "flight_poc" / "model.onnx")}
-    bentoml = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}"]
-    ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}"]
-    return [
-        Server(
-            "understudy, primary only",
-            [*ours, str(folder / "solo.yaml")],
-            {"UNDERSTUDY_STATE_DIR": str(folder / "solo")},
-        ),
-        Server(
-            "understudy, shadow 100 %",
-            [*ours, str(ROOT / "rollout.yaml")],
-            {"UNDERSTUDY_STATE_DIR": str(folder / "shadow")},
-        ),
-        Server(
-            "BentoML, @bentoml.api",
-            [*bentoml, "loadtests.peers.bentoml_api:Peer"],
-            model | {"BENTOML_HOME": str(folder / "home")},
-        ),
-        Server(
-            "bare uvicorn + orjson",
-            [sys.executable, "-m", "uvicorn", "loadtests.peers.bare:app", "--no-access-log", "--port", "{port}"],
-            model,
-        ),
-    ]
+def cases(folder: Path, peers: Sequence[Peer], *, quick: bool) -> list[Case]:
+    """What is measured."""
+    matrix.logistic(folder / "float.onnx")
+    flights = ROOT / "models" / "flight_poc" / "model.onnx"
+    one, many = asking.matrix_bodies(1), asking.matrix_bodies(1_000)
+    scripts = {
+        "float": asking.scripts(folder, "float", one), "many": asking.scripts(folder, "many", many),
+        "flight": asking.scripts(folder, "flight", {"rows": asking.flight_body()}),
+    }  # fmt: skip
+    numbers = [(_peer(peer, folder / "float.onnx"), peer.protocol) for peer in (BARE, *peers)]
+    strings = [(_peer(peer, flights), peer.protocol) for peer in (BARE, *peers) if not peer.numbers_only]
+    float_model = asking.Rollout("float", folder / "float.onnx", folder / "float.onnx")
+    flight_model = asking.Rollout("flights", flights.parent, ROOT / "models" / "flight_candidate")
+    kinds = ("primary only", "shadow 100 %", "canary 50 %")
+
+    def ours(
+        rollout: asking.Rollout, *names: str, path: str = "/predict", protocol: str = "rows"
+    ) -> list[tuple[Server, str]]:
+        return [(rollout.server(folder, name, path), protocol) for name in names]
+
+    v2 = "/v2/models/float/infer"
+    found = [
+        Case("One row of a 16-column float model, 16 connections", ours(float_model, *kinds) + numbers, scripts["float"]),
+        Case("One flight (18 named fields, strings), 16 connections", ours(flight_model, *kinds) + strings, scripts["flight"]),
+        Case("One flight, 1 connection", ours(flight_model, kinds[0], kinds[2]) + strings[:1], scripts["flight"], 1),
+    ]  # fmt: skip
+    if not quick:
+        bare = numbers[:1]
+        found += [
+            Case("One row of the float model, 64 connections", ours(float_model, kinds[0]) + bare, scripts["float"], 64),
+            Case("One row of the float model over V2 JSON, 16 connections",
+                 ours(float_model, kinds[0], path=v2, protocol="v2") + [n for n in numbers if n[1] == "v2"], scripts["float"]),
+            Case("1,000 rows of the float model in JSON, 16 connections", ours(float_model, kinds[0]) + bare, scripts["many"]),
+        ]  # fmt: skip
+    # Each case has servers of its own: a server's samples are one case's.
+    return [Case(c.title, [(_again(s), p) for s, p in c.servers], c.scripts, c.connections) for c in found]
 
 
-def payload(folder: Path) -> Path:
-    """A wrk script that posts one July flight."""
-    row = replay_rows(7, 1)[0].row
-    body = msgspec.json.encode({"rows": [row]}).decode()
-    script = folder / "post.lua"
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{body}]]\n',
-        encoding="utf-8",
-    )
-    return script
+def _peer(peer: Peer, model: Path) -> Server:
+    return Server(peer.name, peer.command, {"PEER_MODEL": str(model)}, peer.path, peer.ready)
 
 
-@contextlib.contextmanager
-def running(server: Server) -> Iterator[str]:
-    """The server on its core, ready; its URL."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = ["taskset", "-c", SERVER_CPU, *(word.replace("{port}", str(port)) for word in server.command)]
-    env = os.environ | {"BENTOML_DO_NOT_TRACK": "True"} | server.env
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _wait(url, process)
-        yield url
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def _again(server: Server) -> Server:
+    return dataclasses.replace(server, samples=[])
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url + "/readyz").status_code < 500:
-                return
-        time.sleep(0.1)
-    raise ConfigurationError(f"{' '.join(map(str, process.args))} did not become ready")  # type: ignore[arg-type]
+def table(case: Case) -> list[str]:
+    """One case as Markdown."""
+    bare = next((s for s, _ in case.servers if s.name == BARE.name and s.samples), None)
+    lines = [
+        f"## {case.title}", "",
+        "| server | requests/s | × bare | p50 ms | p99 ms | p99.9 ms | CPU µs a request: answering, all | memory MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for server, _ in case.servers:
+        if not server.samples:
+            continue
+        rates, rate = [sample.rate for sample in server.samples], server.median("rate")
+        answering = server.cpu(ANSWERS) or server.cpu()
+        ratio = f"{rate / bare.median('rate'):.2f}" if bare else ""
+        lines.append(
+            f"| {server.name} | {rate:,.0f} ({min(rates):,.0f}-{max(rates):,.0f}) | {ratio} | {server.median('p50_ms'):.2f} | "
+            f"{server.median('p99_ms'):.2f} | {server.median('p999_ms'):.2f} | {answering:.0f}, {server.cpu():.0f} | "
+            f"{server.median('memory_mib'):,.0f} |"
+        )
+    return [*lines, *(f"\n{name} was left out: {why}" for name, why in case.failed.items()), ""]
 
 
-def measure(server: Server, script: Path, seconds: int, connections: int, path: str = "/predict") -> None:
-    """One round: a short warm-up, then wrk for `seconds`."""
-    with running(server) as url:
-        for length in (1, seconds):
-            shown = subprocess.run(
-                ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{length}", "--latency", "-s", str(script),
-                 url + path],
-                capture_output=True, text=True, check=True,
-            ).stdout  # fmt: skip
-    if "Non-2xx" in shown or "Socket errors" in shown:
-        raise ConfigurationError(f"{server.name} answered errors:\n{shown}")
-    server.rates.append(float(re.search(r"Requests/sec:\s+([\d.]+)", shown)[1]))  # type: ignore[index]
-    server.p50_ms.append(_milliseconds(shown, "50"))
-    server.p99_ms.append(_milliseconds(shown, "99"))
-
-
-def _milliseconds(shown: str, percentile: str) -> float:
-    match = re.search(rf"\s{percentile}%\s+([\d.]+)(us|ms|s)", shown)
-    assert match is not None, shown
-    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
-
-
-def report(found: list[Server], rounds: int, seconds: int, connections: int) -> str:
-    """The run as markdown: method and machine first."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-    named = ("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in named)
-    base = next(s for s in found if s.name.startswith("BentoML"))
-    bare = next(s for s in found if s.name.startswith("bare"))
+def report(found: Sequence[Case], on: str, rounds: int, seconds: int) -> str:
+    """The run as Markdown: method and machine first."""
     method = (
-        f"One-row flights JSON (18 named inputs, strings included) to the flights POC, {connections} connections, {rounds} "
-        f"interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
-        f"{SERVER_CPU}, wrk on core {LOAD_CPU}."
-    )
-    machine = (
-        f"Machine: {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; Python "
-        f"{platform.python_version()}, {versions}."
+        f"{rounds} interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
+        f"{SERVER_CPU}, wrk on core {LOAD_CPU}. Everything on: validation, routing, ids, metrics, records, and with a candidate "
+        f"its rehearsals, pairing and the judge. Load at the end: {os.getloadavg()[1]:.1f}."
     )
     lines = [
-        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "", method, machine,
+        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "", method, on,
         "Made by `make bench`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
-        "| server | requests/s | p50 ms | p99 ms | × BentoML's endpoint | × bare |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for s in found:
-        rate, p99 = statistics.median(s.rates), statistics.median(s.p99_ms)
-        times_base, times_bare = rate / statistics.median(base.rates), rate / statistics.median(bare.rates)
-        lines.append(
-            f"| {s.name} | {rate:,.0f} ({min(s.rates):,.0f}-{max(s.rates):,.0f}) | {statistics.median(s.p50_ms):.2f} | "
-            f"{p99:.2f} | {times_base:.1f} | {times_bare:.2f} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(line for case in found for line in table(case))])
+
+
+def installed(names: Sequence[str]) -> tuple[list[Peer], list[str]]:
+    """The chosen peers that install, and what they run on."""
+    chosen, said = [], []
+    for peer in PEERS:
+        if names and not any(name.lower() in peer.name.lower() for name in names):
+            continue
+        console.print(f"{peer.name}: {peer.folder.relative_to(ROOT) if peer.packages else 'this environment'}")
+        try:
+            said.append(peer.install())
+        except (OSError, subprocess.CalledProcessError) as error:
+            console.print(f"{peer.name} is left out: {error}")
+        else:
+            chosen.append(peer)
+    return chosen, said
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 3,
-    seconds: Annotated[int, typer.Option(help="seconds of load per round and server")] = 6,
-    connections: Annotated[int, typer.Option(help="wrk's connections")] = 16,
+    seconds: Annotated[int, typer.Option(help="seconds of load per round and server")] = 4,
+    quick: Annotated[bool, typer.Option(help="only the cases that the launch figures are about")] = False,
+    peers: Annotated[
+        list[str] | None, typer.Option(help="only these peers; `none` for none but the bare server")
+    ] = None,
     write: Annotated[bool, typer.Option(help="write a dated file to loadtests/results/")] = True,
 ) -> None:
     """Measure this service beside its peers."""
-    for tool in ("wrk", "taskset"):
-        if shutil.which(tool) is None:
-            raise SystemExit(f"{tool} is missing: apt-get install {'wrk' if tool == 'wrk' else 'util-linux'}")
+    need_tools()
+    chosen, said = installed(peers or ())
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        script, found = payload(folder), servers(folder)
-        plan: list[Any] = [server for _ in range(rounds) for server in found]
-        for server in track(plan, description="measuring", console=console):
-            measure(server, script, seconds, connections)
-    text = report(found, rounds, seconds, connections)
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    table = Table(*rows[0], box=None)
-    for row in rows[2:]:
-        table.add_row(*row)
-    console.print(table)
+        found = cases(Path(name), chosen, quick=quick)
+        for case in track([case for _ in range(rounds) for case in found], description="measuring", console=console):
+            case.round(seconds)
+    on = f"{machine(('bentoml', 'onnxruntime', 'uvicorn', 'uvloop', 'numpy'))} Peers: {', '.join(said) or 'none'}."
+    text = report(found, on, rounds, seconds)
+    console.print(text, markup=False)
     if write:
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-bench.md"
+        path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-bench{'-quick' if quick else ''}.md"
         path.write_text(text, encoding="utf-8")
         console.print(f"written to {path.relative_to(ROOT)}")
 

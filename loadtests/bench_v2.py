@@ -4,11 +4,7 @@ Interleaved rounds as in `loadtests.bench`: the server on one core, wrk on the o
 """
 
 import datetime
-import importlib.metadata
 import json
-import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from loadtests import matrix
-from loadtests.bench import RESULTS, ROOT, SERVER_CPU, Server, measure
+from loadtests.measuring import RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools, script
 
 ROWS = 1_000
 PATH = "/v2/models/matrix/infer"
@@ -52,15 +48,8 @@ def payload(folder: Path) -> Path:
         "parameters": {"binary_data_size": len(raw)},
     }
     head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    (folder / "body").write_bytes(head + raw)
-    script = folder / "post.lua"
-    script.write_text(
-        f'wrk.method = "POST"\nwrk.headers["Inference-Header-Content-Length"] = "{len(head)}"\n'
-        f'wrk.headers["Content-Type"] = "application/octet-stream"\nlocal file = io.open("{folder / "body"}", "rb")\n'
-        'wrk.body = file:read("*a")\nfile:close()\n',
-        encoding="utf-8",
-    )
-    return script
+    kind = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    return script(folder, "raw", head + raw, kind)
 
 
 def servers(folder: Path, name: str) -> tuple[Server, Server]:
@@ -74,8 +63,8 @@ def servers(folder: Path, name: str) -> tuple[Server, Server]:
     ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")]
     bare = [sys.executable, "-m", "uvicorn", "loadtests.peers.bare_v2:app", "--no-access-log", "--port", "{port}"]
     return (
-        Server(f"understudy, {name}", ours, {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{name}")}),
-        Server(f"bare uvicorn + np.frombuffer, {name}", bare, {"PEER_MODEL": str(model)}),
+        Server(f"understudy, {name}", ours, {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{name}")}, PATH),
+        Server(f"bare uvicorn + np.frombuffer, {name}", bare, {"PEER_MODEL": str(model)}, PATH, "/"),
     )
 
 
@@ -87,31 +76,23 @@ def raw_runs(model: Path, seconds: float) -> float:
 
 def report(found: dict[str, tuple[Server, Server, list[float]]], rounds: int, seconds: int, connections: int) -> str:
     """The results as Markdown."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        "?",
-    )
-    versions = ", ".join(
-        f"{n} {importlib.metadata.version(n)}" for n in ("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")
-    )
     lines = [
         f"# {ROWS:,} rows of raw tensors, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "",
         (f"One FP32 tensor of {ROWS} x {matrix.COLUMNS} a request over the Open Inference Protocol, {connections} connections, "
         f"{rounds} interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
         f"{SERVER_CPU}, wrk on the other. Everything on but a candidate: routing, ids, metrics, records (what the store cannot "
         "take is dropped and counted). `session.run` is the same model in a loop, on the server's core."),
-        (f"Machine: {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; Python {platform.python_version()}, "
-        f"{versions}."),
+        machine(("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")),
         "Made by `make bench-v2`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
         "| model | server | requests/s | p50 ms | p99 ms | × bare | × session.run |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, (ours, bare, raw) in found.items():
         for server in (ours, bare):
-            rate = statistics.median(server.rates)
+            rate, rates = server.median("rate"), [sample.rate for sample in server.samples]
             lines.append(
-                f"| {name} | {server.name.partition(',')[0]} | {rate:,.0f} ({min(server.rates):,.0f}-{max(server.rates):,.0f}) | "
-                f"{statistics.median(server.p50_ms):.2f} | {statistics.median(server.p99_ms):.2f} | "
-                f"{rate / statistics.median(bare.rates):.2f} | {rate / statistics.median(raw):.2f} |"
+                f"| {name} | {server.name.partition(',')[0]} | {rate:,.0f} ({min(rates):,.0f}-{max(rates):,.0f}) | "
+                f"{server.median('p50_ms'):.2f} | {server.median('p99_ms'):.2f} | "
+                f"{rate / bare.median('rate'):.2f} | {rate / statistics.median(raw):.2f} |"
             )
         rate = statistics.median(raw)
         lines.append(f"| {name} | session.run | {rate:,.0f} ({min(raw):,.0f}-{max(raw):,.0f}) | | | | 1.00 |")
@@ -125,20 +106,18 @@ def main(
     write: Annotated[bool, typer.Option(help="write a dated file to loadtests/results/")] = True,
 ) -> None:
     """Measure raw tensors."""
-    for tool in ("wrk", "taskset"):
-        if shutil.which(tool) is None:
-            raise SystemExit(f"{tool} is missing: apt-get install {'wrk' if tool == 'wrk' else 'util-linux'}")
+    need_tools()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        script = payload(folder)
+        lua = payload(folder)
         matrix.logistic(folder / "logistic.onnx")
         matrix.boosted(folder / "boosted.onnx")
         found = {name: (*servers(folder, name), list[float]()) for name in ("logistic", "boosted")}
         plan = [name for _ in range(rounds) for name in found]
         for name in track(plan, description="measuring", console=console):
             ours, bare, raw = found[name]
-            measure(bare, script, seconds, connections, PATH)
-            measure(ours, script, seconds, connections, PATH)
+            measure(bare, lua, seconds, connections)
+            measure(ours, lua, seconds, connections)
             raw.append(raw_runs(folder / f"{name}.onnx", seconds / 2))
     text = report(found, rounds, seconds, connections)
     console.print(text)

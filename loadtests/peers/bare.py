@@ -11,6 +11,7 @@ _options = ort.SessionOptions()
 _options.intra_op_num_threads = 1
 _session = ort.InferenceSession(os.environ["PEER_MODEL"], _options, providers=["CPUExecutionProvider"])
 _kinds = {i.name: np.float32 if i.type == "tensor(float)" else object for i in _session.get_inputs()}
+_vectors = {i.name for i in _session.get_inputs() if i.shape[1] != 1}
 _HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 
 
@@ -28,9 +29,8 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         body, more = body + message.get("body", b""), message.get("more_body", False)
     rows = orjson.loads(body)["rows"] if body else []
     if rows:
-        label, probabilities = _session.run(
-            None, {n: np.array([[r[n]] for r in rows], dtype=k) for n, k in _kinds.items()}
-        )
+        feeds = {n: np.array([r[n] if n in _vectors else [r[n]] for r in rows], dtype=k) for n, k in _kinds.items()}
+        label, probabilities = _session.run(None, feeds)
         answer = orjson.dumps({"label": label.tolist(), "probabilities": probabilities.tolist()})
     else:
         answer = b"{}"

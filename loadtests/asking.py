@@ -1,0 +1,68 @@
+"""What the benchmarks ask, in each protocol's form, and this service's own rollout files for them."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from loadtests import matrix
+from loadtests.measuring import Server, script
+from models.data import replay_rows
+
+_STEPS: dict[str, list[Any]] = {
+    "shadow 100 %": [{"shadow": 100}, "promote"],
+    "canary 50 %": [{"canary": 50}, "promote"],
+}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A model and a candidate, served in one of three ways. Requests are routed by their own ids, so that one body is enough."""
+
+    model: str
+    primary: Path
+    candidate: Path
+
+    def server(self, folder: Path, how: str, path: str) -> Server:
+        """This service: "primary only", "shadow 100 %" or "canary 50 %"."""
+        said: dict[str, Any] = {
+            "model": self.model, "task": "binary-classification", "primary": str(self.primary),
+            "goals": {"latency": {"p99_ms": 500, "deadline_ms": 5000}},
+        }  # fmt: skip
+        if how in _STEPS:
+            said |= {"candidate": str(self.candidate), "steps": _STEPS[how]}
+        name = f"{self.model}-{how.split(maxsplit=1)[0]}"
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+        return Server(
+            f"understudy, {how}",
+            [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")],
+            {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{name}")},
+            path,
+            candidate=how in _STEPS,
+        )
+
+
+def flight_body() -> bytes:
+    """One July flight."""
+    return msgspec.json.encode({"rows": [replay_rows(7, 1)[0].row]})
+
+
+def matrix_bodies(count: int) -> dict[str, bytes]:
+    """Rows of the matrix model by protocol."""
+    x = [[round(value, 4) for value in row] for row in matrix.rows(count).tolist()]
+    flat = [value for row in x for value in row]
+    tensor = {"name": "x", "datatype": "FP32", "shape": [count, matrix.COLUMNS], "data": flat}
+    return {
+        "rows": json.dumps({"rows": [{"x": row} for row in x]}).encode(),
+        "v2": json.dumps({"inputs": [tensor]}).encode(),
+    }
+
+
+def scripts(folder: Path, name: str, bodies: dict[str, bytes]) -> dict[str, Path]:
+    """Wrk's scripts by protocol."""
+    kind = {"Content-Type": "application/json"}
+    return {protocol: script(folder, f"{name}-{protocol}", body, kind) for protocol, body in bodies.items()}
