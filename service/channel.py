@@ -1,7 +1,6 @@
 """The road to another process of this service: small HTTP/1.1 requests over keep-alive connections to its Unix socket.
 
-A bare asyncio protocol around httptools, since one of these roads, to the candidate, is on the request path: measured
-beside `bentoml.depends` and aiohttp in `loadtests/hop.py`.
+A bare asyncio protocol around httptools, since one of these roads, to the candidate, is on the request path.
 """
 
 import asyncio

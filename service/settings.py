@@ -52,6 +52,9 @@ class Settings(pydantic_settings.BaseSettings):
     body_timeout_s: float = pydantic.Field(10.0, gt=0, description="a body that is not here by then is 408")
 
     batch_max_rows: int = pydantic.Field(1_024, ge=1, description="most rows in one run of a model")
+    batch_max_delay_ms: float = pydantic.Field(
+        0.0, ge=0, le=1_000, description="how long a request waits for others to share its run; 0: not at all"
+    )
     queue_max_rows: int = pydantic.Field(20_000, ge=1, description="rows waiting for a model; more is 429")
     inline_max_ms: float = pydantic.Field(
         2.0,

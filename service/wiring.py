@@ -313,6 +313,7 @@ class Worker(House):
         return {
             "max_rows": self.settings.batch_max_rows,
             "queue_max_rows": self.settings.queue_max_rows,
+            "max_delay_s": self.settings.batch_max_delay_ms / 1000,
             "on_batch": self.recorder.batch_sizes[variant].append,
         }
 

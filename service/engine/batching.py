@@ -1,8 +1,9 @@
 """Dynamic batching that adds no delay: what became readable in one turn of the event loop is one run of the model.
 
 Requests wait for nothing but the loop's own turn (`call_soon`), or for the run that is under way: when a run takes long
-enough to go to a thread, what arrives meanwhile is the next batch. A batch that fails is run again request by request,
-so that one bad request never fails its neighbours.
+enough to go to a thread, what arrives meanwhile is the next batch. Where larger batches are worth a wait, `max_delay_s` says
+how long the first of them waits for others, unless `max_rows` rows are there before. A batch that fails is run again request
+by request, so that one bad request never fails its neighbours.
 """
 
 import asyncio
@@ -32,13 +33,16 @@ class Batcher(ABC):
     """
 
     def __init__(
-        self, *, max_rows: int, queue_max_rows: int, on_batch: Callable[[int], None] = lambda rows: None
-    ) -> None:
+        self, *, max_rows: int, queue_max_rows: int, max_delay_s: float = 0.0,
+        on_batch: Callable[[int], None] = lambda rows: None,
+    ) -> None:  # fmt: skip
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter] = deque()
         self._waiting_rows = 0
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
         self._max_rows, self._queue_max_rows, self.on_batch = max_rows, queue_max_rows, on_batch
+        self._max_delay_s = max_delay_s
 
     def submit(self, rows: Batch) -> "asyncio.Future[Scores]":
         """The scores of `rows`, to be awaited.
@@ -55,6 +59,13 @@ class Batcher(ABC):
         self._waiting_rows += len(rows)
         if not self._scheduled:
             self._scheduled = True
+            if self._max_delay_s:
+                self._timer = self._loop.call_later(self._max_delay_s, self._turn)
+            else:
+                self._loop.call_soon(self._turn)
+        if self._timer is not None and self._waiting_rows >= self._max_rows:
+            self._timer.cancel()
+            self._timer = None
             self._loop.call_soon(self._turn)
         return future
 
@@ -105,7 +116,7 @@ class LocalModel(Batcher):
 
     def inline(self, rows: int) -> bool:
         """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""
-        return not self._running and self.engine.seconds(rows) <= self._inline_max_s
+        return not (self._running or self._max_delay_s) and self.engine.seconds(rows) <= self._inline_max_s
 
     async def idle(self) -> None:
         """Return when nothing waits for this model and nothing is under way."""
@@ -113,6 +124,7 @@ class LocalModel(Batcher):
             await asyncio.sleep(IDLE_POLL_S)
 
     def _turn(self) -> None:
+        self._timer = None
         while self._waiting:
             batch = self._take()
             count = sum(len(rows) for rows, _ in batch)
@@ -172,7 +184,7 @@ class SpreadModel(Batcher):
         return self.submit(rows)
 
     def _turn(self) -> None:
-        self._scheduled = False
+        self._scheduled, self._timer = False, None
         while self._waiting:
             batch = self._take()
             if batch:

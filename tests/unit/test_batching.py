@@ -52,15 +52,15 @@ def test_requests_of_one_turn_are_one_run() -> None:
 VALUES = st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.9, 13.0]), min_size=1, max_size=5)
 
 
-@given(st.lists(VALUES, min_size=1, max_size=12), st.integers(1, 8), st.booleans())
+@given(st.lists(VALUES, min_size=1, max_size=12), st.integers(1, 8), st.booleans(), st.sampled_from([0.0, 0.001]))
 def test_nobody_gets_another_s_rows_and_a_bad_request_fails_alone(
-    requests: list[list[float]], max_rows: int, threaded: bool
+    requests: list[list[float]], max_rows: int, threaded: bool, delay: float
 ) -> None:
-    """Whatever the sizes, the limit, and whether runs go to a thread."""
+    """Whatever the sizes, the limit, whether runs go to a thread, and whether they wait for company."""
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            model = local(FakeEngine(cost_s=1.0 if threaded else 0.0), executor, max_rows=max_rows)
+            model = local(FakeEngine(cost_s=1.0 if threaded else 0.0), executor, max_rows=max_rows, max_delay_s=delay)
             answers = await asyncio.gather(*(model.infer(rows(*values)) for values in requests), return_exceptions=True)
         for values, answer in zip(requests, answers, strict=True):
             if 13.0 in values:
@@ -119,6 +119,26 @@ def test_a_request_that_fills_a_batch_is_run_at_once() -> None:
         assert not local(FakeEngine(cost_s=1.0), None, max_rows=4).inline(3)
 
     asyncio.run(main())
+
+
+def test_a_delay_gathers_until_it_is_over_or_the_batch_is_full() -> None:
+    """Requests of several turns share a run; `max_rows` rows wait no longer; without a delay each turn is a run."""
+
+    async def arriving(delay: float, max_rows: int) -> list[int]:
+        engine = FakeEngine()
+        model = local(engine, None, max_delay_s=delay, max_rows=max_rows)
+        waiting = []
+        for _ in range(4):
+            waiting.append(model.infer(rows(0.1)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await asyncio.gather(*waiting)
+        assert not delay or not model.inline(1)
+        return engine.runs
+
+    assert asyncio.run(arriving(0.0, 64)) == [1, 1, 1, 1]
+    assert asyncio.run(arriving(0.05, 64)) == [4]
+    assert asyncio.run(arriving(60.0, 2)) == [2, 2]
 
 
 def test_the_queue_has_a_limit() -> None:
