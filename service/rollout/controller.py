@@ -80,6 +80,7 @@ class Controller:
         self.holder, self._lease_s = holder, lease_s
         self._evidence: Evidence | None = None
         self._history: list[dict[str, Any]] = []
+        self._behind = (0, 0)
         self.verdict: Verdict | None = None
 
     def tick(self, *, candidate_ready: bool = True) -> Plan | None:
@@ -101,6 +102,8 @@ class Controller:
         known_by = self._clock.now() - LABEL_LAG_S
         moved = self._fold(evidence, known_by)
         tail = self._tail(evidence, known_by)
+        moved |= self._behind != (tail.labelled, tail.pending)  # labels came behind a pair that waits for its own
+        self._behind = (tail.labelled, tail.pending)
         met = self._requirements.met() if self._requirements else {}
         verdict = self._judge(evidence, tail, plan, frozenset(met))
         self.verdict = verdict

@@ -44,9 +44,14 @@ def up(service: Running) -> bool:
 
 
 class Load:
-    """Callers that ask one flight after the other and remember who answered, when, and with which status."""
+    """Callers that ask one flight after the other and remember who answered, when, and with which status.
 
-    def __init__(self, service: Running, flights: list[Flight], callers: int = 4) -> None:
+    Attributes:
+        at: when their requests happen, where that is not now; may be moved.
+    """
+
+    def __init__(self, service: Running, flights: list[Flight], callers: int = 4, at: float | None = None) -> None:
+        self.at = at
         self.seen: list[tuple[float, int, str]] = []
         self._stop = threading.Event()
         self._address = service.url.removeprefix("http://")
@@ -73,7 +78,8 @@ class Load:
             for _ in range(20):  # a connection serves one worker: change now and then
                 body = json.dumps({"rows": [self._flights[number % len(self._flights)].row]})
                 began = time.monotonic()
-                connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+                said = {} if self.at is None else {"X-Rollout-At": str(self.at)}
+                connection.request("POST", "/predict", body, {"Content-Type": "application/json", **said})
                 response = connection.getresponse()
                 response.read()
                 self.seen.append((began, response.status, response.headers.get("x-rollout-variant", "")))
@@ -143,7 +149,7 @@ def test_a_promotion_swaps_without_a_failed_request_and_needs_no_candidate_proce
                 service.http.post("/rollout/promote", json={"full": True, "reason": "go"}).json()["phase"] == "promoted"
             )
             promoted = time.monotonic()
-            service.wait_for(lambda: "answers from this process" in service.log.read_text())
+            service.wait_for(lambda: "the promoted model answers here" in service.log.read_text())
             service.children("Candidate")[0].kill()
             killed = time.monotonic()
             service.wait_for(lambda: load.answered_by("candidate", since=killed) > 200)

@@ -4,7 +4,7 @@ import pytest
 
 from service.rollout.evidence import WANTED_MAX, Evidence
 from service.rollout.scoring import Scorer
-from tests.unit.rollout.world import MODELS, START, folded, policy, row
+from tests.unit.rollout.world import MODELS, START, World, folded, policy, row
 
 AUDIT = policy(quality={"loss": "brier"}, labels={"audit": 25})
 SCORER = Scorer(AUDIT, MODELS)
@@ -71,6 +71,20 @@ def test_the_predictions_that_wait_for_their_label_are_listed_up_to_a_limit():
     assert len(wanted) == WANTED_MAX
     assert all(SCORER.sampled(name) for name in wanted)
     assert Evidence(policy(), MODELS).tail(rows[:10]).wanted == []
+
+
+def test_the_list_shrinks_in_whatever_order_labels_come_and_without_new_requests():
+    world = World(AUDIT)
+    controller = world.controller()
+    world.serve(40, "better", labelled=False)
+    world.clock.advance(10)
+    controller.tick()
+    wanted = world.shown["wanted"]
+    assert len(wanted) > 4
+    world.label(wanted[-3:])
+    world.clock.advance(10)
+    controller.tick()
+    assert world.shown["wanted"] == wanted[:-3]
 
 
 @pytest.mark.parametrize(
