@@ -57,16 +57,23 @@ chromium: ## install Debian's Chromium for the dashboard's tests, where that can
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; then :; else \
 	echo "NO CHROMIUM: it could not be installed here, and the dashboard's tests are skipped without it" >&2; fi
 
+.PHONY: prometheus
+prometheus: ## install Debian's Prometheus for the tests of rules and metrics, where that starts no service (root, apt, no systemd)
+	@command -v prometheus >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends prometheus >/dev/null; then :; else \
+	echo "NO PROMETHEUS: it was not installed here, and the tests of rules and metrics are skipped without it" >&2; fi
+
 .PHONY: screenshots
 screenshots: models chromium ## play the three demo stories and take the documentation's pictures of the dashboard
 	@$(PY) docs/screenshots.py
 
 .PHONY: test
-test: lint models chromium ## lint, types and all tests that need no GPU (a few minutes)
+test: lint models chromium prometheus ## lint, types and all tests that need no GPU (a few minutes)
 	@$(PY) -m pytest -m "not slow"
 
 .PHONY: test-all
-test-all: lint models chromium ## also the full-size statistics and soak tests
+test-all: lint models chromium prometheus ## also the full-size statistics and soak tests
 	@$(PY) -m pytest
 
 .PHONY: bench

@@ -101,7 +101,7 @@ class Gatherer:
                 self._changed.add(slot)
 
     def _count(self, parts: Sequence[Rows], observations: Sequence[Observation]) -> list[tuple[int, Counts]]:
-        """By hour; of many rows an even choice, each standing for its share. Pinned requests are no traffic."""
+        """By hour; of many rows an even choice, each standing for its share. Pinned requests and load tests are no traffic."""
         hours: dict[int, list[int]] = {}
         for i, one in enumerate(observations):
             if one.mode not in {Mode.PINNED, Mode.LOAD}:

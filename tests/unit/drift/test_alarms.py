@@ -119,19 +119,22 @@ def test_the_first_hours_are_no_day() -> None:
 
 
 def test_counts_add_up_over_workers_and_batches() -> None:
-    """Any split of the rows gives the same hours; pinned requests are left out."""
+    """Any split of the rows gives the same hours; pinned requests and load tests are left out."""
     parts, observations = told(month(7)[:600])
     whole = counted(parts, observations)
     sums: dict[int, Any] = {}
     for start in range(0, 600, 7):
         for slot, counts in counted(parts[start : start + 7], observations[start : start + 7]).items():
             sums[slot] = sums.get(slot, 0) + counts
-    pinned = [observation(f"q-{i}", at=o.at, mode=Mode.PINNED) for i, o in enumerate(observations)]
+    others = [
+        [observation(f"q-{i}", at=o.at, mode=mode) for i, o in enumerate(observations)]
+        for mode in (Mode.PINNED, Mode.LOAD)
+    ]
 
     assert sums.keys() == whole.keys()
     assert all(np.allclose(sums[slot], whole[slot]) for slot in whole)
     assert sum(layout().rows(counts) for counts in whole.values()) == 600
-    assert counted(parts, pinned) == {}
+    assert [counted(parts, each) for each in others] == [{}, {}]
 
 
 def test_of_many_rows_an_even_choice_stands_for_all() -> None:
