@@ -28,6 +28,7 @@ def rollout_file(folder: Path, candidate: str = "models/flight_candidate") -> Pa
     data = yaml.safe_load((ROOT / "rollout.yaml").read_text())
     data["candidate"] = candidate
     data["goals"]["errors"]["margin"] = 0.02
+    data["bake"] = "60d"  # a release is another test's
     for step in data["steps"]:
         if isinstance(step, dict):
             step.pop("require", None)
@@ -98,7 +99,7 @@ def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:
         service = start(tmp_path / name, rollout=file)
         try:
             service.wait_for(lambda service=service: up(service))
-            told = replay(service, "--month", "7", "--limit", "8000" if name == "good" else "3000", "--rate", "600")
+            told = replay(service, "--month", "7", "--limit", "14000" if name == "good" else "3000", "--rate", "600")
             service.wait_for(lambda service=service, phase=phase: service.rollout()["phase"] == phase, 20)
             assert told["failed"] == 0
             kinds = [e["kind"] for e in events(service)]
