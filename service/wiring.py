@@ -93,7 +93,7 @@ class House:
         setup = machine.setup_of(settings, policy, self.cards, device_of(policy.device), thread_count(settings, policy))
         self.requirements = Requirements(policy, setup, self.store)
         self.watch = Watch(
-            self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, settings
+            self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, holder(), settings
         )
         noise = floor.read(settings.state_dir, self.cards[Variant.PRIMARY].digest)
         self.ledger = Ledger(

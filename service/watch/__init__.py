@@ -30,15 +30,20 @@ log = structlog.get_logger(__name__)
 
 
 class Watch:
-    """A worker's part in watching for drift: counts what is recorded, and looks while it leads."""
+    """A process's part in watching for drift: counts what is recorded, and looks while it leads.
+
+    Args:
+        writer: names these counts, which no other process ever does, not even one with the same number after a restart.
+        holder: names this process in the rollout's lease, as the controller's does: another name would take turns with it.
+    """
 
     def __init__(
         self, cards: Mapping[Variant, Card], positions: Mapping[str, int], store: Store, metrics: Metrics, clock: Clock,
-        holder: str, settings: Settings,
+        writer: str, holder: str, settings: Settings,
     ) -> None:  # fmt: skip
         self.layout = Layout(watched_by(cards, settings.drift_features_max))
         self._store, self._metrics, self._interval_s = store, metrics, settings.drift_interval_s
-        self._gatherer = Gatherer(self.layout, positions, store, metrics, clock, holder, settings)
+        self._gatherer = Gatherer(self.layout, positions, store, metrics, clock, writer, settings)
         self._lookout = Lookout(self.layout, store, metrics, clock, holder, settings)
         self.add = self._gatherer.add
         self._task: asyncio.Task[None] | None = None

@@ -196,7 +196,7 @@ def test_a_leader_that_was_replaced_tells_nothing() -> None:
 def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
     """Nothing is counted, nothing is written, and the page says why."""
     house = House()
-    bare = Watch({Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", house.settings)
+    bare = Watch({Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", "a", house.settings)
     bare.add([[(1.0,)]], told(month(7)[:1])[1])
     bare._gatherer.flush()
 
@@ -221,7 +221,7 @@ def test_what_is_shown_is_the_newest_window_beside_its_lines() -> None:
     """Also before it is whole; then it says what it waits for."""
     house = House()
     gatherer, lookout = house.gatherer(), house.lookout()
-    watch = Watch(cards(), {}, house.store, house.metrics, house.clock, "a", house.settings)
+    watch = Watch(cards(), {}, house.store, house.metrics, house.clock, "a", "a", house.settings)
     assert watch.shown()["window"] is None
     house.day_by_day(month(7)[:300], [gatherer], [lookout])
     early = watch.shown()
