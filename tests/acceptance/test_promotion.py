@@ -22,9 +22,9 @@ pytestmark = pytest.mark.acceptance
 BAKE_S = 60.0
 
 
-def pinned(service: Running, flight: Flight) -> httpx.Response:
+def pinned(service: Running, flight: Flight, at: float) -> httpx.Response:
     """A request to the primary by name, on a connection of its own, so that any worker may get it."""
-    headers = {"X-Rollout-Variant": "primary"}
+    headers = {"X-Rollout-Variant": "primary", "X-Rollout-At": str(at)}  # any row that is recorded moves the time
     return httpx.post(f"{service.url}/predict", json={"rows": [flight.row]}, headers=headers, timeout=10)
 
 
@@ -72,12 +72,12 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
             load.at += BAKE_S - 1
             service.wait_for(lambda: load.answered_by("candidate", since=promoted) > 200)
             assert [e["kind"] for e in events(service)] == ["started", "promote_full"]
-            assert pinned(service, july[0]).status_code == 200
+            assert pinned(service, july[0], load.at).status_code == 200
 
             load.at += 1 + BAKE_S
             service.wait_for(lambda: events(service)[-1]["kind"] == "release")
-            service.wait_for(lambda: all(pinned(service, july[0]).status_code == 503 for _ in range(8)))
-            refused = pinned(service, july[0]).json()
+            service.wait_for(lambda: all(pinned(service, july[0], load.at).status_code == 503 for _ in range(8)))
+            refused = pinned(service, july[0], load.at).json()
             assert "was released when its promotion had baked; `understudy undo` loads it again" in refused["detail"]
             assert service.rollout()["phase"] == "promoted"
 
@@ -89,7 +89,7 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
             service.wait_for(lambda: load.answered_by("primary", since=undone) > 200)
         assert {status for _, status, _ in load.seen} == {200}
         assert load.answered_by("candidate", since=undone + 1.0) == 0
-        assert pinned(service, july[0]).status_code == 200
+        assert pinned(service, july[0], load.at).status_code == 200
         assert [e["kind"] for e in events(service)] == ["started", "promote_full", "release", "undo"]
         assert events(service)[2]["actor"] == "judge"
     finally:
