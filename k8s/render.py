@@ -1,5 +1,8 @@
 """Renders every overlay into k8s/rendered/, with the kustomize that kubectl brings.
 
+Before that it wraps the rules and the dashboard of k8s/monitoring/ into the kinds that Prometheus' operator and Grafana's sidecar
+look for: there is one set of rules, and `understudy monitoring` writes it.
+
 What is rendered is committed: it is what a reviewer reads and what is validated, also where kubectl is not installed.
 """
 
@@ -7,6 +10,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 K8S = Path(__file__).parent
 OVERLAYS = sorted(path.parent for path in (K8S / "overlays").glob("*/kustomization.yaml"))
@@ -23,8 +29,31 @@ def rendered(overlay: Path) -> str | None:
     return done.stdout
 
 
+def wrapped() -> dict[str, str]:
+    """File name in components/monitoring → its text."""
+
+    def kind(version: str, name: str, own: dict[str, str], **body: Any) -> str:
+        labels = {"app.kubernetes.io/part-of": "understudy"} | own
+        head = {
+            "apiVersion": version, "kind": name,
+            "metadata": {"name": "understudy", "namespace": "understudy", "labels": labels},
+        }  # fmt: skip
+        return "# Written by `make manifests` from k8s/monitoring/.\n" + yaml.safe_dump(
+            head | body, sort_keys=False, width=130
+        )
+
+    rules = yaml.safe_load((K8S / "monitoring" / "rules.yaml").read_text(encoding="utf-8"))
+    board = (K8S / "monitoring" / "grafana-dashboard.json").read_text(encoding="utf-8")
+    return {
+        "rules.yaml": kind("monitoring.coreos.com/v1", "PrometheusRule", {}, spec=rules),
+        "grafana.yaml": kind("v1", "ConfigMap", {"grafana_dashboard": "1"}, data={"understudy.json": board}),
+    }
+
+
 def main() -> None:
     """Write what has changed."""
+    for name, text in wrapped().items():
+        (K8S / "components" / "monitoring" / name).write_text(text, encoding="utf-8")
     for overlay in OVERLAYS:
         text = rendered(overlay)
         if text is None:

@@ -86,6 +86,10 @@ def alerts(policy: Policy) -> list[dict[str, Any]]:
                "Records were given up because the store is too slow or away: what they said is lost as evidence."),
         _alert("UnderstudyStoreErrors", "sum by (job, call) (rate(understudy_store_errors_total[5m])) > 0", "5m", "ticket",
                "The store refuses {{ $labels.call }}: records wait, and nothing is judged."),
+        _alert("UnderstudyStoreAway", "sum by (job) (understudy_store_spooled_rows) > 0", "2m", "page",
+               "{{ $value }} records wait on disk for the store: answers go on, and nothing is judged."),
+        _alert("UnderstudyPlanStale", "max by (job, instance) (understudy_plan_stale) == 1", "1m", "ticket",
+               "{{ $labels.instance }} cannot read the plan, and keeps live traffic away from a candidate on trial."),
         _alert("UnderstudyBadInput",
                'sum by (job) (rate(understudy_requests_total{variant="none",status="422"}[15m])) / '
                "(sum by (job) (rate(understudy_requests_total[15m])) > 0) > 0.05", "15m", "ticket",
