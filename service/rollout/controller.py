@@ -98,6 +98,7 @@ class Controller:
         self._evidence = evidence
         if plan.step >= 0:
             evidence.begin_step(plan.step, plan.revision)
+        evidence.stand(plan.revision if plan.phase is Phase.PROMOTED else None)
         # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
         known_by = self._clock.now() - LABEL_LAG_S
         moved = self._fold(evidence, known_by)
@@ -149,12 +150,8 @@ class Controller:
 
     def _baked(self, plan: Plan, evidence: Evidence) -> bool:
         """Whether the old primary has rehearsed long enough after a promotion, in the requests' own time."""
-        if plan.phase is not Phase.PROMOTED:
-            evidence.baking_since = None
-            return False
-        if evidence.baking_since is None:
-            evidence.baking_since = evidence.watermark
-        return evidence.watermark - evidence.baking_since >= self._policy.bake
+        since = evidence.baking_since
+        return plan.phase is Phase.PROMOTED and since is not None and evidence.watermark - since >= self._policy.bake
 
     def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())

@@ -87,7 +87,8 @@ class Evidence:
         self.step = self.revision = 0
         self.step_requests = self.step_labels = self.labels = 0
         self.watermark = self.started_at = self.step_at = 0.0
-        self.baking_since: float | None = None
+        self.promoted: int | None = None  # the revision of the plan that promoted the candidate
+        self.baking_since: float | None = None  # when the first request came that this plan routed
         self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
 
     def begin_step(self, step: int, revision: int) -> None:
@@ -106,6 +107,11 @@ class Evidence:
             self.latency.begin_step()
             self.served.begin_step()
 
+    def stand(self, promoted: int | None) -> None:
+        """The plan with this revision has promoted the candidate; None: it stands before a promotion, or behind one undone."""
+        if promoted != self.promoted:
+            self.promoted, self.baking_since = promoted, None
+
     def see(self, rows: Iterable[Row]) -> None:
         """Fold what needs no label."""
         for seq, observation, _ in rows:
@@ -113,6 +119,8 @@ class Evidence:
             self.watermark = max(self.watermark, observation.at)
             self.started_at = self.started_at or observation.at
             self.step_at = self.step_at or observation.at
+            if self.promoted is not None and self.baking_since is None and observation.revision >= self.promoted:
+                self.baking_since = observation.at
             in_step = observation.revision >= self.revision
             self.served.see(observation, in_step=in_step)
             if not is_pair(observation, OWED) or not self._firsts_seen.first(observation.unit, observation.at):
@@ -310,7 +318,7 @@ class Evidence:
 
 _PLAIN = (
     "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "watermark", "started_at",
-    "step_at", "baking_since",
+    "step_at", "promoted", "baking_since",
 )  # fmt: skip
 
 

@@ -455,3 +455,40 @@ def test_where_an_order_leads(steps, before, order, weight, expected):
     found = move(policy(steps), before, order, 77.0, weight=weight)
     assert found == dataclasses.replace(expected, updated_at=77.0)
     assert before.updated_at == 0.0
+
+
+def test_a_promotion_bakes_from_its_first_request_on_in_the_requests_own_time():
+    """Nothing is released before anybody was answered under it, nor too early after a quiet night; undoing starts anew."""
+    world = World(policy(STEPS[:1]).model_copy(update={"bake": 100.0}))
+    process = Process(world)
+    world.serve(5)
+    process.tick()
+    world.clock.advance(80_000)
+    world.order(Order.PROMOTE_FULL)
+    process.tick()
+    assert (world.where[0], world.plan.shadow) == ("promoted", ALL)
+    world.serve(5)
+    process.tick()
+    process.tick()
+    assert world.plan.shadow == ALL
+    world.clock.advance(60)
+    process.tick()
+    assert world.plan.shadow == ALL  # the clock of this machine does not count
+    world.serve(5)
+    process.tick()
+    process.tick()
+    world.clock.advance(40)
+    world.serve(5)
+    process.tick()
+    process.tick()
+    assert world.plan.released
+    assert world.kinds == ["started", "promote_full", "release"]
+    world.order(Order.UNDO)
+    process.tick()
+    assert world.kept["evidence"]["baking_since"] is not None  # nothing is judged while it is off
+    world.order(Order.RETRY)
+    process.tick()
+    world.serve(3)
+    process.tick()
+    process.tick()
+    assert world.kept["evidence"]["baking_since"] is None
