@@ -62,15 +62,18 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
     try:
         service.wait_for(lambda: up(service))
         audited(service, [flight for flight in july[:60] if flight.label is not None])
-        with Load(service, july, at=july[60].scheduled_at) as load:
+        with Load(service, july, callers=2, at=july[60].scheduled_at) as load:
             service.wait_for(lambda: load.answered_by("primary") > 100)
             assert (
                 service.http.post("/rollout/promote", json={"full": True, "reason": "go"}).json()["phase"] == "promoted"
             )
             promoted = time.monotonic()
             service.wait_for(lambda: service.log.read_text().count("the promoted model answers here") == 2)
+            # The bake begins when whoever leads has seen the promotion.
+            service.wait_for(lambda: service.rollout()["verdict"]["reason"].startswith("promoted"))
             load.at += BAKE_S - 1
             service.wait_for(lambda: load.answered_by("candidate", since=promoted) > 200)
+            service.wait_for(lambda: service.rollout()["progress"]["step_seconds"] == BAKE_S - 1)
             assert [e["kind"] for e in events(service)] == ["started", "promote_full"]
             assert pinned(service, july[0], load.at).status_code == 200
 
