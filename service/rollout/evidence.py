@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.domain import SHARE_ONE, Answer, Label, LabelReport, Observation, Status, Variant
+from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
 from service.rollout.reading import Coverage, Reading, Standing
@@ -116,6 +116,8 @@ class Evidence:
         """Fold what needs no label."""
         for seq, observation, _ in rows:
             self.seen = seq
+            if observation.mode is not Mode.LIVE:
+                continue  # pinned requests and load tests are no evidence, and their time is not the callers'
             self.watermark = max(self.watermark, observation.at)
             self.started_at = self.started_at or observation.at
             self.step_at = self.step_at or observation.at
