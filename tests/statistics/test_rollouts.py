@@ -53,7 +53,8 @@ def rollout(rng, size, difference, own, slow):
     observations = [pair(i, str(kind)) for i, kind in enumerate(kinds, 1)]
     reports = [LabelReport(o.prediction_id, 1, o.at + delay) for o, delay in zip(observations, delays, strict=True)]
     evidence = Evidence(own, MODELS)
-    evidence.latency.update(False, times=100_000)  # so that quality alone decides
+    for latency in evidence.latency.parts(in_step=True):
+        latency.update(False, times=100_000)  # so that quality alone decides
     reached = set()
     for now in range(size.every, size.pairs + 1, size.every):
         known = [
@@ -62,8 +63,8 @@ def rollout(rng, size, difference, own, slow):
         ]
         evidence.see(known[evidence.seen - evidence.settled :])
         known = known[evidence.settle(known) :]
-        readings = evidence.readings(evidence.tail(known))
-        reached.add(judge(own, Phase.SHADOW, 0, readings, evidence.coverage, elapsed_s=now).answer)
+        tail = evidence.tail(known)
+        reached.add(judge(own, Phase.SHADOW, 0, evidence.readings(tail), evidence.standing(tail)).answer)
     return reached
 
 
