@@ -200,7 +200,7 @@ def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
             "--month",
             "7",
             "--limit",
-            "9000",
+            "15000",
             "--rate",
             "500",
         ]
