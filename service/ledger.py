@@ -5,7 +5,8 @@ for this; every other process has one too, for the labels that come in there and
 """
 
 import bisect
-from collections import defaultdict
+import hashlib
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -40,6 +41,10 @@ _SHADOW = {
 }
 
 
+BATCHES_REMEMBERED = 256
+"""Batches of which this process knows that it has written them: a sender sends one at a time, and there are few senders."""
+
+
 class Ledger:
     """Writes what has happened. Blocks, so it is called from threads; one batch at a time.
 
@@ -60,6 +65,7 @@ class Ledger:
         self._readings, self._units_of, self._salt = readings, units_of, salt
         self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
         self.latest_at = 0.0
+        self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
 
     def write(self, packed: bytes) -> None:
         """Write a packed batch; when this returns, its rows survive `kill -9`. The same batch may come again.
@@ -68,6 +74,10 @@ class Ledger:
             StoreError: nothing of it was written.
             ValueError: the bytes are not a batch.
         """
+        # A sender that lost patience sends again what is written already: the store adds nothing then, nor do the metrics.
+        digest = hashlib.blake2b(packed, digest_size=16).digest()
+        if digest in self._written:
+            return
         bundle = unpack(packed)
         if bundle.exchanges:
             try:
@@ -80,6 +90,7 @@ class Ledger:
                 rows = sum(exchange.count for exchange in bundle.exchanges)
                 log.exception("a batch of records is given up", rows=rows)
                 self._metrics.store_dropped.inc(rows)
+            self._written.append(digest)
         self._count(bundle)
 
     def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
