@@ -27,8 +27,9 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Gone with this folder's tests: while it is open its event loop runs in this thread, and asyncio.run refuses a second."""
     path = chromium()
     if path is None:
         pytest.skip("NO CHROMIUM: the dashboard is not tested here. Install it (Debian: apt-get install chromium)")
@@ -39,7 +40,7 @@ def browser() -> Iterator[Browser]:
         found.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Two workers, after some flights of July, held in shadow by a step that asks for more labels than there are."""
     folder = tmp_path_factory.mktemp("dashboard")
