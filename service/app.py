@@ -15,7 +15,7 @@ import bentoml
 import structlog
 from _bentoml_sdk import Service
 
-from service import loading, wiring
+from service import connection, loading, wiring
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
@@ -124,6 +124,7 @@ class FrontDoorService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """See `Service.to_asgi`."""
+        connection.install()
         self.door = FrontDoor(super().to_asgi(is_main))
         return self.door
 
@@ -241,7 +242,7 @@ class Understudy:
         rest = Rest(
             self._worker, lambda: all_ready() and not service.door.draining, lambda: service.openapi_spec.asdict()
         )
-        service.door.open(rest.routes(), TELLERS)
+        service.door.open(rest.routes(), TELLERS, rest.direct())
         drain_first(service.door, begun=self._drain)
         # A thread (labels, a poll of the plan) would otherwise keep the interpreter for 5 ms, and every request waiting.
         sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
+
 SHARE_ONE = 10_000
 """Shares are counted in hundredths of a percent: 10,000 is everything."""
 
@@ -109,8 +111,7 @@ class Event:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What one model said about one row.
 
     Attributes:
@@ -128,8 +129,7 @@ class Answer:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(msgspec.Struct, frozen=True, gc=False):
     """One served row, with both variants' answers where both were asked: the row of a pair.
 
     It is complete when it is made: a rehearsed request is recorded when its rehearsal has ended, one way or another.

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, MutableMapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,6 +21,21 @@ Routes: TypeAlias = dict[str, dict[str, Handler]]
 """Path → method → handler."""
 Teller: TypeAlias = Callable[[Send, UnderstudyError], Awaitable[None]]
 """Answers with an error."""
+
+
+class Whole(Protocol):
+    """A request whose body is here."""
+
+    headers: Headers
+    body: bytes
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a complete answer; its length is added to the headers."""
+        ...
+
+
+Direct: TypeAlias = Callable[[Whole], bool]
+"""Takes a request and replies to it, now or later. Or says False: then nothing has happened, and it is given to the handler."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -107,6 +122,15 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
+def headers_under(scope: Scope, prefix: bytes) -> dict[bytes, str]:
+    """The request headers whose names begin so (in lower case); of several with one name the first."""
+    found: dict[bytes, str] = {}
+    for key, value in scope["headers"]:
+        if key.startswith(prefix):
+            found.setdefault(key, str(value, "latin-1"))
+    return found
+
+
 def peer(scope: Scope) -> str | None:
     """The caller's IP address; None on a Unix socket."""
     client = scope.get("client")
@@ -154,8 +178,19 @@ async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[b
 
 async def problem(send: Send, error: UnderstudyError) -> None:
     """Answer with RFC 9457 problem details."""
+    content_type, headers, body = _problem(error)
+    await answer(send, int(error.status), body, headers, content_type=content_type)
+
+
+def reply_problem(whole: Whole, error: UnderstudyError) -> None:
+    """As `problem`."""
+    content_type, headers, body = _problem(error)
+    whole.reply(int(error.status), [(b"content-type", content_type), *headers], body)
+
+
+def _problem(error: UnderstudyError) -> tuple[bytes, Headers, bytes]:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await answer(send, int(error.status), encode(error.problem()), headers, content_type=b"application/problem+json")
+    return b"application/problem+json", headers, encode(error.problem())
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

@@ -13,6 +13,7 @@ The fast path is one pass of a msgspec decoder generated from the signature, so 
 Only a body that fails it is looked at again, to name everything that is wrong in words.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,10 @@ from service.errors import InvalidInput, MalformedRequest, TooLarge
 
 Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
+
+
+_Together: TypeAlias = tuple[tuple[int | None, ...], list[str], list[int]]
+"""Shape of a row's value, names, and positions in a row."""
 
 
 class Columnar(Protocol):
@@ -248,10 +253,19 @@ class Columns:
 
     def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
         self.inputs = tuple(inputs)
-        # Plain float32 inputs, most of a table, are converted together: one numpy call instead of one each.
-        self._together = [f for f in inputs if f.dtype == "float32" and f.scalar]
-        self._alone = [f for f in inputs if not (f.dtype == "float32" and f.scalar)]
         self._positions = positions
+
+    @functools.cached_property
+    def _plan(self) -> tuple[list[_Together], list[tuple[Field, int, bool]]]:
+        """Where each input is in a row: plain float32 ones together, by shape, and the others alone."""
+        together: dict[tuple[int | None, ...], list[str]] = {}
+        alone = []
+        for field in self.inputs:
+            if field.dtype == "float32" and field.scalar:
+                together.setdefault(field.shape, []).append(field.name)
+            else:
+                alone.append((field, self._positions[field.name], field.scalar))
+        return [(shape, names, [self._positions[n] for n in names]) for shape, names in together.items()], alone
 
     def build(self, rows: Batch) -> dict[str, Array]:
         """Arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; float nulls are NaN, string nulls "".
@@ -264,27 +278,27 @@ class Columns:
         count = len(rows)
         by_field = list(zip(*rows, strict=True))
         columns: dict[str, Array] = {}
-        if self._together:
-            block = np.array([by_field[self._positions[f.name]] for f in self._together], dtype=np.float32)
-            for field, values in zip(self._together, block, strict=True):
-                columns[field.name] = values.reshape(count, *field.shape)
-        for field in self._alone:
-            columns[field.name] = _array(field, by_field[self._positions[field.name]], count)
+        # One numpy call for all the plain float32 columns, most of a table, instead of one each.
+        together, alone = self._plan
+        for shape, names, places in together:
+            block = np.array([by_field[place] for place in places], dtype=np.float32)
+            columns.update(zip(names, block.reshape(len(names), count, *shape), strict=True))
+        for field, place, scalar in alone:
+            array = _array(field, by_field[place])
+            columns[field.name] = array.reshape(count, *field.shape) if scalar else array
         return columns
 
 
-def _array(field: Field, values: Sequence[Any], count: int) -> Array:
+def _array(field: Field, values: Sequence[Any]) -> Array:
     if field.dtype == "string":
         if field.nullable or not field.required:
             values = ["" if value is None else value for value in values]
-        array = np.array(values, dtype=object)
-    else:
-        try:
-            array = np.array(values, dtype=field.dtype)
-        except (ValueError, TypeError, OverflowError) as error:
-            problem = f"takes {field.describe()}: {error}"
-            raise InvalidInput([{"row": None, "field": field.name, "problem": problem}]) from None
-    return array.reshape(count, *field.shape) if field.scalar else array
+        return np.array(values, dtype=object)
+    try:
+        return np.array(values, dtype=field.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        problem = f"takes {field.describe()}: {error}"
+        raise InvalidInput([{"row": None, "field": field.name, "problem": problem}]) from None
 
 
 def element_type(field: Field) -> Any:

@@ -6,8 +6,9 @@ for this; every other process has one too, for the labels that come in there and
 
 import bisect
 import hashlib
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 import structlog
 
@@ -15,10 +16,10 @@ from service import losses
 from service.domain import LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading
 from service.errors import StoreError
+from service.exchange import Bundle, Exchange, unpack
 from service.inputs import Rows
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.pairs import COMPARED, Pairs
-from service.record import Bundle, Exchange, unpack
 from service.store import Store
 
 log = structlog.get_logger(__name__)
@@ -139,26 +140,31 @@ class Ledger:
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations it adds to histograms."""
-        counts: defaultdict[str, float] = defaultdict(float)
+        seen: Counter[tuple[str, ...]] = (
+            Counter()
+        )  # by the parts of a counter's name, put together once for all that share it
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
         for exchange in batch:
-            variant, mode = exchange.variant.value, exchange.mode.value
-            counts[f"requests/{variant}/{mode}/{exchange.http}"] += 1
-            counts[f"rows/{mode}"] += exchange.count
-            if exchange.http == 200:
+            variant, mode = exchange.variant, exchange.mode
+            seen["requests", variant, mode, str(exchange.http)] += 1
+            seen["rows", mode] += exchange.count
+            if exchange.http == HTTPStatus.OK:
                 times["request", variant, ""].append(exchange.total_seconds)
-                counts[f"latency/{variant}/{bisect.bisect_left(LATENCY_BUCKETS, exchange.total_seconds)}"] += 1
-                times["inference", variant, mode].append(exchange.attempt(exchange.variant).seconds)
+                times["inference", variant, mode].append(exchange.attempt(variant).seconds)
             if exchange.fallback:
-                counts[f"fallbacks/{exchange.fallback}"] += 1
+                seen["fallbacks", exchange.fallback] += 1
             if exchange.rehearsal is not None:
                 rehearsed = exchange.attempt(exchange.rehearsal)
-                status = rehearsed.status
-                counts["shadow/sent"] += 1
-                counts[f"shadow/{_SHADOW[status]}"] += 1
-                counts[f"requests/{exchange.rehearsal.value}/shadow/{_HTTP[status]}"] += 1
-                if status is Status.OK:
-                    times["inference", exchange.rehearsal.value, "shadow"].append(rehearsed.seconds)
+                seen["shadow", "sent"] += 1
+                seen["shadow", _SHADOW[rehearsed.status]] += 1
+                seen["requests", exchange.rehearsal, "shadow", _HTTP[rehearsed.status]] += 1
+                if rehearsed.status is Status.OK:
+                    times["inference", exchange.rehearsal, "shadow"].append(rehearsed.seconds)
+        counts: dict[str, float] = {"/".join(parts): count for parts, count in seen.items()}
+        for (name, who, _), values in times.items():
+            if name == "request":
+                for bucket, count in Counter([bisect.bisect_left(LATENCY_BUCKETS, value) for value in values]).items():
+                    counts[f"latency/{who}/{bucket}"] = count
         return counts | self._pairs.counts(batch), times
 
     def _count(self, bundle: Bundle) -> None:

@@ -20,12 +20,26 @@ VALUE = "value"
 """What a regression's output is called here, whatever the graph calls it."""
 
 
-class Answered(Protocol):
-    """What is needed of an exchange: the scores of those models that gave some."""
+class Attempted(Protocol):
+    """What is needed of one model's attempt."""
 
     @property
-    def scores(self) -> Mapping[Variant, Scores]:
-        """By the variant that gave them."""
+    def scores(self) -> Scores | None:
+        """What it gave, or None."""
+        ...
+
+
+class Answered(Protocol):
+    """What is needed of an exchange."""
+
+    @property
+    def primary(self) -> Attempted:
+        """The primary's attempt."""
+        ...
+
+    @property
+    def candidate(self) -> Attempted:
+        """The candidate's."""
         ...
 
 
@@ -48,10 +62,10 @@ class Pairs:
 
     def counts(self, batch: Iterable[Answered]) -> dict[str, float]:
         """What the exchanges of a batch that both models answered add to the store's counters; the names of `Summary.sums`."""
-        both = [e.scores for e in batch if len(e.scores) == len(Variant)]
+        both = [(a, b) for e in batch if (a := e.primary.scores) is not None and (b := e.candidate.scores) is not None]
         if not both:
             return {}
-        primary, candidate = (joined([scores[variant] for scores in both]) for variant in Variant)
+        primary, candidate = (joined(scores) for scores in zip(*both, strict=True))
         return {COMPARED + name: value for name, value in self.compare(primary, candidate).sums.items()}
 
     def compare(self, primary: Scores, candidate: Scores) -> Summary:

@@ -17,18 +17,14 @@ import contextlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import msgspec
 import structlog
 
-from service import route
-from service.domain import SHARE_ONE, Answer, LabelReport, Mode, Observation, Status, Variant
-from service.engine import Reading, Scores, wire
+from service.domain import LabelReport, Variant
 from service.errors import StoreError
+from service.exchange import Exchange, Packer
 from service.inputs import Rows
 from service.settings import Settings
-from service.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -38,136 +34,6 @@ LABEL_GRACE_S = 1.0
 
 STORE_RETRY_S = 1.0
 """How long to leave a store alone that refused a write."""
-
-
-class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How one model's attempt at a request ended, and how long its caller waited."""
-
-    status: Status = Status.NONE
-    scores: Scores | None = None
-    seconds: float = 0.0
-
-
-NOT_ASKED = Attempt()
-
-
-class Exchange(msgspec.Struct, array_like=True, gc=False):
-    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended.
-
-    Attributes:
-        key: what the router drew by; None: the first prediction's id.
-        http: the status that it was answered with.
-    """
-
-    prefix: str
-    first_id: int
-    rows: Any  # `Rows`; as they travel, in `unpack`
-    at: float
-    revision: int
-    share: int
-    variant: Variant
-    mode: Mode
-    fallback: str | None = None
-    rehearsal: Variant | None = None
-    total_seconds: float = 0.0
-    primary: Attempt = NOT_ASKED
-    candidate: Attempt = NOT_ASKED
-    key: str | None = None
-    http: int = 200
-
-    @property
-    def count(self) -> int:
-        """How many rows it has."""
-        return len(self.rows)
-
-    @property
-    def scores(self) -> dict[Variant, Scores]:
-        """The scores of those models that gave some."""
-        return {v: scores for v in Variant if (scores := self.attempt(v).scores) is not None}
-
-    def attempt(self, variant: Variant) -> Attempt:
-        """How `variant`'s attempt ended."""
-        return self.primary if variant is Variant.PRIMARY else self.candidate
-
-    def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
-        """Note how `variant`'s attempt ended."""
-        attempt = Attempt(status, scores, seconds)
-        if variant is Variant.PRIMARY:
-            self.primary = attempt
-        else:
-            self.candidate = attempt
-
-    def prediction_id(self, row: int) -> str:
-        """The id of one row's prediction."""
-        return f"{self.prefix}-{self.first_id + row}"
-
-    def observations(
-        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0
-    ) -> Iterable[Observation]:
-        """The rows of this exchange, as they are recorded. `salt` is the plan's."""
-        primary, candidate = (self._answers(variant, readings.get(variant)) for variant in Variant)
-        request_id = self.prediction_id(0)
-        drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
-        point = route.bucket(self.key or request_id, salt) >> 1 if drawn else None
-        for i, unit in enumerate(units_of(self.rows)):
-            yield Observation(
-                self.prediction_id(i), request_id, self.at, self.revision, self.variant, self.mode, self.share,
-                primary[i], candidate[i], unit, self.fallback, point,
-            )  # fmt: skip
-
-    def _answers(self, variant: Variant, reading: Reading | None) -> Sequence[Answer]:
-        attempt = self.attempt(variant)
-        if reading is None:
-            return [Answer(attempt.status)] * self.count
-        return reading.answers(attempt.scores, attempt.status, attempt.seconds, self.count)
-
-
-class Bundle(msgspec.Struct, array_like=True, gc=False):
-    """What has gathered between two flushes.
-
-    Attributes:
-        statuses: requests that ended in an error: variant, mode, HTTP status, how many.
-        problems: values that did not fit: field, kind of problem, how many.
-        sizes: rows of each run of a model, by variant.
-        dropped: rows given up since too many waited.
-    """
-
-    exchanges: list[Exchange]
-    statuses: list[tuple[str, str, str, int]] = []
-    problems: list[tuple[str, str, int]] = []
-    sizes: dict[str, list[int]] = {}
-    dropped: int = 0
-
-
-def _plain(value: Any) -> Any:
-    """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""
-    if isinstance(value, Scores):
-        return value.rows, value.labels, value.probabilities, value.values, value.others
-    if isinstance(value, Table):
-        return {"rows": len(value), "columns": wire.pack(value.columns)}
-    raise TypeError(f"{type(value).__name__} is not recorded")
-
-
-def _whole(kind: type, value: Any) -> Any:
-    assert kind is Scores
-    return Scores(*value)
-
-
-pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
-_decode = msgspec.msgpack.Decoder(Bundle, dec_hook=_whole).decode
-
-
-def unpack(packed: bytes) -> Bundle:
-    """A batch from its packed form.
-
-    Raises:
-        ValueError: it is none.
-    """
-    batch = _decode(packed)
-    for exchange in batch.exchanges:
-        if isinstance(exchange.rows, dict):
-            exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
-    return batch
 
 
 class Recorder:
@@ -191,7 +57,8 @@ class Recorder:
         self._prefix, self._write, self._settings, self._keep = prefix, write, settings, keep
         self._ship = ship or self._write_here
         self._fields = frozenset(fields) | {"rows", "key"}
-        self._packed: deque[tuple[int, int, bytes]] = deque()  # first id, rows, the exchange's bytes
+        self._packer = Packer()  # of the batch that is being gathered
+        self._full: deque[Packer] = deque()
         self._waiting_rows = 0
         self._dropped = 0
         self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
@@ -221,8 +88,10 @@ class Recorder:
         if self._keep is not None:
             exchange.rows = self._keep(exchange.rows)
         self._waiting_rows += count
-        # Packed one by one, here: a whole batch at once would hold the loop for a millisecond.
-        self._packed.append((exchange.first_id, count, pack(exchange)))
+        if self._packer.rows + count > self._settings.flush_max_rows and self._packer.rows:
+            self._full.append(self._packer)
+            self._packer = Packer()
+        self._packer.add(exchange)
         if self._waiting_rows >= self._settings.flush_max_rows:
             self._wake.set()
 
@@ -311,30 +180,17 @@ class Recorder:
 
     def _take(self) -> tuple[bytes, list[int], int] | None:
         """The next batch: its bytes, the first ids of its exchanges, and its rows."""
-        ids: list[int] = []
-        pieces: list[bytes] = []
-        rows = 0
-        while self._packed and (not ids or rows + self._packed[0][1] <= self._settings.flush_max_rows):
-            first_id, count, piece = self._packed.popleft()
-            ids.append(first_id)
-            pieces.append(piece)
-            rows += count
-        sizes = {variant.value: list(counts) for variant, counts in self.batch_sizes.items() if counts}
-        if not (ids or self._statuses or sizes or self._dropped):
+        if self._full:
+            packer = self._full.popleft()
+        else:
+            packer, self._packer = self._packer, Packer()
+        if not (packer.ids or self._statuses or any(self.batch_sizes.values()) or self._dropped):
             return None
-        packed = pack(
-            (
-                list(map(msgspec.Raw, pieces)),
-                [(*key, count) for key, count in self._statuses.items()],
-                [(*key, count) for key, count in self._problems.items()],
-                sizes,
-                self._dropped,
-            )
-        )
+        packed = packer.seal(self._statuses, self._problems, self.batch_sizes, self._dropped)
         for counts in self.batch_sizes.values():
             counts.clear()
         self._statuses, self._problems, self._dropped = Counter(), Counter(), 0
-        return packed, ids, rows
+        return packed, packer.ids, packer.rows
 
 
 def _kind(problem: str) -> str:

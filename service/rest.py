@@ -11,8 +11,8 @@ from service.control import REASON_MAX_CHARS
 from service.domain import LabelReport, Variant
 from service.errors import Forbidden, InvalidInput, MalformedRequest, NotReady
 from service.feedback import FeedbackDecoder
-from service.front_door import Predict, RequestPath
 from service.http import (
+    Direct,
     Handler,
     Receive,
     Routes,
@@ -28,7 +28,9 @@ from service.http import (
     require_json,
 )
 from service.launch import Launch
+from service.predict import Predict
 from service.protocol_v2.handlers import ProtocolV2, tell
+from service.request_path import RequestPath
 from service.rollout.phases import Order
 from service.wiring import Worker
 
@@ -57,13 +59,18 @@ class Rest:
         self.worker, self._ready, self._document = worker, ready, document
         self._feedback = FeedbackDecoder(worker.cards[Variant.PRIMARY], worker.settings.labels_max)
         self._clock = worker.clock
+        self._path = RequestPath(worker)
+        self._predict = Predict(worker, self._path)
+
+    def direct(self) -> Mapping[str, Direct]:
+        """Who may take a request directly, by path."""
+        return {"/predict": self._predict.direct}
 
     def routes(self) -> Routes:
         """Path → method → handler."""
-        path = RequestPath(self.worker)
         return {
-            **ProtocolV2(self.worker, path, self._check_ready).routes(),
-            "/predict": {"POST": Predict(self.worker, path)},
+            **ProtocolV2(self.worker, self._path, self._check_ready).routes(),
+            "/predict": {"POST": self._predict},
             "/feedback": {"POST": self.feedback},
             "/rollout": {"GET": self.rollout},
             "/rollout/events": {"GET": self.events},

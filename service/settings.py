@@ -86,7 +86,7 @@ class Settings(pydantic_settings.BaseSettings):
         description="how often records go to the records process: a worker's crash loses at most this much and one batch",
     )
     flush_max_rows: int = pydantic.Field(
-        256,
+        1_024,
         ge=1,
         description="most rows in one batch, which is one store transaction; a batch goes as soon as it is full",
     )

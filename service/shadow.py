@@ -15,8 +15,8 @@ from typing import Protocol
 from service.domain import Status, Variant
 from service.engine import Scores
 from service.errors import CandidateAway, UnderstudyError
+from service.exchange import Exchange
 from service.inputs import Batch
-from service.record import Exchange
 from service.table import joined
 
 

@@ -25,7 +25,7 @@ from service.engine.catalog import Card
 from service.engine.onnx import device_of
 from service.engine.remote import RemoteEngine
 from service.errors import NotAllowedNow, StoreError
-from service.inputs import Batch, Decoder, Rows
+from service.inputs import Batch, Decoder, Row, Rows
 from service.ledger import Ledger
 from service.loading import fields_of, inputs_of, load_policy, open_engine, read_cards, rollout_key, thread_count
 from service.metrics import Metrics
@@ -187,6 +187,7 @@ class Worker(House):
         engine = open_engine(policy.primary, settings, policy)
         self.next_id = 0
         self._arrays = {field.name for field in self.fields if not field.scalar}
+        self._places = [self.decoder.positions[name] for name in self._arrays]
         self._records = (
             Channel(records_url, connections_max=1, media_type=wire.MEDIA_TYPE) if records_url is not None else None
         )
@@ -212,7 +213,7 @@ class Worker(House):
         self.control = Control(
             policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), self.requirements
         )
-        self.promotion = Promotion(self, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self._spawn)
+        self.promotion = Promotion(self, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self.spawn)
         self.control.prepare, self.control.on_plan = self.promotion.prepare, self.promotion.follow
         self.control.primary_up = lambda: not self.promotion.released
 
@@ -265,8 +266,13 @@ class Worker(House):
         if not isinstance(rows, list):
             assert isinstance(rows, Table)
             return Table({name: c for name, c in rows.columns.items() if name not in self._arrays}, len(rows))
-        places = {self.decoder.positions[name] for name in self._arrays}
-        return [tuple(None if i in places else value for i, value in enumerate(row)) for row in rows]
+        return [self._without_arrays(row) for row in rows]
+
+    def _without_arrays(self, row: Row) -> Row:
+        values = list(row)
+        for place in self._places:
+            values[place] = None
+        return tuple(values)
 
     def _load(self, variant: Variant) -> Engine:
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
@@ -298,7 +304,7 @@ class Worker(House):
             return reading.read(await remote.run(columns.build(rows), shadow_timeout_s), len(rows))
 
         self.remote = remote
-        self.candidate = SpreadModel(answer, self._spawn, **self._limits(Variant.CANDIDATE))
+        self.candidate = SpreadModel(answer, self.spawn, **self._limits(Variant.CANDIDATE))
         self.rehearsals[Variant.CANDIDATE] = self._rehearsal(Variant.CANDIDATE, rehearse)
 
     def _rehearsal(self, variant: Variant, infer: Any) -> Rehearsal:
@@ -330,7 +336,8 @@ class Worker(House):
         except NotAllowedNow:  # another worker was first
             return self.store.load_plan()
 
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Let it run, and keep it alive: an event loop holds its tasks weakly."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

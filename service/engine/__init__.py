@@ -4,9 +4,9 @@ A `Reading` makes of an engine's arrays what the rest of the house understands: 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
 from service.domain import Answer, Label, Status
@@ -38,8 +38,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Lists:
+class Lists(msgspec.Struct, array_like=True, gc=False):
     """A run's answers as plain Python values, or None for what the model does not give."""
 
     labels: list[Label] | None = None
@@ -76,51 +75,52 @@ class Scores:
 
     Attributes:
         finite: False when a number of the run is NaN or infinite, or a shape is not as promised.
+        run: where they are, from row `start` on, for `rows` rows.
     """
 
-    __slots__ = ("_run", "_start", "finite", "rows")
+    __slots__ = ("finite", "rows", "run", "start")
 
     def __init__(
         self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
         values: list[float] | None = None, others: dict[str, list[Any]] | None = None, finite: bool = True,
         *, run: Run | None = None, start: int = 0,
     ) -> None:  # fmt: skip
-        self.rows, self.finite, self._start = rows, finite, start
-        self._run = run or Run(None, None, Lists(labels, probabilities, values, others))
+        self.rows, self.finite, self.start = rows, finite, start
+        self.run = run or Run(None, None, Lists(labels, probabilities, values, others))
 
     @property
     def labels(self) -> list[Label] | None:
         """The predicted classes."""
-        return self._part(self._run.lists.labels)
+        return self._part(self.run.lists.labels)
 
     @property
     def probabilities(self) -> list[list[float]] | None:
         """One list per row, in the order of the card's classes."""
-        return self._part(self._run.lists.probabilities)
+        return self._part(self.run.lists.probabilities)
 
     @property
     def values(self) -> list[float] | None:
         """The predicted numbers."""
-        return self._part(self._run.lists.values)
+        return self._part(self.run.lists.values)
 
     @property
     def others(self) -> dict[str, list[Any]] | None:
         """Outputs without a role, by name."""
-        others = self._run.lists.others
+        others = self.run.lists.others
         return {name: self._part(values) or [] for name, values in others.items()} if others else None
 
     def array(self, name: str) -> Array:
         """One output as the model gave it."""
-        return self._run.arrays[name][self._start : self._start + self.rows]
+        return self.run.arrays[name][self.start : self.start + self.rows]
 
     def slice(self, start: int, rows: int) -> "Scores":
         """The answers of `rows` rows from `start` on."""
         if start == 0 and rows == self.rows:
             return self
-        return Scores(rows, finite=self.finite, run=self._run, start=self._start + start)
+        return Scores(rows, finite=self.finite, run=self.run, start=self.start + start)
 
     def _part(self, values: list[_Value] | None) -> list[_Value] | None:
-        return values[self._start : self._start + self.rows] if values is not None else None
+        return values[self.start : self.start + self.rows] if values is not None else None
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Scores):

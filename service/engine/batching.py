@@ -12,14 +12,31 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from service.engine import Engine, Reading, Scores
 from service.errors import InferenceError, InvalidInput, Overloaded
 from service.inputs import Batch, Columns
 from service.table import joined
 
-Waiter: TypeAlias = tuple[Batch, "asyncio.Future[Scores]"]
+
+class Told(Protocol):
+    """Who waits for the scores: what is needed of a future."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, scores: Scores, /) -> None:
+        """Here they are."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There are none."""
+        ...
+
+
+Waiter: TypeAlias = tuple[Batch, Told]
 
 
 IDLE_POLL_S = 0.01
@@ -50,12 +67,17 @@ class Batcher(ABC):
         Raises:
             Overloaded: when more than `queue_max_rows` rows wait already.
         """
+        future: asyncio.Future[Scores] = self._loop.create_future()
+        self.enqueue(rows, future)
+        return future
+
+    def enqueue(self, rows: Batch, told: Told) -> None:
+        """As `submit`, for somebody who need not be a future: what a future does for a coroutine costs two turns of the loop."""
         if self._waiting_rows + len(rows) > self._queue_max_rows and self._waiting:
             raise Overloaded(
                 f"{self._waiting_rows} rows are waiting for the model (the limit is {self._queue_max_rows})"
             )
-        future: asyncio.Future[Scores] = self._loop.create_future()
-        self._waiting.append((rows, future))
+        self._waiting.append((rows, told))
         self._waiting_rows += len(rows)
         if not self._scheduled:
             self._scheduled = True
@@ -67,7 +89,6 @@ class Batcher(ABC):
             self._timer.cancel()
             self._timer = None
             self._loop.call_soon(self._turn)
-        return future
 
     def _take(self) -> list[Waiter]:
         """The next batch: whole requests, at least one, at most `max_rows` rows; abandoned requests are skipped."""
@@ -109,7 +130,7 @@ class LocalModel(Batcher):
         if count * 2 <= self._max_rows or self._waiting or not self.inline(count):
             return self.submit(rows)
         future: asyncio.Future[Scores] = self._loop.create_future()
-        alone = [(rows, future)]
+        alone: list[Waiter] = [(rows, future)]
         _deliver(alone, self._run_all(alone))
         self.on_batch(count)
         return future

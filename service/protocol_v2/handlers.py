@@ -7,9 +7,9 @@ from service.domain import Mode, Variant
 from service.engine.batching import LocalModel
 from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, NotFound, NotReady, UnderstudyError, WrongMediaType
-from service.front_door import RequestPath
 from service.http import Headers, Receive, Routes, Scope, Send, answer, encode, header, peer, read_body
 from service.protocol_v2.codec import Signature
+from service.request_path import Asked, RequestPath
 from service.wiring import Worker
 
 PLATFORM = "onnxruntime_onnx"
@@ -83,16 +83,14 @@ class ProtocolV2:
         worker, clock = self.worker, self._clock
         started = clock.perf()
         try:
-            pin, mode = self._pin(scope)
-            signature = self._pinned[pin] if pin else self._routed
+            asked = self._asked(scope)
+            signature = self._pinned[asked.pin] if asked.pin else self._routed
             length = _header_length(scope)
             question = signature.decode(await read_body(scope, receive, **worker.body_limits), length)
-            at = self._path.at(scope)
         except UnderstudyError as error:
             worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
             raise
-        key = header(scope, b"x-rollout-key")
-        exchange, scores, plan = await self._path.run(question.rows, key, pin, mode, at, started)
+        exchange, scores, plan = await self._path.run(question.rows, asked, started)
         variant, name = exchange.variant, exchange.prediction_id(0)
         head = {
             "model_name": worker.policy.model, "model_version": worker.cards[variant].version,
@@ -125,19 +123,19 @@ class ProtocolV2:
             raise NotFound(f"version {version[:100]!r} is not here; there are {_listed(list(cards.values()))}")
         return found
 
-    def _pin(self, scope: Scope) -> tuple[Variant | None, Mode]:
-        """The variant that the path's version or `X-Rollout-Variant` asks for by name; see `RequestPath.pin`.
+    def _asked(self, scope: Scope) -> Asked:
+        """As `RequestPath.asked`; a version in the path pins, as `X-Rollout-Variant` does.
 
         Where both models have the same version, it is the primary's, unless the header says otherwise.
         """
-        variants = self._named(scope)
+        variants, asked = self._named(scope), self._path.asked(scope)
         if not variants:
-            return self._path.pin(scope)
+            return asked
         self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
-        wanted, _ = self._path.pin(scope)
-        if wanted is not None and wanted not in variants:
-            raise MalformedRequest(f"X-Rollout-Variant is {wanted}; the path's version is the {variants[0]}'s")
-        return wanted or variants[0], Mode.PINNED
+        if asked.pin is not None and asked.pin not in variants:
+            raise MalformedRequest(f"X-Rollout-Variant is {asked.pin}; the path's version is the {variants[0]}'s")
+        asked.pin, asked.mode = asked.pin or variants[0], Mode.PINNED
+        return asked
 
     def _answers(self, variant: Variant) -> bool:
         """Whether a variant can answer now."""

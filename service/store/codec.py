@@ -3,8 +3,10 @@
 import functools
 import json
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from service.domain import Answer, Event, Label, LabelReport, Mode, Observation, Outcome, Phase, Plan, Status, Variant
 from service.store import Tally

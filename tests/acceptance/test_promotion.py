@@ -92,7 +92,7 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
             service.wait_for(lambda: load.answered_by("primary", since=undone) > 200)
         assert {status for _, status, _ in load.seen} == {200}
         assert load.answered_by("candidate", since=undone + 1.0) == 0
-        assert pinned(service, july[0], load.at).status_code == 200
+        service.wait_for(lambda: all(pinned(service, july[0], load.at).status_code == 200 for _ in range(8)))
         assert [e["kind"] for e in events(service)] == ["started", "promote_full", "release", "undo"]
         assert events(service)[2]["actor"] == "judge"
     finally:

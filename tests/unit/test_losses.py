@@ -1,12 +1,12 @@
 """Losses are scikit-learn's on the same numbers; what is no evidence adds to nothing; label sets stay small."""
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, mean_squared_error, zero_one_loss
 
 from service.domain import Answer, Label, Mode, Observation, Outcome, Status, Variant
@@ -176,7 +176,7 @@ def test_classes_beyond_the_limit_share_the_name_other() -> None:
     named = set()
     for label in (0, CLASSES_MAX - 1, CLASSES_MAX, 999, "made up"):
         answer = Answer(Status.OK, label=label, probabilities=(1.0,) + (0.0,) * 999)
-        made = dataclasses.replace(observation(candidate=None), primary=answer)
+        made = replace(observation(candidate=None), primary=answer)
         found = list(scored(outcome(made, label), dict.fromkeys(Variant, classes), dict.fromkeys(Variant)))
         assert len(found) == 1
         for variant, predicted, actual, _ in found:
@@ -189,7 +189,7 @@ def test_classes_beyond_the_limit_share_the_name_other() -> None:
 
 def test_a_regression_has_no_classes() -> None:
     """Its numbers must not become labels of a metric."""
-    number = outcome(dataclasses.replace(observation(candidate=None), primary=Answer(Status.OK, score=17.25)), 16.25)
+    number = outcome(replace(observation(candidate=None), primary=Answer(Status.OK, score=17.25)), 16.25)
 
     assert list(scored(number, {}, {})) == [
         (Variant.PRIMARY, None, "other", {"absolute_error": 1.0, "squared_error": 1.0})

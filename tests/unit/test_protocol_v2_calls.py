@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from service.auth import Tokens, line_for
 from service.domain import Mode, Phase, Plan, Variant
 from service.engine.batching import LocalModel
-from service.front_door import FrontDoor, RequestPath
+from service.front_door import FrontDoor
 from service.inputs import Decoder
 from service.protocol_v2.handlers import ProtocolV2, tell
+from service.request_path import RequestPath
 from service.rollout.policy import parse
 from service.settings import Settings
 from service.testing import FakeEngine, ManualClock, card

@@ -20,9 +20,10 @@ from service import losses
 from service.client import CallFailed
 from service.domain import LabelReport, Mode, Outcome, Status, Variant
 from service.engine import Reading, Scores
+from service.exchange import Exchange
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.record import Exchange, Recorder
+from service.record import Recorder
 from service.replay import (
     LABEL_TRIES,
     LABELS_PER_POST,

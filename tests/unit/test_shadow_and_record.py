@@ -13,9 +13,10 @@ from service import losses, route
 from service.domain import LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import InferenceError, StoreError
+from service.exchange import Exchange, Packer, unpack
 from service.ledger import Ledger
 from service.metrics import Metrics, parse
-from service.record import Bundle, Exchange, Recorder, pack, unpack
+from service.record import Recorder
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store.memory import MemoryStore
@@ -372,13 +373,33 @@ def test_while_the_records_process_is_away_records_wait_and_the_last_are_written
     asyncio.run(main())
 
 
+def travelled(*made: Exchange) -> list[Exchange]:
+    packer = Packer()
+    for each in made:
+        packer.add(each)
+    return unpack(packer.seal({}, {}, {}, 0)).exchanges
+
+
+def test_exchanges_that_shared_a_run_get_their_own_rows_back() -> None:
+    """The run's answers travel once."""
+    both = Scores(3, labels=[1, 0, 1], probabilities=[[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    made = [exchange(7, 0.25), exchange(8, 0.5)]
+    made[0].settle(Variant.PRIMARY, Status.OK, both.slice(0, 1), 0.1)
+    made[1].settle(Variant.PRIMARY, Status.OK, both.slice(1, 2), 0.1)
+    one, two = travelled(*made)
+
+    assert one.primary.scores == Scores(1, labels=[1], probabilities=[[0.1, 0.9]])
+    assert two.primary.scores == Scores(2, labels=[0, 1], probabilities=[[0.8, 0.2], [0.3, 0.7]])
+    assert one.primary.scores.run is two.primary.scores.run
+
+
 def test_an_exchange_travels_whole() -> None:
     """Packed and unpacked it is equal: strings, missing values, both models' answers."""
     made = exchange(7, 0.25, 0.75, mode=Mode.PINNED)
     made.rows = [(1, 0.5, None, "ÆØ", True), (-(2**63), float("inf"), "", "x", False)]
     made.fallback, made.rehearsal = "timeout", Variant.CANDIDATE
     made.settle(Variant.CANDIDATE, Status.INVALID, None, 0.25)
-    (back,) = unpack(pack(Bundle([made]))).exchanges
+    (back,) = travelled(made)
 
     assert (back.primary, back.candidate) == (made.primary, made.candidate)
     assert [tuple(row) for row in back.rows] == made.rows
@@ -390,7 +411,7 @@ def test_columns_travel_as_columns() -> None:
     """Rows of a binary request are not taken apart on the way."""
     made = exchange(7, 0.25, 0.75)
     made.rows = Table({"x": np.array([[0.5], [1.5]], np.float32), "s": np.array([["a"], ["ß"]], object)}, 2)
-    (back,) = unpack(pack(Bundle([made]))).exchanges
+    (back,) = travelled(made)
 
     assert back.count == 2
     assert back.rows.texts("s") == ["a", "ß"]

@@ -149,8 +149,7 @@ def test_a_tolerance_for_an_output_that_is_not_there_is_refused(tmp_path: Path) 
 
 
 def exchange(primary: Scores | None, candidate: Scores | None) -> Any:
-    both = {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate}
-    return SimpleNamespace(scores={variant: scores for variant, scores in both.items() if scores is not None})
+    return SimpleNamespace(primary=SimpleNamespace(scores=primary), candidate=SimpleNamespace(scores=candidate))
 
 
 def test_only_exchanges_that_both_answered_are_compared() -> None:

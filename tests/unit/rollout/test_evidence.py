@@ -1,12 +1,12 @@
 """What the pairs add up to: what counts, what waits, what is missing, and that neither paging nor waiting changes the sum."""
 
-import dataclasses
 import json
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.domain import Answer, LabelReport, Mode, Status, Variant
 from service.rollout import firsts as firsts_module
@@ -400,7 +400,7 @@ def altered(change):
         lambda r: row(300, "worse", at=START + 300.5),
         lambda r: row(300, "worse", unit="ann"),
         lambda r: row(300, "worse", mode=Mode.PINNED),
-        lambda r: (r[0], dataclasses.replace(r[1], candidate=dataclasses.replace(r[1].candidate, seconds=9.0)), r[2]),
+        lambda r: (r[0], replace(r[1], candidate=replace(r[1].candidate, seconds=9.0)), r[2]),
     ],
     ids=["label", "no label", "score", "time", "unit", "mode", "latency"],
 )

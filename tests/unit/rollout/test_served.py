@@ -2,9 +2,9 @@
 
 import json
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Answer, LabelReport, Status, Variant
 from service.rollout.evidence import Evidence

@@ -1,9 +1,9 @@
 """The decisions again: what was decided is reached again from the rows, and what was changed since is found and named."""
 
-import dataclasses
 import sys
 
 import pytest
+from msgspec.structs import replace
 
 from service.domain import LabelReport, Mode
 from service.rollout.controller import decided_at
@@ -42,7 +42,7 @@ def label(value):
 
 def score(value):
     return lambda seq, o, report: (
-        seq, dataclasses.replace(o, candidate=dataclasses.replace(o.candidate, score=value)), report
+        seq, replace(o, candidate=replace(o.candidate, score=value)), report
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_a_row_of_the_tail_that_was_changed_is_found():
     process.tick()
     assert (world.kinds, world.kept["evidence"]["settled"]) == (["started", "advance"], 0)
     assert disagreements(world) == []
-    checks, _ = altered(world, 50, lambda seq, o, report: (seq, dataclasses.replace(o, mode=Mode.PINNED), report))
+    checks, _ = altered(world, 50, lambda seq, o, report: (seq, replace(o, mode=Mode.PINNED), report))
     assert not checks[0].agrees
 
 

@@ -1,8 +1,9 @@
 """What the tests of the rollout share: pairs whose outcome is chosen, and a small world with a store, a clock and people."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
 from service.rollout.controller import SHOWN, STATE, Controller, decided_at, move

@@ -1,0 +1,383 @@
+"""One HTTP/1.1 connection to this service, and the requests on it: uvicorn's own, made lean.
+
+uvicorn spends on a small request about as much as everything that this service does for it: a timer, an event, a pattern
+search per header, two writes. Here the parsing, the keep-alive, the flow control, the upgrade to a WebSocket and the
+shutdown stay uvicorn's; what becomes of one request is `Cycle`'s, which writes head and body at once and waits for nothing
+that is there already. It is ASGI 3.0 as before (https://asgi.readthedocs.io/en/latest/specs/www.html), so every handler,
+BentoML's own too, runs on it unchanged.
+
+The application may have a `direct` table beside that (`service.http.Direct`): a request to one of its paths that is here
+whole, in one read, is given to it as it is, without a task, a scope and messages. What it does not take goes on as above.
+`loadtests/results/` has what both save.
+
+uvicorn's access log is not written: this service's processes have it off.
+"""
+
+import asyncio
+import functools
+import re
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+import structlog
+from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.http import ASGIApp, Direct, Headers, Message, Scope
+
+log = structlog.get_logger(__name__)
+
+URLS_MAX = 1_024
+"""Request targets whose parts are remembered."""
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header may hold (RFC 9110, section 5.5)."""
+_BODILESS = frozenset({204, 304})
+
+
+def install() -> None:
+    """Let the uvicorn of this process use `Connection`: BentoML, which starts it, does not ask which protocol to use."""
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__name__}"
+
+
+@functools.lru_cache(URLS_MAX)
+def _parts(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the path as it was sent, and the query string of a request's target."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+class Connection(HttpToolsProtocol):
+    """See the module. The names of the callbacks are httptools'; what they get is the caller's, in pieces."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._direct: dict[bytes, Direct] = getattr(self.config.app, "direct", {})
+        self._taker: Direct | None = None  # of the request whose body is being read
+        self._body = b""
+        self._idle_since = 0.0
+        self._defaults: tuple[object, bytes] = (None, b"")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def on_headers_complete(self) -> None:
+        """Its headers are here: see whether it can be answered directly once its body is."""
+        before: Any = self.cycle
+        taker = self._direct.get(self.url)
+        if (
+            taker is not None
+            and (before is None or before.response_complete)
+            and self.parser.get_method() == b"POST"
+            and not (self.expect_100_continue or self.parser.should_upgrade())
+            and not (self.flow.write_paused or self.limit_concurrency)
+        ):
+            self._taker, self._body = taker, b""
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Make the request a task, or let it wait for the one before it."""
+        parser, root = self.parser, self.root_path
+        version, method = parser.get_http_version(), parser.get_method().decode("ascii")
+        path, raw, query = _parts(self.url)
+        scope: Any = {
+            "type": "http", "asgi": {"version": self.asgi_version, "spec_version": "2.3"}, "http_version": version,
+            "server": self.server, "client": self.client, "scheme": self.scheme, "root_path": root, "method": method,
+            "path": root + path, "raw_path": root.encode("ascii") + raw, "query_string": query, "headers": self.headers,
+            "state": self.app_state.copy(),
+        }  # fmt: skip
+        self.scope = scope
+        if parser.should_upgrade() and self._should_upgrade():
+            return
+        app: Any = self.app
+        limit = self.limit_concurrency
+        if limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit):
+            app = service_unavailable
+        before: Any = self.cycle
+        cycle: Any = Cycle(self, scope, keep_alive=self._keeps_alive())
+        self.cycle = cycle
+        if before is None or before.response_complete:
+            cycle.start(app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of its body."""
+        if self._taker is not None:
+            self._body = self._body + body if self._body else body
+            return
+        cycle: Any = self.cycle
+        if cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
+            return
+        cycle.body = cycle.body + body if cycle.body else body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.wake()
+
+    def on_message_complete(self) -> None:
+        """All of it is here."""
+        if self._taker is not None:
+            taker, self._taker = self._taker, None
+            whole = Whole(self, self.headers, self._body, keep_alive=self._keeps_alive())
+            before, self.cycle = self.cycle, whole  # type: ignore[assignment]
+            if self._taken(taker, whole):
+                return
+            self.cycle = before
+            self._go_on()
+        cycle: Any = self.cycle
+        if cycle is None or cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
+            return
+        cycle.more_body = False
+        cycle.wake()
+
+    def on_response_complete(self) -> None:
+        """It has been answered: turn to the next one that is here, or note since when there is none."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            cycle.start(app)  # type: ignore[attr-defined]
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_again(self.timeout_keep_alive)
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, but the timer of an idle connection goes on: it looks at `_idle_since` when it is due."""
+        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        super().data_received(data)
+        self.timeout_keep_alive_task = timer
+        if self._taker is not None:  # the rest is still on its way: that takes a task, which waits with a limit
+            self._taker = None
+            self._go_on()
+
+    def _taken(self, taker: Direct, whole: "Whole") -> bool:
+        try:
+            return taker(whole)
+        except Exception:
+            log.exception("a bug: please report it", path=self.url)
+            whole.reply(500, [(b"content-type", b"text/plain")], b"Internal Server Error")
+            return True
+
+    def _go_on(self) -> None:
+        """Begin a request of whose body something is here."""
+        self._begin()
+        if self._body:
+            self.on_body(self._body)
+
+    def _keeps_alive(self) -> bool:
+        return bool(self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive())
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle for long enough."""
+        self.timeout_keep_alive_task = None
+        if self.transport.is_closing():
+            return
+        cycle: Any = self.cycle
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if not cycle.response_complete:
+            return  # a request is under way; its end sets the timer again
+        if left > 0:
+            self._look_again(left)
+        else:
+            self.transport.close()
+
+    def _look_again(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def defaults(self) -> bytes:
+        """The headers of every answer, as they are sent: uvicorn makes them anew each second."""
+        headers = self.server_state.default_headers
+        if self._defaults[0] is not headers:
+            self._defaults = (
+                headers,
+                b"".join(part for name, value in headers for part in (name, b": ", value, b"\r\n")),
+            )
+        return self._defaults[1]
+
+
+class Whole:
+    """A request that is here whole, and its answer; to uvicorn's protocol it is what a `Cycle` is.
+
+    Attributes:
+        headers: names in lower case, and values; body: all of it.
+    """
+
+    __slots__ = ("_connection", "body", "disconnected", "headers", "keep_alive", "response_complete")
+
+    def __init__(self, connection: Connection, headers: Headers, body: bytes, *, keep_alive: bool) -> None:
+        self._connection, self.headers, self.body, self.keep_alive = connection, headers, body, keep_alive
+        self.disconnected = self.response_complete = False
+
+    @property
+    def message_event(self) -> "Whole":
+        """What uvicorn sets when the caller hangs up."""
+        return self
+
+    def set(self) -> None:
+        """See `message_event`: nobody waits for it."""
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send the answer, with its length. A caller that has gone is not told."""
+        if self.disconnected or self.response_complete:
+            return
+        connection = self._connection
+        parts = [STATUS_LINE[status], connection.defaults()]
+        for name, value in headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"content-length: ", str(len(body)).encode(), b"\r\n")
+        parts += (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n", body)
+        connection.transport.write(b"".join(parts))
+        self.response_complete = True
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()
+
+
+class Cycle:
+    """One request and its answer. The attributes without an underscore are what uvicorn's own cycle has and its protocol uses."""
+
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool) -> None:
+        self._connection, self.scope, self.keep_alive = connection, scope, keep_alive
+        self.body = b""
+        self.more_body, self.disconnected, self.response_complete = True, False, False
+        self._continue = connection.expect_100_continue
+        self._fresh = False  # there is something that `receive` has not told yet
+        self._event: asyncio.Event | None = None
+        self._status = 0  # of an answer that has begun
+        self._headers: Headers = []
+        self._head_sent = False
+        self._left: int | None = None  # bytes of the body that are still to come; None: in chunks
+
+    @property
+    def message_event(self) -> "Cycle":
+        """What uvicorn sets when the caller hangs up."""
+        return self
+
+    def set(self) -> None:
+        """See `message_event`."""
+        self.wake()
+
+    def wake(self) -> None:
+        """Something has changed that `receive` may wait for."""
+        self._fresh = True
+        if self._event is not None:
+            self._event.set()
+
+    def start(self, app: ASGIApp) -> None:
+        """Begin to answer, in a task that the server waits for when it stops."""
+        connection = self._connection
+        self._task = connection.loop.create_task(self._run(app))
+        connection.tasks.add(self._task)
+
+    async def _run(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not (self.response_complete or self.disconnected):
+                raise RuntimeError("the application returned before its answer was complete")
+        except BaseException as error:
+            log.exception("a request failed outside its handler", path=self.scope["path"])
+            await self._give_up()
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._connection.tasks.discard(self._task)
+            del self._task  # it knows this cycle: neither would go without the garbage collector
+
+    async def _give_up(self) -> None:
+        if self._head_sent:
+            self._connection.transport.close()
+        elif not (self.response_complete or self.disconnected):
+            self._status = 0
+            head = [(b"content-type", b"text/plain"), (b"content-length", b"21"), (b"connection", b"close")]
+            await self.send({"type": "http.response.start", "status": 500, "headers": head})
+            await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
+
+    async def receive(self) -> Message:
+        """ASGI's `receive`: what has come of the body since the last call, or that the caller has gone or been answered."""
+        connection = self._connection
+        if self._continue and not connection.transport.is_closing():
+            connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._continue = False
+        while not (self._fresh or self.disconnected or self.response_complete):
+            connection.flow.resume_reading()
+            self._event = self._event or asyncio.Event()
+            self._event.clear()
+            await self._event.wait()
+        self._fresh = False
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        body, self.body = self.body, b""
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Message) -> None:
+        """ASGI's `send`. The head goes out with the first piece of the body.
+
+        Raises:
+            RuntimeError: the messages are not an answer: out of order, a header that cannot be sent, a body of another
+                length than was said.
+        """
+        connection = self._connection
+        if connection.flow.write_paused and not self.disconnected:
+            await connection.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if kind == "http.response.start" and not self._status:
+            self._status, self._headers = message["status"], message.get("headers", [])
+            self._continue = False
+            return
+        if kind != "http.response.body" or not self._status or self.response_complete:
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+        body, more = message.get("body", b""), message.get("more_body", False)
+        head = b"" if self._head_sent else self._head()
+        if self.scope["method"] == "HEAD":
+            body, self._left = b"", 0
+        if self._left is None:
+            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
+        else:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the body is not as long as its content-length")
+        connection.transport.write(head + body)
+        self._head_sent = True
+        if not more:
+            self.response_complete = True
+            self.wake()
+            if not self.keep_alive:
+                connection.transport.close()
+            connection.on_response_complete()
+
+    def _head(self) -> bytes:
+        """The answer's head as it is sent."""
+        parts = [STATUS_LINE[self._status], self._connection.defaults()]
+        length: int | None = 0 if self._status in _BODILESS else None
+        chunked = closes = False
+        for name, value in self._headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = value.lower() == b"chunked"
+            elif name == b"connection":
+                closes = b"close" in value.lower()
+            if _UNFIT.search(value) or _UNFIT.search(name):
+                raise RuntimeError(f"the header {name!r} cannot be sent")
+            parts += (name, b": ", value, b"\r\n")
+        self._left = None if chunked else length
+        if self._left is None and not chunked and self.scope["method"] != "HEAD":
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if closes:
+            self.keep_alive = False
+        elif not self.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)

@@ -1,0 +1,185 @@
+"""An exchange: what happened in one request. And the form in which batches of them travel to the process that keeps the records.
+
+A run of a model is shared by the requests of a batch (`service.engine.Run`), so its answers travel once, and each exchange says
+which part of them is its own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from service import route
+from service.domain import SHARE_ONE, Answer, Mode, Observation, Status, Variant
+from service.engine import Lists, Reading, Run, Scores, wire
+from service.inputs import Rows
+from service.table import Table
+
+
+class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How one model's attempt at a request ended, and how long its caller waited."""
+
+    status: Status = Status.NONE
+    scores: Any = None  # `Scores | None`; as they travel, in `unpack`
+    seconds: float = 0.0
+
+
+NOT_ASKED = Attempt()
+
+
+class Exchange(msgspec.Struct, array_like=True, gc=False):
+    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended.
+
+    Attributes:
+        key: what the router drew by; None: the first prediction's id.
+        http: the status that it was answered with.
+    """
+
+    prefix: str
+    first_id: int
+    rows: Any  # `Rows`; as they travel, in `unpack`
+    at: float
+    revision: int
+    share: int
+    variant: Variant
+    mode: Mode
+    fallback: str | None = None
+    rehearsal: Variant | None = None
+    total_seconds: float = 0.0
+    primary: Attempt = NOT_ASKED
+    candidate: Attempt = NOT_ASKED
+    key: str | None = None
+    http: int = 200
+
+    @property
+    def count(self) -> int:
+        """How many rows it has."""
+        return len(self.rows)
+
+    def attempt(self, variant: Variant) -> Attempt:
+        """How `variant`'s attempt ended."""
+        return self.primary if variant is Variant.PRIMARY else self.candidate
+
+    def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
+        """Note how `variant`'s attempt ended."""
+        attempt = Attempt(status, scores, seconds)
+        if variant is Variant.PRIMARY:
+            self.primary = attempt
+        else:
+            self.candidate = attempt
+
+    def prediction_id(self, row: int) -> str:
+        """The id of one row's prediction."""
+        return f"{self.prefix}-{self.first_id + row}"
+
+    def observations(
+        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0
+    ) -> list[Observation]:
+        """The rows of this exchange, as they are recorded. `salt` is the plan's."""
+        primary = _answers(self.primary, readings.get(Variant.PRIMARY), self.count)
+        candidate = _answers(self.candidate, readings.get(Variant.CANDIDATE), self.count)
+        request_id = self.prediction_id(0)
+        drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
+        point = route.bucket(self.key or request_id, salt) >> 1 if drawn else None
+        return [
+            Observation(
+                self.prediction_id(i) if i else request_id, request_id, self.at, self.revision, self.variant, self.mode,
+                self.share, primary[i], candidate[i], unit, self.fallback, point,
+            )
+            for i, unit in enumerate(units_of(self.rows))
+        ]  # fmt: skip
+
+
+def _answers(attempt: Attempt, reading: Reading | None, rows: int) -> Sequence[Answer]:
+    if reading is None:
+        return [Answer(attempt.status)] * rows
+    return reading.answers(attempt.scores, attempt.status, attempt.seconds, rows)
+
+
+class Bundle(msgspec.Struct, array_like=True, gc=False):
+    """What has gathered between two flushes.
+
+    Attributes:
+        runs: of models, of whose answers the exchanges' scores are parts; whole again after `unpack`.
+        statuses: requests that ended in an error: variant, mode, HTTP status, how many.
+        problems: values that did not fit: field, kind of problem, how many.
+        sizes: rows of each run of a model, by variant.
+        dropped: rows given up since too many waited.
+    """
+
+    exchanges: list[Exchange]
+    runs: list[Lists] = []
+    statuses: list[tuple[str, str, str, int]] = []
+    problems: list[tuple[str, str, int]] = []
+    sizes: dict[str, list[int]] = {}
+    dropped: int = 0
+
+
+class Packer:
+    """Packs one batch, an exchange at a time: a whole batch at once would hold the event loop for a millisecond.
+
+    Attributes:
+        ids: the first id of each exchange; rows: how many rows they have.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.rows = 0
+        self._pieces: list[msgspec.Raw] = []
+        self._runs: list[Run] = []
+        self._places: dict[int, int] = {}  # of each run in `_runs`, by its identity
+        self._pack = msgspec.msgpack.Encoder(enc_hook=self._plain).encode
+
+    def add(self, exchange: Exchange) -> None:
+        """Pack an exchange that is complete."""
+        self.ids.append(exchange.first_id)
+        self.rows += exchange.count
+        self._pieces.append(msgspec.Raw(self._pack(exchange)))
+
+    def seal(
+        self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int],
+        sizes: Mapping[Variant, Sequence[int]], dropped: int,
+    ) -> bytes:  # fmt: skip
+        """The batch; see `Bundle` for what else goes with it."""
+        return self._pack((
+            self._pieces, [run.lists for run in self._runs], [(*key, count) for key, count in statuses.items()],
+            [(*key, count) for key, count in problems.items()],
+            {variant.value: counts for variant, counts in sizes.items() if counts}, dropped,
+        ))  # fmt: skip
+
+    def _plain(self, value: Any) -> Any:
+        """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""
+        if isinstance(value, Scores):
+            place = self._places.get(id(value.run))
+            if place is None:
+                place = self._places[id(value.run)] = len(self._runs)
+                self._runs.append(value.run)  # so it lives, and no other run has its identity
+            return place, value.start, value.rows
+        if isinstance(value, Table):
+            return {"rows": len(value), "columns": wire.pack(value.columns)}
+        raise TypeError(f"{type(value).__name__} is not recorded")
+
+
+_decode = msgspec.msgpack.Decoder(Bundle).decode
+
+
+def unpack(packed: bytes) -> Bundle:
+    """A batch from its packed form.
+
+    Raises:
+        ValueError: it is none.
+    """
+    batch = _decode(packed)
+    runs = [Run(None, lists=lists) for lists in batch.runs]
+    for exchange in batch.exchanges:
+        if isinstance(exchange.rows, dict):
+            exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
+        exchange.primary, exchange.candidate = _whole(exchange.primary, runs), _whole(exchange.candidate, runs)
+    return batch
+
+
+def _whole(attempt: Attempt, runs: Sequence[Run]) -> Attempt:
+    if attempt.scores is None:
+        return attempt
+    place, start, rows = attempt.scores
+    return Attempt(attempt.status, Scores(rows, run=runs[place], start=start), attempt.seconds)

@@ -1,0 +1,166 @@
+"""`POST /predict`: a request's rows in, its predictions out.
+
+Most requests are small, come in one read, say nothing in headers of ours, and are answered by the primary in a few
+microseconds: those are taken directly off the connection (`Predict.direct`), the others go through ASGI (`Predict.__call__`).
+Both do the same by the same functions.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+
+from service.domain import Mode, Plan, Variant
+from service.engine import Scores
+from service.errors import InvalidInput, UnderstudyError
+from service.exchange import Exchange
+from service.http import (
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    Whole,
+    answer,
+    encode,
+    read_body,
+    reply_problem,
+    require_json,
+)
+from service.request_path import Asked, RequestPath
+from service.wiring import Worker
+
+log = structlog.get_logger(__name__)
+
+_JSON = (b"content-type", b"application/json")
+
+
+class Predict:
+    """`POST /predict`."""
+
+    def __init__(self, worker: Worker, path: RequestPath) -> None:
+        self.worker, self._path = worker, path
+        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
+        self._heads = {
+            (variant, fallback): encode(
+                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
+            )[:-1]
+            + b',"predictions":'
+            for variant, card in worker.cards.items()
+            for fallback in (False, True)
+        }
+        self._named = {variant: (b"x-rollout-variant", variant.encode()) for variant in Variant}
+        self._clock = worker.clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, clock = self.worker, self._clock
+        started = clock.perf()
+        try:
+            require_json(scope)
+            request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
+            asked = self._path.asked(scope, request.key)
+        except UnderstudyError as error:
+            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            raise
+        exchange, scores, plan = await self._path.run(request.rows, asked, started)
+        headers, body = self._answer(exchange, scores)
+        await answer(send, 200, body, headers)
+        exchange.total_seconds = clock.perf() - started
+        self._path.hand_over(exchange, plan)
+
+    def direct(self, whole: Whole) -> bool:
+        """As a call, for a request that is here whole; see `service.http.Direct`."""
+        worker, started = self.worker, self._clock.perf()
+        if not (len(whole.body) <= worker.body_limits["max_bytes"] and _plain(whole.headers)):
+            return False
+        try:
+            request = worker.decoder.decode(whole.body)
+        except UnderstudyError:
+            return False  # whoever tells of it decodes it again
+        exchange, plan = self._path.begin(request.rows, Asked(request.key, None, Mode.LIVE, self._clock.now()))
+        pending = _Pending(self, self._path, whole, exchange, plan, started, self._clock.perf())
+        try:
+            if not self._path.infer_now(exchange, pending):
+                worker.spawn(pending.infer())
+        except UnderstudyError as error:
+            pending.set_exception(error)
+        return True
+
+    def reply(self, pending: "_Pending", scores: Scores) -> None:
+        """Answer directly, then hand over."""
+        exchange = pending.exchange
+        headers, body = self._answer(exchange, scores)
+        pending.whole.reply(200, [_JSON, *headers], body)
+        exchange.total_seconds = self._clock.perf() - pending.started
+        self._path.hand_over(exchange, pending.plan)
+
+    def _answer(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
+        variant = exchange.variant
+        predictions = list(self._predictions(exchange, scores, self._classes[variant]))
+        body = b"".join((self._heads[variant, exchange.fallback is not None], encode(predictions), b"}"))
+        return [self._named[variant], (b"x-prediction-id", predictions[0]["prediction_id"].encode())], body
+
+    def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> Iterator[dict[str, Any]]:
+        # From the lists of the whole run, by position: slices of them for each request took as long as the rest.
+        run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
+        labels, probabilities, values, others = run.labels, run.probabilities, run.values, run.others
+        for i in range(scores.rows):
+            item: dict[str, Any] = {"prediction_id": f"{prefix}-{first + i}"}
+            at = start + i
+            if labels is not None:
+                item["label"] = labels[at]
+            if probabilities is not None:
+                row = probabilities[at]
+                item["probabilities"] = dict(zip(classes, row, strict=True)) if classes else row
+            if values is not None:
+                item["value"] = values[at]
+            if others:
+                item["outputs"] = {name: each[at] for name, each in others.items()}
+            yield item
+
+
+def _plain(headers: Headers) -> bool:
+    """Whether nothing in a request's headers asks for more than its body does."""
+    for name, value in headers:
+        if (name == b"content-type" and value != b"application/json") or name.startswith(b"x-rollout-"):
+            return False
+    return True
+
+
+class _Pending:
+    """A request that was taken directly and waits for its scores; see `service.engine.batching.Told`."""
+
+    __slots__ = ("_begun", "_path", "_predict", "exchange", "plan", "started", "whole")
+
+    def __init__(
+        self, predict: Predict, path: RequestPath, whole: Whole, exchange: Exchange, plan: Plan, started: float, begun: float
+    ) -> None:  # fmt: skip
+        self._predict, self._path, self.whole, self.exchange, self.plan = predict, path, whole, exchange, plan
+        self.started, self._begun = started, begun
+
+    def done(self) -> bool:
+        """A caller who has gone leaves a record all the same."""
+        return False
+
+    def set_result(self, scores: Scores, /) -> None:
+        """The primary's scores. Nothing gets out of here: others wait for the same run."""
+        try:
+            self._predict.reply(self, self._path.answered(self.exchange, scores, self._begun))
+        except Exception as error:  # noqa: BLE001
+            self.set_exception(error)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Why there are none."""
+        if not isinstance(error, UnderstudyError):
+            log.error("a bug: please report it", exc_info=error)
+            error = UnderstudyError("an unexpected error; the log has the details")
+        self._path.failed(self.exchange, self.plan, error, self.started)
+        reply_problem(self.whole, error)
+
+    async def infer(self) -> None:
+        """Ask whoever takes longer than a turn of the event loop."""
+        try:
+            scores = await self._path.infer(self.exchange, self.started)
+            self._predict.reply(self, scores)
+        except Exception as error:  # noqa: BLE001
+            self.set_exception(error)

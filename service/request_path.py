@@ -1,0 +1,226 @@
+"""The request path: the way of every prediction, whatever the protocol. Route, infer; the rest is done when the answer has left."""
+
+import asyncio
+import math
+
+import msgspec
+
+from service import route
+from service.domain import Mode, Plan, Status, Variant
+from service.engine import Scores
+from service.engine.batching import LocalModel, Told
+from service.errors import (
+    CandidateAway,
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    MalformedRequest,
+    NotFinite,
+    NotReady,
+    Overloaded,
+    UnderstudyError,
+)
+from service.exchange import Exchange
+from service.http import Scope, header, headers_under, peer
+from service.inputs import Rows
+from service.wiring import Worker
+
+_ENDED = {
+    Status.TIMEOUT: "did not answer in time",
+    Status.FAILED: "failed",
+    Status.INVALID: "answered with non-finite numbers",
+    Status.DOWN: "is down",
+    Status.NONE: "is still starting",
+}
+_CAUSES = {Status.NONE: "starting"}
+"""What a fallback's cause is called, where it is not the status itself."""
+_FAILURES = {InferenceError: Status.FAILED, NotFinite: Status.INVALID, DeadlineExceeded: Status.TIMEOUT}
+"""What an error says about the model that was asked; the others are not its fault."""
+
+
+class Asked(msgspec.Struct, gc=False):
+    """What a request asks for beside its rows.
+
+    Attributes:
+        key: what to route by.
+        pin: the variant it names; mode: why the model is run then. Both take an operator.
+        at: when it happened, in Unix seconds: now, or what an operator who replays history says.
+    """
+
+    key: str | None
+    pin: Variant | None
+    mode: Mode
+    at: float
+
+
+class RequestPath:
+    """What every protocol's request goes through between its decoding and its answer, and after that."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self._clock = worker, worker.clock
+
+    async def run(self, rows: Rows, asked: Asked, started: float) -> tuple[Exchange, Scores, Plan]:
+        """Route, and infer.
+
+        Args:
+            asked: what the caller asks for beside the rows.
+            started: when its handling began, on the performance clock.
+
+        Raises:
+            UnderstudyError: no variant could answer; the exchange has been seen to.
+        """
+        exchange, plan = self.begin(rows, asked)
+        try:
+            return exchange, await self.infer(exchange, started), plan
+        except UnderstudyError as error:
+            self.failed(exchange, plan, error, started)
+            raise
+
+    def begin(self, rows: Rows, asked: Asked) -> tuple[Exchange, Plan]:
+        """Route: the request's exchange names who is to answer. The key is the caller's, or the `route_by` field's, or its id."""
+        worker, plan = self.worker, self.worker.control.plan
+        first = worker.next_id
+        worker.next_id = first + len(rows)
+        key = asked.key or worker.decoder.first(rows, worker.policy.route_by)
+        chosen = asked.pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
+        exchange = Exchange(worker.id_prefix, first, rows, asked.at, plan.revision, plan.weight, chosen, asked.mode)
+        exchange.key = key
+        worker.recorder.open(exchange)
+        return exchange, plan
+
+    def infer_now(self, exchange: Exchange, told: Told) -> bool:
+        """Let the primary answer in this turn of the event loop, if it is the one to answer and that fast; else say False.
+
+        Raises:
+            Overloaded: too much waits for it.
+        """
+        primary = self.worker.primary
+        if exchange.variant is not Variant.PRIMARY or not isinstance(primary, LocalModel):
+            return False
+        if not primary.inline(exchange.count):
+            return False
+        primary.enqueue(exchange.rows, told)
+        return True
+
+    def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
+        """Note the primary's answer, which it was asked for at `begun`.
+
+        Raises:
+            NotFinite: it is none.
+        """
+        if not scores.finite:
+            raise NotFinite("the model answered with a value that is not a finite number")
+        exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
+        return scores
+
+    async def infer(self, exchange: Exchange, started: float) -> Scores:
+        """The chosen variant's scores; the primary's, marked as fallback, where the candidate does not give any in time."""
+        worker = self.worker
+        if exchange.variant is Variant.CANDIDATE:
+            scores = await self._ask_candidate(exchange)
+            if scores is not None:
+                return scores
+        begun = self._clock.perf()
+        future = worker.primary.infer(exchange.rows)
+        if worker.primary.inline(len(exchange.rows)):
+            scores = await future
+        else:
+            try:
+                async with asyncio.timeout(max(0.0, worker.deadline_s - (begun - started))):
+                    scores = await future
+            except TimeoutError:
+                raise DeadlineExceeded(f"no answer within {worker.deadline_s * 1000:g} ms") from None
+        return self.answered(exchange, scores, begun)
+
+    async def _ask_candidate(self, exchange: Exchange) -> Scores | None:
+        """The candidate's scores, or None after the exchange has been turned into a fallback."""
+        candidate = self.worker.candidate
+        begun = self._clock.perf()
+        scores: Scores | None = None
+        try:
+            if candidate is None:
+                raise CandidateAway(ever_up=False)
+            scores = await candidate.infer(exchange.rows)
+            cause = Status.OK if scores.finite else Status.INVALID
+        except TimeoutError:
+            cause = Status.TIMEOUT
+        except CandidateAway as away:
+            # While it starts it is not charged; the rehearsal will ask it when it is there.
+            cause = Status.DOWN if away.ever_up else Status.NONE
+        except (InferenceError, InvalidInput, Overloaded):
+            cause = Status.FAILED
+        if self.worker.draining and cause in {Status.DOWN, Status.FAILED}:
+            cause = Status.NONE  # it is being stopped as well, which says nothing about it
+        seconds = self._clock.perf() - begun
+        exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
+        if cause is Status.OK:
+            return scores
+        if exchange.mode is Mode.PINNED:
+            raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
+        exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
+        return None
+
+    def failed(self, exchange: Exchange, plan: Plan, error: UnderstudyError, started: float) -> None:
+        """The primary's own failure is an outcome like any other: the candidate rehearses on it, and it is recorded."""
+        exchange.total_seconds = self._clock.perf() - started
+        status = _FAILURES.get(type(error))
+        if status is None or exchange.mode is Mode.PINNED:
+            self.worker.recorder.failed(exchange, int(error.status))
+            return
+        exchange.http = int(error.status)
+        exchange.settle(Variant.PRIMARY, status, None, exchange.total_seconds)
+        self.hand_over(exchange, plan)
+
+    def hand_over(self, exchange: Exchange, plan: Plan) -> None:
+        """After the answer has left: let the other model rehearse, or record at once."""
+        other = exchange.variant.other
+        rehearsal = self.worker.rehearsals.get(other)
+        asked_already = exchange.attempt(other).status is not Status.NONE
+        if (
+            rehearsal is None
+            or self.worker.draining
+            or asked_already
+            or exchange.mode is Mode.PINNED
+            or not route.rehearses(plan, exchange.prediction_id(0))
+        ):
+            self.worker.recorder.add(exchange)
+        else:
+            rehearsal.offer(exchange)
+
+    def asked(self, scope: Scope, key: str | None = None) -> Asked:
+        """What the request's `X-Rollout-` headers say; `key` is the body's own routing key.
+
+        Raises:
+            MalformedRequest: a header that says nothing that is known.
+            UnderstudyError: only an operator may say that.
+        """
+        headers = headers_under(scope, b"x-rollout-")
+        if not headers:
+            return Asked(key, None, Mode.LIVE, self._clock.now())
+        pin, mode = self._pin(scope, headers.get(b"x-rollout-variant"))
+        at = self._at(scope, headers.get(b"x-rollout-at"))
+        return Asked(headers.get(b"x-rollout-key") or key, pin, mode, at)
+
+    def _pin(self, scope: Scope, wanted: str | None) -> tuple[Variant | None, Mode]:
+        if wanted is None:
+            return None, Mode.LIVE
+        if wanted not in ("primary", "candidate", "any"):
+            raise MalformedRequest(
+                f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`, or is `any`: routed, and no evidence"
+            )
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        if wanted == "candidate" and self.worker.candidate is None:
+            raise NotReady("the rollout file names no candidate")
+        return (None, Mode.LOAD) if wanted == "any" else (Variant(wanted), Mode.PINNED)
+
+    def _at(self, scope: Scope, said: str | None) -> float:
+        if said is None:
+            return self._clock.now()
+        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        try:
+            at = float(said)
+        except ValueError:
+            at = math.nan
+        if not math.isfinite(at):
+            raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
+        return at
