@@ -1,6 +1,7 @@
-"""`make bench-v2`: a thousand rows of raw tensors beside a bare server, and beside the runtime with no server at all.
+"""`make bench-v2`: raw tensors beside a bare server, and beside the runtime with no server at all.
 
-Interleaved rounds as in `loadtests.bench`: the server on one core, wrk on the other; the bare runtime on the server's core.
+A thousand rows of the matrix models a request, and single images to squeezenet. Interleaved rounds as in `loadtests.bench`: the
+server on one core, wrk on the other; the bare runtime on the server's core.
 """
 
 import datetime
@@ -9,9 +10,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
@@ -20,106 +23,154 @@ from loadtests import matrix
 from loadtests.measuring import RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools, script
 
 ROWS = 1_000
-PATH = "/v2/models/matrix/infer"
+IMAGES_AT_ONCE = (1, 2, 4, 8, 16)
+"""Batch sizes at which the bare runtime is tried on images; the best one counts."""
+PATH = "/v2/models/bench/infer"
 RAW = """
 import sys, time
+import numpy as np
 import onnxruntime as ort
-from loadtests import matrix
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-x, until, runs = matrix.rows(int(sys.argv[2])), time.perf_counter() + float(sys.argv[3]), 0
+x, name = np.load(sys.argv[2]), session.get_inputs()[0].name
+until, runs = time.perf_counter() + float(sys.argv[3]), 0
 began = time.perf_counter()
 while time.perf_counter() < until:
-    session.run(None, {"x": x})
+    session.run(None, {name: x})
     runs += 1
-print(runs / (time.perf_counter() - began))
+print(runs * len(x) / (time.perf_counter() - began))
 """
 console = Console(highlight=False)
 
 
-def payload(folder: Path) -> Path:
-    """A wrk script that posts the rows as one raw FP32 tensor, and wants raw tensors back."""
-    raw = matrix.rows(ROWS).tobytes()
-    tensor = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [ROWS, matrix.COLUMNS],
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    kind = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
-    return script(folder, "raw", head + raw, kind)
+@dataclass
+class Case:
+    """One model asked for raw tensors.
+
+    Attributes:
+        tensor: a request's; sizes: how many rows at once the bare runtime is run on.
+        raw: its rows per second, a round each, at the best of the sizes.
+    """
+
+    name: str
+    model: Path
+    tensor: Any
+    connections: int
+    sizes: tuple[int, ...]
+    task: str = "binary-classification"
+    raw: list[float] = field(default_factory=list)
+
+    def prepare(self, folder: Path) -> None:
+        """Write what the servers and the load generator read."""
+        import onnx  # noqa: PLC0415 - heavy, and only here
+
+        raw = self.tensor.tobytes()
+        tensor = {
+            "name": _input(onnx.load(self.model)).name, "datatype": "FP32", "shape": self.tensor.shape,
+            "parameters": {"binary_data_size": len(raw)},
+        }  # fmt: skip
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        kind = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+        self.lua = script(folder, self.name, head + raw, kind)
+        rollout = folder / f"{self.name}.yaml"
+        rollout.write_text(
+            f"model: bench\ntask: {self.task}\nprimary: {self.model}\ngoals: {{latency: {{p99_ms: 5000, deadline_ms: 20000}}}}\n",
+            encoding="utf-8",
+        )
+        self.folder = folder
+        ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(rollout)]
+        bare = [sys.executable, "-m", "uvicorn", "loadtests.peers.bare_v2:app", "--no-access-log", "--port", "{port}"]
+        self.ours = Server("understudy", ours, {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{self.name}")}, PATH)
+        self.bare = Server("bare uvicorn + np.frombuffer", bare, {"PEER_MODEL": str(self.model)}, PATH, "/")
+
+    def round(self, seconds: int) -> None:
+        """Measure each once."""
+        for server in (self.bare, self.ours):
+            measure(server, self.lua, seconds, self.connections)
+        self.raw.append(max(self._raw_rows(size, max(1.0, seconds / 2 / len(self.sizes))) for size in self.sizes))
+
+    def _raw_rows(self, size: int, seconds: float) -> float:
+        """Rows per second of the model with no server around it, on the server's core."""
+        place = self.folder / "raw.npy"
+        np.save(place, np.repeat(self.tensor, -(-size // len(self.tensor)), axis=0)[:size])
+        command = ["taskset", "-c", SERVER_CPU, sys.executable, "-c", RAW, str(self.model), str(place), str(seconds)]
+        return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
-def servers(folder: Path, name: str) -> tuple[Server, Server]:
-    """This service and the bare one, for one of the matrix models."""
-    model = folder / f"{name}.onnx"
-    (folder / f"{name}.yaml").write_text(
-        f"model: matrix\ntask: binary-classification\nprimary: {model}\n"
-        "goals: {latency: {p99_ms: 500, deadline_ms: 5000}}\n",
-        encoding="utf-8",
-    )
-    ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")]
-    bare = [sys.executable, "-m", "uvicorn", "loadtests.peers.bare_v2:app", "--no-access-log", "--port", "{port}"]
-    return (
-        Server(f"understudy, {name}", ours, {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{name}")}, PATH),
-        Server(f"bare uvicorn + np.frombuffer, {name}", bare, {"PEER_MODEL": str(model)}, PATH, "/"),
-    )
+def _input(model: Any) -> Any:
+    """The input that is no weight."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return next(value for value in model.graph.input if value.name not in weights)
 
 
-def raw_runs(model: Path, seconds: float) -> float:
-    """Runs of the model per second with no server around it, on the server's core."""
-    command = ["taskset", "-c", SERVER_CPU, sys.executable, "-c", RAW, str(model), str(ROWS), str(seconds)]
-    return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+def squeezenet(path: Path) -> Path:
+    """The squeezenet of onnx's own test data, without its trained weights (the work is the same), for any number of images."""
+    import onnx  # noqa: PLC0415
+    from onnx.backend.test import data  # noqa: PLC0415
+
+    model = onnx.load(Path(str(data.__path__[0])) / "light" / "light_squeezenet.onnx")
+    for value in (_input(model), *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "images"
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
-def report(found: dict[str, tuple[Server, Server, list[float]]], rounds: int, seconds: int, connections: int) -> str:
+def cases(folder: Path) -> list[Case]:
+    """What is measured."""
+    rows, image = matrix.rows(ROWS), np.random.default_rng(7).random((1, 3, 224, 224), np.float32)
+    found = [
+        Case("logistic", matrix.logistic(folder / "logistic.onnx"), rows, 16, (ROWS,)),
+        Case("boosted", matrix.boosted(folder / "boosted.onnx"), rows, 16, (ROWS,)),
+        Case("squeezenet", squeezenet(folder / "squeezenet.onnx"), image, 32, IMAGES_AT_ONCE, "other"),
+    ]
+    for case in found:
+        case.prepare(folder)
+    return found
+
+
+def report(found: list[Case], rounds: int, seconds: int) -> str:
     """The results as Markdown."""
     lines = [
-        f"# {ROWS:,} rows of raw tensors, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "",
-        (f"One FP32 tensor of {ROWS} x {matrix.COLUMNS} a request over the Open Inference Protocol, {connections} connections, "
+        f"# Raw tensors, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "",
+        (f"One FP32 tensor a request over the Open Inference Protocol: {ROWS:,} rows of {matrix.COLUMNS} for the matrix models "
+        "over 16 connections, one image of 3 x 224 x 224 for squeezenet over 32. "
         f"{rounds} interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
         f"{SERVER_CPU}, wrk on the other. Everything on but a candidate: routing, ids, metrics, records (what the store cannot "
-        "take is dropped and counted). `session.run` is the same model in a loop, on the server's core."),
+        "take is dropped and counted). `session.run` is the same model in a loop, one thread, on the server's core; for squeezenet "
+        f"the best of {', '.join(map(str, IMAGES_AT_ONCE))} images at once."),
         machine(("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")),
         "Made by `make bench-v2`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
-        "| model | server | requests/s | p50 ms | p99 ms | × bare | × session.run |", "|---|---|---|---|---|---|---|",
+        "| model | server | rows/s | p50 ms | p99 ms | × bare | × session.run |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for name, (ours, bare, raw) in found.items():
-        for server in (ours, bare):
-            rate, rates = server.median("rate"), [sample.rate for sample in server.samples]
+    for case in found:
+        raw, count = statistics.median(case.raw), len(case.tensor)
+        for server in (case.ours, case.bare):
+            rate, rates = server.median("rate") * count, [sample.rate * count for sample in server.samples]
             lines.append(
-                f"| {name} | {server.name.partition(',')[0]} | {rate:,.0f} ({min(rates):,.0f}-{max(rates):,.0f}) | "
+                f"| {case.name} | {server.name} | {rate:,.0f} ({min(rates):,.0f}-{max(rates):,.0f}) | "
                 f"{server.median('p50_ms'):.2f} | {server.median('p99_ms'):.2f} | "
-                f"{rate / bare.median('rate'):.2f} | {rate / statistics.median(raw):.2f} |"
+                f"{rate / case.bare.median('rate') / count:.2f} | {rate / raw:.2f} |"
             )
-        rate = statistics.median(raw)
-        lines.append(f"| {name} | session.run | {rate:,.0f} ({min(raw):,.0f}-{max(raw):,.0f}) | | | | 1.00 |")
+        lines.append(
+            f"| {case.name} | session.run | {raw:,.0f} ({min(case.raw):,.0f}-{max(case.raw):,.0f}) | | | | 1.00 |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 5,
     seconds: Annotated[int, typer.Option(help="seconds of load per round and server")] = 4,
-    connections: Annotated[int, typer.Option(help="wrk's connections")] = 16,
+    only: Annotated[str, typer.Option(help="one model's name")] = "",
     write: Annotated[bool, typer.Option(help="write a dated file to loadtests/results/")] = True,
 ) -> None:
     """Measure raw tensors."""
     need_tools()
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        lua = payload(folder)
-        matrix.logistic(folder / "logistic.onnx")
-        matrix.boosted(folder / "boosted.onnx")
-        found = {name: (*servers(folder, name), list[float]()) for name in ("logistic", "boosted")}
-        plan = [name for _ in range(rounds) for name in found]
-        for name in track(plan, description="measuring", console=console):
-            ours, bare, raw = found[name]
-            measure(bare, lua, seconds, connections)
-            measure(ours, lua, seconds, connections)
-            raw.append(raw_runs(folder / f"{name}.onnx", seconds / 2))
-    text = report(found, rounds, seconds, connections)
+        found = [case for case in cases(Path(place)) if only in case.name]
+        for case in track([case for _ in range(rounds) for case in found], description="measuring", console=console):
+            case.round(seconds)
+    text = report(found, rounds, seconds)
     console.print(text)
     if write:
         path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-bench-v2.md"
