@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import httptools
 import structlog
 from uvicorn.config import HTTP_PROTOCOLS
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, service_unavailable
+from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.http import ASGIApp, Direct, Headers, Message, Scope
@@ -31,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 URLS_MAX = 1_024
 """Request targets whose parts are remembered."""
+READ_AHEAD = 2**20
+"""Bytes of one request's body that are read before anyone has asked for them. uvicorn stops at 64 KiB, and an image of 600 KiB
+then costs ten rounds of stopping, telling and going on."""
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """What no header may hold (RFC 9110, section 5.5)."""
 _BODILESS = frozenset({204, 304})
@@ -116,8 +119,9 @@ class Connection(HttpToolsProtocol):
         cycle: Any = self.cycle
         if cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
             return
-        cycle.body = cycle.body + body if cycle.body else body
-        if len(cycle.body) > HIGH_WATER_LIMIT:
+        cycle.pieces.append(body)
+        cycle.waiting += len(body)
+        if cycle.waiting > READ_AHEAD:
             self.flow.pause_reading()
         cycle.wake()
 
@@ -248,7 +252,8 @@ class Cycle:
 
     def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool) -> None:
         self._connection, self.scope, self.keep_alive = connection, scope, keep_alive
-        self.body = b""
+        self.pieces: list[bytes] = []  # of the body, as far as `receive` has not told of them
+        self.waiting = 0
         self.more_body, self.disconnected, self.response_complete = True, False, False
         self._continue = connection.expect_100_continue
         self._fresh = False  # there is something that `receive` has not told yet
@@ -316,7 +321,8 @@ class Cycle:
         self._fresh = False
         if self.disconnected or self.response_complete:
             return {"type": "http.disconnect"}
-        body, self.body = self.body, b""
+        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        self.pieces, self.waiting = [], 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:

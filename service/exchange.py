@@ -101,6 +101,7 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
 
     Attributes:
         runs: of models, of whose answers the exchanges' scores are parts; whole again after `unpack`.
+        others: each run's outputs without a role, in the form of `wire`; none where no exchange has two models' to compare.
         statuses: requests that ended in an error: variant, mode, HTTP status, how many.
         problems: values that did not fit: field, kind of problem, how many.
         sizes: rows of each run of a model, by variant.
@@ -109,6 +110,7 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
 
     exchanges: list[Exchange]
     runs: list[Lists] = []
+    others: list[bytes] = []
     statuses: list[tuple[str, str, str, int]] = []
     problems: list[tuple[str, str, int]] = []
     sizes: dict[str, list[int]] = {}
@@ -128,12 +130,14 @@ class Packer:
         self._pieces: list[msgspec.Raw] = []
         self._runs: list[Run] = []
         self._places: dict[int, int] = {}  # of each run in `_runs`, by its identity
+        self._paired = False
         self._pack = msgspec.msgpack.Encoder(enc_hook=self._plain).encode
 
     def add(self, exchange: Exchange) -> None:
         """Pack an exchange that is complete."""
         self.ids.append(exchange.first_id)
         self.rows += exchange.count
+        self._paired = self._paired or (exchange.primary.scores is not None and exchange.candidate.scores is not None)
         self._pieces.append(msgspec.Raw(self._pack(exchange)))
 
     def seal(
@@ -142,7 +146,8 @@ class Packer:
     ) -> bytes:  # fmt: skip
         """The batch; see `Bundle` for what else goes with it."""
         return self._pack((
-            self._pieces, [run.lists for run in self._runs], [(*key, count) for key, count in statuses.items()],
+            self._pieces, [run.lists for run in self._runs],
+            [wire.pack(run.other_arrays) for run in self._runs if self._paired], [(*key, count) for key, count in statuses.items()],
             [(*key, count) for key, count in problems.items()],
             {variant.value: counts for variant, counts in sizes.items() if counts}, dropped,
         ))  # fmt: skip
@@ -170,7 +175,11 @@ def unpack(packed: bytes) -> Bundle:
         ValueError: it is none.
     """
     batch = _decode(packed)
-    runs = [Run(None, lists=lists) for lists in batch.runs]
+    others: list[dict[str, Any]] = [
+        {name: array.tolist() if array.dtype == object else array for name, array in wire.unpack(packed).items()}
+        for packed in batch.others
+    ] or [{} for _ in batch.runs]
+    runs = [Run(None, lists=lists, others=arrays) for lists, arrays in zip(batch.runs, others, strict=True)]
     for exchange in batch.exchanges:
         if isinstance(exchange.rows, dict):
             exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])

@@ -103,7 +103,7 @@ class Predict:
     def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> Iterator[dict[str, Any]]:
         # From the lists of the whole run, by position: slices of them for each request took as long as the rest.
         run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
-        labels, probabilities, values, others = run.labels, run.probabilities, run.values, run.others
+        labels, probabilities, values, others = run.labels, run.probabilities, run.values, scores.run.others
         for i in range(scores.rows):
             item: dict[str, Any] = {"prediction_id": f"{prefix}-{first + i}"}
             at = start + i

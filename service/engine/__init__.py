@@ -44,22 +44,25 @@ class Lists(msgspec.Struct, array_like=True, gc=False):
     labels: list[Label] | None = None
     probabilities: list[list[float]] | None = None
     values: list[float] | None = None
-    others: dict[str, list[Any]] | None = None
 
 
 class Run:
     """What one run of a model gave; made into lists when first asked for, once for all the requests that shared the run.
 
+    Args:
+        lists: and `others`: where there is no `reading` that makes them of the arrays.
+
     Attributes:
         arrays: by output name, the first dimension being the run's rows.
     """
 
-    __slots__ = ("_lists", "_reading", "arrays")
+    __slots__ = ("_lists", "_others", "_reading", "arrays")
 
     def __init__(
-        self, reading: "Reading | None", arrays: Mapping[str, Array] | None = None, lists: Lists | None = None
-    ) -> None:
-        self._reading, self.arrays, self._lists = reading, arrays or {}, lists
+        self, reading: "Reading | None", arrays: Mapping[str, Array] | None = None, lists: Lists | None = None,
+        others: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:  # fmt: skip
+        self._reading, self.arrays, self._lists, self._others = reading, arrays or {}, lists, others
 
     @property
     def lists(self) -> Lists:
@@ -68,6 +71,21 @@ class Run:
             assert self._reading is not None
             self._lists = self._reading.lists(self.arrays)
         return self._lists
+
+    @property
+    def others(self) -> Mapping[str, Sequence[Any]]:
+        """Outputs without a role, by name. They may be large, and few ask for them: an image's thousand classes, say."""
+        if self._others is None:
+            names = self._reading.others if self._reading is not None else ()
+            self._others = {name: self.arrays[name].tolist() for name in names}
+        return self._others
+
+    @property
+    def other_arrays(self) -> dict[str, Array]:
+        """The same as arrays."""
+        if self._reading is not None:
+            return {name: self.arrays[name] for name in self._reading.others}
+        return {name: np.array(values) for name, values in self.others.items()}
 
 
 class Scores:
@@ -82,11 +100,11 @@ class Scores:
 
     def __init__(
         self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
-        values: list[float] | None = None, others: dict[str, list[Any]] | None = None, finite: bool = True,
+        values: list[float] | None = None, others: Mapping[str, Sequence[Any]] | None = None, finite: bool = True,
         *, run: Run | None = None, start: int = 0,
     ) -> None:  # fmt: skip
         self.rows, self.finite, self.start = rows, finite, start
-        self.run = run or Run(None, None, Lists(labels, probabilities, values, others))
+        self.run = run or Run(None, None, Lists(labels, probabilities, values), others or {})
 
     @property
     def labels(self) -> list[Label] | None:
@@ -104,10 +122,10 @@ class Scores:
         return self._part(self.run.lists.values)
 
     @property
-    def others(self) -> dict[str, list[Any]] | None:
+    def others(self) -> dict[str, Sequence[Any]] | None:
         """Outputs without a role, by name."""
-        others = self.run.lists.others
-        return {name: self._part(values) or [] for name, values in others.items()} if others else None
+        end = self.start + self.rows
+        return {name: values[self.start : end] for name, values in self.run.others.items()} or None
 
     def array(self, name: str) -> Array:
         """One output as the model gave it."""
@@ -167,8 +185,6 @@ class Reading:
                 found.labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
             found.values = outputs[self.value].reshape(-1).tolist()
-        if self.others:
-            found.others = {name: outputs[name].tolist() for name in self.others}
         return found
 
     def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:

@@ -40,6 +40,24 @@ Waiter: TypeAlias = tuple[Batch, Told]
 
 
 IDLE_POLL_S = 0.01
+PAYS = 1.05
+"""A batch pays as long as a row in it costs at most this much of what it costs at best."""
+
+
+def rows_that_pay(seconds: Callable[[int], float], max_rows: int) -> int:
+    """The most rows, a power of two or `max_rows`, at which a model's run is about as fast per row as it gets.
+
+    A table's models gain with every row. Networks whose activations leave the cache lose: squeezenet a seventh at 32 images.
+
+    >>> rows_that_pay(lambda rows: 0.001 + 0.00001 * rows, 1000)
+    1000
+    >>> rows_that_pay(lambda rows: 0.003 * rows if rows <= 4 else 0.0036 * rows, 1024)
+    4
+    """
+    sizes = [1 << i for i in range(max_rows.bit_length()) if 1 << i < max_rows] + [max_rows]
+    per_row = {rows: seconds(rows) / rows for rows in sizes}
+    best = min(per_row.values())
+    return max(rows for rows, cost in per_row.items() if cost <= best * PAYS)
 
 
 class Batcher(ABC):
@@ -117,6 +135,7 @@ class LocalModel(Batcher):
         self, engine: Engine, columns: Columns, executor: Executor, *, inline_max_s: float, **limits: Any
     ) -> None:
         super().__init__(**limits)
+        self._max_rows = rows_that_pay(engine.seconds, self._max_rows)
         self.engine, self.reading = engine, Reading(engine.card)
         self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
         self._running = False  # a run is under way on the executor

@@ -393,6 +393,21 @@ def test_exchanges_that_shared_a_run_get_their_own_rows_back() -> None:
     assert one.primary.scores.run is two.primary.scores.run
 
 
+def test_outputs_without_a_role_travel_where_they_are_compared() -> None:
+    """Numbers as arrays, texts as lists; and not at all where only one model answered."""
+    made = exchange(7, 0.25)
+    others = {"v": [[[1.0], [2.0]]], "s": [["a"]]}
+    made.settle(Variant.PRIMARY, Status.OK, Scores(1, others=others), 0.1)
+    (alone,) = travelled(made)
+    made.settle(Variant.CANDIDATE, Status.OK, Scores(1, others=others), 0.1)
+    (pair,) = travelled(made)
+
+    assert alone.primary.scores.others is None
+    for attempt in (pair.primary, pair.candidate):
+        assert attempt.scores.others["v"].tolist() == others["v"]
+        assert attempt.scores.others["s"] == others["s"]
+
+
 def test_an_exchange_travels_whole() -> None:
     """Packed and unpacked it is equal: strings, missing values, both models' answers."""
     made = exchange(7, 0.25, 0.75, mode=Mode.PINNED)
