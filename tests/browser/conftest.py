@@ -46,7 +46,7 @@ def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("dashboard")
     file = rollout_file(folder)
     file.write_text(file.read_text().replace("labels: 500", "labels: 100000"))
-    service = start(folder, rollout=file, workers=2, tick_ms="150", drift_interval_s="0.3")
+    service = start(folder, rollout=file, workers=2, tick_ms="150", drift_interval_s="0.3", traffic_interval_s="0.3")
     try:
         service.wait_for(lambda: up(service))
         replay(service, "--month", "7", "--limit", "1500", "--rate", "800")
