@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.acceptance.conftest import Running, models_built, start
@@ -73,3 +74,9 @@ class Look:
 
 
 SCRIPTS = Path(__file__).parent
+
+
+def barriers(page: Page) -> str:
+    """What axe-core finds wrong with the page as it stands: WCAG 2 A and AA, and good practice; empty when nothing is."""
+    found = Axe().run(page)
+    return found.generate_report() if found.violations_count else ""

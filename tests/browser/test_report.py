@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.acceptance.conftest import ROOT, Running
-from tests.browser.conftest import SCRIPTS
+from tests.browser.conftest import SCRIPTS, barriers
 
 pytestmark = pytest.mark.acceptance
 
@@ -65,6 +65,7 @@ def test_it_reads_and_prints_well(browser: Browser, served: Running, tmp_path: P
     assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
     for width in (390, 900):
         page.set_viewport_size({"width": width, "height": 800})
+        assert barriers(page) == "", width
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("figure svg path.area").count() >= 3
     sheets = page.pdf(prefer_css_page_size=True)
