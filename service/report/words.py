@@ -1,6 +1,8 @@
 """How a report writes numbers, times and names."""
 
 import datetime
+from collections.abc import Mapping
+from typing import Any
 
 METRICS = {
     "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
@@ -28,6 +30,23 @@ def count(value: float | None) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A number with so many decimals, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def figure(value: float | None) -> str:
+    """A number with as many digits as one can use: three, or all of its whole part.
+
+    >>> figure(1234567.8), figure(12.345), figure(0.0271)
+    ('1,234,568', '12.3', '0.0271')
+    """
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def interval(found: Mapping[str, Any] | None, sign: str = "") -> str:
+    """A mean with between what it lies, where that is known; a dash where there is none."""
+    if found is None or found["mean"] is None:
+        return "–"
+    between = "" if found["low"] is None else f" ({found['low']:{sign}.4f} to {found['high']:{sign}.4f})"
+    return f"{found['mean']:{sign}.4f}{between}"
 
 
 def share(value: float | None, digits: int = 1) -> str:
