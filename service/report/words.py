@@ -4,6 +4,8 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 METRICS = {
     "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
     "squared_error": "Squared error", "errors": "Failures", "latency": "Slow answers", "poc_target": "The POC's own target",
@@ -41,12 +43,16 @@ def figure(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def interval(found: Mapping[str, Any] | None, sign: str = "") -> str:
-    """A mean with between what it lies, where that is known; a dash where there is none."""
+def interval(found: Mapping[str, Any] | None, sign: str = "") -> Markup:
+    """A mean and, under it, between what it lies, where that is known; a dash where there is none."""
     if found is None or found["mean"] is None:
-        return "–"
-    between = "" if found["low"] is None else f" ({found['low']:{sign}.4f} to {found['high']:{sign}.4f})"
-    return f"{found['mean']:{sign}.4f}{between}"
+        return Markup("–")
+    mean = f"{found['mean']:{sign}.4f}"
+    if found["low"] is None:
+        return Markup("{}").format(mean)
+    return Markup('{} <br><span class="between">({} to {})</span>').format(
+        mean, f"{found['low']:{sign}.4f}", f"{found['high']:{sign}.4f}"
+    )
 
 
 def share(value: float | None, digits: int = 1) -> str:
