@@ -17,6 +17,12 @@ def knows(scope: Scope, tag: bytes) -> bool:
     return tag.decode() in [each.strip().removeprefix("W/") for each in known]
 
 
+async def unchanged(send: Send, headers: Headers) -> None:
+    """Answer 304: without a length, which would be that of the whole answer (RFC 9110, section 8.6)."""
+    await send({"type": "http.response.start", "status": 304, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def tagged(scope: Scope, send: Send, body: bytes, tag: bytes | None = None) -> None:
     """Answer with JSON that is asked for again and again. Kept for this caller alone, and never used unasked.
 
@@ -26,6 +32,6 @@ async def tagged(scope: Scope, send: Send, body: bytes, tag: bytes | None = None
     tag = tag or tag_of(body)
     headers: Headers = [(b"etag", tag), (b"cache-control", b"private, no-cache")]
     if knows(scope, tag):
-        await answer(send, 304, b"", headers)
+        await unchanged(send, headers)
     else:
         await answer(send, 200, body, headers)

@@ -8,7 +8,7 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.conditional import knows, tag_of
+from service.conditional import knows, tag_of, unchanged
 from service.http import Handler, Headers, Receive, Scope, Send, answer, header
 
 FOLDER = Path(__file__).parent
@@ -49,7 +49,7 @@ class Asset:
             (b"etag", self.etag), (b"cache-control", b"no-cache"), (b"vary", b"accept-encoding"), *SECURITY,
         ]  # fmt: skip
         if knows(scope, self.etag):
-            await answer(send, 304, b"", headers, content_type=self.media_type)
+            await unchanged(send, headers)
             return
         body = self.body
         if "gzip" in (header(scope, b"accept-encoding") or ""):

@@ -13,6 +13,7 @@ import { showNow, showSteps, showVerdict } from "./verdict.js";
 
 const EVERY_MS = 1500;
 const SLOW_EVERY = 4; // what changes slowly is asked for every so many looks
+const MANY = 100; // points of the bands: one more is hardly seen
 
 let policy = null;
 let me = null;
@@ -66,7 +67,7 @@ async function look() {
   if (!policy) await begin();
   const state = await getAgain("rollout");
   if (events.at(-1)?.revision !== state.revision || looks % SLOW_EVERY === 0) await follow();
-  if (!evidence || looks % 2 === 0) evidence = await getAgain("rollout/evidence");
+  if (!evidence || looks % (evidence.bands.length > MANY ? SLOW_EVERY : 2) === 0) evidence = await getAgain("rollout/evidence");
   if (state.drift && looks % SLOW_EVERY === 0) showDrift(await getAgain("rollout/drift"));
   if (looks % 2 === 0) await followTraffic();
   looks += 1;

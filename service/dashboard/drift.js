@@ -32,9 +32,11 @@ function table(variant, readings) {
   const part = (rows, name) => el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": name },
     el("table", { class: "drift" }, head.cloneNode(true), el("tbody", {}, rows.map(row))));
   const rest = sorted.slice(SHOWN);
+  const open = byId("drift-body").querySelector(`[data-rest=${variant}]`)?.open; // as it was left
   return el("article", { class: "card" }, el("h3", {}, el("span", { class: `swatch ${variant}` }), `against the ${variant}'s training`),
     part(sorted.slice(0, SHOWN), `drift against the ${variant}'s training`),
-    rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), part(rest, `the rest of the ${variant}'s features`)) : null);
+    rest.length ? el("details", { "data-rest": variant, open }, el("summary", {}, `${rest.length} more`),
+      part(rest, `the rest of the ${variant}'s features`)) : null);
 }
 
 function alarms(drift) {
