@@ -24,6 +24,8 @@ SHOTS = (
     ("july", "july-phone", 390, 1400, "light"),
 )
 """Story, file, width and height in CSS pixels, colour scheme."""
+SECTIONS = (("july", "over-time", "#traffic", 1280),)
+"""Story, file, which part of the page, width."""
 REPORT = ("july", "report", 980, 1180)
 """The story that the report is of, its picture's file, width and height."""
 
@@ -77,9 +79,18 @@ def shoot(browser: Browser, url: str, name: str, width: int, height: int, scheme
     keep(page, name)
 
 
-def keep(page: Page, name: str) -> None:
-    """What a page shows, into docs/img; ends the page."""
-    picture = base64.b64encode(page.screenshot()).decode()
+def shoot_part(browser: Browser, url: str, name: str, selector: str, width: int) -> None:
+    """A picture of one part of the page."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, reduced_motion="reduce")
+    page.goto(f"{url}/dashboard")
+    page.wait_for_selector(f"{selector} svg path.line")
+    page.wait_for_timeout(2000)
+    keep(page, name, selector)
+
+
+def keep(page: Page, name: str, selector: str | None = None) -> None:
+    """What a page shows, or a part of it, into docs/img; ends the page."""
+    picture = base64.b64encode(page.locator(selector).screenshot() if selector else page.screenshot()).decode()
     page.goto("about:blank")  # the dashboard's own policy allows no data: picture
     file = HERE / "img" / f"{name}.webp"
     file.write_bytes(base64.b64decode(page.evaluate(TO_WEBP, f"data:image/png;base64,{picture}").partition(",")[2]))
@@ -126,6 +137,8 @@ def main() -> None:
             with served(next(Path(kept).glob(f"{story}-*"))) as url:
                 for _, *rest in (shot for shot in SHOTS if shot[0] == story):
                     shoot(browser, url, *rest)
+                for _, *part in (section for section in SECTIONS if section[0] == story):
+                    shoot_part(browser, url, *part)
             if story == REPORT[0]:
                 report(browser, next(Path(kept).glob(f"{story}-*")))
         browser.close()

@@ -8,16 +8,17 @@ from typing import Any
 
 import structlog
 
-from service import losses, watch
+from service import traffic, watch
 from service.clock import Clock
-from service.compare import Summary, quantile_of
+from service.compare import Summary
 from service.compare import figures as compared
 from service.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
-from service.metrics import LATENCY_BUCKETS, Metrics
+from service.figures import figures, label_figures, part_of
+from service.metrics import Metrics
 from service.pairs import COMPARED
-from service.rollout.controller import SHOWN, move
+from service.rollout.controller import SHOWN, bands_of, move
 from service.rollout.loadtest import LOADTEST, steps_entered
 from service.rollout.phases import PEOPLE, TABLE, Order
 from service.rollout.policy import CanaryStep, Policy
@@ -166,10 +167,20 @@ class Control:
         up = {Variant.PRIMARY: self.primary_up(), Variant.CANDIDATE: candidate_up}
         return shown(self.policy, self.cards, self.plan, counters, kept, drift, up)
 
+    async def evidence_mark(self) -> dict[str, Any]:
+        """What is another whenever `evidence` answers something else, and costs little to know."""
+        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
+        return {"revision": self.plan.revision, "counters": dict(counters), "points": (kept or {}).get("points", 0)}
+
     async def evidence(self) -> dict[str, Any]:
         """The body of `GET /rollout/evidence`: the counters that the figures come from, and the bands over time."""
-        counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
-        return {"revision": self.plan.revision, "counters": dict(counters), "bands": kept["history"] if kept else []}
+        counters, bands = await asyncio.to_thread(lambda: (self._store.counters(), bands_of(self._store)))
+        return {"revision": self.plan.revision, "counters": dict(counters), "bands": bands}
+
+    async def traffic(self, span: str, after: float) -> dict[str, Any]:
+        """The body of `GET /rollout/traffic`."""
+        kept = await asyncio.to_thread(self._store.load_state, traffic.STATE)
+        return traffic.shown(kept, span, after)
 
     async def audit(self) -> dict[str, Any]:
         """The body of `GET /rollout/audit`."""
@@ -293,52 +304,3 @@ def _who(cards: Mapping[Variant, Card], up: Mapping[Variant, bool], variant: Var
     return (
         None if card is None else {"name": card.name, "version": card.version, "digest": card.digest, "up": up[variant]}
     )
-
-
-def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:
-    """What the store's counters say of one variant: requests answered, latency, and mean losses where labels have come.
-
-    `asked` are the requests on which it was run or owed an answer, rehearsals included; `failed` those where it gave none.
-    Latencies are interpolated in the histogram's buckets, as PromQL's `histogram_quantile` does it.
-    """
-    live = sum(v for k, v in counters.items() if k.startswith(f"requests/{variant}/live/"))
-    asked = {
-        k: v for k, v in counters.items()
-        if k.startswith((f"requests/{variant}/live/", f"requests/{variant}/shadow/"))
-        and not k.endswith("/429")  # what was dropped was never asked
-    }  # fmt: skip
-    failed = sum(v for k, v in asked.items() if not k.endswith("/200"))
-    tried = sum(asked.values())
-    if variant is Variant.CANDIDATE:
-        fallbacks = sum(v for k, v in counters.items() if k.startswith("fallbacks/") and k != "fallbacks/starting")
-        failed, tried = failed + fallbacks, tried + fallbacks
-    found: dict[str, Any] = {"requests": int(live), "asked": int(tried), "failed": int(failed)}
-    buckets = [counters.get(f"latency/{variant}/{i}", 0.0) for i in range(len(LATENCY_BUCKETS) + 1)]
-    for name, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        seconds = quantile_of(buckets, LATENCY_BUCKETS, quantile)
-        found[f"latency_{name}_ms"] = None if seconds is None else round(seconds * 1000, 3)
-    prefix = f"loss_count/{variant}/"
-    for key, count in counters.items():
-        if key.startswith(prefix) and count:
-            name = key.removeprefix(prefix)
-            mean = counters[f"loss_sum/{variant}/{name}"] / count
-            found["labelled"] = int(count)
-            found["accuracy" if name == "zero_one" else name] = 1 - mean if name == "zero_one" else mean
-    return found
-
-
-def label_figures(counters: Mapping[str, float]) -> dict[str, Any]:
-    """Labels joined, their share of all recorded rows, and the median delay in seconds (interpolated)."""
-    rows = sum(v for k, v in counters.items() if k.startswith("rows/") and k != "rows/load")
-    matched = counters.get("labels/matched", 0.0)
-    buckets = [counters.get(f"label_delay/{i}", 0.0) for i in range(len(losses.DELAY_BUCKETS) + 1)]
-    return {
-        "matched": int(matched),
-        "coverage": matched / rows if rows else None,
-        "delay_p50_s": quantile_of(buckets, losses.DELAY_BUCKETS, 0.5),
-    }
-
-
-def part_of(counters: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """The counters whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in counters.items() if name.startswith(prefix)}

@@ -24,10 +24,13 @@ from service.errors import (
 from service.inputs import Field
 from service.protocol_v2 import describe
 from service.rollout.policy import Policy
+from service.traffic import SPANS, TOLD
 
 _BODY_ERRORS = (MalformedRequest, BodyTimeout, TooLarge, WrongMediaType, InvalidInput)
 _REF = "#/components/schemas/"
 _HEADER = {"in": "header", "schema": {"type": "string"}}
+_KNOWN = {**_HEADER, "name": "If-None-Match", "description": "the `ETag` of what one has: 304, should nothing be new"}
+_UNCHANGED = {"304": {"description": "nothing is new since the answer with that tag"}}
 _FORCED = {
     "type": "boolean",
     "description": "start a step without what it requires; needs a `reason`, and the log says so",
@@ -107,7 +110,9 @@ def _state() -> dict[str, Any]:
 def _state_paths() -> dict[str, Any]:
     return {
         "/rollout": {"get": {"operationId": "rollout", "summary": "The rollout's state", "security": _SECURE,
-                             "responses": {"200": _state()} | _problems(Unauthorized, Forbidden, NotReady)}},
+                             "description": "Its `ETag` begins with the revision: an order takes it as its `If-Match`.",
+                             "parameters": [_KNOWN],
+                             "responses": {"200": _state()} | _UNCHANGED | _problems(Unauthorized, Forbidden, NotReady)}},
         "/rollout/weight": {"post": {
             "operationId": "setWeight", "summary": "Set the candidate's share of live answers by hand", "security": _SECURE,
             "parameters": [{**_HEADER, "name": "If-Match", "description": "refuse when the revision is another one"}],
@@ -169,7 +174,18 @@ def _history_paths() -> dict[str, Any]:
         },
         "/rollout/evidence": {"get": {
             "operationId": "evidence", "summary": "The counters behind the figures, and the bands over time", "security": _SECURE,
-            "responses": {"200": _json("counters", "Evidence")} | _problems(Unauthorized, Forbidden, NotReady),
+            "parameters": [_KNOWN],
+            "responses": {"200": _json("counters", "Evidence")} | _UNCHANGED | _problems(Unauthorized, Forbidden, NotReady),
+        }},
+        "/rollout/traffic": {"get": {
+            "operationId": "traffic", "summary": "Latency and failures over time, a point every few seconds", "security": _SECURE,
+            "description": "What the store's counters grew by, over all workers, in the clock's time, kept in the store. A point "
+                           "is UNDERSTUDY_TRAFFIC_INTERVAL_S in `recent`, 120 times that in `long`; none where nothing was asked.",
+            "parameters": [{"name": "span", "in": "query", "schema": {"enum": list(SPANS), "type": "string", "default": SPANS[0]}},
+                           {"name": "after", "in": "query", "schema": {"type": "number", "default": 0},
+                            "description": "only points that end later, Unix seconds"}, _KNOWN],
+            "responses": {"200": _json("points", "Traffic")} | _UNCHANGED
+                         | _problems(MalformedRequest, Unauthorized, Forbidden, NotReady),
         }},
         "/rollout/audit": {"get": {
             "operationId": "audit", "summary": "The predictions whose label an audit waits for", "security": _SECURE,
@@ -181,7 +197,8 @@ def _history_paths() -> dict[str, Any]:
             "operationId": "drift", "summary": "The last day of requests beside each model's training data", "security": _SECURE,
             "description": "Per feature: distance, missing values, values that training never saw, each beside its line; the "
                            "alarms; and label-free estimates of quality, which are weaker than labels and decide nothing.",
-            "responses": {"200": _json("drift", "Drift")} | _problems(Unauthorized, Forbidden, NotReady),
+            "parameters": [_KNOWN],
+            "responses": {"200": _json("drift", "Drift")} | _UNCHANGED | _problems(Unauthorized, Forbidden, NotReady),
         }},
     }  # fmt: skip
 
@@ -285,6 +302,11 @@ def _looked_at() -> dict[str, Any]:
         "Audit": {"type": "object", "properties": {
             "share": {"type": "number", "nullable": True, "description": "percent; null where there is no audit"}, "wait_s": number,
             "wanted": {"type": "array", "items": {"type": "string"}, "description": "prediction ids, 1,000 at most"}}},
+        "Traffic": _object({
+            "span": string, "interval_s": {**number, "nullable": True}, "points_max": {**whole, "nullable": True},
+            "points": {"type": "array", "items": {"type": "object", "required": ["from", "to"]}, "description": "from, to, and by "
+                       f"variant {', '.join(TOLD)}: live answers; requests it owed one, rehearsals too; those without; latency"},
+        }, ["span", "interval_s", "points_max", "points"]),
         "Evidence": {"type": "object", "properties": {
             "revision": whole, "counters": {"type": "object", "additionalProperties": number},
             "bands": {"type": "array", "items": {"type": "object"}, "description": "each metric over time: the estimate, its band, "

@@ -7,7 +7,7 @@ from service import loading, watch, wiring
 from service.about import about
 from service.control import shown
 from service.domain import Event, Variant
-from service.rollout.controller import SHOWN
+from service.rollout.controller import SHOWN, bands_of
 from service.settings import Settings
 from service.store import Store
 
@@ -41,7 +41,7 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
             "rollout": rollout,
             "state": shown(policy, cards, plan, counters, kept, drift, dict.fromkeys(Variant, True)),
             "policy": about(policy, fields, [], cards),
-            "evidence": {"bands": kept["history"] if kept else []},
+            "evidence": {"bands": bands_of(store)},
             "events": [asdict(event) | {"details": dict(event.details)} for event in _events(store)],
             "drift": {"alarms": drift["alarms"], "features": drift["readings"]} if drift else None,
         }

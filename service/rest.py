@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service import dashboard, openapi
+from service import dashboard, openapi, traffic
 from service.about import about
 from service.auth import Actor
+from service.conditional import knows, tag_of, tagged
 from service.control import REASON_MAX_CHARS
 from service.domain import LabelReport, Variant
 from service.errors import Forbidden, InvalidInput, MalformedRequest, NotReady
@@ -75,6 +76,7 @@ class Rest:
             "/rollout": {"GET": self.rollout},
             "/rollout/events": {"GET": self.events},
             "/rollout/evidence": {"GET": self.evidence},
+            "/rollout/traffic": {"GET": self.traffic},
             "/rollout/policy": {"GET": self.policy},
             "/rollout/access": {"GET": self.access},
             "/rollout/drift": {"GET": self.drift},
@@ -105,13 +107,13 @@ class Rest:
         """`GET /rollout`."""
         self._viewer(scope)
         state = await self._state()
-        etag = (b"etag", f'"{state["revision"]}"'.encode())
-        await answer(send, 200, encode(state), [etag])
+        body = encode(state)
+        await tagged(scope, send, body, tag_of(body, state["revision"]))
 
     async def events(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/events?after=&limit=`."""
         self._viewer(scope)
-        query = dict(part.partition("=")[::2] for part in scope["query_string"].decode("latin-1").split("&") if part)
+        query = _query(scope)
         try:
             after, limit = int(query.get("after", 0)), int(query.get("limit", 100))
         except ValueError:
@@ -119,9 +121,24 @@ class Rest:
         await answer(send, 200, encode(await self.worker.control.events(after, max(1, min(limit, 1000)))))
 
     async def evidence(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """`GET /rollout/evidence`."""
+        """`GET /rollout/evidence`: the bands are long, and only read for whoever does not have them."""
         self._viewer(scope)
-        await answer(send, 200, encode(await self.worker.control.evidence()))
+        control = self.worker.control
+        tag = tag_of(encode(await control.evidence_mark()))
+        await tagged(scope, send, b"" if knows(scope, tag) else encode(await control.evidence()), tag)
+
+    async def traffic(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """`GET /rollout/traffic?span=&after=`."""
+        self._viewer(scope)
+        query = _query(scope)
+        span = query.get("span", traffic.SPANS[0])
+        try:
+            after = float(query.get("after", 0))
+        except ValueError:
+            raise MalformedRequest("`after` is a time in Unix seconds") from None
+        if span not in traffic.SPANS:
+            raise MalformedRequest(f"`span` is {' or '.join(traffic.SPANS)}")
+        await tagged(scope, send, encode(await self.worker.control.traffic(span, after)))
 
     async def audit(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/audit`: the predictions whose label an audit of missing labels waits for, the oldest first."""
@@ -144,7 +161,7 @@ class Rest:
     async def drift(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/drift`."""
         self._viewer(scope)
-        await answer(send, 200, encode(await asyncio.to_thread(self.worker.watch.shown)))
+        await tagged(scope, send, encode(await asyncio.to_thread(self.worker.watch.shown)))
 
     async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""
@@ -178,7 +195,7 @@ class Rest:
                 Order.PROMOTE_FULL if full else ORDERS[name], actor=actor.name,
                 reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope), force=force,
             )  # fmt: skip
-            await self.rollout(scope, receive, send)
+            await self._told(send)
 
         return handler
 
@@ -203,7 +220,13 @@ class Rest:
             order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
             expected_revision=_if_match(scope), force=force,
         )  # fmt: skip
-        await self.rollout(scope, receive, send)
+        await self._told(send)
+
+    async def _told(self, send: Send) -> None:
+        """An order's answer: the new state, whatever the caller has seen."""
+        state = await self._state()
+        body = encode(state)
+        await answer(send, 200, body, [(b"etag", tag_of(body, state["revision"]))])
 
     async def _state(self) -> dict[str, Any]:
         remote = self.worker.remote
@@ -240,11 +263,16 @@ class Rest:
         return tokens.operator(header(scope, b"authorization"), peer(scope))
 
 
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(part.partition("=")[::2] for part in scope["query_string"].decode("latin-1").split("&") if part)
+
+
 def _if_match(scope: Scope) -> int | None:
+    """The revision that an order is for: itself, or the tag of `GET /rollout`, which begins with it."""
     value = header(scope, b"if-match")
     if value is None or value == "*":
         return None
     try:
-        return int(value.removeprefix("W/").strip('"'))
+        return int(value.removeprefix("W/").strip('"').partition("-")[0])
     except ValueError:
         raise MalformedRequest(f"If-Match is {value!r}; it takes the revision that GET /rollout showed") from None

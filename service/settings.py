@@ -135,6 +135,14 @@ class Settings(pydantic_settings.BaseSettings):
     drift_days_max: int = pydantic.Field(
         10, ge=2, description="days of hourly counts kept for drift; those without news for longest go first"
     )
+    traffic_interval_s: float = pydantic.Field(
+        5.0,
+        ge=0.1,
+        description="how long a point of latency and failures over time is; a coarse one is 120 times as long",
+    )
+    traffic_points_max: int = pydantic.Field(
+        240, ge=2, description="points kept of each of the two lengths: 20 minutes and 40 hours, by default"
+    )
     retention_days: float = pydantic.Field(90, gt=0, description="observations older than this are removed")
     retention_max_mib: int = pydantic.Field(4_096, ge=1, description="most space for observations; the oldest go first")
 

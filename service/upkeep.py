@@ -1,4 +1,4 @@
-"""What is done on a beat beside the requests, in the records process: judging, joining labels that wait, pruning."""
+"""What is done on a beat beside the requests, in the records process: judging, looking at traffic, joining late labels, pruning."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ from service.ledger import Ledger
 from service.metrics import Metrics
 from service.rollout.controller import Controller
 from service.store import Retention, Store
+from service.traffic import Tracer
 
 log = structlog.get_logger(__name__)
 
@@ -22,21 +23,25 @@ class Upkeep:
 
     Args:
         ready: whether the candidate answers; nothing moves forward while it does not.
+        tracer: keeps latency and failures over time; None where nobody looks at them.
     """
 
     def __init__(
         self, store: Store, metrics: Metrics, clock: Clock, ledger: Ledger, controller: Controller | None,
-        ready: Callable[[], Awaitable[bool]],
+        ready: Callable[[], Awaitable[bool]], tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
         self._store, self._metrics, self._clock = store, metrics, clock
         self._ledger, self._controller, self._ready = ledger, controller, ready
+        self._tracer = tracer
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, *, tick_s: float, sweep_s: float, retention: Retention) -> None:
+    def start(self, *, tick_s: float, sweep_s: float, retention: Retention, trace_s: float = 5.0) -> None:
         """Begin, a beat from now."""
         loop = asyncio.get_running_loop()
         if self._controller is not None:
             self._tasks.append(loop.create_task(self._judge(self._controller, tick_s)))
+        if self._tracer is not None:
+            self._tasks.append(loop.create_task(self._trace(self._tracer, trace_s)))
         self._tasks.append(loop.create_task(self._clean(sweep_s, retention)))
 
     async def close(self) -> None:
@@ -68,6 +73,17 @@ class Upkeep:
     def _tell(self, plan: Plan) -> None:
         log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
         self._metrics.events.labels(event=plan.phase.value).inc()
+
+    async def _trace(self, tracer: Tracer, trace_s: float) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(tracer.look)
+            except StoreError as error:
+                self._metrics.store_errors.labels(call="traffic").inc()
+                log.warning("traffic is looked at later: the store is away", error=str(error))
+            except Exception:
+                log.exception("a bug in traffic over time: please report it; nothing else depends on it")
+            await asyncio.sleep(trace_s)
 
     async def _clean(self, sweep_s: float, retention: Retention) -> None:
         while True:

@@ -42,6 +42,7 @@ from service.store import Retention, RolloutRecord, Store, records
 from service.store.spool import Spooled
 from service.store.sql import SqlStore
 from service.table import Table
+from service.traffic import Tracer
 from service.upkeep import Upkeep
 from service.watch import Watch
 
@@ -145,13 +146,19 @@ class Records(House):
             urls, webhooks.read_secrets(settings.webhook_secret_file) if urls else [], self.store, self.metrics, self.clock,
             settings, model=self.policy.model, rollout=self.rollout, holder=holder(),
         )  # fmt: skip
-        self.upkeep = Upkeep(self.store, self.metrics, self.clock, self.ledger, controller, self._candidate_answers)
+        self.upkeep = Upkeep(
+            self.store, self.metrics, self.clock, self.ledger, controller, self._candidate_answers,
+            Tracer(self.store, self.clock, holder(), settings),
+        )  # fmt: skip
 
     def start(self) -> None:
         """Begin to judge and to clean up."""
         settings = self.settings
         retention = Retention(settings.retention_days * 86400, settings.retention_max_mib * 2**20)
-        self.upkeep.start(tick_s=settings.tick_ms / 1000, sweep_s=settings.sweep_interval_s, retention=retention)
+        self.upkeep.start(
+            tick_s=settings.tick_ms / 1000, sweep_s=settings.sweep_interval_s, retention=retention,
+            trace_s=settings.traffic_interval_s,
+        )  # fmt: skip
         self.watch.start(self._revision)
         self.webhooks.start()
 

@@ -84,7 +84,7 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None
 
 
 def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) -> dict[str, Any]:
-    from service.control import figures, label_figures  # noqa: PLC0415
+    from service.figures import figures, label_figures  # noqa: PLC0415
     from service.replay import variants_in  # noqa: PLC0415
 
     return {

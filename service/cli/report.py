@@ -1,5 +1,7 @@
 """The command that writes the report for those who decide."""
 
+import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +21,10 @@ def report(
         float | None,
         typer.Option(help="predictions a second over a month, for its cost; the throughput goal if left out", min=0.001),
     ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="what `understudy evaluate --json` wrote of these models; the months of their cards, if left out"),
+    ] = None,
     url: Annotated[str, typer.Option(help="ask the service there; otherwise the store is read, offline")] = "",
     store: Annotated[
         str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
@@ -33,9 +39,33 @@ def report(
 
     with said():
         documents = _from_service(url, token) if url else _from_store(file, store)
+        if evaluation is not None:
+            documents = dataclasses.replace(documents, evaluation=_evaluated(evaluation, documents.state))
         text = render(documents, now=time.time(), traffic_rps=traffic)
         output.write_text(text, encoding="utf-8")
         out.print(f"{output}: {len(text.encode()) / 1024:.0f} KB; open it in a browser, or print it", markup=False)
+
+
+def _evaluated(path: Path, state: Any) -> Any:
+    """An evaluation of the models that the report is about.
+
+    Raises:
+        ConfigurationError: it is none, or it is of other models.
+    """
+    from service.evaluate.judge import Evaluation  # noqa: PLC0415
+    from service.report.offline import mismatch  # noqa: PLC0415
+
+    try:
+        found = Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))).as_dict()
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is not what `understudy evaluate --json` writes: {error}; make it with `understudy evaluate --json > {path}`"
+        ) from None
+    if why := mismatch(found, state):
+        raise ConfigurationError(
+            f"{path} is of other models: {why}; `understudy evaluate --json` evaluates those of rollout.yaml"
+        )
+    return found
 
 
 def _from_service(url: str, token: str | None) -> Any:

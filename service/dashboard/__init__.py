@@ -5,10 +5,10 @@ else has (`GET /rollout`, ...), so it needs no state here and any worker may ans
 """
 
 import gzip
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.conditional import knows, tag_of, unchanged
 from service.http import Handler, Headers, Receive, Scope, Send, answer, header
 
 FOLDER = Path(__file__).parent
@@ -48,9 +48,8 @@ class Asset:
         headers: Headers = [
             (b"etag", self.etag), (b"cache-control", b"no-cache"), (b"vary", b"accept-encoding"), *SECURITY,
         ]  # fmt: skip
-        known = [tag.strip().removeprefix("W/") for tag in (header(scope, b"if-none-match") or "").split(",")]
-        if self.etag.decode() in known:
-            await answer(send, 304, b"", headers, content_type=self.media_type)
+        if knows(scope, self.etag):
+            await unchanged(send, headers)
             return
         body = self.body
         if "gzip" in (header(scope, b"accept-encoding") or ""):
@@ -62,8 +61,7 @@ class Asset:
 def read(path: Path) -> Asset:
     """One file of the page."""
     body = path.read_bytes()
-    etag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
-    return Asset(body, gzip.compress(body, mtime=0), etag.encode(), MEDIA_TYPES[path.suffix].encode())
+    return Asset(body, gzip.compress(body, mtime=0), tag_of(body), MEDIA_TYPES[path.suffix].encode())
 
 
 def assets() -> dict[str, dict[str, Handler]]:

@@ -2,6 +2,7 @@
 
 const KEY = "understudy-token";
 let token = sessionStorage.getItem(KEY);
+const kept = new Map(); // path → its last answer and its tag, of the few paths that are asked for again and again
 
 /** What the service refused, in its own words (RFC 9457). */
 export class Problem extends Error {
@@ -14,23 +15,39 @@ export class Problem extends Error {
 
 export function remember(value) {
   token = value;
+  kept.clear();
   if (value) sessionStorage.setItem(KEY, value);
   else sessionStorage.removeItem(KEY);
 }
 
-async function call(method, path, { body, headers = {} } = {}) {
+async function send(method, path, { body, headers = {} } = {}) {
   const own = { ...headers };
   if (token) own.Authorization = `Bearer ${token}`;
   if (body !== undefined) own["Content-Type"] = "application/json";
-  const response = await fetch(path, {
+  return fetch(path, {
     method, headers: own, body: body === undefined ? undefined : JSON.stringify(body), signal: AbortSignal.timeout(10000),
   });
+}
+
+async function read(response) {
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) throw new Problem(response.status, answer);
   return answer;
 }
 
+const call = async (method, path, given) => read(await send(method, path, given));
+
 export const get = (path) => call("GET", path);
+
+/** The same, for what is asked for again and again: nothing is sent (304) while nothing is new. */
+export async function getAgain(path) {
+  const before = kept.get(path);
+  const response = await send("GET", path, before && { headers: { "If-None-Match": before.tag } });
+  if (response.status === 304 && before) return before.answer;
+  const answer = await read(response);
+  kept.set(path, { tag: response.headers.get("ETag"), answer });
+  return answer;
+}
 
 /** An operator's order; refused when the rollout has moved on from `revision`. */
 export const order = (name, body, revision) =>

@@ -1,17 +1,19 @@
 // Asks the service now and then, and hands what it says to the parts of the page. Any worker may answer any call.
 
-import { get, Problem, remember } from "./api.js";
+import { get, getAgain, Problem, remember } from "./api.js";
 import { byId, el, say } from "./dom.js";
 import { showDrift } from "./drift.js";
 import { showEvidence } from "./evidence.js";
 import { prepareFigures, showFigures } from "./figures.js";
 import { showLog } from "./log.js";
 import { prepareOrders, showOrders } from "./orders.js";
+import { followTraffic, prepareTraffic, showTraffic } from "./traffic.js";
 import { prepareTry } from "./try.js";
 import { showNow, showSteps, showVerdict } from "./verdict.js";
 
 const EVERY_MS = 1500;
 const SLOW_EVERY = 4; // what changes slowly is asked for every so many looks
+const MANY = 100; // points of the bands: one more is hardly seen
 
 let policy = null;
 let me = null;
@@ -20,6 +22,7 @@ let evidence = null;
 let looks = 0;
 let seen = null; // when the service last answered
 let timer = 0;
+let turns = Promise.resolve();
 
 async function begin() {
   me = await get("rollout/access");
@@ -30,7 +33,7 @@ async function begin() {
   showWho();
   const operator = me.role === "operator";
   byId("try").hidden = !operator;
-  const state = await get("rollout");
+  const state = await getAgain("rollout");
   if (operator) prepareTry(policy, Boolean(state.candidate));
 }
 
@@ -62,10 +65,11 @@ async function follow() {
 
 async function look() {
   if (!policy) await begin();
-  const state = await get("rollout");
+  const state = await getAgain("rollout");
   if (events.at(-1)?.revision !== state.revision || looks % SLOW_EVERY === 0) await follow();
-  if (!evidence || looks % 2 === 0) evidence = await get("rollout/evidence");
-  if (state.drift && looks % SLOW_EVERY === 0) showDrift(await get("rollout/drift"));
+  if (!evidence || looks % (evidence.bands.length > MANY ? SLOW_EVERY : 2) === 0) evidence = await getAgain("rollout/evidence");
+  if (state.drift && looks % SLOW_EVERY === 0) showDrift(await getAgain("rollout/drift"));
+  if (looks % 2 === 0) await followTraffic();
   looks += 1;
   seen = Date.now();
   const decision = events.findLast(({ details }) => details.to === state.phase && details.from !== details.to);
@@ -75,12 +79,16 @@ async function look() {
   showOrders(state, me.role);
   showEvidence(state, evidence, policy);
   showFigures(state, policy);
+  showTraffic(policy.goals.latency.p99_ms);
   showLog(events);
   say(byId("live"), "live");
   byId("live").className = "live on";
 }
 
-async function turn() {
+/** One look after the other: two at once would both add what is new. */
+const turn = () => (turns = turns.then(turnOnce));
+
+async function turnOnce() {
   clearTimeout(timer);
   let next = EVERY_MS;
   try {
@@ -111,5 +119,6 @@ document.addEventListener("visibilitychange", () => {
 });
 byId("log-drift").addEventListener("change", () => showLog(events));
 prepareFigures();
+prepareTraffic();
 prepareOrders(turn);
 turn();

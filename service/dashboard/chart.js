@@ -129,24 +129,51 @@ export function meter(name, value, tone, words) {
     el("span", { class: "meter-value" }, `${percent} %`));
 }
 
-/** Areas over time, one on the other: `series` are `[class, values]`, the newest value at the right. */
-export function stackChart({ series, format, label }, width, height) {
-  const [top, bottom, right] = [16, 4, 0];
-  const size = Math.max(...series.map(([, values]) => values.length));
-  const sums = Array.from({ length: size }, (_, i) => series.reduce((sum, [, values]) => sum + (values[i] ?? 0), 0));
-  const most = Math.max(...sums, 1);
-  const x = linear([0, Math.max(size - 1, 1)], [0, width - right]);
-  const y = linear([0, most], [height - bottom, top]);
-  const base = new Array(size).fill(0);
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, class: "stack" },
-    svg("text", { class: "tick", x: 0, y: 11 }, format(most)),
-    svg("line", { class: "gridline", x1: 0, x2: width, y1: top, y2: top }),
-    series.map(([name, values]) => {
-      const under = base.map((value, i) => [x(i), y(value)]);
-      values.forEach((value, i) => (base[i] += value));
-      const over = base.map((value, i) => [x(i), y(value)]);
-      return svg("path", { class: `layer ${name}`, d: `${path(over)}${path(under.reverse()).replace("M", "L")}Z` });
-    }));
+const STEPS = [1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200]; // seconds between ticks of time
+
+function timeTicks(from, to, most) {
+  const step = STEPS.find((size) => (to - from) / size <= most) ?? 86400;
+  const zone = new Date(to * 1000).getTimezoneOffset() * 60; // ticks at whole hours of the reader's clock
+  const found = [];
+  for (let tick = Math.ceil((from - zone) / step) * step + zone; tick <= to; tick += step) found.push(tick);
+  const format = { hour: "2-digit", minute: "2-digit", second: step < 60 ? "2-digit" : undefined };
+  return found.map((tick) => [tick, new Date(tick * 1000).toLocaleTimeString(undefined, format)]);
+}
+
+/** A line of steps, one a point, broken where nobody asked anything. */
+function steps(points, x, y) {
+  let before = null;
+  return points.map(([since, until, value]) => {
+    const joined = before !== null && Math.abs(since - before) < 0.01;
+    before = until;
+    return `${joined ? "L" : "M"}${x(since).toFixed(1)} ${y(value).toFixed(1)}H${x(until).toFixed(1)}`;
+  }).join("");
+}
+
+/**
+ * Values over time. `lines` are `{ variant, kind, points }`, points `[from, to, value]`; `log` for values of many sizes, else from zero;
+ * `least` is the smallest height of the picture; `limit` and `limitText` a line across, or null.
+ */
+export function timeChart({ lines, from, to, log, least, limit, limitText, format, label }, width, height) {
+  const [left, right, top, bottom] = [48, 6, 16, 20];
+  const values = lines.flatMap(({ points }) => points.map(([, , value]) => value));
+  const most = Math.max(least, ...values, ...(log && limit ? [limit] : [])) * (log ? 1.3 : 1.1);
+  const low = log ? Math.max(Math.min(...values, most) * 0.8, most / 1e5) : 0;
+  const scale = log ? linear([Math.log(low), Math.log(most)], [height - bottom, top]) : linear([0, most], [height - bottom, top]);
+  const y = (value) => scale(log ? Math.log(Math.max(value, low)) : value);
+  const x = linear([from, to], [left, width - right]);
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label, class: "time" },
+    (log ? logTicks(low, most, 5) : ticks(0, most, 3)).map((tick) => [
+      svg("line", { class: "gridline", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
+      svg("text", { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
+    ]),
+    timeTicks(from, to, Math.max(2, Math.floor(width / 110))).map(([tick, text]) =>
+      svg("text", { class: "tick", x: Math.min(Math.max(x(tick), left + 14), width - right - 18), y: height - 5, "text-anchor": "middle" }, text)),
+    limit && limit <= most ? [
+      svg("line", { class: "margin", x1: left, x2: width - right, y1: y(limit), y2: y(limit) }),
+      svg("text", { class: "note margin-note", x: left + 6, y: y(limit) - 4 }, limitText),
+    ] : null,
+    lines.map(({ variant, kind, points }) => svg("path", { class: `line ${variant} ${kind}`, d: steps(points, x, y) })));
 }
 
 /** Median, 95th and 99th percentile of each variant on one line of milliseconds (logarithmic), with the limit. */

@@ -29,11 +29,14 @@ function table(variant, readings) {
   const sorted = readings.toSorted((a, b) => Boolean(b.since) - Boolean(a.since) || distance(b) - distance(a));
   const head = el("thead", {}, el("tr", {},
     ["feature", "distance: the mark is its line", "PSI", "missing", "never seen"].map((text) => el("th", { scope: "col" }, text))));
-  const part = (rows) => el("table", { class: "drift" }, head.cloneNode(true), el("tbody", {}, rows.map(row)));
+  const part = (rows, name) => el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": name },
+    el("table", { class: "drift" }, head.cloneNode(true), el("tbody", {}, rows.map(row))));
   const rest = sorted.slice(SHOWN);
+  const open = byId("drift-body").querySelector(`[data-rest=${variant}]`)?.open; // as it was left
   return el("article", { class: "card" }, el("h3", {}, el("span", { class: `swatch ${variant}` }), `against the ${variant}'s training`),
-    el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": `drift against the ${variant}'s training` }, part(sorted.slice(0, SHOWN))),
-    rest.length ? el("details", {}, el("summary", {}, `${rest.length} more`), part(rest)) : null);
+    part(sorted.slice(0, SHOWN), `drift against the ${variant}'s training`),
+    rest.length ? el("details", { "data-rest": variant, open }, el("summary", {}, `${rest.length} more`),
+      part(rest, `the rest of the ${variant}'s features`)) : null);
 }
 
 function alarms(drift) {

@@ -1,20 +1,18 @@
-// The models in figures: losses, latency, failures; labels, rehearsals, fallbacks; the traffic of now.
+// The models in figures, over the whole rollout: losses, latency, failures; labels, rehearsals, fallbacks.
 
-import { latencyChart, responsive, stackChart } from "./chart.js";
+import { latencyChart, responsive } from "./chart.js";
 import { byId, el, onChange, replace, say } from "./dom.js";
 import { count, duration, METRICS, number, percent } from "./format.js";
 
-const KEPT = 150; // points of the live traffic
 const VARIANTS = ["primary", "candidate"];
 const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "not finite numbers", down: "process down", starting: "still starting" };
 
 const box = (title, ...inside) => el("article", { class: "card" }, el("h3", {}, title), inside);
 const parts = {
   table: el("table", { class: "compare" }), tableWords: el("p", { class: "soft" }), latency: el("div", { class: "chart" }), latencyWords: el("p", { class: "soft" }),
-  labels: el("div", {}), rehearsals: el("div", {}), comparison: el("div", {}), traffic: el("div", { class: "chart" }), trafficWords: el("p", { class: "soft" }),
+  labels: el("div", {}), rehearsals: el("div", {}), comparison: el("div", {}),
 };
 let drawLatency;
-let drawTraffic;
 
 export function prepareFigures() {
   byId("figures").replaceChildren(
@@ -23,10 +21,8 @@ export function prepareFigures() {
     box("Labels", parts.labels),
     box("Rehearsals and fallbacks", parts.rehearsals),
     box("Where the models differ", parts.comparison),
-    box("Requests a second, since you opened this page", parts.traffic, parts.trafficWords),
   );
   drawLatency = responsive(parts.latency, 130, latencyChart);
-  drawTraffic = responsive(parts.traffic, 110, stackChart);
 }
 
 const LOSSES = [["brier", 4], ["log_loss", 4], ["absolute_error", 3], ["squared_error", 3]];
@@ -108,29 +104,10 @@ const showComparison = onChange((comparison) => {
   return replace(parts.comparison, el("dl", { class: "facts" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 });
 
-const samples = [];
-
-/** How many requests each variant has answered a second between the last two looks. */
-function showTraffic(variants) {
-  const now = performance.now() / 1000;
-  samples.push({ at: now, counts: VARIANTS.map((name) => variants[name]?.requests ?? 0) });
-  if (samples.length > KEPT + 1) samples.shift();
-  if (samples.length < 3) return;
-  const rates = VARIANTS.map((_, i) => samples.slice(1).map((sample, at) =>
-    Math.max(0, (sample.counts[i] - samples[at].counts[i]) / (sample.at - samples[at].at))));
-  const words = VARIANTS.map((name, i) => `${name} ${number(rates[i].at(-1), 1)}`).join(", ");
-  drawTraffic({
-    series: VARIANTS.map((name, i) => [name, rates[i]]), format: (value) => `${number(value, value < 10 ? 1 : 0)} a second`,
-    label: `requests a second: ${words}`,
-  });
-  say(parts.trafficWords, `Now: ${words}.`);
-}
-
 export function showFigures(state, policy) {
   showTable(state.variants);
   showLatency(state.variants, policy.goals.latency.p99_ms);
   showLabels(state.labels, policy.labels.wait_s);
   showRehearsals(state.shadow, state.fallbacks);
   showComparison(state.comparison ?? null);
-  showTraffic(state.variants);
 }

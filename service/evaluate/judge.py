@@ -1,9 +1,11 @@
 """Models on a sample, beside the goals: the proof of concept against its own target, the candidate against the proof of concept."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -88,8 +90,18 @@ class Evaluation:
     skew_checked: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self)
+        """JSON-able form: what no model answered has no mean, and is None."""
+        found: dict[str, Any] = _without_nan(asdict(self))
+        return found
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> "Evaluation":
+        """What `as_dict` gave, read and checked.
+
+        Raises:
+            ValueError: it is something else; the message names what and where.
+        """
+        return msgspec.convert(_with_nan(document), cls)
 
 
 def judged(name: str, card: Card, answers: list[Answer], labels: Sequence[Any]) -> Judged:
@@ -134,6 +146,20 @@ def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> 
     )  # fmt: skip
     found.answers = list(_answers(found, models, goal))
     return found
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: math.nan if name == "mean" and each is None else _with_nan(each) for name, each in value.items()}
+    return [_with_nan(each) for each in value] if isinstance(value, list) else value
 
 
 class _View:

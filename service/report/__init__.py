@@ -13,7 +13,7 @@ import jinja2
 
 from service import __version__
 from service.engine.catalog import HeldOut
-from service.report import findings, pictures, words
+from service.report import findings, offline, pictures, words
 
 Document = Mapping[str, Any]
 
@@ -25,6 +25,7 @@ class Documents:
     Attributes:
         state: as `GET /rollout` answers; policy, evidence, drift likewise; events: the whole audit log, oldest first.
         drift: None where none is measured. source: where this came from, for the last page.
+        evaluation: what `understudy evaluate --json` wrote of these models; None: the months of their cards.
     """
 
     state: Document
@@ -33,6 +34,7 @@ class Documents:
     events: list[Document]
     source: str
     drift: Document | None = None
+    evaluation: Document | None = None
 
 
 def render(documents: Documents, *, now: float, traffic_rps: float | None = None) -> str:
@@ -48,22 +50,25 @@ def render(documents: Documents, *, now: float, traffic_rps: float | None = None
     )  # fmt: skip
     environment.filters |= {
         "count": words.count, "share": words.share, "day": words.day, "moment": words.moment, "sentence": words.sentence,
-        "duration": words.duration, "number": words.number,
+        "duration": words.duration, "number": words.number, "figure": words.figure, "interval": words.interval,
     }  # fmt: skip
     state, policy = documents.state, documents.policy
-    load = findings.load_test(documents.events)
+    load = findings.load_test(documents.events, state)
+    months, evaluation = offline.months(policy), documents.evaluation
+    evaluated = offline.view(evaluation) if evaluation else None
     verdict = findings.verdict(state, documents.events)
     decided = (verdict["decision"] or {}).get("details", {}).get("metrics")
     return environment.get_template("report.html.j2").render(
         now=now, version=__version__, source=documents.source, state=state, policy=policy,
         verdict=verdict, decided=bool(decided), goals=findings.goals(decided or state["metrics"], policy, load),
-        months=findings.months(policy), blank=dict.fromkeys(HeldOut.model_fields),
-        months_picture=pictures.months(findings.months(policy)),
+        months=months, blank=dict.fromkeys(HeldOut.model_fields), evaluated=evaluated,
+        months_picture=pictures.months(evaluated["drawn"], "loss", evaluated["loss"]) if evaluated else pictures.months(months),
         story=findings.story(documents.events), steps=findings.steps(state, policy), titles=words.METRICS,
         bands=[
             (metric, pictures.band(metric, documents.evidence.get("bands", []), policy["goals"]))
             for metric in state["metrics"]
         ],
         load=load, cost=findings.cost(policy, load, traffic_rps),
-        risks=findings.risks(state, policy, documents.drift, documents.events), deciders=findings.deciders(documents.events),
+        risks=findings.risks(state, policy, documents.drift, documents.events, evaluation),
+        deciders=findings.deciders(documents.events),
     )  # fmt: skip

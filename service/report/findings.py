@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from service.report import offline
 from service.report.words import EVENTS, METRICS, PHASES, number, sentence, share
 
 Document = Mapping[str, Any]
@@ -103,47 +104,47 @@ def _fine(value: float) -> str:
 def _loaded(goal: str, target: str, load: Document | None, measured: str, finding: str) -> dict[str, str]:
     if load is None:
         return {"goal": goal, "target": target, "measured": "no load test has been filed", "answer": UNMEASURED}
+    if load["details"]["verdict"] == "invalid":
+        return {"goal": goal, "target": target, "measured": "the load test says nothing", "answer": UNMEASURED}
     held = [f for f in load["details"].get("findings", []) if finding in f["goal"].lower()]
     passed = all(f["met"] for f in held) if held else load["details"]["verdict"] == "pass"
     return {"goal": goal, "target": target, "measured": measured or "-", "answer": MET if passed else MISSED}
 
 
-def load_test(events: Sequence[Document]) -> Document | None:
-    """The newest load test in the log, as its event; None where there is none."""
-    return next((e for e in reversed(events) if e["kind"] == "loadtest" and "measured" in e["details"]), None)
+def load_test(events: Sequence[Document], state: Document) -> Document | None:
+    """The newest load test of these models in the log, as its event; None where there is none."""
+    digests = {variant: (state[variant] or {}).get("digest") for variant in ("primary", "candidate")}
+    return next(
+        (e for e in reversed(events) if e["kind"] == "loadtest" and "measured" in e["details"]
+         and digests == {name: e["details"]["setup"].get(name) for name in digests}), None,
+    )  # fmt: skip
 
 
 def cost(policy: Document, load: Document | None, traffic_rps: float | None) -> dict[str, Any] | None:
-    """What a million predictions and a month cost, by the proven throughput, or by the goal where nothing is proven."""
-    stated = policy["goals"].get("cost")
-    goal = policy["goals"].get("throughput_rps")
-    proven = None
-    if load:
-        measured = load["details"]["measured"]
-        proven = measured["achieved_rps"] * measured.get("rows_per_request", 1.0)
-    rate = proven or goal
+    """What a million predictions and a month cost, by the proven throughput, or by the goal where nothing is proven.
+
+    Only a load test that passed proves something. Everything here is in predictions (rows), where the goal and the load
+    test are in requests: as many rows a request as the load test had, one where there is none.
+
+    Args:
+        traffic_rps: predictions a second over the month; the throughput goal, if left out.
+    """
+    stated, goal = policy["goals"].get("cost"), policy["goals"].get("throughput_rps")
+    measured = load["details"]["measured"] if load else {}
+    rows = measured.get("rows_per_request", 1.0)
+    proven = load is not None and load["details"]["verdict"] == "pass"
+    rate = (measured["achieved_rps"] if proven else goal or 0.0) * rows
     if not stated or not rate:
         return None
     hourly = stated["machine_per_hour"]
-    traffic = traffic_rps or goal or rate
+    traffic = traffic_rps or (goal * rows if goal else rate)
     machines = max(1, math.ceil(traffic / (rate * HEADROOM)))
     return {
-        "proven": proven is not None, "rate": rate, "hourly": hourly, "traffic": traffic, "headroom": HEADROOM,
+        "proven": proven, "rate": rate, "hourly": hourly, "traffic": traffic, "headroom": HEADROOM,
         "per_million_full": hourly / (rate * 3600) * 1e6, "machines": machines, "limit": stated["max_per_million"],
         "per_month": machines * hourly * HOURS_PER_MONTH, "a_month": traffic * 3600 * HOURS_PER_MONTH,
         "per_million": machines * hourly / (traffic * 3600) * 1e6,
     }  # fmt: skip
-
-
-def months(policy: Document) -> list[dict[str, Any]]:
-    """The held-out months of both models' cards side by side; empty where the cards have none."""
-    cards = policy.get("models", {})
-    of = {v: {m["month"]: m for m in (cards.get(v) or {}).get("held_out", [])} for v in ("primary", "candidate")}
-    every = sorted(of["primary"].keys() | of["candidate"].keys())
-    return [
-        {"month": month, "primary": of["primary"].get(month), "candidate": of["candidate"].get(month)}
-        for month in every
-    ]
 
 
 def story(events: Sequence[Document]) -> list[dict[str, Any]]:
@@ -197,23 +198,17 @@ def steps(state: Document, policy: Document) -> list[dict[str, str]]:
 
 
 def risks(
-    state: Document, policy: Document, drift: Document | None, events: Sequence[Document]
-) -> list[tuple[str, list[str]]]:
+    state: Document, policy: Document, drift: Document | None, events: Sequence[Document],
+    evaluation: Document | None = None,
+) -> list[tuple[str, list[str]]]:  # fmt: skip
     """What was seen that a launch should know of: a title and sentences each."""
-    found = [(title, [text]) for title, text in (*_worse_months(policy), *_traffic(state))]
-    return [*found, *_drifted(drift, events), *((title, [text]) for title, text in _always())]
-
-
-def _worse_months(policy: Document) -> list[tuple[str, str]]:
-    worse = [
-        f"{row['month']} ({row['candidate']['brier'] - row['primary']['brier']:+.4f})"
-        for row in months(policy)
-        if row["primary"] and row["candidate"] and row["candidate"]["brier"] > row["primary"]["brier"]
+    seen = [(title, [text]) for title, text in _traffic(state)]
+    return [
+        *offline.risks(policy, evaluation),
+        *seen,
+        *_drifted(drift, events),
+        *((t, [text]) for t, text in _always()),
     ]
-    if not worse:
-        return []
-    text = f"On data that neither had seen, the candidate's Brier score was higher than the primary's in {', '.join(worse)}."
-    return [("Months in which the candidate is worse", text)]
 
 
 def _traffic(state: Document) -> list[tuple[str, str]]:

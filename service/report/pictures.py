@@ -60,9 +60,13 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
     return _svg(f"{METRICS.get(name, name)}: {metric['reason']}", parts)
 
 
-def months(rows: Sequence[Mapping[str, Any]], loss: str = "brier") -> Markup:
-    """A loss of both models by held-out month, as two lines; empty without months of both."""
-    series = {v: [(i, row[v][loss]) for i, row in enumerate(rows) if row[v]] for v in ("primary", "candidate")}
+def months(rows: Sequence[Mapping[str, Any]], loss: str = "brier", title: str = "") -> Markup:
+    """A loss of both models by held-out month, as two lines; empty without months of both.
+
+    Args:
+        loss: its key in a row; title: what it is called, if that is not known by the key.
+    """
+    series = {v: [(i, row[v][loss]) for i, row in enumerate(rows) if row.get(v)] for v in ("primary", "candidate")}
     values = [value for points in series.values() for _, value in points]
     if len(rows) < 2 or not values:
         return Markup()
@@ -78,7 +82,7 @@ def months(rows: Sequence[Mapping[str, Any]], loss: str = "brier") -> Markup:
         f'<text class="axis" x="{LEFT}" y="13">↑ worse</text>',
     ]  # fmt: skip
     said = "; ".join(f"{name}: {', '.join(f'{v:.3f}' for _, v in points)}" for name, points in series.items())
-    return _svg(f"{METRICS.get(loss, loss)} by month. {said}", parts)
+    return _svg(f"{title or METRICS.get(loss, loss)} by month. {said}", parts)
 
 
 class _Frame:

@@ -1,6 +1,10 @@
 """How a report writes numbers, times and names."""
 
 import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
 
 METRICS = {
     "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
@@ -28,6 +32,27 @@ def count(value: float | None) -> str:
 def number(value: float | None, digits: int = 4) -> str:
     """A number with so many decimals, or a dash."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def figure(value: float | None) -> str:
+    """A number with as many digits as one can use: three, or all of its whole part.
+
+    >>> figure(1234567.8), figure(12.345), figure(0.0271)
+    ('1,234,568', '12.3', '0.0271')
+    """
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def interval(found: Mapping[str, Any] | None, sign: str = "") -> Markup:
+    """A mean and, under it, between what it lies, where that is known; a dash where there is none."""
+    if found is None or found["mean"] is None:
+        return Markup("–")
+    mean = f"{found['mean']:{sign}.4f}"
+    if found["low"] is None:
+        return Markup("{}").format(mean)
+    return Markup('{} <br><span class="between">({} to {})</span>').format(
+        mean, f"{found['low']:{sign}.4f}", f"{found['high']:{sign}.4f}"
+    )
 
 
 def share(value: float | None, digits: int = 1) -> str:

@@ -50,7 +50,9 @@ BAND = ("metric", "estimate", "low", "high", "n", "log_e_advance", "log_e_harm")
 STATE = "evidence"
 """The fold, as it was kept last."""
 SHOWN = "shown"
-"""What people are shown of it: the verdict, the metrics, their bands over time."""
+"""What people are shown of it: the verdict, the metrics, how far it is."""
+BANDS = "bands"
+"""The metrics' bands over time, apart: a hundred times as long as the rest, and asked for far less often."""
 JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
 
 Row = tuple[int, Observation, LabelReport | None]
@@ -80,6 +82,7 @@ class Controller:
         self.holder, self._lease_s = holder, lease_s
         self._evidence: Evidence | None = None
         self._history: list[dict[str, Any]] = []
+        self._points = 0
         self._behind = (0, 0)
         self.verdict: Verdict | None = None
 
@@ -126,7 +129,8 @@ class Controller:
         state = self._store.load_state(STATE)
         if state is not None:
             evidence.take(state["evidence"])
-        self._history = list((self._store.load_state(SHOWN) or {}).get("history", ()))
+        self._history = list(bands_of(self._store))
+        self._points = (self._store.load_state(SHOWN) or {}).get("points", 0)
         return evidence
 
     def _fold(self, evidence: Evidence, known_by: float) -> bool:
@@ -186,12 +190,15 @@ class Controller:
         self._history.append({"at": evidence.watermark, "revision": plan.revision, "metrics": bands})
         if len(self._history) > HISTORY_MAX:
             self._history = self._history[::-2][::-1]  # the newest stays
+        self._points += 1  # of all points ever: it tells whether the bands are other ones
         shown = {
-            "history": self._history, "verdict": verdict.as_dict(), "metrics": metrics,
+            "points": self._points, "verdict": verdict.as_dict(), "metrics": metrics,
             "progress": evidence.standing(tail).as_dict(), "wanted": tail.wanted,
         }  # fmt: skip
         try:
             self._store.save_state(STATE, {"evidence": evidence.state()}, holder=self.holder)
+            # The bands first: whoever finds the new number of points finds the new bands.
+            self._store.save_state(BANDS, {"history": self._history}, holder=self.holder)
             self._store.save_state(SHOWN, shown, holder=self.holder)
             if decided:  # so that the decision can be checked when the rows before it are pruned
                 self._store.save_state(decided_at(plan.revision + 1), evidence.state(), holder=self.holder)
@@ -209,6 +216,13 @@ class Controller:
                 return
             yield rows
             after, taken = rows[-1][0], taken + len(rows)
+
+
+def bands_of(store: Store) -> Sequence[dict[str, Any]]:
+    """The metrics' bands over time, the oldest point first. Blocks."""
+    # Stores of before had them beside the verdict.
+    found: Sequence[dict[str, Any]] = (store.load_state(BANDS) or store.load_state(SHOWN) or {}).get("history", [])
+    return found
 
 
 def decided_at(revision: int) -> str:

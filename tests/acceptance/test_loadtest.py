@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import json
+import math
+import re
 import subprocess
 import sys
 import threading
@@ -27,7 +29,8 @@ pytestmark = pytest.mark.acceptance
 def record_for(service: Running, **setup: Any) -> dict[str, Any]:
     """A record that passed, of what the service says it is, or of something else."""
     found = service.http.get("/rollout/loadtest").json()
-    measured = GOOD | {"offered_rps": 500, "achieved_rps": 499.0, "cost_per_million": 0.01}
+    measured = GOOD | {"offered_rps": 500, "achieved_rps": 499.0}
+    measured["cost_per_million"] = 0.10 / (499.0 * measured["rows_per_request"] * 3600) * 1e6
     return {
         "at": 1.0, "model": found["model"], "verdict": "pass", "reasons": [], "setup": found["setup"] | setup,
         "rollout_file": None, "goals": found["goals"], "measured": measured, "findings": [],
@@ -58,8 +61,10 @@ def test_a_step_that_requires_a_load_test_waits_for_the_right_one(tmp_path: Path
         assert "candidate is sha256:other, not sha256:" in refused.json()["detail"]
         assert service.rollout()["weight"] == 25
 
-        right = service.http.post("/rollout/loadtest", json=record_for(service)).json()
+        record = record_for(service)
+        right = service.http.post("/rollout/loadtest", json=record).json()
         assert right["met"], right
+        costs_are_those_of(record, service, tmp_path / "launch.html", goal=500)
         assert service.http.post("/rollout/promote", json={"reason": "tested"}).json()["weight"] == 50
         told = service.http.get("/rollout/events?limit=100").json()["events"]
         assert [e["kind"] for e in told] == ["started", "promote", "promote", "loadtest", "loadtest", "promote"]
@@ -158,8 +163,43 @@ def test_a_load_test_passes_and_opens_the_gate(tmp_path: Path) -> None:
         assert service.rollout()["variants"]["primary"]["requests"] == 0
         for name in ("report.html", "junit.xml", "record.json"):
             assert Path(told["files"][name]).stat().st_size > 500
+        costs_are_those_of(record, service, tmp_path / "launch.html")
     finally:
         service.stop()
+
+
+def costs_are_those_of(
+    record: dict[str, Any], service: Running, page: Path, *, goal: int = 220, traffic: float = 1_000.0
+) -> None:
+    """The launch report of the record that was filed: throughput, a million predictions, a month at a traffic, worked out here."""
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli",
+        "report",
+        "--url",
+        service.url,
+        "--traffic",
+        str(traffic),
+        "-o",
+        str(page),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8")).split())
+    measured, hourly = record["measured"], 0.10
+    rate = measured["achieved_rps"] * measured["rows_per_request"]
+    machines = math.ceil(traffic / (0.7 * rate))
+    month_s = 730 * 3600
+
+    assert f"Proven throughput {rate:,.0f} predictions a second on one machine at 0.1 an hour" in said
+    assert f"{measured['cost_per_million']:.3g} (at most 1.0 is allowed)" in said
+    assert f"A month at {traffic:,.0f} predictions a second {machines * hourly * 730:.2f} : {machines} machines" in said
+    assert f"{traffic * month_s / 1e6:,.0f} million predictions" in said
+    assert f"{machines * hourly * 730 / (traffic * month_s) * 1e6:.3g} a million" in said
+    assert f"{measured['achieved_rps']:,.0f} of {goal} requests a second" in said
+    assert re.search(rf"Throughput at least {goal} requests a second [\d,]+ a second ✓ met", said)
+    assert re.search(r"Cost at most 1 for a million predictions [\d.]+ a million ✓ met", said)
 
 
 @contextlib.contextmanager

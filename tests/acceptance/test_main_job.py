@@ -350,6 +350,32 @@ def test_pins_orders_and_revisions(service: Running, july: list[Flight]) -> None
     assert "shadow/sent" not in counters(service)
 
 
+def test_what_has_not_changed_is_not_sent_again(service: Running, july: list[Flight]) -> None:
+    """Idle, the calls that a page makes again and again are answered 304; after a request each answers anew."""
+    service.wait_for(lambda: service.rollout()["candidate"]["up"])
+    calls = ("/rollout", "/rollout/evidence", "/rollout/drift", "/rollout/traffic")
+    for _ in range(2):
+        service.wait_for(lambda: counters(service).get("shadow/compared", 0) == counters(service).get("shadow/sent", 0))
+        first = {call: service.http.get(call) for call in calls}
+        known = {call: {"If-None-Match": answer.headers["etag"]} for call, answer in first.items()}
+        again = {call: service.http.get(call, headers=known[call]) for call in calls}
+        assert {call: (answer.status_code, answer.content) for call, answer in again.items()} == dict.fromkeys(
+            calls, (304, b"")
+        )
+        assert service.predict(july[0].row).status_code == 200
+        for call in ("/rollout", "/rollout/evidence"):
+            new = service.wait_for(
+                lambda call=call, tag=known[call]: (a := service.http.get(call, headers=tag)).status_code == 200 and a
+            )
+            assert new.json() != first[call].json()
+    tag = service.http.get("/rollout").headers["etag"]
+    order = service.http.post("/rollout/pause", json={"reason": "x"}, headers={"If-Match": tag})
+    stale = service.http.post("/rollout/resume", json={"reason": "x"}, headers={"If-Match": tag})
+    assert (order.status_code, stale.status_code) == (200, 409)
+    assert service.http.get("/rollout/traffic?span=week").status_code == 400
+    assert service.http.get("/rollout/traffic?after=noon").status_code == 400
+
+
 def test_the_openapi_page_lists_what_is_answered(shared: Running) -> None:
     """Every GET of the document answers, and every schema it refers to is in it."""
     document = shared.http.get("/docs.json").json()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.acceptance.conftest import Running, models_built, start
@@ -46,7 +47,7 @@ def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("dashboard")
     file = rollout_file(folder)
     file.write_text(file.read_text().replace("labels: 500", "labels: 100000"))
-    service = start(folder, rollout=file, workers=2, tick_ms="150", drift_interval_s="0.3")
+    service = start(folder, rollout=file, workers=2, tick_ms="150", drift_interval_s="0.3", traffic_interval_s="0.3")
     try:
         service.wait_for(lambda: up(service))
         replay(service, "--month", "7", "--limit", "1500", "--rate", "800")
@@ -73,3 +74,9 @@ class Look:
 
 
 SCRIPTS = Path(__file__).parent
+
+
+def barriers(page: Page) -> str:
+    """What axe-core finds wrong with the page as it stands: WCAG 2 A and AA, and good practice; empty when nothing is."""
+    found = Axe().run(page)
+    return found.generate_report() if found.violations_count else ""

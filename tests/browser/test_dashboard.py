@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from playwright.sync_api import Browser, Route, expect
 
 from tests.acceptance.conftest import Running, start
 from tests.acceptance.test_rollout import rollout_file
-from tests.browser.conftest import SCRIPTS, Look
+from tests.browser.conftest import SCRIPTS, Look, barriers
 
 pytestmark = pytest.mark.acceptance
 
@@ -71,6 +72,73 @@ def test_what_the_models_differ_in_and_how_far_requests_are_from_training(look: 
         row = table.locator("tr", has=page.get_by_role("rowheader", name=re.compile("^month")))
         expect(row).to_contain_text(f"{month['psi']:.2f}")
     expect(page.locator("#log tr", has_text="drift")).to_have_count(0)
+
+
+def test_latency_and_failures_are_drawn_over_time(look: Look, served: Running) -> None:
+    """What happened before the page was opened too; real requests, counted by two workers; in words and numbers as well."""
+    row = {field["name"]: field["example"] for field in served.http.get("/rollout/policy").json()["fields"]}
+    for _ in range(3):
+        assert served.predict(row).status_code == 200
+    told = served.http.get("/rollout/traffic").json()
+    page = look.open()
+    assert [each for each in told["points"] if "primary" in each]
+    latency, failures, requests = (page.locator(f"[data-traffic={n}]") for n in ("latency", "failures", "requests"))
+    for line in (latency.locator("path.line.primary.p50"), latency.locator("path.line.primary.p99"),
+                 failures.locator("path.line.candidate"), requests.locator("path.line.primary")):  # fmt: skip
+        expect(line).to_have_attribute("d", re.compile(r"^M[\d. MLH]+$"))
+    expect(latency.locator("path.line.candidate")).to_have_count(0)  # in shadow it answers nobody
+    newest = served.http.get("/rollout/traffic").json()["points"][-1]["primary"]["p99_ms"]
+    expect(latency).to_contain_text(f"p99 {newest:.2f}." if newest < 10 else f"p99 {newest:.0f}.")
+    expect(latency.locator("svg")).to_have_attribute("aria-label", re.compile("over time: primary, median: "))
+    expect(failures).to_contain_text("candidate without an answer 0.00 %. Highest: 0.00 % at")
+    latency.locator("summary").click()
+    assert latency.locator("tbody tr").count() >= 1
+    before = latency.locator("path.line.primary.p99").get_attribute("d")
+    served.predict(row)
+    expect(latency.locator("path.line.primary.p99")).not_to_have_attribute("d", before or "")  # without a reload
+    page.get_by_label("last 1.2 min").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("last 2.4 h")).to_be_checked()
+    expect(page.locator("#traffic-note")).to_contain_text("A point is 36 s")
+
+
+def test_where_nobody_asked_the_line_is_broken_and_the_worst_is_said(look: Look) -> None:
+    """A gap is no zero; a spike that has passed is in the words."""
+    now = time.time()
+
+    def point(ago: float, failed: int, p99: float) -> dict[str, Any]:
+        told = {"requests": 50, "asked": 100, "failed": failed, "p50_ms": 1.0, "p99_ms": p99}
+        return {"from": now - ago, "to": now - ago + 5, "primary": told | {"failed": 0}, "candidate": told}
+
+    points = [point(60, 0, 2.0), point(55, 31, 240.0), point(30, 0, 2.5)]
+    body = {"span": "recent", "interval_s": 5.0, "points_max": 240, "points": points}
+    look.page.route(
+        "**/rollout/traffic*",
+        lambda route: route.fulfill(json=body if "after=0" in route.request.url else {**body, "points": []}),
+    )
+    page = look.open()
+    line = page.locator("[data-traffic=latency] path.line.candidate.p99")
+    expect(line).to_have_attribute("d", re.compile(r"^M[^M]+L[^M]+M[^M]+$"))
+    failures = page.locator("[data-traffic=failures]")
+    expect(failures).to_contain_text(re.compile(r"candidate without an answer 0\.00 %\. Highest: 31\.00 % at"))
+    label = re.compile(r"candidate, without an answer: 0\.00 % at .*, at most 31\.00 % at")
+    expect(failures.locator("svg")).to_have_attribute("aria-label", label)
+    expect(failures.locator("tbody tr").nth(1)).to_contain_text("31.00 %")
+    expect(page.locator("[data-traffic=latency] line.margin")).to_have_count(1)
+
+
+def test_nothing_is_sent_again_while_nothing_is_new(look: Look, served: Running) -> None:
+    """The page asks with what it has; an idle service answers 304."""
+    served.wait_for(lambda: served.rollout()["shadow"]["sent"] == served.rollout()["shadow"]["compared"])
+    answers: list[tuple[str, int]] = []
+    look.page.on("response", lambda response: answers.append((response.url.removeprefix(served.url), response.status)))
+    page = look.open()
+    page.wait_for_timeout(5000)
+    for call in ("/rollout", "/rollout/evidence"):
+        statuses = [status for url, status in answers if url == call]
+        assert statuses.count(304) >= 1, answers
+        assert statuses.count(200) <= 2, answers  # the first, and another worker's word of the candidate
+    expect(page.locator("#live")).to_have_text("live")
 
 
 def test_an_order_that_lacks_a_load_test_may_be_forced_and_says_so(look: Look) -> None:
@@ -162,19 +230,22 @@ def test_one_row_to_both_models(look: Look, served: Running) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_everybody_can_read_it(browser: Browser, served: Running, scheme: Any) -> None:
-    """Contrast AA in both schemes, names for every control, no sideways scrolling from phone to wide screen."""
+    """Nothing that axe-core finds; contrast AA in pictures too, names for every control, no sideways scrolling, at any width."""
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
     look = Look(context.new_page(), served.url)
     page = look.open()
     page.get_by_role("button", name="Ask both").click()
     expect(page.locator("#try-answers article")).to_have_count(2)
+    page.evaluate("document.querySelectorAll('details').forEach((n) => { n.open = true; })")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
         page.wait_for_timeout(250)
+        assert barriers(page) == "", f"{scheme} at {width}"
         assert page.evaluate((SCRIPTS / "contrast.js").read_text()) == [], f"{scheme} at {width}"
         assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="Abort").click()
+    assert barriers(page) == ""
     assert page.evaluate((SCRIPTS / "contrast.js").read_text()) == []
     assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
     page.keyboard.press("Escape")
@@ -199,7 +270,7 @@ def test_the_keyboard_reaches_everything_and_one_sees_where_one_is(look: Look) -
         assert outline != "none", what[:80]
         page.keyboard.press("Tab")
     missed = page.evaluate(
-        """[...document.querySelectorAll("button, a[href], input, textarea, summary, .scroll")]
+        """[...document.querySelectorAll("button, a[href], input:not([type=radio]:not(:checked)), textarea, summary, .scroll")]
            .filter((n) => n.checkVisibility() && !("seen" in n.dataset)).map((n) => n.outerHTML)"""
     )
     assert missed == []
@@ -208,6 +279,7 @@ def test_the_keyboard_reaches_everything_and_one_sees_where_one_is(look: Look) -
 def test_the_checks_of_contrast_and_names_would_see_something(look: Look) -> None:
     """A check that cannot fail is none."""
     page = look.open()
+    assert barriers(page) == ""
     page.evaluate(
         """() => { document.querySelector("#reason p").style.color = "#999";
                    document.querySelector("#orders button").textContent = "";
@@ -217,6 +289,7 @@ def test_the_checks_of_contrast_and_names_would_see_something(look: Look) -> Non
     names = page.evaluate((SCRIPTS / "names.js").read_text())
     assert any("no name: <button" in line for line in names)
     assert any("names try-title, which is not there" in line for line in names)
+    assert {"button-name", "color-contrast"} <= set(re.findall(r"[a-z]+-[a-z-]+", barriers(page)))
 
 
 def test_a_service_that_goes_away_is_said_and_what_was_seen_stays(look: Look) -> None:
@@ -243,6 +316,7 @@ def test_with_tokens_one_signs_in_and_sees_what_the_role_allows(browser: Browser
     try:
         page = look.open()
         expect(page.locator("#page")).to_be_hidden()
+        assert barriers(page) == ""
         for token, words in (("nobody", "not known"), ("vic", None)):
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Sign in").click()

@@ -1,5 +1,8 @@
 """The report of a real rollout: the same from the service and from its store, and it reads and prints well in a real browser."""
 
+import html
+import json
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.acceptance.conftest import ROOT, Running
-from tests.browser.conftest import SCRIPTS
+from tests.browser.conftest import SCRIPTS, barriers
 
 pytestmark = pytest.mark.acceptance
 
@@ -19,6 +22,15 @@ def written(file: Path, *options: str) -> str:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return file.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `understudy evaluate --json` writes of the example's models, of two months."""
+    file = tmp_path_factory.mktemp("evaluation") / "evaluation.json"
+    command = [sys.executable, "-m", "service.cli", "evaluate", "--json", "--month", "7", "--month", "10"]
+    file.write_bytes(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    return file
 
 
 def body(page: str) -> str:
@@ -40,6 +52,45 @@ def test_the_service_and_its_store_say_the_same(served: Running, tmp_path: Path)
         assert month in online
 
 
+def test_the_evaluation_is_what_understudy_evaluate_said(served: Running, evaluation: Path, tmp_path: Path) -> None:
+    """Its answers, its months, its segments; in the risks, where the candidate is worse. Of other models it is refused."""
+    told = json.loads(evaluation.read_text())
+    page = written(tmp_path / "a.html", "--url", served.url, "--evaluation", str(evaluation))
+    said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+    assert f"{told['labelled']:,} labelled rows of {told['source']}" in said
+    for each in told["answers"]:
+        assert each["reason"][1:] in said
+    for part in told["months"]:
+        difference = part["difference"]
+        assert f"{difference['mean']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})" in said
+    parts = [part for each in told["segments"].values() for part in each]
+    worse = [part for part in parts if part["difference"]["low"] > 0]
+    assert f"Of {len(parts)} segments by carrier, origin the candidate is certainly worse in {len(worse)}" in said
+    october = next(part for part in told["months"] if part["name"] == "2013-10")
+    assert f"higher than the primary's in 2013-10 ({october['difference']['mean']:+.4f})." in said
+
+    other = tmp_path / "other.json"
+    told["models"][1]["digest"] = "sha256:other"
+    other.write_text(json.dumps(told))
+    for file, words in (
+        (other, "its candidate is flight_candidate (sha256:other"),
+        (served.log, "understudy evaluate --json >"),
+    ):
+        command = [sys.executable, "-m", "service.cli", "report", "--url", served.url, "--evaluation", str(file)]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == 1
+        assert words in " ".join(done.stderr.split())
+        assert not (tmp_path / "report.html").exists()
+
+
 def test_another_rollout_s_file_is_said_in_words(served: Running, tmp_path: Path) -> None:
     """The store has no rollout by other goals; the way out is named."""
     other = tmp_path / "rollout.yaml"
@@ -52,9 +103,12 @@ def test_another_rollout_s_file_is_said_in_words(served: Running, tmp_path: Path
     assert "understudy verify --list" in done.stderr.replace("\n", " ")
 
 
-def test_it_reads_and_prints_well(browser: Browser, served: Running, tmp_path: Path) -> None:
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_it_reads_and_prints_well(
+    browser: Browser, served: Running, evaluation: Path, tmp_path: Path, *, evaluated: bool
+) -> None:
     """No request, no error, nothing that runs out of a phone's or a sheet's width; A4, at most eight pages."""
-    written(tmp_path / "report.html", "--url", served.url)
+    written(tmp_path / "report.html", "--url", served.url, *(["--evaluation", str(evaluation)] if evaluated else []))
     page = browser.new_page(viewport={"width": 390, "height": 800})
     wrong, asked = list[str](), list[str]()
     page.on("console", lambda said: wrong.append(said.text))
@@ -65,6 +119,7 @@ def test_it_reads_and_prints_well(browser: Browser, served: Running, tmp_path: P
     assert page.evaluate((SCRIPTS / "names.js").read_text()) == []
     for width in (390, 900):
         page.set_viewport_size({"width": width, "height": 800})
+        assert barriers(page) == "", width
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("figure svg path.area").count() >= 3
     sheets = page.pdf(prefer_css_page_size=True)

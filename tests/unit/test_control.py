@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import losses
-from service.control import Control, figures, label_figures, quantile_of
+from service.compare import quantile_of
+from service.control import Control
 from service.domain import SHARE_ONE, Event, LabelReport, Outcome, Phase, Plan, Variant
 from service.errors import InvalidInput, NotAllowedNow, StoreError
+from service.figures import figures, label_figures
 from service.losses import DELAY_BUCKETS
 from service.metrics import LATENCY_BUCKETS, Metrics, parse
 from service.rollout.phases import Order

@@ -40,14 +40,26 @@ class Judge:
         return None
 
 
+class Looker:
+    """A tracer that fails as it is told to, and then only counts."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.looks, self.failures = 0, list(failures)
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+
 class House:
-    def __init__(self, judge: Any = None) -> None:
+    def __init__(self, judge: Any = None, tracer: Any = None) -> None:
         self.store, self.registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
         metrics = Metrics(self.registry)
         self.ledger = Ledger(
             "m", self.store, metrics, {v: Reading(card()) for v in Variant}, lambda rows: [None] * len(rows)
         )
-        self.upkeep = Upkeep(self.store, metrics, ManualClock(), self.ledger, judge, self.ready)
+        self.upkeep = Upkeep(self.store, metrics, ManualClock(), self.ledger, judge, self.ready, tracer)
 
     async def ready(self) -> bool:
         return False
@@ -99,6 +111,20 @@ def test_the_judge_is_asked_again_after_a_failure_and_told_of_the_candidate() ->
         await house.upkeep.close()
         assert set(judge.asked) == {False}
         assert house.metric("understudy_store_errors_total", call="tick") == 1
+
+    run(main)
+
+
+def test_traffic_is_looked_at_at_once_and_again_after_a_failure() -> None:
+    """What is there when the process starts is where the first point begins; a store that is away is counted."""
+
+    async def main() -> None:
+        looker = Looker(StoreError("away"), ValueError("a bug"))
+        house = House(tracer=looker)
+        house.upkeep.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
+        await until(lambda: looker.looks >= 4)
+        await house.upkeep.close()
+        assert house.metric("understudy_store_errors_total", call="traffic") == 1
 
     run(main)
 

@@ -67,12 +67,14 @@ def state(**changes: Any) -> dict[str, Any]:
     return found | changes
 
 
-def load(verdict: str = "pass", rps: float = 1000.0, *, met: bool = True) -> dict[str, Any]:
+def load(
+    verdict: str = "pass", rps: float = 1000.0, *, met: bool = True, candidate: str | None = "sha256:0"
+) -> dict[str, Any]:
     measured = {
         "achieved_rps": rps, "offered_rps": 1000.0, "rows_per_request": 2.0, "error_rate": 0.0, "cost_per_million": 0.05,
         "latency": {"p99_ms": 12.0},
     }  # fmt: skip
-    setup = {"machine": {"cpu": "a cpu", "cores": 2.0}, "device": "cpu"}
+    setup = {"machine": {"cpu": "a cpu", "cores": 2.0}, "device": "cpu", "primary": "sha256:0", "candidate": candidate}
     held = [
         {"goal": "throughput_rps", "met": met, "says": "1,000 requests/s were answered"},
         {"goal": "cost", "met": True, "says": "a million predictions cost 0.05"},
@@ -162,6 +164,32 @@ def test_what_a_month_costs() -> None:
     assert findings.cost(POLICY | {"goals": {}}, load(), 1.0) is None
 
 
+def test_the_month_is_counted_in_predictions_where_the_goal_is_in_requests() -> None:
+    """Two rows a request in the load test: a goal of 500 requests a second is a thousand predictions."""
+    found = findings.cost(POLICY, load(), None)
+    assert found is not None
+    assert (found["traffic"], found["machines"]) == (1000.0, 1)
+    assert found["a_month"] == pytest.approx(1000 * 730 * 3600)
+
+
+@pytest.mark.parametrize("verdict", ["fail", "invalid"])
+def test_a_load_test_that_did_not_pass_proves_no_throughput(verdict: str) -> None:
+    """The costs are assumed then; what says nothing leaves its goals unmeasured, what failed has missed them."""
+    found = findings.cost(POLICY, load(verdict, met=False), None)
+    goals = {g["goal"]: g["answer"] for g in findings.goals([], POLICY, load(verdict, met=False))}
+
+    assert found is not None
+    assert (found["proven"], found["rate"]) == (False, 1000.0)
+    assert goals["Throughput"] == ("missed" if verdict == "fail" else "not measured")
+
+
+def test_a_load_test_of_other_models_is_not_shown() -> None:
+    """The log takes any record; only those of what is reported about count."""
+    ours = load()
+    assert findings.load_test([ours, load(candidate="sha256:other")], state()) is ours
+    assert findings.load_test([load(candidate=None)], state()) is None
+
+
 def test_risks_are_those_that_were_seen() -> None:
     """Months where the candidate is worse, missing labels, lost rehearsals, fallbacks, other answers, drift."""
     bad = state(
@@ -227,7 +255,8 @@ def test_it_can_be_written_at_any_time(phase: str, empty: bool) -> None:
     changes = {"metrics": [], "verdict": {"answer": "hold", "reason": "nothing yet"}} if empty else {}
     if phase == "serving":
         changes |= {"candidate": None}
-    events = [] if empty else [event("finish", to=phase, metrics=[metric()]), load()]
+    alone = {"candidate": None} if phase == "serving" else {}
+    events = [] if empty else [event("finish", to=phase, metrics=[metric()]), load(**alone)]
     page = text_of(
         render(
             documents(state=state(phase=phase, **changes), evidence={} if empty else EVIDENCE, events=events), now=0.0

@@ -214,13 +214,40 @@ def test_the_bands_over_time_are_thinned_out_and_keep_the_newest(monkeypatch):
     for _ in range(12):
         world.serve(1)
         process.tick()
-        at.append(world.shown["history"][-1]["at"])
-    history = [point["at"] for point in world.shown["history"]]
+        at.append(world.bands[-1]["at"])
+    history = [point["at"] for point in world.bands]
 
     assert len(history) <= 6
     assert history == sorted(set(history))
     assert history[-1] == at[-1]
     assert set(history) <= set(at)
+
+
+def test_whoever_finds_a_new_number_of_points_finds_the_bands_that_go_with_it():
+    """The number is what `If-None-Match` goes by: it must be another one whenever the bands are, across leaders too."""
+    world = World()
+    seen = {}
+    for process in (Process(world), Process(world)):
+        for _ in range(3):
+            world.serve(1)
+            world.clock.advance(10)
+            process.tick()
+            assert seen.setdefault(world.shown["points"], world.bands) == world.bands
+    assert sorted(seen) == list(range(1, len(world.bands) + 1))
+
+
+def test_the_bands_of_a_store_that_kept_them_beside_the_verdict_are_found():
+    """A rollout that began before they were apart goes on with its picture."""
+    world = World()
+    world.store.lead("old", ttl_s=1.0, now=world.clock.now())
+    world.store.save_state("shown", {"history": [{"at": 1.0}], "metrics": []}, holder="old")
+    assert world.bands == [{"at": 1.0}]
+    world.clock.advance(2)
+    world.serve(1)
+    Process(world).tick()
+
+    assert len(world.bands) == 2
+    assert world.bands[0] == {"at": 1.0}
 
 
 # Readiness, requirements.

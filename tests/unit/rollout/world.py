@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
-from service.rollout.controller import SHOWN, STATE, Controller, decided_at, move
+from service.rollout.controller import SHOWN, STATE, Controller, bands_of, decided_at, move
 from service.rollout.evidence import Evidence, Row
 from service.rollout.phases import Order
 from service.rollout.policy import Policy
@@ -142,6 +142,10 @@ class World:
     @property
     def shown(self) -> Any:
         return self.store.load_state(SHOWN)
+
+    @property
+    def bands(self) -> Any:
+        return bands_of(self.store)
 
     def verified(self, models: dict[Variant, Model] = MODELS) -> tuple[list[Check], str | None]:
         (record,) = self.store.rollouts()
