@@ -15,8 +15,8 @@ PINS = tmp=$$(mktemp -d) && cp pyproject.toml README.md LICENSE $$tmp/ && cp -r 
 .PHONY: pins
 pins: ## write requirements/*.txt anew from pyproject.toml (exact versions and hashes, no addresses; needs uv)
 	@out=$$PWD/requirements && mkdir -p $$out && $(PINS) && \
-	uv export --quiet --frozen --no-emit-project --no-dev --extra postgres --no-header > $$out/runtime.txt && \
-	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --extra postgres --no-header > $$out/dev.txt && \
+	uv export --quiet --frozen --no-emit-project --no-dev --extra postgres --extra objects --no-header > $$out/runtime.txt && \
+	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --extra postgres --extra objects --no-header > $$out/dev.txt && \
 	echo 'checkov>=3.3,<4' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 - -o $$out/policy.txt && \
 	rm -rf $$tmp && ! grep -n '://' $$out/*.txt
 

@@ -79,7 +79,7 @@ class House:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.policy, self.clock = settings, load_policy(settings), SystemClock()
         policy = self.policy
-        self.cards = read_cards(policy)
+        self.cards = read_cards(policy, settings)
         self.fields = fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
         self.decoder = Decoder(
             self.fields, context=[name for name in (policy.route_by, policy.unit) if name],
