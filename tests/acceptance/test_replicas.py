@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from loadtests.cluster import HAPROXY, RAMP, ROOT, Cluster, missing
+from loadtests.cluster import RAMP, ROOT, Cluster, missing
+from loadtests.network import HAPROXY
 from loadtests.replicas import rolling_restart
 from service.domain import Variant
 from service.route import variant
