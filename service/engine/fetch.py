@@ -5,7 +5,7 @@ own digest vouches for the `model.onnx` beside it, or a bare `.onnx` file. What 
 
 ::
 
-    MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or model.onnx alone
+    MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or a bare file under its own name
 
 and is there whole or not at all, checked again by each process that opens it. What no process holds is removed, the longest
 unused first, when there is no room for another. The only importer of obstore, which is an optional extra.
@@ -68,7 +68,7 @@ class ModelCache:
         if "://" not in source:
             return source
         url, _, digest = source.partition("#sha256=")
-        name = CARD_FILE if url.endswith("/" + CARD_FILE) else MODEL_FILE
+        name = url.rpartition("/")[2]  # a bare file's is what its model is called
         entry = self._folder / f"sha256-{digest}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ class ModelCache:
                 f"{url}: cannot be kept in {self._folder} ({error.strerror or error}); UNDERSTUDY_MODEL_CACHE_DIR names "
                 "another folder"
             ) from error
-        return str(entry if name == CARD_FILE else entry / MODEL_FILE)
+        return str(entry if name == CARD_FILE else entry / name)
 
     def _fetch(self, url: str, name: str, digest: str, entry: Path) -> None:
         """Bring an entry here, whole or not at all. Under the folder's lock, so what others left unfinished is nobody's."""
@@ -221,13 +221,12 @@ def _tell(event: str, **about: Any) -> None:
 
 def _whole(entry: Path, name: str, digest: str) -> bool:
     """Whether an entry has what it should, to the last byte."""
-    model, card = entry / MODEL_FILE, entry / CARD_FILE
     try:
-        if name == MODEL_FILE:
-            return digest_of(model) == f"sha256:{digest}"
-        return digest_of(card) == f"sha256:{digest}" and (
-            digest_of(model) == Card.model_validate_json(card.read_bytes()).digest
-        )
+        if digest_of(entry / name) != f"sha256:{digest}":
+            return False
+        if name != CARD_FILE:
+            return True
+        return digest_of(entry / MODEL_FILE) == Card.model_validate_json((entry / CARD_FILE).read_bytes()).digest
     except (OSError, pydantic.ValidationError):
         return False
 

@@ -69,9 +69,12 @@ def test_a_card_brings_its_model_once(tmp_path: Path, bucket: Path, web: ObjectS
 
 
 def test_a_bare_file_from_s3_with_a_signed_request(tmp_path: Path, bucket: Path, s3: ObjectServer) -> None:
-    source = named("s3://bucket/poc/model.onnx", bucket / "poc/model.onnx")
-    assert digest_of(Path(cache(tmp_path).local(source))) == digest_of(bucket / "poc/model.onnx")
-    assert s3.asked == ["/bucket/poc/model.onnx"]
+    (bucket / "poc/model.onnx").rename(bucket / "poc/flights-2013.onnx")
+    source = named("s3://bucket/poc/flights-2013.onnx", bucket / "poc/flights-2013.onnx")
+    found = Path(cache(tmp_path).local(source))
+    assert found.name == "flights-2013.onnx", "what the model is called, where there is no card"
+    assert digest_of(found) == digest_of(bucket / "poc/flights-2013.onnx")
+    assert s3.asked == ["/bucket/poc/flights-2013.onnx"]
 
 
 def test_what_is_no_url_is_left_alone(tmp_path: Path) -> None:
