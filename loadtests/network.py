@@ -23,6 +23,7 @@ defaults
   timeout connect 1s
   timeout client 30s
   timeout server 30s
+  timeout check 2s
   retries 3
   option redispatch 1
   retry-on conn-failure
@@ -117,6 +118,7 @@ class Link(Looping):
 class Balancer:
     """HAProxy: round robin over the replicas whose `/readyz` says so, asked ten times a second.
 
+    A check may take two seconds: by default it may take its interval, and a replica on a busy machine is then taken for a dead one.
     A request whose connection could not be made goes to another replica; one that was sent is not tried again, since it is no
     balancer's to know whether a POST may be.
 

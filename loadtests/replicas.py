@@ -67,7 +67,8 @@ def rolling_restart(cluster: Cluster, rate: float) -> str:
             old.ended()
             balancer.remove(old.url)
     cluster.until(lambda: missing(cluster, load) == 0, 30)
-    return f"{dict(load.statuses)}, lost {missing(cluster, load)}"
+    wrong = f" ({load.wrong[0]})" if load.wrong else ""
+    return f"{dict(load.statuses)}{wrong}, lost {missing(cluster, load)}"
 
 
 def summary(seconds: list[float]) -> str:
