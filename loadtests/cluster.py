@@ -27,7 +27,7 @@ from models.data import replay_rows
 
 ROOT = Path(__file__).parents[1]
 START_S = 90.0
-RAMP = (1, 5, 20, 40)
+RAMP = (5, 20, 40)
 SETTINGS = {
     "WORKERS": "1", "LEASE_S": "2", "TICK_MS": "200", "PLAN_STALE_S": "2", "DRAIN_S": "1.5", "STORE_TIMEOUT_S": "2",
     "SWEEP_INTERVAL_S": "1",
