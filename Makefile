@@ -15,8 +15,8 @@ PINS = tmp=$$(mktemp -d) && cp pyproject.toml README.md LICENSE $$tmp/ && cp -r 
 .PHONY: pins
 pins: ## write requirements/*.txt anew from pyproject.toml (exact versions and hashes, no addresses; needs uv)
 	@out=$$PWD/requirements && mkdir -p $$out && $(PINS) && \
-	uv export --quiet --frozen --no-emit-project --no-dev --extra postgres --no-header > $$out/runtime.txt && \
-	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --extra postgres --no-header > $$out/dev.txt && \
+	uv export --quiet --frozen --no-emit-project --no-dev --extra postgres --extra objects --no-header > $$out/runtime.txt && \
+	uv export --quiet --frozen --no-emit-project --all-groups --extra models --extra loadtest --extra postgres --extra objects --no-header > $$out/dev.txt && \
 	echo 'checkov>=3.3,<4' | uv pip compile --quiet --generate-hashes --no-header --no-annotate --universal --python-version 3.11 - -o $$out/policy.txt && \
 	rm -rf $$tmp && ! grep -n '://' $$out/*.txt
 
@@ -64,16 +64,23 @@ prometheus: ## install Debian's Prometheus for the tests of rules and metrics, w
 		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends prometheus >/dev/null; then :; else \
 	echo "NO PROMETHEUS: it was not installed here, and the tests of rules and metrics are skipped without it" >&2; fi
 
+.PHONY: haproxy
+haproxy: ## install Debian's HAProxy for the tests of several replicas, where that starts no service (root, apt, no systemd)
+	@test -n "$$(PATH=$$PATH:/usr/sbin command -v haproxy)" || \
+	if [ "$$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && command -v apt-get >/dev/null && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends haproxy >/dev/null; then :; else \
+	echo "NO HAPROXY: it was not installed here, and the tests that need a load balancer are skipped without it" >&2; fi
+
 .PHONY: screenshots
 screenshots: models chromium ## play the three demo stories and take the documentation's pictures of the dashboard
 	@$(PY) docs/screenshots.py
 
 .PHONY: test
-test: lint models chromium prometheus ## lint, types and all tests that need no GPU (a few minutes)
+test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (a few minutes)
 	@$(PY) -m pytest -m "not slow"
 
 .PHONY: test-all
-test-all: lint models chromium prometheus ## also the full-size statistics and soak tests
+test-all: lint models chromium prometheus haproxy ## also the full-size statistics and soak tests
 	@$(PY) -m pytest
 
 .PHONY: bench

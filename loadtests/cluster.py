@@ -8,13 +8,11 @@ import contextlib
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,154 +20,18 @@ import aiohttp
 import httpx
 import psutil
 import yaml
-from aiohttp import web
 
+from loadtests.network import HAPROXY, Balancer, Link, Looping, free_port
 from loadtests.postgres import Postgres
 from models.data import replay_rows
 
 ROOT = Path(__file__).parents[1]
 START_S = 90.0
+RAMP = (5, 20, 40)
 SETTINGS = {
     "WORKERS": "1", "LEASE_S": "2", "TICK_MS": "200", "PLAN_STALE_S": "2", "DRAIN_S": "1.5", "STORE_TIMEOUT_S": "2",
     "SWEEP_INTERVAL_S": "1",
 }  # fmt: skip
-
-
-class Looping:
-    """Something that lives on an event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def call(self, coroutine: Any) -> Any:
-        """Run a coroutine there, and wait for it."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
-
-    def end(self) -> None:
-        """Stop what runs there, and the loop."""
-        self.call(self._cancel())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    async def _cancel(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class Link(Looping):
-    """A TCP connection through which a replica reaches its database; `cut` it, and nothing goes through, nor is it closed."""
-
-    def __init__(self, to_port: int) -> None:
-        super().__init__()
-        self._to_port = to_port
-        self._open = asyncio.Event()
-        self._open.set()
-        self._server = self.call(asyncio.start_server(self._accept, "127.0.0.1", 0))
-        self.port = int(self._server.sockets[0].getsockname()[1])
-
-    def close(self) -> None:
-        """Stop."""
-        self._loop.call_soon_threadsafe(self._server.close)
-        self.end()
-
-    def cut(self) -> None:
-        """Let nothing through any more."""
-        self._loop.call_soon_threadsafe(self._open.clear)
-
-    def mend(self) -> None:
-        """Let everything through again, what has waited first."""
-        self._loop.call_soon_threadsafe(self._open.set)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            there, back = await asyncio.open_connection("127.0.0.1", self._to_port)
-        except OSError:
-            writer.close()
-            return
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(OSError):
-                while data := await reader.read(65536):
-                    await self._open.wait()
-                    writer.write(data)
-                    await writer.drain()
-        finally:
-            writer.close()
-
-
-class Balancer(Looping):
-    """An HTTP balancer: round robin over who says that it is ready, asked ten times a second.
-
-    A request that could not be sent goes to the next; one that was sent is not tried again, since it is no balancer's to know
-    whether a POST may be.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-        self.ready: list[str] = []
-        self._turn = itertools.count()
-        self.url = str(self.call(self._start()))
-
-    async def _start(self) -> str:
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10))
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._checks = asyncio.create_task(self._check())
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    def close(self) -> None:
-        """Stop."""
-        self.call(self._close())
-        self.end()
-
-    async def _close(self) -> None:
-        self._checks.cancel()
-        await self._session.close()
-        await self._runner.cleanup()
-
-    async def _check(self) -> None:
-        while True:
-            urls = list(self.urls)
-            found = await asyncio.gather(*map(self._is_ready, urls))
-            self.ready = [url for url, ready in zip(urls, found, strict=True) if ready]
-            await asyncio.sleep(0.1)
-
-    async def _is_ready(self, url: str) -> bool:
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-            async with self._session.get(url + "/readyz", timeout=aiohttp.ClientTimeout(1)) as answer:
-                return answer.status == 200
-        return False
-
-    async def _pass_on(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        headers = {k: v for k, v in request.headers.items() if k.lower() not in {"host", "content-length"}}
-        for _ in range(len(self.urls)):
-            if not (ready := self.ready):
-                break
-            url = ready[next(self._turn) % len(ready)]
-            try:
-                async with self._session.request(
-                    request.method, url + request.path_qs, data=body, headers=headers
-                ) as answer:
-                    content = await answer.read()
-                    return web.Response(status=answer.status, body=content, headers={"X-Replica": url})
-            except aiohttp.ClientConnectorError:
-                continue
-            except (aiohttp.ClientError, TimeoutError) as error:
-                return web.Response(status=502, text=f"{url}: {type(error).__name__}: {error}")
-        return web.Response(status=503, text="no replica is ready")
 
 
 class Process:
@@ -180,9 +42,7 @@ class Process:
     """
 
     def __init__(self, command: list[str], folder: Path, **settings: str) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = int(sock.getsockname()[1])
+        port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.log, self.url = folder, folder / "log", f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=20)
@@ -219,15 +79,18 @@ class Process:
                     found.append(child)
         return found
 
-    def stop(self) -> None:
-        """SIGTERM, and wait until it has drained."""
+    def end(self) -> None:
+        """SIGTERM: it begins to drain."""
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.kill()
+
+    def ended(self) -> None:
+        """Wait until it has drained."""
+        try:
+            self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def kill(self) -> None:
         """`kill -9` of the whole family."""
@@ -247,11 +110,18 @@ class Cluster:
         self._numbers = itertools.count(1)
         self.rollout = folder / "rollout.yaml"
         data = yaml.safe_load((ROOT / "rollout.yaml").read_text(encoding="utf-8"))
-        data["steps"] = [{"shadow": 100}, {"canary": 50}, "promote"]  # no `until`: nothing moves but by evidence
+        # Goals that a busy machine meets, a budget that makes a step of some 250 requests, and a ramp that the judge goes up by
+        # itself where nobody sets the weight by hand.
+        data["goals"] = {
+            "error_budget": 0.45, "errors": {"margin": 0.3}, "latency": {"p99_ms": 3900, "deadline_ms": 4000},
+        }  # fmt: skip
+        ramp: list[dict[str, Any]] = [{"shadow": 100}, *({"canary": weight} for weight in RAMP)]
+        data["steps"] = [*ramp[:-1], ramp[-1] | {"until": {"requests": 10**9}}]
+        data["unit"] = None
         self.rollout.write_text(yaml.safe_dump(data), encoding="utf-8")
         self.postgres = Postgres(durable=durable)
         self.candidate = Process(["serve-candidate", str(self.rollout)], folder / "candidate", **settings)
-        self.balancer = Balancer()
+        self.balancer = Balancer(folder) if HAPROXY else None
         self.links: list[Link] = []
         self.replicas: list[Process] = []
         try:
@@ -259,7 +129,8 @@ class Cluster:
             self.replicas = [self.start() for _ in range(replicas)]
             for replica in self.replicas:
                 replica.wait_until_ready()
-            self.until(lambda: len(self.balancer.ready) == replicas)
+            if self.balancer is not None:
+                self.until(lambda: self.balancer is None or len(self.balancer.ready()) == replicas)
         except BaseException:
             self.close()
             raise
@@ -274,7 +145,8 @@ class Cluster:
         """Stop everything."""
         for process in [*self.replicas, self.candidate]:
             process.kill()
-        self.balancer.close()
+        if self.balancer is not None:
+            self.balancer.close()
         for link in self.links:
             link.close()
         self.postgres.__exit__()
@@ -287,7 +159,8 @@ class Cluster:
         replica = Process(
             ["serve", str(self.rollout)], folder, STORE_URL=url, CANDIDATE_URL=self.candidate.url, **self._settings
         )
-        self.balancer.urls.append(replica.url)
+        if self.balancer is not None:
+            self.balancer.add(replica.url)
         return replica
 
     def order(self, path: str, replica: int = 0, **body: Any) -> dict[str, Any]:
@@ -321,8 +194,9 @@ class Cluster:
 
     @contextlib.contextmanager
     def load(self, rate: float) -> Iterator["Load"]:
-        """Requests at a steady rate, through the balancer, while the block runs."""
-        load = Load(self.balancer.url, rate)
+        """Requests at a steady rate while the block runs, through the balancer where there is one, else to each replica in turn."""
+        urls = [self.balancer.url] if self.balancer else [replica.url for replica in self.replicas]
+        load = Load(urls, rate)
         try:
             yield load
         finally:
@@ -336,14 +210,14 @@ class Load(Looping):
         statuses: how many answers had which status; seen: of each answered prediction, when, its id and its variant.
     """
 
-    def __init__(self, url: str, rate: float) -> None:
+    def __init__(self, urls: Sequence[str], rate: float) -> None:
         super().__init__()
         self.statuses: Counter[int] = Counter()
         self.seen: list[tuple[float, str, str]] = []
         self.wrong: list[str] = []
         self._rows = [flight.row for flight in replay_rows(7)[:5_000]]
         self._stopping = False
-        self._run_task = asyncio.run_coroutine_threadsafe(self._run(url, rate), self._loop)
+        self._run_task = asyncio.run_coroutine_threadsafe(self._run(urls, rate), self._loop)
 
     def close(self) -> None:
         """Stop sending, and wait for what is under way."""
@@ -351,7 +225,7 @@ class Load(Looping):
         self._run_task.result(60)
         self.end()
 
-    async def _run(self, url: str, rate: float) -> None:
+    async def _run(self, urls: Sequence[str], rate: float) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
             under_way = set()
             begun = self._loop.time()
@@ -359,7 +233,7 @@ class Load(Looping):
                 if self._stopping:
                     break
                 await asyncio.sleep(max(0.0, begun + i / rate - self._loop.time()))
-                task = asyncio.create_task(self._send(session, url, i))
+                task = asyncio.create_task(self._send(session, urls[i % len(urls)], i))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
             await asyncio.gather(*under_way)

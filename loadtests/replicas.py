@@ -53,17 +53,22 @@ def outage(cluster: Cluster, seconds: float, rate: float) -> str:
 
 
 def rolling_restart(cluster: Cluster, rate: float) -> str:
-    """Replace every replica, one after the other, a new one ready before the old one is stopped."""
+    """Replace every replica, one after the other: an old one is told to stop when a new one gets requests, and drains meanwhile."""
+    balancer, stopping = cluster.balancer, list(cluster.replicas)
+    assert balancer is not None, "haproxy is not installed: `apt-get install haproxy`"
     with cluster.load(rate) as load:
-        for old in list(cluster.replicas):
+        for i, old in enumerate(stopping):
             new = cluster.start()
             new.wait_until_ready()
-            cluster.until(lambda: new.url in cluster.balancer.ready)  # noqa: B023
-            old.stop()
-            cluster.replicas[cluster.replicas.index(old)] = new
-            cluster.balancer.urls.remove(old.url)
+            cluster.until(lambda: new.url in balancer.ready())  # noqa: B023
+            old.end()
+            cluster.replicas[i] = new
+        for old in stopping:
+            old.ended()
+            balancer.remove(old.url)
     cluster.until(lambda: missing(cluster, load) == 0, 30)
-    return f"{dict(load.statuses)}, lost {missing(cluster, load)}"
+    wrong = f" ({load.wrong[0]})" if load.wrong else ""
+    return f"{dict(load.statuses)}{wrong}, lost {missing(cluster, load)}"
 
 
 def summary(seconds: list[float]) -> str:

@@ -181,7 +181,7 @@ class Records:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Open the store before the socket is listened to."""
+        """Open the store, if it is there, before the socket is listened to."""
         os.nice(RECORDS_NICENESS)
         self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
         self._records.start()

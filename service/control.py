@@ -30,11 +30,18 @@ log = structlog.get_logger(__name__)
 REASON_MAX_CHARS = 2_000
 HEAR_S = 0.5
 """How long a thread waits for word of a plan at a time: closing waits for it."""
+UNKNOWN = Plan(Phase.SERVING, weight=0, shadow=0, salt=0)
+"""What is obeyed before any plan could be read."""
 _NOTHING_YET = "nothing has been judged yet: no pair has been recorded"
 
 
 class Control:
     """Keeps this worker's plan equal to the store's, and changes the store's on orders.
+
+    Args:
+        plan: the store's; None: it could not be read. Until it can, the primary answers alone and the candidate is not asked,
+            not even to rehearse: nobody here knows whether it was taken off.
+        begin: puts a first plan into a store that has none, and returns what is in it.
 
     Attributes:
         plan: what this worker's router obeys; replaced as a whole, so a request sees one plan from start to end.
@@ -44,10 +51,10 @@ class Control:
     """
 
     def __init__(
-        self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan,
-        requirements: Requirements | None = None,
+        self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan | None,
+        requirements: Requirements | None = None, begin: Callable[[], Plan | None] = lambda: None,
     ) -> None:  # fmt: skip
-        self.policy, self.cards, self.plan = policy, cards, plan
+        self.policy, self.cards, self._begin = policy, cards, begin
         self._store, self._metrics, self._clock = store, metrics, clock
         self._requirements = requirements
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,8 +62,9 @@ class Control:
         self.prepare: Callable[[Plan], Awaitable[None]] = _nothing_to_prepare
         self.primary_up: Callable[[], bool] = lambda: True
         self._read_at = clock.perf()
-        self._stale = False
-        self._follow(plan)
+        self._stale = plan is None
+        metrics.plan_stale.set(self._stale)
+        self._follow(plan or UNKNOWN)
 
     def start(self, poll_s: float, stale_s: float) -> None:
         """Begin to watch for new plans, and to distrust one that could not be read for `stale_s`."""
@@ -126,7 +134,7 @@ class Control:
             )
 
         # The store's plan, not this worker's: another worker may have moved on a moment ago.
-        before = await asyncio.to_thread(self._store.load_plan) or self.plan
+        before = await asyncio.to_thread(self._load) or self.plan
         if expected_revision is not None and expected_revision != before.revision:
             raise NotAllowedNow(f"the rollout is at revision {before.revision}, not at {expected_revision}: look again")
         plan = move(self.policy, before, order, self._clock.now(), weight=share)
@@ -205,10 +213,9 @@ class Control:
         while True:
             try:
                 await self._hear_of_plan(poll_s)
-                plan = await asyncio.to_thread(self._store.load_plan)
-            except StoreError as error:
+                plan = await asyncio.to_thread(self._load)
+            except StoreError:  # the last plan stays in force, for a while
                 self._metrics.store_errors.labels(call="load_plan").inc()
-                log.warning("the plan could not be read; the last one stays in force", error=str(error))
                 continue
             if plan is not None and (self._stale or plan.revision != self.plan.revision):
                 try:
@@ -218,6 +225,10 @@ class Control:
                     continue
                 self._follow(plan)
             self._trust()
+
+    def _load(self) -> Plan | None:
+        """The store's plan, its first if it has none."""
+        return self._store.load_plan() or self._begin()
 
     async def _distrust(self, stale_s: float) -> None:
         """Take live traffic away from a candidate on trial when nobody could stop it any more: the plan is too old.

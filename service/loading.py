@@ -9,6 +9,7 @@ from service import webhooks
 from service.auth import Tokens
 from service.domain import Variant
 from service.engine.catalog import Card
+from service.engine.fetch import ModelCache
 from service.engine.onnx import OnnxEngine, cpu_quota, resolve
 from service.errors import ConfigurationError
 from service.inputs import Columns, Field
@@ -46,7 +47,7 @@ def rollout_path(settings: Settings) -> Path:
 
 def _placed(source: str | None, folder: Path) -> str | None:
     """A model's path: relative to the working folder, or else to the rollout file's."""
-    if source is None or source.startswith("bentoml:") or Path(source).exists():
+    if source is None or source.startswith("bentoml:") or "://" in source or Path(source).exists():
         return source
     return str(folder / source) if (folder / source).exists() else source
 
@@ -99,10 +100,24 @@ def thread_count(settings: Settings, policy: Policy) -> int:
     return settings.threads or max(1, int(cpu_quota()) // processes)
 
 
+def local(source: str, settings: Settings) -> str:
+    """Where a model lies on this machine; one that is named by URL is fetched, unless it is here already.
+
+    Raises:
+        ConfigurationError: when it cannot be fetched, or is not the one that its digest names.
+    """
+    folder = (settings.model_cache_dir or settings.state_dir / "models").absolute()
+    cache = ModelCache(folder, max_bytes=settings.model_cache_max_mib * 2**20, timeout_s=settings.model_fetch_timeout_s)
+    return cache.local(source)
+
+
 def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
     """A warmed engine for one of the rollout file's models."""
     return OnnxEngine(
-        source, device=policy.device, threads=thread_count(settings, policy), warm_max_rows=settings.batch_max_rows
+        local(source, settings),
+        device=policy.device,
+        threads=thread_count(settings, policy),
+        warm_max_rows=settings.batch_max_rows,
     )
 
 
@@ -135,14 +150,14 @@ def preflight(settings: Settings) -> list[str]:
     return said
 
 
-def read_cards(policy: Policy) -> dict[Variant, Card]:
+def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
     """The cards of the rollout file's models.
 
     Raises:
         ConfigurationError: when a model cannot be read.
     """
-    primary = {Variant.PRIMARY: _card_of(policy.primary)}
-    return primary | ({Variant.CANDIDATE: _card_of(policy.candidate)} if policy.candidate else {})
+    primary = {Variant.PRIMARY: _card_of(local(policy.primary, settings))}
+    return primary | ({Variant.CANDIDATE: _card_of(local(policy.candidate, settings))} if policy.candidate else {})
 
 
 def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:

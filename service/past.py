@@ -26,7 +26,7 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
         StoreError: when the store cannot.
     """
     policy = loading.load_policy(settings)
-    cards = loading.read_cards(policy)
+    cards = loading.read_cards(policy, settings)
     rollout = loading.rollout_key(policy, cards)
     if rollout not in {record.rollout for record in wiring.stored_rollouts(settings)}:
         return None

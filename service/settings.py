@@ -23,6 +23,15 @@ class Settings(pydantic_settings.BaseSettings):
         "",
         description="the store: postgresql://user@host/name, or sqlite:///file.db; empty: an SQLite file in state_dir",
     )
+    model_cache_dir: Path | None = pydantic.Field(
+        None, description="where models that the rollout file names by URL are kept; absent: state_dir/models"
+    )
+    model_cache_max_mib: int = pydantic.Field(
+        8_192, ge=1, description="how much may be kept there; what nobody uses goes first, and more is refused"
+    )
+    model_fetch_timeout_s: float = pydantic.Field(
+        30.0, gt=0, description="a server of model files that sends nothing for so long is given up"
+    )
     tokens_file: Path | None = pydantic.Field(
         None, description="tokens with roles; absent: loopback only, and everyone there is operator"
     )

@@ -58,9 +58,8 @@ class Upkeep:
             try:
                 ready = await self._ready()
                 plan = await asyncio.to_thread(controller.tick, candidate_ready=ready)
-            except StoreError as error:
+            except StoreError:  # nothing is judged while the store is away
                 self._metrics.store_errors.labels(call="tick").inc()
-                log.warning("the rollout is not judged while the store is away", error=str(error))
                 continue
             except Exception:
                 log.exception("a bug in the judge: please report it; the plan stays as it is")
@@ -93,6 +92,5 @@ class Upkeep:
                 # Age counts in the requests' own time, so that history which is replayed is not old when it arrives.
                 if latest := self._ledger.latest_at:
                     await asyncio.to_thread(self._store.prune, retention, now=min(latest, self._clock.now()))
-            except StoreError as error:
+            except StoreError:  # it is put off
                 self._metrics.store_errors.labels(call="housekeeping").inc()
-                log.warning("housekeeping is put off", error=str(error))

@@ -182,9 +182,8 @@ class Webhooks:
             try:
                 if not await self.step(url):
                     await asyncio.sleep(self._settings.webhook_poll_ms / 1000)
-            except StoreError as error:
+            except StoreError:  # events wait while the store is away
                 self._metrics.store_errors.labels(call="webhooks").inc()
-                log.warning("webhooks wait while the store is away", error=str(error))
                 await asyncio.sleep(1.0)
             except Exception:
                 log.exception("a bug in the webhooks: please report it")

@@ -18,7 +18,7 @@ from service.auth import Tokens
 from service.channel import Channel
 from service.clock import SystemClock
 from service.control import Control
-from service.domain import Event, LabelReceipt, LabelReport, Outcome, Variant
+from service.domain import Event, LabelReceipt, LabelReport, Outcome, Plan, Variant
 from service.engine import Engine, Reading, Scores, wire
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
@@ -39,6 +39,7 @@ from service.rollout.scoring import Model
 from service.settings import Settings
 from service.shadow import Rehearsal
 from service.store import Retention, RolloutRecord, Store, records
+from service.store.patient import Patient
 from service.store.spool import Spooled
 from service.store.sql import SqlStore
 from service.table import Table
@@ -80,7 +81,7 @@ class House:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.policy, self.clock = settings, load_policy(settings), SystemClock()
         policy = self.policy
-        self.cards = read_cards(policy)
+        self.cards = read_cards(policy, settings)
         self.fields = fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
         self.decoder = Decoder(
             self.fields, context=[name for name in (policy.route_by, policy.unit) if name],
@@ -112,14 +113,29 @@ class House:
             return losses.tally(outcome, classes, positive)
 
         self.rollout = rollout_key(self.policy, self.cards)
-        store = SqlStore(
-            settings.resolved_store_url(), self.rollout, tally, busy_timeout_s=settings.store_timeout_s,
-            connections_max=settings.store_connections_max,
-        )  # fmt: skip
-        store.keep_identity(identity(self.policy, self.cards))
+        url = settings.resolved_store_url()
+
+        def open_store() -> Store:
+            store = SqlStore(
+                url, self.rollout, tally, busy_timeout_s=settings.store_timeout_s,
+                connections_max=settings.store_connections_max,
+            )  # fmt: skip
+            try:
+                store.keep_identity(identity(self.policy, self.cards))
+            except BaseException:
+                store.close()
+                raise
+            return store
+
+        patient = Patient(open_store, may_be_away=not url.startswith("sqlite"))
+
+        def told(rows: int) -> None:
+            self.metrics.store_spooled.set(rows)
+            patient.outage.waiting(rows)
+
         spooled = Spooled(
-            store, self.rollout, settings.state_dir / "spool", self.id_prefix, max_bytes=settings.spool_max_mib * 2**20,
-            patience_s=settings.spool_after_ms / 1000, told=self.metrics.store_spooled.set,
+            cast("Store", patient), self.rollout, settings.state_dir / "spool", self.id_prefix,
+            max_bytes=settings.spool_max_mib * 2**20, patience_s=settings.spool_after_ms / 1000, told=told,
         )  # fmt: skip
         return cast("Store", spooled)
 
@@ -216,10 +232,10 @@ class Worker(House):
         }
         if candidate_url is not None:
             self._connect_candidate(self.cards[Variant.CANDIDATE], candidate_url)
-        plan = self.store.load_plan()
         self.control = Control(
-            policy, self.cards, self.store, self.metrics, self.clock, plan or self._first_plan(), self.requirements
-        )
+            policy, self.cards, self.store, self.metrics, self.clock, self._plan_at_start(), self.requirements,
+            begin=self._first_plan,
+        )  # fmt: skip
         self.promotion = Promotion(self, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self.spawn)
         self.control.prepare, self.control.on_plan = self.promotion.prepare, self.promotion.follow
         self.control.primary_up = lambda: not self.promotion.released
@@ -330,7 +346,13 @@ class Worker(House):
             "on_batch": self.recorder.batch_sizes[variant].append,
         }
 
-    def _first_plan(self) -> Any:
+    def _plan_at_start(self) -> Plan | None:
+        try:
+            return self.store.load_plan() or self._first_plan()
+        except StoreError:
+            return None  # the store is away
+
+    def _first_plan(self) -> Plan | None:
         plan = dataclasses.replace(self.policy.first_plan(self.rollout), updated_at=self.clock.now())
         event = Event(
             self.clock.now(), "started", "service", "a new rollout: these models and goals were not seen before", 0,

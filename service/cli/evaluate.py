@@ -65,10 +65,12 @@ def evaluate(
             )
         if models and models[0].endswith((".yaml", ".yml")):
             file, models = Path(models[0]), models[1:]
-        policy = loading.load_policy(read_settings(rollout_file=file)) if file.exists() or not models else None
+        settings = read_settings(rollout_file=file)
+        policy = loading.load_policy(settings) if file.exists() or not models else None
         if not models:
             assert policy is not None  # `load_policy` has said that there is none
-            models = [policy.primary] + ([policy.candidate] if policy.candidate else [])
+            named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
+            models = [loading.local(model, settings) for model in named]
         wanted = Wanted(label, at, predicted, tuple(by or ()))
         with _progress(show=not as_json) as step:
             found = run(Request(models, policy, data, wanted, tuple(sorted(set(month or MONTHS)))), step)

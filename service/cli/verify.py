@@ -98,7 +98,7 @@ def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
     from service.rollout.identity import differences, identity, models_of, policy_of  # noqa: PLC0415
 
     policy = loading.load_policy(settings)
-    cards = loading.read_cards(policy)
+    cards = loading.read_cards(policy, settings)
     now, key = identity(policy, cards), loading.rollout_key(policy, cards)
     same = [record for record in records if record.rollout == key]
     if same:

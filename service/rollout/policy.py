@@ -6,6 +6,7 @@ the file become whole hundredths of a percent here, durations become seconds.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ Task = Literal["binary-classification", "multiclass-classification", "regression
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
+SCHEMES = ("s3", "gs", "az", "https", "http")
+"""Where models may be fetched from."""
 JUDGED = ("model", "task", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
 FOLLOWED = ("steps", "bake")
@@ -93,7 +96,8 @@ class Policy(Strict):
     )
     task: Task = pydantic.Field(description="what the models do; both do the same")
     primary: str = pydantic.Field(
-        description="the model in proof of concept: a folder with model.onnx and card.json, an .onnx file, or `bentoml:<tag>`"
+        description="the model in proof of concept: a folder with model.onnx and card.json, an .onnx file, `bentoml:<tag>`, or the "
+        "URL of a card.json or .onnx file with its digest, `s3://…/card.json#sha256=…` (also gs, az, https, http)"
     )
     candidate: str | None = pydantic.Field(default=None, description="the better one to launch, named in the same way")
     device: Device = pydantic.Field(
@@ -121,6 +125,20 @@ class Policy(Strict):
     steps: list[Step] = pydantic.Field(
         default=[], description="what the rollout goes through, in order; absent: the candidate only rehearses"
     )
+
+    @pydantic.field_validator("primary", "candidate")
+    @classmethod
+    def _urls_have_a_digest(cls, source: str | None) -> str | None:
+        if source is None or "://" not in source:
+            return source
+        url, _, digest = source.partition("#")
+        if (scheme := url.partition("://")[0]) not in SCHEMES:
+            raise ValueError(f"models come from {', '.join(SCHEMES)} URLs, not from {scheme}")
+        if "?" in url or "@" in url or not url.endswith(("/card.json", ".onnx")):
+            raise ValueError("the URL names a card.json or an .onnx file, without a query, user or password")
+        if not re.fullmatch(r"sha256=[0-9a-f]{64}", digest):
+            raise ValueError("a URL needs its file's digest, `#sha256=` and what `sha256sum` says of the file")
+        return source
 
     @pydantic.model_validator(mode="after")
     def _steps_make_sense(self) -> "Policy":

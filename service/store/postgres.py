@@ -144,7 +144,7 @@ class Listener:
     def __init__(self, engine: Engine, rollout: str) -> None:
         self._engine, self._rollout = engine, escaped(rollout)
         self._connection: psycopg.Connection[Any] | None = None
-        self._not_before = 0.0
+        self._not_before, self._broken = 0.0, False
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
@@ -156,7 +156,9 @@ class Listener:
                 if self._listen(until):
                     return True
             except psycopg.Error as error:
-                log.info("not listening for plans; they are polled", error=str(error))
+                if not self._broken:
+                    log.info("not listening for plans; they are polled", error=str(error).strip())
+                self._broken = True
                 self._drop()
                 self._not_before = time.monotonic() + RELISTEN_S
         if self._connection is None:
@@ -176,6 +178,7 @@ class Listener:
             args, keywords = self._engine.dialect.create_connect_args(self._engine.url)
             self._connection = psycopg.connect(*args, **{"connect_timeout": 2, **keywords}, autocommit=True)
             self._connection.execute(f"LISTEN {CHANNEL}")
+            self._broken = False
             return True  # what was saved before it listened must be read once
         while (left := until - time.monotonic()) > 0 and not self._closed.is_set():
             for heard in self._connection.notifies(timeout=min(left, 0.5), stop_after=1):

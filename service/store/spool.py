@@ -164,15 +164,10 @@ class Spooled:
                 self._spool(observations, counts or {})
                 return []
             self._attempt = self._attempts.submit(self._store.add_observations, observations, counts)
-        try:
+        with contextlib.suppress(TimeoutError, StoreError):
             return self._attempt.result(self._patience_s)
-        except TimeoutError:
-            why = f"no answer within {self._patience_s:g} s"
-        except StoreError as error:
-            why = error.detail
         with self._lock:
             self._spool(observations, counts or {})
-            log.warning("the store is away; records wait on disk", error=why, file=str(self._path))
             self._drainer = threading.Thread(target=self._drain, name="spool", daemon=True)
             self._drainer.start()
         return []
@@ -227,7 +222,6 @@ class Spooled:
                 if found is None:
                     self._file.close()
                     self._file = self._drainer = None
-                    log.info("the store is back; nothing waits on disk")
                     return
             line, end = found
             rows = self._bring(line)

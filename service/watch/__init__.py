@@ -80,8 +80,7 @@ class Watch:
                 await asyncio.to_thread(self._lookout.look, revision())
             except NotAllowedNow:
                 continue
-            except StoreError as error:
+            except StoreError:  # drift is looked at when the store is back
                 self._metrics.store_errors.labels(call="drift").inc()
-                log.warning("drift is looked at later: the store is away", error=str(error))
             except Exception:
                 log.exception("a bug in drift: please report it; nothing else depends on it")

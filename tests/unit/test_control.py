@@ -253,6 +253,44 @@ def test_a_plan_that_cannot_be_read_any_more_moves_live_traffic_off_a_trial(phas
     run(main)
 
 
+@pytest.mark.parametrize("known", [None, Phase.ABORTED, Phase.CANARY, Phase.PROMOTED])
+def test_without_a_plan_the_primary_answers_alone_until_one_can_be_read(known: Phase | None) -> None:
+    """Not even a rehearsal: nobody here knows whether the candidate was taken off. Then the store's plan, or a first one."""
+
+    async def main() -> None:
+        store = Flaky("r", tally)
+        if known is not None:
+            store.save_plan(
+                dataclasses.replace(FIRST, phase=known, weight=500), Event(0.0, "started", "service", "", 0)
+            )
+        house = House(store)  # its metrics and policy
+        registry = prometheus_client.CollectorRegistry()
+        store.away = 10**9
+        control = Control(
+            house.control.policy, CARDS, store, Metrics(registry), house.clock, None,
+            begin=lambda: store.save_plan(FIRST, Event(0.0, "started", "service", "", 0), expected_revision=0),
+        )  # fmt: skip
+        followed: list[Plan] = []
+        control.on_plan = followed.append
+        control.start(0.002, 60.0)
+        await asyncio.sleep(0.03)
+        assert (control.plan.phase, control.plan.weight, control.plan.shadow) == (Phase.SERVING, 0, 0)
+        assert stale(registry) == 1
+        store.away = 0
+        await until(lambda: stale(registry) == 0)
+        assert control.plan == store.load_plan()
+        assert control.plan.phase is (known or Phase.SHADOW)
+        assert followed[-1] == control.plan
+        await control.close()
+
+    def stale(registry: prometheus_client.CollectorRegistry) -> float:
+        text = prometheus_client.generate_latest(registry).decode()
+        (value,) = (v for n, _, v in parse(text) if n == "understudy_plan_stale")
+        return value
+
+    run(main)
+
+
 class Flaky(MemoryStore):
     """A store whose plan cannot be read for a while."""
 

@@ -161,3 +161,23 @@ def test_the_rollout_files_are_the_example_s() -> None:
     assert (K8S / "base/rollout.yaml").read_text() == example
     assert (K8S / "overlays/gpu/rollout.yaml").read_text() == example.replace("device: auto", "device: cuda")
     assert policy.parse((K8S / "overlays/gpu/rollout.yaml").read_text()).device == "cuda"
+
+
+def test_models_from_an_object_store_have_room_and_a_way_out() -> None:
+    """The rollout file is the example's but for where the models are; what is fetched fits into the volume that it goes to."""
+    text = (K8S / "overlays/objects/rollout.yaml").read_text()
+    fetched = policy.parse(text)
+    example = policy.parse((K8S.parent / "rollout.yaml").read_text())
+    assert fetched.model_copy(update={"primary": example.primary, "candidate": example.candidate}) == example
+    (way_out,) = (e for e in of_kind("objects", "NetworkPolicy") if e["metadata"]["name"] == "understudy-objects")
+    (names,) = (e["values"] for e in way_out["spec"]["podSelector"]["matchExpressions"])
+    assert set(names) == {each["metadata"]["name"] for each in of_kind("objects", "Deployment")}
+    for name, pod, container in pods("objects"):
+        if name not in names:
+            continue
+        env = {each["name"]: each.get("value", "") for each in container["env"]}
+        (mount,) = (e for e in container["volumeMounts"] if e["mountPath"] == env["UNDERSTUDY_MODEL_CACHE_DIR"])
+        (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
+        room = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+        assert int(env["UNDERSTUDY_MODEL_CACHE_MAX_MIB"]) < room * 1024
+        assert room < int(container["resources"]["limits"]["ephemeral-storage"].removesuffix("Gi"))

@@ -139,6 +139,12 @@ def test_the_harm_line_is_the_margin_unless_it_is_a_number() -> None:
         ("model: has spaces", "model", "pattern"),
         ("model: " + "x" * 65, "model", "pattern"),
         ("task: clustering", "task", "'regression'"),
+        ("primary: s3://b/card.json", "primary", "`#sha256=` and what `sha256sum` says"),
+        (f"candidate: s3://b/card.json#sha256={'0' * 63}", "candidate", "`#sha256=`"),
+        (f"primary: ftp://b/card.json#sha256={'0' * 64}", "primary", "not from ftp"),
+        (f"primary: s3://b/folder/#sha256={'0' * 64}", "primary", "names a card.json or an .onnx file"),
+        (f"primary: https://user:password@h/m.onnx#sha256={'0' * 64}", "primary", "without a query, user or password"),
+        (f"primary: https://h/m.onnx?token=x#sha256={'0' * 64}", "primary", "without a query"),
     ],
 )
 def test_every_error_names_its_key_and_what_it_takes(text: str, key: str, word: str) -> None:
@@ -232,7 +238,8 @@ JUDGED = [
 ]  # fmt: skip
 NOT_JUDGED = [
     {"steps": [{"shadow": 50}, {"canary": 1}, "promote"]}, {"workers": 2}, {"device": "cpu"}, {"route_by": "carrier"},
-    {"primary": "elsewhere/model"}, {"candidate": "elsewhere/other"}, {"labels.wait": "3d"},
+    {"primary": "elsewhere/model"}, {"candidate": "elsewhere/other"},
+    {"primary": f"s3://bucket/model.onnx#sha256={'0' * 64}"}, {"labels.wait": "3d"},
     {"goals.throughput_rps": 501}, {"goals.cost.max_per_million": 2}, {"goals.load": {"error_rate": 0.01}},
     {"goals.latency.p50_ms": 5},
 ]  # fmt: skip

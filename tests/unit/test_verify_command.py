@@ -42,7 +42,7 @@ def decided(file: Path, *, rows: int = 0, keep: bool = True) -> str:
     """A rollout of this file in the store, promoted; retention took the first `rows`. Returns its key."""
     settings = read_settings(rollout_file=file)
     policy = loading.load_policy(settings)
-    cards = loading.read_cards(policy)
+    cards = loading.read_cards(policy, settings)
     key = loading.rollout_key(policy, cards)
     settings.state_dir.mkdir(exist_ok=True)
     store = SqlStore(settings.resolved_store_url(), key, lambda outcome: {})
