@@ -99,12 +99,12 @@ def script(folder: Path, name: str, body: bytes, headers: dict[str, str]) -> Pat
 
 
 @contextlib.contextmanager
-def running(server: Server) -> Iterator[tuple[str, int]]:
-    """The server on its core, ready: its URL and process id."""
+def running(server: Server, cores: str = SERVER_CPU) -> Iterator[tuple[str, int]]:
+    """The server on its cores, ready: its URL and process id."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    command = ["taskset", "-c", SERVER_CPU, *(word.replace("{port}", str(port)) for word in server.command)]
+    command = ["taskset", "-c", cores, *(word.replace("{port}", str(port)) for word in server.command)]
     env = os.environ | {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1", "PORT": str(port)} | server.env
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -141,18 +141,13 @@ def measure(server: Server, lua: Path, seconds: int, connections: int) -> None:
         ConfigurationError: the server did not start, or answered errors.
     """
     with running(server) as (url, pid):
-        _wrk(url + server.path, lua, WARM_UP_S, connections)
+        wrk(url + server.path, lua, WARM_UP_S, connections)
         before = _spent(pid)
-        shown = _wrk(url + server.path, lua, seconds, connections)
+        shown = wrk(url + server.path, lua, seconds, connections)
         after = _spent(pid)
         memory = sum(each[1] for each in _family(pid)) / 2**20
-    if "Non-2xx" in shown or "Socket errors" in shown:
-        raise ConfigurationError(f"{server.name} answered errors:\n{shown}")
-    rate = float(_found(r"Requests/sec:\s+([\d.]+)", shown)[1])
-    count = int(_found(r"(\d+) requests in", shown)[1])
-    p50, p99, p999 = (float(us) / 1000 for us in _found(r"percentiles ([\d.]+) ([\d.]+) ([\d.]+)", shown).groups())
-    cpu = {name: (spent - before.get(name, 0.0)) / count * 1e6 for name, spent in after.items()}
-    server.samples.append(Sample(rate, p50, p99, p999, cpu, memory))
+    cpu = {name: (spent - before.get(name, 0.0)) / shown.count * 1e6 for name, spent in after.items()}
+    server.samples.append(Sample(shown.rate, shown.p50_ms, shown.p99_ms, shown.p999_ms, cpu, memory))
 
 
 def _found(pattern: str, shown: str) -> re.Match[str]:
@@ -161,9 +156,30 @@ def _found(pattern: str, shown: str) -> re.Match[str]:
     return match
 
 
-def _wrk(url: str, lua: Path, seconds: int, connections: int) -> str:
-    command = ["taskset", "-c", LOAD_CPU, "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s", str(lua), url]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@dataclass(frozen=True)
+class Shown:
+    """What wrk saw."""
+
+    rate: float
+    count: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+
+
+def wrk(url: str, lua: Path, seconds: int, connections: int, cores: str = LOAD_CPU) -> Shown:
+    """Load a server for some seconds.
+
+    Raises:
+        ConfigurationError: it answered errors, or hung up.
+    """
+    command = ["taskset", "-c", cores, "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s", str(lua), url]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in shown or "Socket errors" in shown:
+        raise ConfigurationError(f"{url} answered errors:\n{shown}")
+    p50, p99, p999 = (float(us) / 1000 for us in _found(r"percentiles ([\d.]+) ([\d.]+) ([\d.]+)", shown).groups())
+    rate, count = _found(r"Requests/sec:\s+([\d.]+)", shown)[1], _found(r"(\d+) requests in", shown)[1]
+    return Shown(float(rate), int(count), p50, p99, p999)
 
 
 def _family(pid: int) -> list[tuple[str, int, float]]:

@@ -140,13 +140,13 @@ class Ledger:
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations it adds to histograms."""
-        seen: Counter[tuple[str, ...]] = (
+        seen: Counter[tuple[str | int, ...]] = (
             Counter()
         )  # by the parts of a counter's name, put together once for all that share it
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
         for exchange in batch:
             variant, mode = exchange.variant, exchange.mode
-            seen["requests", variant, mode, str(exchange.http)] += 1
+            seen["requests", variant, mode, exchange.http] += 1
             seen["rows", mode] += exchange.count
             if exchange.http == HTTPStatus.OK:
                 times["request", variant, ""].append(exchange.total_seconds)
@@ -160,7 +160,7 @@ class Ledger:
                 seen["requests", exchange.rehearsal, "shadow", _HTTP[rehearsed.status]] += 1
                 if rehearsed.status is Status.OK:
                     times["inference", exchange.rehearsal, "shadow"].append(rehearsed.seconds)
-        counts: dict[str, float] = {"/".join(parts): count for parts, count in seen.items()}
+        counts: dict[str, float] = {"/".join(map(str, parts)): count for parts, count in seen.items()}
         for (name, who, _), values in times.items():
             if name == "request":
                 for bucket, count in Counter([bisect.bisect_left(LATENCY_BUCKETS, value) for value in values]).items():

@@ -191,18 +191,16 @@ class Reading:
         """One `Answer` per row, as it is recorded."""
         if scores is None:
             return [Answer(status, seconds=seconds)] * rows
-        labels: Sequence[Label | None] = scores.labels or [None] * rows
-        if scores.values is not None:
-            return [Answer(status, score=value, seconds=seconds) for value in scores.values]
-        if scores.probabilities is None:
-            return [Answer(status, label=label, seconds=seconds) for label in labels]
+        # By position in the whole run: slices of it would cost as much again.
+        run, own = scores.run.lists, range(scores.start, scores.start + scores.rows)
+        labels, probabilities, values = run.labels, run.probabilities, run.values
+        if values is not None:
+            return [Answer(status, score=values[i], seconds=seconds) for i in own]
+        if probabilities is None:
+            return [Answer(status, label=labels[i] if labels else None, seconds=seconds) for i in own]
         if self.positive is not None and len(self.classes) == 2:
             positive = self.positive
             return [
-                Answer(status, label, row[positive], None, seconds)
-                for label, row in zip(labels, scores.probabilities, strict=True)
+                Answer(status, labels[i] if labels else None, probabilities[i][positive], None, seconds) for i in own
             ]
-        return [
-            Answer(status, label, None, tuple(row), seconds)
-            for label, row in zip(labels, scores.probabilities, strict=True)
-        ]
+        return [Answer(status, labels[i] if labels else None, None, tuple(probabilities[i]), seconds) for i in own]
