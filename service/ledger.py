@@ -140,9 +140,8 @@ class Ledger:
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations it adds to histograms."""
-        seen: Counter[tuple[str | int, ...]] = (
-            Counter()
-        )  # by the parts of a counter's name, put together once for all that share it
+        # By the parts of a counter's name, which are put together once for all that share it.
+        seen: Counter[tuple[str | int, ...]] = Counter()
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
         for exchange in batch:
             variant, mode = exchange.variant, exchange.mode
