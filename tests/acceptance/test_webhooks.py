@@ -89,12 +89,14 @@ def test_every_event_arrives_signed_through_failures_kill_9_and_a_new_leader(
         service.wait_for(lambda: receiver.kinds() == ["started", "pause", "pause"], 30)
         ids = [headers["webhook-id"] for _, headers, _ in receiver.got]
         assert ids[3] == ids[4] != ids[2]  # the same event: at least once, and to be known by its id
+        killed: set[int] = set()  # for a moment they are still there
         for order in ("resume", "pause"):
-            service.wait_for(lambda: service.children("Records"))
             service.wait_for(
                 lambda order=order: service.http.post(f"/rollout/{order}", json={"reason": "again"}).is_success
             )
-            service.children("Records")[0].kill()  # which leads
+            living = service.wait_for(lambda: [p for p in service.children("Records") if p.pid not in killed], 30)
+            killed.add(living[0].pid)
+            living[0].kill()  # which leads
         service.wait_for(lambda: receiver.kinds()[-2:] == ["resume", "pause"], 30)
         logged = [event["kind"] for event in service.http.get("/rollout/events").json()["events"]]
         unique = {json.loads(body)["id"]: json.loads(body)["data"]["kind"] for _, _, body in receiver.got}
