@@ -34,6 +34,8 @@ LABEL_GRACE_S = 1.0
 
 STORE_RETRY_S = 1.0
 """How long to leave a store alone that refused a write."""
+REMIND_EVERY = 60
+"""Of so many refusals in a row one is told in the log, the first."""
 
 
 class Recorder:
@@ -70,6 +72,7 @@ class Recorder:
         self._unsent: tuple[bytes, list[int], int] | None = (
             None  # a batch that was not acknowledged: it goes again, as it is
         )
+        self._refusals = 0  # in a row
         self._stopping = False
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
@@ -165,9 +168,13 @@ class Recorder:
             try:
                 await deliver(packed)
             except StoreError as error:
-                log.warning("records wait", error=str(error), rows=self._waiting_rows)
+                if self._refusals % REMIND_EVERY == 0:
+                    log.warning("records wait", error=str(error), rows=self._waiting_rows)
+                self._refusals += 1
                 return False
-            self._unsent = None
+            if self._refusals:
+                log.info("records are written again", rows=self._waiting_rows, tries=self._refusals)
+            self._unsent, self._refusals = None, 0
             self._waiting_rows -= rows
             for first_id in ids:
                 self._open.pop(first_id, None)
