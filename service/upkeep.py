@@ -77,9 +77,8 @@ class Upkeep:
         while True:
             try:
                 await asyncio.to_thread(tracer.look)
-            except StoreError as error:
+            except StoreError:  # it is looked at when the store is back
                 self._metrics.store_errors.labels(call="traffic").inc()
-                log.warning("traffic is looked at later: the store is away", error=str(error))
             except Exception:
                 log.exception("a bug in traffic over time: please report it; nothing else depends on it")
             await asyncio.sleep(trace_s)
