@@ -86,6 +86,9 @@ class Settings(pydantic_settings.BaseSettings):
     shadow_queue_max_rows: int = pydantic.Field(
         20_000, ge=1, description="rows waiting to be rehearsed; more is dropped"
     )
+    shadow_gather_ms: float = pydantic.Field(
+        5, ge=0, description="how long the first request of a rehearsal call waits for others: nobody waits for its end"
+    )
     shadow_batch_max_rows: int = pydantic.Field(512, ge=1, description="most rows in one rehearsal call")
     shadow_timeout_ms: float = pydantic.Field(2_000, gt=0, description="a rehearsal that takes longer is late")
 

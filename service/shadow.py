@@ -1,8 +1,8 @@
 """The rehearsal: the model that did not answer scores what has been answered, in the background.
 
 Exchanges wait in a bounded queue; what does not fit is recorded as dropped, and neither the answer nor anyone else waits
-for it. One call is under way at a time, with as many rows as have gathered: a candidate that cannot keep up is pressed no
-harder, it loses samples, and the count of lost samples says so.
+for it. One call is under way at a time, with as many rows as have gathered, for a few milliseconds at least: a candidate
+that cannot keep up is pressed no harder, it loses samples, and the count of lost samples says so.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ class Rehearsal:
     Args:
         infer: scores rows; raises `InferenceError` or `TimeoutError`.
         done: is given each exchange once, when its rehearsal has ended one way or another.
+        gather_s: how long the first of a call waits for others.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Rehearsal:
         queue_max_rows: int,
         batch_max_rows: int,
         timeout_s: float,
+        gather_s: float = 0.0,
     ) -> None:
         self.variant = variant
         self._infer, self._done = infer, done
@@ -52,6 +54,7 @@ class Rehearsal:
         self._under_way: list[Exchange] = []
         self._rows = 0
         self._queue_max_rows, self._batch_max_rows, self._timeout_s = queue_max_rows, batch_max_rows, timeout_s
+        self._gather_s = gather_s
         self._worker: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -90,6 +93,8 @@ class Rehearsal:
     async def _work(self) -> None:
         try:
             while self._queue:
+                if self._gather_s and self._rows < self._batch_max_rows:
+                    await asyncio.sleep(self._gather_s)  # a call costs about as much for fifty rows as for one
                 self._under_way = self._take()
                 await self._rehearse(self._under_way)
                 self._under_way = []

@@ -334,7 +334,7 @@ class Worker(House):
         settings = self.settings
         return Rehearsal(
             variant, infer, self.recorder, queue_max_rows=settings.shadow_queue_max_rows,
-            batch_max_rows=settings.shadow_batch_max_rows,
+            batch_max_rows=settings.shadow_batch_max_rows, gather_s=settings.shadow_gather_ms / 1000,
             timeout_s=settings.shadow_timeout_ms / 1000 * 2 + 1,  # waiting for the process, then for its answer
         )  # fmt: skip
 

@@ -13,27 +13,30 @@ from service.inputs import Array
 MEDIA_TYPE = "application/vnd.msgpack"
 
 
-class _Column(msgspec.Struct, array_like=True, gc=False):
-    name: str
+class _Columns(msgspec.Struct, array_like=True, gc=False):
+    """Columns of one dtype and shape, one after the other: most of a table's are alike."""
+
+    names: list[str]
     dtype: str
-    shape: list[int]
+    shape: tuple[int, ...]
     data: bytes | list[str]
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[_Column]).decode
+_decode = msgspec.msgpack.Decoder(list[_Columns]).decode
 
 
 def pack(columns: Mapping[str, Array]) -> bytes:
     """The bytes of some columns."""
-    return _encode(
-        [
-            _Column(name, "O", list(array.shape), array.reshape(-1).tolist())
-            if array.dtype.kind in "OU"
-            else _Column(name, array.dtype.str, list(array.shape), np.ascontiguousarray(array).tobytes())
-            for name, array in columns.items()
-        ]
-    )
+    alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for name, array in columns.items():
+        alike.setdefault(("O" if array.dtype.kind in "OU" else array.dtype.str, array.shape), []).append(name)
+    return _encode([
+        _Columns(names, dtype, shape, [text for name in names for text in columns[name].reshape(-1).tolist()])
+        if dtype == "O"
+        else _Columns(names, dtype, shape, b"".join([columns[name].tobytes() for name in names]))
+        for (dtype, shape), names in alike.items()
+    ])  # fmt: skip
 
 
 def unpack(body: bytes) -> dict[str, Array]:
@@ -42,11 +45,11 @@ def unpack(body: bytes) -> dict[str, Array]:
     Raises:
         ValueError: when the bytes are not what `pack` makes.
     """
-    columns: dict[str, Array] = {}
-    for column in _decode(body):
-        if isinstance(column.data, list):
-            array: Array = np.array(column.data, dtype=object)
+    found: dict[str, Array] = {}
+    for columns in _decode(body):
+        if isinstance(columns.data, list):
+            together: Array = np.array(columns.data, dtype=object)
         else:
-            array = np.frombuffer(column.data, dtype=np.dtype(column.dtype))
-        columns[column.name] = array.reshape(column.shape)
-    return columns
+            together = np.frombuffer(columns.data, dtype=np.dtype(columns.dtype))
+        found.update(zip(columns.names, together.reshape(len(columns.names), *columns.shape), strict=True))
+    return found
