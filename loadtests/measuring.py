@@ -116,7 +116,8 @@ def running(server: Server, cores: str = SERVER_CPU) -> Iterator[tuple[str, int]
             _wait(process, lambda: bool(httpx.get(url + "/rollout").json()["candidate"]["up"]))
         yield url, process.pid
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

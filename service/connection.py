@@ -156,13 +156,22 @@ class Connection(HttpToolsProtocol):
             self._look_again(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, but the timer of an idle connection goes on: it looks at `_idle_since` when it is due."""
-        timer, self.timeout_keep_alive_task = self.timeout_keep_alive_task, None
+        """Bytes of one request or several."""
+        self._idle_since = self.loop.time()  # in the middle of a request nobody is idle
         super().data_received(data)
-        self.timeout_keep_alive_task = timer
         if self._taker is not None:  # the rest is still on its way: that takes a task, which waits with a limit
             self._taker = None
             self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller has gone."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Nothing, where uvicorn cancels its timer: ours goes on, and looks at `_idle_since` when it is due."""
 
     def _taken(self, taker: Direct, whole: "Whole") -> bool:
         try:
