@@ -69,6 +69,5 @@ PEERS = (
     Peer("LitServe", ("litserve",), ("loadtests.peers.litserve_app",), ready="/health"),
     Peer("MLServer", ("mlserver",), ("loadtests.peers.mlserver_app",), f"{_V2}/infer", f"{_V2}/ready", "v2", True),
     Peer("KServe", ("kserve",), ("loadtests.peers.kserve_app",), f"{_V2}/infer", f"{_V2}/ready", "v2", True),
-    Peer("PyTriton", ("nvidia-pytriton",), ("loadtests.peers.pytriton_app",), f"{_V2}/infer", f"{_V2}/ready", "v2", True),
     Peer("Ray Serve", ("ray[serve]",), ("loadtests.peers.ray_app",), "/", "/"),
 )  # fmt: skip
