@@ -27,6 +27,9 @@ STOLEN_MAX = 0.05
 CLOCK_DRIFT_MAX_S = 0.05
 SATURATED = 0.9
 """A process that uses this share of a core, or a service this share of what the generator leaves, is at its limit."""
+CROWDED, WAITED = 0.8, 0.2
+"""Or this share of what it leaves, while the generator stood waiting for a core for this share of the time: both are means over the
+whole test, and a machine that is full in every burst is never full on average."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ def saturated(use: ServiceUse, tally: Tally) -> str | None:
     left = use.cores - generators - use.others
     if use.total >= SATURATED * left and use.total >= generators:
         return f"the service used {use.total:.2f} of the {left:.2f} cores that the generator left it"
+    waited = max((one["waited_share"] for one in tally.generators), default=0.0) if use.here else 0.0
+    if waited >= WAITED and use.total >= CROWDED * left and use.total >= generators:
+        return (
+            f"the service used {use.total:.2f} of the {left:.2f} cores that the generator left it, which waited for one "
+            f"{waited:.0%} of the time"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ GOALS = LaunchGoals(
     machine_per_hour=0.1, max_per_million=1,
 )  # fmt: skip
 CALM = ServiceUse({"understudy": 0.4, "candidate": 0.2}, {}, cores=2, busy=0.8, others=0.0, here=True)
+CROWDED = replace(CALM, processes={"understudy": 0.75, "candidate": 0.65})
 FULL = replace(CALM, processes={"understudy": 0.97, "candidate": 0.2})
 GENERATOR = {"cpu_share": 0.3, "waited_share": 0.01, "clock_drift_s": 0.0}
 
@@ -54,6 +55,11 @@ def test_every_goal_met_is_a_pass() -> None:
             replace(CALM, processes={"understudy": 0.8, "candidate": 0.75}),
             "used 1.55 of the 1.70 cores",
         ),
+        (
+            seen(slow=300, lag_ms=9, waited_share=0.29),
+            CROWDED,
+            "used 1.40 of the 1.70 cores that the generator left it, which waited for one 29% of the time",
+        ),
     ],
 )
 def test_a_missed_goal_is_a_fail_with_what_was_at_its_limit(tally: Tally, use: ServiceUse, says: str) -> None:
@@ -69,6 +75,8 @@ def test_a_missed_goal_is_a_fail_with_what_was_at_its_limit(tally: Tally, use: S
     [
         (seen(lag_ms=5.2), CALM, {}, "one request in a hundred left 5.2 ms late (5 ms are allowed)"),
         (seen(slow=300, lag_ms=9), CALM, {}, "the generator was the limit"),
+        (seen(slow=300, lag_ms=9, waited_share=0.29), CALM, {}, "the generator was the limit"),
+        (seen(slow=300, lag_ms=9, waited_share=0.1), CROWDED, {}, "the generator was the limit"),
         (seen(cpu_share=0.95), CALM, {}, "used 95% of a core"),
         (seen(cpu_share=0.95), CALM, {}, "add generators (--processes 2)"),
         (seen(lag_ms=30, waited_share=0.6), CALM, {}, "something else used its CPU"),
