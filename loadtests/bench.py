@@ -20,7 +20,7 @@ from rich.progress import track
 
 from loadtests import asking, matrix
 from loadtests.measuring import LOAD_CPU, RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools
-from loadtests.peers import BARE, PEERS, Peer
+from loadtests.peers import BARE, LEAN, PEERS, Peer
 from service.errors import ConfigurationError
 
 console = Console(highlight=False)
@@ -62,8 +62,8 @@ def cases(folder: Path, peers: Sequence[Peer], *, quick: bool) -> list[Case]:
         "float": asking.scripts(folder, "float", one), "many": asking.scripts(folder, "many", many),
         "flight": asking.scripts(folder, "flight", {"rows": asking.flight_body()}),
     }  # fmt: skip
-    numbers = [(_peer(peer, folder / "float.onnx"), peer.protocol) for peer in (BARE, *peers)]
-    strings = [(_peer(peer, flights), peer.protocol) for peer in (BARE, *peers) if not peer.numbers_only]
+    numbers = [(_peer(peer, folder / "float.onnx"), peer.protocol) for peer in (BARE, LEAN, *peers)]
+    strings = [(_peer(peer, flights), peer.protocol) for peer in (BARE, LEAN, *peers) if not peer.numbers_only]
     float_model = asking.Rollout("float", folder / "float.onnx", folder / "float.onnx")
     flight_model = asking.Rollout("flights", flights.parent, ROOT / "models" / "flight_candidate")
     kinds = ("primary only", "shadow 100 %", "canary 50 %")

@@ -63,6 +63,7 @@ class Peer:
 _UVICORN = ("--no-access-log", "--port", "{port}")
 _V2 = "/v2/models/peer"
 BARE = Peer("bare uvicorn + orjson", (), ("uvicorn", "loadtests.peers.bare:app", *_UVICORN), ready="/")
+LEAN = Peer("the bare handler on our connection", (), ("loadtests.peers.bare_lean",), ready="/")
 PEERS = (
     Peer("FastAPI", ("fastapi", "uvicorn[standard]"), ("uvicorn", "loadtests.peers.fastapi_app:app", *_UVICORN), ready="/docs"),
     Peer("BentoML", (), ("bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.bentoml_api:Peer")),
