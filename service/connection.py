@@ -222,14 +222,19 @@ class Whole:
     """A request that is here whole, and its answer; to uvicorn's protocol it is what a `Cycle` is.
 
     Attributes:
-        headers: names in lower case, and values; body: all of it.
+        body: all of it.
     """
 
-    __slots__ = ("_connection", "body", "disconnected", "headers", "keep_alive", "response_complete")
+    __slots__ = ("_connection", "_headers", "body", "disconnected", "keep_alive", "response_complete")
 
     def __init__(self, connection: Connection, headers: Headers, body: bytes, *, keep_alive: bool) -> None:
-        self._connection, self.headers, self.body, self.keep_alive = connection, headers, body, keep_alive
+        self._connection, self._headers, self.body, self.keep_alive = connection, headers, body, keep_alive
         self.disconnected = self.response_complete = False
+
+    @property
+    def scope(self) -> Scope:
+        """See `service.http.Whole`."""
+        return {"headers": self._headers, "client": self._connection.client}
 
     @property
     def message_event(self) -> "Whole":

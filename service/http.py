@@ -26,8 +26,12 @@ Teller: TypeAlias = Callable[[Send, UnderstudyError], Awaitable[None]]
 class Whole(Protocol):
     """A request whose body is here."""
 
-    headers: Headers
     body: bytes
+
+    @property
+    def scope(self) -> Scope:
+        """Its headers and its client, as in ASGI's scope; nothing else."""
+        ...
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer; its length is added to the headers."""

@@ -1,8 +1,7 @@
 """`POST /predict`: a request's rows in, its predictions out.
 
-Most requests are small, come in one read, say nothing in headers of ours, and are answered by the primary in a few
-microseconds: those are taken directly off the connection (`Predict.direct`), the others go through ASGI (`Predict.__call__`).
-Both do the same by the same functions.
+Most requests are small and come in one read: those are taken directly off the connection (`Predict.direct`). The others, and what
+is wrong with a request, go through ASGI (`Predict.__call__`). Both do the same by the same functions.
 """
 
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from service.domain import Mode, Plan, Variant
+from service.domain import Plan, Variant
 from service.engine import Scores
 from service.errors import InvalidInput, UnderstudyError
 from service.exchange import Exchange
@@ -26,7 +25,7 @@ from service.http import (
     reply_problem,
     require_json,
 )
-from service.request_path import Asked, RequestPath
+from service.request_path import RequestPath
 from service.wiring import Worker
 
 log = structlog.get_logger(__name__)
@@ -71,13 +70,14 @@ class Predict:
     def direct(self, whole: Whole) -> bool:
         """As a call, for a request that is here whole; see `service.http.Direct`."""
         worker, started = self.worker, self._clock.perf()
-        if not (len(whole.body) <= worker.body_limits["max_bytes"] and _plain(whole.headers)):
+        if not (len(whole.body) <= worker.body_limits["max_bytes"] and _plain(whole.scope["headers"])):
             return False
         try:
             request = worker.decoder.decode(whole.body)
+            asked = self._path.asked(whole.scope, request.key)
         except UnderstudyError:
-            return False  # whoever tells of it decodes it again
-        exchange, plan = self._path.begin(request.rows, Asked(request.key, None, Mode.LIVE, self._clock.now()))
+            return False  # whoever tells of it finds it again
+        exchange, plan = self._path.begin(request.rows, asked)
         pending = _Pending(self, self._path, whole, exchange, plan, started, self._clock.perf())
         try:
             if not self._path.infer_now(exchange, pending):
@@ -120,9 +120,9 @@ class Predict:
 
 
 def _plain(headers: Headers) -> bool:
-    """Whether nothing in a request's headers asks for more than its body does."""
+    """Whether a request is plain JSON from a caller who speaks for himself: a proxy's word is weighed by uvicorn's middleware."""
     for name, value in headers:
-        if (name == b"content-type" and value != b"application/json") or name.startswith(b"x-rollout-"):
+        if (name == b"content-type" and value != b"application/json") or name.startswith(b"x-forwarded-"):
             return False
     return True
 
