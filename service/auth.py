@@ -5,6 +5,7 @@ everyone on the loopback interface is operator, and nobody else is anything: the
 elsewhere then, and these checks hold even if it is.
 """
 
+import functools
 import hashlib
 import hmac
 import re
@@ -45,6 +46,10 @@ def line_for(name: str, role: Role, token: str) -> str:
     if not name or not name.isprintable() or set(name) & set(" #"):
         raise ConfigurationError(f"the name {name!r} must be one word without `#`")
     return f"{name} {role} {_hash(token)}"
+
+
+ADDRESSES_MAX = 1_024
+"""Callers' addresses that are remembered as this machine's own or not: a load test asks for each of its requests."""
 
 
 class Tokens:
@@ -153,6 +158,7 @@ def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+@functools.lru_cache(ADDRESSES_MAX)
 def is_loopback(client: str) -> bool:
     """Whether an IP address is this machine's own; False for what is no address."""
     try:

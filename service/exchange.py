@@ -144,13 +144,15 @@ class Packer:
         self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int],
         sizes: Mapping[Variant, Sequence[int]], dropped: int,
     ) -> bytes:  # fmt: skip
-        """The batch; see `Bundle` for what else goes with it."""
-        return self._pack((
+        """The batch; see `Bundle` for what else goes with it. It ends here: nothing is added any more."""
+        packed = self._pack((
             self._pieces, [run.lists for run in self._runs],
             [wire.pack(run.other_arrays) for run in self._runs if self._paired], [(*key, count) for key, count in statuses.items()],
             [(*key, count) for key, count in problems.items()],
             {variant.value: counts for variant, counts in sizes.items() if counts}, dropped,
         ))  # fmt: skip
+        del self._pack  # it knows this packer: neither, nor any run's arrays, would go without the garbage collector
+        return packed
 
     def _plain(self, value: Any) -> Any:
         """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""

@@ -1,7 +1,9 @@
 """Rehearsals are bounded and accounted for; records reach the store once, and a store that is away loses nothing."""
 
 import asyncio
+import gc
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -391,6 +393,20 @@ def test_exchanges_that_shared_a_run_get_their_own_rows_back() -> None:
     assert one.primary.scores == Scores(1, labels=[1], probabilities=[[0.1, 0.9]])
     assert two.primary.scores == Scores(2, labels=[0, 1], probabilities=[[0.8, 0.2], [0.3, 0.7]])
     assert one.primary.scores.run is two.primary.scores.run
+
+
+def test_a_sealed_batch_is_let_go_at_once() -> None:
+    """With the runs that it holds: nothing waits for the garbage collector."""
+    packer = Packer()
+    packer.add(exchange(7, 0.25))
+    gone = weakref.ref(packer)
+    gc.disable()
+    try:
+        assert unpack(packer.seal({}, {}, {}, 0)).exchanges
+        del packer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_outputs_without_a_role_travel_where_they_are_compared() -> None:
