@@ -21,6 +21,7 @@ from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
 from service.http import Receive, Routes, Scope, Send, answer, read_body
+from service.records_road import pack_fates, unpack_labels
 from service.rest import TELLERS, Rest
 from service.settings import read_settings
 
@@ -98,14 +99,14 @@ class CandidateDoor:
 
 
 class RecordsDoor:
-    """The records process: batches of what has happened in, over its own socket."""
+    """The records process: batches of what has happened, and labels, over its own socket."""
 
     def __init__(self, records: wiring.Records) -> None:
         self._records = records
 
     def routes(self) -> Routes:
         """Path → method → handler."""
-        return {"/batch": {"POST": self.batch}}
+        return {"/batch": {"POST": self.batch}, "/labels": {"POST": self.labels}}
 
     async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write a batch; the answer says that it is written."""
@@ -115,6 +116,15 @@ class RecordsDoor:
         except ValueError as error:
             raise MalformedRequest(str(error)) from error
         await answer(send, 200, b"{}")
+
+    async def labels(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write labels; the answer says what became of each."""
+        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
+        try:
+            fates = await self._records.labels(unpack_labels(body))
+        except ValueError as error:
+            raise MalformedRequest(str(error)) from error
+        await answer(send, 200, pack_fates(fates), content_type=wire.MEDIA_TYPE.encode())
 
 
 class FrontDoorService(Service[Any]):

@@ -186,20 +186,30 @@ class Outcome:
     delay: float
 
 
+class Fate(enum.StrEnum):
+    """What became of a label that was reported."""
+
+    MATCHED = "matched"  # joined to a stored prediction now, for the first time
+    DUPLICATE = "duplicate"  # the same label was known already
+    CONFLICT = (
+        "conflict"  # another label is known already; the first one stands and this one is kept for people to look at
+    )
+    PENDING = "pending"  # no such prediction is stored yet; the label waits for it
+
+
 @dataclass(frozen=True, slots=True)
 class LabelReceipt:
-    """What became of a batch of labels; the four counts add up to the batch.
+    """What became of a batch of labels.
 
     Attributes:
-        matched: joined to a stored prediction now, for the first time.
-        duplicate: the same label was known already.
-        conflict: another label is known already; the first one stands and this one is kept for people to look at.
-        pending: no such prediction is stored yet; the label waits for it.
-        outcomes: the observations that `matched` speaks of.
+        fates: of each label, in the order of the batch.
+        outcomes: the observations of those that are `matched`.
     """
 
-    matched: int
-    duplicate: int
-    conflict: int
-    pending: int
+    fates: Sequence[Fate]
     outcomes: Sequence[Outcome] = ()
+
+    @property
+    def counts(self) -> dict[Fate, int]:
+        """How many labels had which fate, each fate named."""
+        return {fate: self.fates.count(fate) for fate in Fate}

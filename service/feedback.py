@@ -9,6 +9,9 @@ from service.domain import Label, LabelReport
 from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, TooLarge
 
+WHOLE_MAX = 2**63 - 1
+"""Largest whole number that a label may be."""
+
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -63,6 +66,8 @@ class FeedbackDecoder:
             return self._classes[self._classes.index(label)]  # type: ignore[arg-type]  # membership was just checked
         if self._task == "regression" and (isinstance(label, bool | str)):
             raise ValueError("label", f"is {label!r}; the model predicts a number")
+        if isinstance(label, int) and abs(label) > WHOLE_MAX:
+            raise ValueError("label", "is a whole number of more than 64 bits")
         return label
 
 

@@ -1,7 +1,7 @@
 """The ledger: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
 
 It runs in a process of its own (`service.app.Records`), so that the process which answers does not hold its interpreter
-for this; every other process has one too, for the labels that come in there and for its last batch when it stops.
+for this; every other process has one too, for labels while that one is away and for its last batch when it stops.
 """
 
 import bisect
@@ -98,9 +98,9 @@ class Ledger:
         """Store labels; when this returns they survive `kill -9`."""
         # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
         receipt = self._store.add_labels(reports, received_at=now())
-        for name in ("matched", "duplicate", "conflict", "pending"):
-            if count := getattr(receipt, name):
-                self._metrics.labels.labels(result=name).inc(count)
+        for fate, count in receipt.counts.items():
+            if count:
+                self._metrics.labels.labels(result=fate).inc(count)
         self._count_outcomes(receipt.outcomes)
         return receipt
 

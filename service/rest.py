@@ -100,8 +100,7 @@ class Rest:
         now = self._clock.now()
         reports: list[LabelReport] = self._feedback.decode(body, now)
         receipt = await self.worker.labels(reports)
-        counts = {name: getattr(receipt, name) for name in ("matched", "duplicate", "conflict", "pending")}
-        await answer(send, 200, encode(counts))
+        await answer(send, 200, encode(receipt.counts))
 
     async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout`."""

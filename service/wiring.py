@@ -1,6 +1,7 @@
 """The one place that chooses concrete parts and puts them together."""
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -8,30 +9,30 @@ import socket
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any, cast
 
 import structlog
 
 from service import floor, losses, machine, webhooks
 from service.auth import Tokens
-from service.channel import Channel
 from service.clock import SystemClock
 from service.control import Control
-from service.domain import Event, LabelReceipt, LabelReport, Outcome, Plan, Variant
-from service.engine import Engine, Reading, Scores, wire
+from service.domain import Event, Fate, LabelReceipt, LabelReport, Outcome, Plan, Variant
+from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import device_of
 from service.engine.remote import RemoteEngine
-from service.errors import NotAllowedNow, StoreError
+from service.errors import NotAllowedNow, RecordsAway, StoreError
 from service.inputs import Batch, Decoder, Row, Rows
+from service.labels import LabelQueue
 from service.ledger import Ledger
 from service.loading import fields_of, inputs_of, load_policy, open_engine, read_cards, rollout_key, thread_count
 from service.metrics import Metrics
 from service.pairs import Pairs, tolerances
 from service.promotion import Promotion, Released
 from service.record import Recorder
+from service.records_road import RecordsRoad
 from service.rollout.controller import Controller
 from service.rollout.identity import identity
 from service.rollout.requirements import Requirements
@@ -51,9 +52,6 @@ log = structlog.get_logger(__name__)
 
 CLOSE_GRACE_S = 1.0
 """How long rehearsals may go on when the service stops; the candidate's process is being stopped at the same time."""
-
-SHIP_TIMEOUT_S = 5.0
-"""How long the records process may take over one batch before it is sent again."""
 
 
 def stored_rollouts(settings: Settings) -> Sequence[RolloutRecord]:
@@ -182,6 +180,11 @@ class Records(House):
         """See `Ledger.write`."""
         await asyncio.get_running_loop().run_in_executor(self._writer, self.ledger.write, packed)
 
+    async def labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+        """See `Ledger.labels`."""
+        loop = asyncio.get_running_loop()
+        return (await loop.run_in_executor(self._writer, self.ledger.labels, reports, self.clock.now)).fates
+
     async def close(self) -> None:
         """Stop judging, and let go of the store."""
         await self.webhooks.close()
@@ -211,12 +214,11 @@ class Worker(House):
         self.next_id = 0
         self._arrays = {field.name for field in self.fields if not field.scalar}
         self._places = [self.decoder.positions[name] for name in self._arrays]
-        self._records = (
-            Channel(records_url, connections_max=1, media_type=wire.MEDIA_TYPE) if records_url is not None else None
-        )
+        self._records = RecordsRoad(records_url) if records_url is not None else None
+        self._labels = LabelQueue(self._write_labels, waiting_max=settings.labels_waiting_max)
         self.recorder = Recorder(
             self.id_prefix, self.ledger.write, settings, [field.name for field in self.fields],
-            ship=self._ship if self._records is not None else None, keep=self._kept,
+            ship=self._records.write if self._records is not None else None, keep=self._kept,
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
@@ -265,22 +267,14 @@ class Worker(House):
     async def labels(self, reports: Sequence[LabelReport]) -> LabelReceipt:
         """Store labels; when this returns they survive `kill -9`."""
         await self.recorder.stored(reports)
-        return await asyncio.to_thread(self.ledger.labels, reports, self.clock.now)
+        return await self._labels.add(reports)
 
-    async def _ship(self, packed: bytes) -> None:
-        """Hand a batch to the records process.
-
-        Raises:
-            StoreError: it is away, or says that the store is.
-        """
-        assert self._records is not None
-        try:
-            async with asyncio.timeout(SHIP_TIMEOUT_S):
-                status, body = await self._records.post("/batch", packed)
-        except OSError as error:
-            raise StoreError(f"the records process: {error or type(error).__name__}") from error
-        if status != HTTPStatus.OK:
-            raise StoreError(f"the records process answered {status}: {body[:300].decode(errors='replace')}")
+    async def _write_labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+        """In the records process, and here while that is away: what it may have written already is a duplicate then."""
+        if self._records is not None:
+            with contextlib.suppress(RecordsAway):
+                return await self._records.labels(reports)
+        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now)).fates
 
     def _kept(self, rows: Rows) -> Rows:
         """What of a request's rows goes to the records process: everything but images and other arrays."""

@@ -8,7 +8,21 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from service.domain import Answer, Event, Label, LabelReport, Mode, Observation, Outcome, Phase, Plan, Status, Variant
+from service.domain import (
+    Answer,
+    Event,
+    Fate,
+    Label,
+    LabelReceipt,
+    LabelReport,
+    Mode,
+    Observation,
+    Outcome,
+    Phase,
+    Plan,
+    Status,
+    Variant,
+)
 from service.store import Tally
 
 Row: TypeAlias = Sequence[Any]
@@ -34,7 +48,7 @@ from_json = json.loads
 
 # A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
 _label_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
-_label_value = functools.lru_cache(maxsize=1024)(from_json)
+label_value = functools.lru_cache(maxsize=1024)(from_json)
 
 
 def same_label(one: Label, other: Label) -> bool:
@@ -116,7 +130,7 @@ def _answer_of(
 ) -> Answer:
     return Answer(
         status=Status(status),
-        label=None if label is None else _label_value(label),
+        label=None if label is None else label_value(label),
         score=score,
         probabilities=None if probabilities is None else tuple(from_json(probabilities)),
         seconds=seconds,
@@ -174,7 +188,7 @@ def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str
     return {
         "rollout": rollout,
         "prediction_id": report.prediction_id,
-        "label": to_json(report.label),
+        "label": _label_text(report.label),
         "at": report.at,
         "received_at": received_at,
     }
@@ -187,11 +201,23 @@ def outcome(observation: Observation, label: Label, at: float) -> Outcome:
 
 @dataclass(slots=True)
 class SortedReports:
-    """A batch of reports: the first of each prediction, and what came after a label that stands."""
+    """A batch of reports: the first of each prediction, and what came after a label that stands.
+
+    Attributes:
+        order: the prediction of each report that is fresh, and the fate of each other one.
+    """
 
     fresh: dict[str, LabelReport] = field(default_factory=dict)
-    duplicate: int = 0
     conflicts: list[LabelReport] = field(default_factory=list)
+    order: list[str | Fate] = field(default_factory=list)
+
+    def receipt(self, outcomes: Sequence[Outcome]) -> LabelReceipt:
+        """What became of the batch, when these are the outcomes of those whose observation is there."""
+        matched = {outcome.observation.prediction_id for outcome in outcomes}
+        fates = [
+            each if isinstance(each, Fate) else Fate.MATCHED if each in matched else Fate.PENDING for each in self.order
+        ]
+        return LabelReceipt(fates, tuple(outcomes))
 
 
 def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Label]) -> SortedReports:
@@ -201,10 +227,12 @@ def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Labe
         if report.prediction_id not in known:
             known[report.prediction_id] = report.label
             batch.fresh[report.prediction_id] = report
+            batch.order.append(report.prediction_id)
         elif same_label(known[report.prediction_id], report.label):
-            batch.duplicate += 1
+            batch.order.append(Fate.DUPLICATE)
         else:
             batch.conflicts.append(report)
+            batch.order.append(Fate.CONFLICT)
     return batch
 
 

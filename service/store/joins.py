@@ -54,13 +54,7 @@ class Joins:
         conflicts = [codec.label_row(self._rollout, report, received_at) for report in batch.conflicts]
         _insert_all(connection, label_conflicts, conflicts)
         self.count(connection, matched)
-        return LabelReceipt(
-            matched=len(matched),
-            duplicate=batch.duplicate,
-            conflict=len(batch.conflicts),
-            pending=len(rows) - len(matched),
-            outcomes=tuple(matched),
-        )
+        return batch.receipt(matched)
 
     def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
         """Join the labels that wait for one of these stored observations; the outcomes in the order of `ids`."""
@@ -103,7 +97,7 @@ class Joins:
         columns = select(labels.c.prediction_id, labels.c.label)
         for part in _parts(ids):
             rows = connection.execute(columns.where(*self._these(part)))
-            known.update((own, codec.from_json(label)) for own, label in rows)
+            known.update((own, codec.label_value(label)) for own, label in rows)
         return known
 
     def _these(self, ids: Sequence[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

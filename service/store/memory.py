@@ -119,13 +119,7 @@ class MemoryStore:
             self._add(codec.total(self._tally, matched))
             self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
-            return LabelReceipt(
-                matched=len(matched),
-                duplicate=batch.duplicate,
-                conflict=len(batch.conflicts),
-                pending=len(batch.fresh) - len(matched),
-                outcomes=tuple(matched),
-            )
+            return batch.receipt(matched)
 
     def join_pending(self) -> Sequence[Outcome]:
         """See `Store.join_pending`: under one lock no label and observation ever miss each other."""

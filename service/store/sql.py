@@ -171,7 +171,7 @@ class SqlStore:
         """See `Store.add_labels`."""
         reports = list(reports)
         if not reports:
-            return LabelReceipt(0, 0, 0, 0)
+            return LabelReceipt([])
         with self._writing() as connection:
             return self._joins.add(connection, reports, received_at)
 

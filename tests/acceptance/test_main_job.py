@@ -295,19 +295,29 @@ def test_what_was_acknowledged_survives_a_crash_of_everything(tmp_path: Path, ju
 
 
 def test_a_killed_records_process_loses_nothing(tmp_path: Path, july: list[Flight]) -> None:
-    """`kill -9` under load: every answered request is in the store once, the metrics agree, and answers go on meanwhile."""
+    """`kill -9` under load: every answered request is in the store once, metrics agree, and answers and labels go on meanwhile."""
     service = start(tmp_path / "state", workers=2)
     try:
         replay(service, "--month", "7", "--limit", "300", "--connections", "8")
+        labelled = counters(service)["labels/matched"]
         (victim,) = service.children("Records")
         victim.kill()
-        slowest = 0.0
+        slowest, names = 0.0, []
         for flight in july[:100]:
             began = time.monotonic()
-            assert service.predict(flight.row).status_code == 200
+            answer = service.predict(flight.row)
+            assert answer.status_code == 200
+            names.append(answer.json()["predictions"][0]["prediction_id"])
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < 2.0
+        # Whoever took the request stores its labels itself while nobody else does.
+        labels = [{"prediction_id": name, "label": 1} for name in names]
+        away = service.http.post("/feedback", json={"labels": labels[:50]}).json()
+        assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 50}
         service.wait_for(lambda: counters(service)["requests/primary/live/200"] == 400, 30)
+        service.wait_for(lambda: counters(service)["labels/matched"] == labelled + 50)
+        back = service.http.post("/feedback", json={"labels": labels}).json()
+        assert back == {"matched": 50, "duplicate": 50, "conflict": 0, "pending": 0}
         told = replay(service, "--month", "7", "--limit", "300", "--connections", "8")
 
         assert told["differences"] == []

@@ -66,5 +66,7 @@ def stored(store: Store, *, limit: int = 1_000) -> list[str]:
 
 def receipt(store: Store, *reports: LabelReport, received_at: float = 200.0) -> tuple[int, int, int, int]:
     got = store.add_labels(reports, received_at=received_at)
-    assert len(got.outcomes) == got.matched
-    return got.matched, got.duplicate, got.conflict, got.pending
+    matched, duplicate, conflict, pending = got.counts.values()
+    assert len(got.outcomes) == matched
+    assert matched + duplicate + conflict + pending == len(reports)
+    return matched, duplicate, conflict, pending

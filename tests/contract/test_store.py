@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.domain import Answer, Label, LabelReport, Mode, Outcome, Status, Variant
+from service.domain import Answer, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
 from service.errors import NotAllowedNow, StoreError
 from service.store import Pruned, Retention, Store
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored
@@ -180,9 +180,19 @@ def test_outcomes_are_in_storing_order_after_a_number_and_up_to_a_limit(store: S
 def test_a_label_after_its_observation_matches(store: Store) -> None:
     store.add_observations([observation("a", at=100.0)])
     got = store.add_labels(iter([report("a", 1, at=160.5)]), received_at=200.0)
-    assert (got.matched, got.duplicate, got.conflict, got.pending) == (1, 0, 0, 0)
+    assert got.fates == [Fate.MATCHED]
     assert list(got.outcomes) == [Outcome(observation("a", at=100.0), 1, 60.5)]
     assert store.counters() == {"joined": 1.0, "delay": 60.5, "label/1": 1.0}
+
+
+def test_the_fate_of_each_label_is_told_in_the_order_of_the_batch(store: Store) -> None:
+    store.add_observations([observation("a"), observation("b")])
+    store.add_labels([report("b", 1)], received_at=200.0)
+    batch = [report("z"), report("b", 1), report("a", 0), report("a", 1), report("z"), report("b", 0)]
+    got = store.add_labels(batch, received_at=200.0)
+    assert got.fates == [Fate.PENDING, Fate.DUPLICATE, Fate.MATCHED, Fate.CONFLICT, Fate.DUPLICATE, Fate.CONFLICT]
+    assert got.counts == {Fate.MATCHED: 1, Fate.DUPLICATE: 2, Fate.CONFLICT: 2, Fate.PENDING: 1}
+    assert names(got.outcomes) == ["a"]
 
 
 def test_a_label_before_its_observation_waits_for_it(store: Store) -> None:

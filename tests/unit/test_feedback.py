@@ -56,6 +56,7 @@ def test_a_label_is_kept_as_the_model_names_its_class(decoder: FeedbackDecoder, 
         (BINARY, 2, "classes are [0, 1]"), (BINARY, "1", "classes are [0, 1]"), (BINARY, 0.5, "classes are [0, 1]"),
         (BINARY, "", "classes are [0, 1]"), (WORDS, 1, "['bird', 'cat']"), (WORDS, "Cat", "['bird', 'cat']"),
         (NUMBER, "3", "predicts a number"), (NUMBER, True, "predicts a number"),
+        (NUMBER, 2**63, "more than 64 bits"), (ANYTHING, -(10**30), "more than 64 bits"),
     ],
 )  # fmt: skip
 def test_a_label_of_another_kind_is_refused_with_what_the_model_knows(

@@ -12,7 +12,7 @@ import prometheus_client
 import pytest
 
 from service import losses, route
-from service.domain import LabelReport, Mode, Observation, Outcome, Status, Variant
+from service.domain import Fate, LabelReport, Mode, Observation, Outcome, Status, Variant
 from service.engine import Reading, Scores
 from service.errors import InferenceError, StoreError
 from service.exchange import Exchange, Packer, unpack
@@ -232,7 +232,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
 
         counters, metrics = store.counters(), read()
-        assert (early.pending, receipt.matched) == (1, 1)
+        assert (early.fates, receipt.fates) == ([Fate.PENDING], [Fate.MATCHED])
         assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
         assert next(o for _, o, _ in store.outcomes()).unit == "s"
         assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
@@ -303,8 +303,8 @@ def test_a_label_that_comes_at_once_finds_its_prediction() -> None:
         await record.stored(others)
         unknown = ledger.labels(others, lambda: 1.0)
         await record.close()
-        assert (receipt.matched, receipt.pending) == (1, 0)
-        assert unknown.pending == 2
+        assert receipt.fates == [Fate.MATCHED]
+        assert unknown.fates == [Fate.PENDING, Fate.PENDING]
 
     asyncio.run(main())
 

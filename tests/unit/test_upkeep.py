@@ -7,7 +7,7 @@ from typing import Any
 import prometheus_client
 
 from service import losses
-from service.domain import LabelReport, Outcome, Plan, Variant
+from service.domain import Fate, LabelReport, Outcome, Plan, Variant
 from service.engine import Reading
 from service.errors import StoreError
 from service.ledger import Ledger
@@ -135,7 +135,7 @@ def test_labels_are_counted_once_they_are_stored() -> None:
     house.store.add_observations([observation("p-0", primary=0.25)])
     receipt = house.ledger.labels([LabelReport("p-0", 1, 1_000_060.0), LabelReport("p-1", 0, 1.0)], lambda: 5.0)
 
-    assert (receipt.matched, receipt.pending) == (1, 1)
+    assert receipt.fates == [Fate.MATCHED, Fate.PENDING]
     assert house.metric("understudy_labels_total", result="matched") == 1
     assert house.metric("understudy_labels_total", result="pending") == 1
     assert house.metric("understudy_outcomes_total", variant="primary", predicted="0", actual="1") == 1
