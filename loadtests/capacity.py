@@ -107,7 +107,7 @@ def _generators(record: Record) -> bool:
     return (
         len(record.reasons) == 1
         and record.reasons[0].startswith("the generator was the limit")
-        and "add" in record.reasons[0]
+        and "something else" not in record.reasons[0]
     )
 
 

@@ -21,6 +21,11 @@ LAG_SHARE = 0.1
 LAG_MIN_MS = 2.0
 GENERATOR_CPU_MAX = 0.9
 """Of a core: beyond, how late a request leaves depends on the generator."""
+GENERATOR_BUSY_MAX = 0.97
+"""Of the time, used or waited for a core: beyond, answers lie about until the generator reads them, and it is its own delay that
+it measures."""
+WAITED_LITTLE, SHARED = 0.05, 0.6
+"""Less waiting than this is every machine's; a service that uses this share of what the generator leaves is what it waited for."""
 OTHERS_MAX = 0.15
 """Of the machine's cores: what programs other than the service and the generator may use."""
 STOLEN_MAX = 0.05
@@ -69,7 +74,9 @@ def latencies(seen: Histogram, beyond_min: int = BEYOND_MIN) -> Latencies:
     return Latencies(requests=seen.n, **found)
 
 
-def measure(tally: Tally, seconds: float, shadow_loss: float, machine_per_hour: float | None) -> Measured:
+def measure(
+    tally: Tally, seconds: float, *, shadow_loss: float, records_loss: float, machine_per_hour: float | None
+) -> Measured:
     """The figures of a test that took `seconds`."""
     asked = max(tally.due, 1)
     candidate = tally.variants.get("candidate", Histogram()).n
@@ -78,7 +85,8 @@ def measure(tally: Tally, seconds: float, shadow_loss: float, machine_per_hour: 
     return Measured(
         seconds=seconds, offered_rps=tally.due / seconds, achieved_rps=tally.ok / seconds,
         rows_per_request=tally.rows / max(tally.ok, 1), error_rate=1 - tally.ok / asked,
-        fallback_rate=tally.fallbacks / max(candidate + tally.fallbacks, 1), shadow_loss=shadow_loss, cost_per_million=cost,
+        fallback_rate=tally.fallbacks / max(candidate + tally.fallbacks, 1), shadow_loss=shadow_loss,
+        records_loss=records_loss, cost_per_million=cost,
         latency=latencies(tally.latency),
         variants={n: latencies(h, VARIANT_BEYOND_MIN) for n, h in tally.variants.items() if n in {"primary", "candidate"}},
     )  # fmt: skip
@@ -89,19 +97,22 @@ def lag_allowed_ms(goals: LaunchGoals) -> float:
     return max(LAG_MIN_MS, LAG_SHARE * (goals.p99_ms or 0.0))
 
 
-def generator_doubt(tally: Tally, goals: LaunchGoals) -> str | None:
+def generator_doubt(tally: Tally, goals: LaunchGoals, use: ServiceUse) -> str | None:
     """Why the generator cannot be trusted at this rate, and what to add."""
     cpu = max((one["cpu_share"] for one in tally.generators), default=0.0)
     waited = max((one["waited_share"] for one in tally.generators), default=0.0)
     late_ms, allowed = tally.lag.quantile(0.99) * 1000, lag_allowed_ms(goals)
     if any(one.get("gave_up") for one in tally.generators):
         late_ms = max(late_ms, tally.lag.highest * 1000)
-    elif cpu <= GENERATOR_CPU_MAX and not late_ms > allowed:
+    elif cpu <= GENERATOR_CPU_MAX and cpu + waited <= GENERATOR_BUSY_MAX and not late_ms > allowed:
         return None
-    more = len(tally.generators) + 1
-    if waited > max(0.1, 1 - cpu - 0.1) or (cpu < 0.6 and waited > 0.05):
+    shared = use.here and use.total >= SHARED * (use.cores - cpu - use.others)
+    if waited > WAITED_LITTLE and (use.others > waited / 2 or not shared):
         add = "something else used its CPU: stop that, or run the generator on another machine"
+    elif waited > WAITED_LITTLE:
+        add = "it shares the machine with the service: add cores, or run the generator on another machine (--workers-elsewhere)"
     else:
+        more = len(tally.generators) + 1
         add = f"add generators (--processes {more}) on cores that the service does not use, or another machine"
     return (
         f"the generator was the limit: one request in a hundred left {late_ms:,.1f} ms late ({allowed:g} ms are allowed), while it "
@@ -175,7 +186,7 @@ def verdict(
     findings = held(goals, measured)
     missed = [finding.says for finding in findings if not finding.met]
     others = doubts(tally, goals, use, lost=lost, candidate=candidate)
-    late = generator_doubt(tally, goals)
+    late = generator_doubt(tally, goals, use)
     limit = saturated(use, tally)
     if others or (late and not (missed and limit)):
         return "invalid", [*others, *([late] if late else [])], findings

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,16 +19,15 @@ from loadtests import gates
 from loadtests.shapes import SHAPES, mean_share
 from loadtests.tally import Tally
 from loadtests.traffic import MIX, PROTOCOLS, mix_of
-from service.client import CallFailed, Client
+from loadtests.watching import Counts, Records, Watch
+from service.client import Client
 from service.errors import ConfigurationError
 from service.rollout.loadtest import LaunchGoals, Record, Setup
 
 LOCUSTFILE = Path(__file__).parent / "users.py"
 SAID = "understudy:"
-WATCH_S = 1.0
 MASTER_PORT = 5557
 """Where a master listens for workers on other machines: locust's own port."""
-SETTLE_S = 10.0
 REASONS_MAX = 12
 
 
@@ -96,15 +94,15 @@ def run(
     """
     with Client(test.url, test.token, timeout_s=5.0) as client:
         before = client.get("/rollout/loadtest")
-        at_first = dict(client.get("/rollout/evidence")["counters"])
+        at_first = Counts.read(client)
         held_to = goals or LaunchGoals.model_validate(before["goals"])
-        watch = _Watch(client, before)
+        watch = Watch(client, before)
         with _locust(test, before["deadline_ms"]) as (process, result, errors):
             watch.start()
             for line in process.stdout or ():
                 if line.startswith(SAID):
                     told = json.loads(line.removeprefix(SAID))
-                    watch.at = told["at"]
+                    watch.heard(told["at"])
                     say(told)
             code = process.wait()
             watch.stop()
@@ -114,11 +112,17 @@ def run(
                 )
             found = json.loads(result.read_text(encoding="utf-8"))
         after = client.get("/rollout/loadtest")
-        counters = watch.settled_counters()
+        records = Records.after(client, watch.counts or at_first, watch.ends_at(test.seconds))
     tally = Tally.of(found["tally"])
     use = watch.use(after, tally)
-    shadow_loss, candidate = _candidate(before, watch.counters or at_first, counters, tally)
-    measured = gates.measure(tally, test.seconds, shadow_loss, held_to.machine_per_hour)
+    shadow_loss, candidate = _candidate(before, records, tally)
+    measured = gates.measure(
+        tally,
+        test.seconds,
+        shadow_loss=shadow_loss,
+        records_loss=records.loss,
+        machine_per_hour=held_to.machine_per_hour,
+    )
     answer, reasons, findings = gates.verdict(held_to, measured, tally, use, lost=found["lost"], candidate=candidate)
     record = Record(
         at=time.time(), model=before["model"], verdict=answer, reasons=reasons[:REASONS_MAX],
@@ -192,139 +196,9 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class _Watch:
-    """Looks at the service once a second, from a thread.
-
-    Attributes:
-        at: seconds after the warm-up, as the generator last said; counters: the service's, when the warm-up ended.
-    """
-
-    def __init__(self, client: Client, before: Mapping[str, Any]) -> None:
-        self._client, self._before = client, before
-        self._samples: list[tuple[float, float, Any]] = []  # when, seconds after the warm-up, usage
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look_on, daemon=True)
-        self.at = float("-inf")
-        self.counters: dict[str, float] = {}
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._done.set()
-        self._thread.join()
-
-    def _look_on(self) -> None:
-        while not self._done.wait(WATCH_S):
-            if self.at < 0:
-                continue
-            with contextlib.suppress(
-                CallFailed
-            ):  # a service that is overloaded may not answer in time; the next look may
-                usage = self._client.get("/rollout/loadtest")["usage"]
-                self._samples.append((time.monotonic(), self.at, usage))
-                if not self.counters:
-                    self.counters = dict(self._client.get("/rollout/evidence")["counters"])
-
-    def settled_counters(self) -> dict[str, float]:
-        """The counters when every rehearsal has ended, or nobody would wait any longer."""
-        until = time.monotonic() + SETTLE_S
-        last: dict[str, float] = {}
-        while time.monotonic() < until:
-            found = dict(self._client.get("/rollout/evidence")["counters"])
-            if found == last:
-                break
-            last = found
-            time.sleep(0.3)
-        return last
-
-    def use(self, after: Mapping[str, Any], tally: Tally) -> gates.ServiceUse:
-        """What was used between the first look and the last."""
-        changed = self._changed(after)
-        if len(self._samples) < 2:
-            return gates.ServiceUse(changed=changed)
-        (began, _, first), (ended, _, last) = self._samples[0], self._samples[-1]
-        wall = ended - began
-        processes = {
-            f"{one['name']}-{pid}": (one["cpu_s"] - first["processes"][pid]["cpu_s"]) / wall
-            for pid, one in last["processes"].items()
-            if pid in first["processes"]
-        }
-        most = {
-            f"{one['name']}-{pid}": max(s["processes"].get(pid, one)["memory_bytes"] for _, _, s in self._samples)
-            / 2**20
-            for pid, one in last["processes"].items()
-        }
-        whole = {key: last["machine"][key] - first["machine"][key] for key in ("busy_s", "stolen_s")}
-        here = bool(last["boot"]) and last["boot"] == _boot()
-        generators = sum(one["cpu_share"] for one in tally.generators) if here else 0.0
-        busy = whole["busy_s"] / wall
-        own = sum(processes.values())
-        return gates.ServiceUse(
-            processes=_plain(processes), memory_mib=_plain(most), cores=last["machine"]["cores"], busy=busy,
-            stolen=whole["stolen_s"] / wall, others=max(0.0, busy - own - generators), here=here, changed=changed,
-        )  # fmt: skip
-
-    def _changed(self, after: Mapping[str, Any]) -> str:
-        setup, now = (Setup.model_validate(said["setup"]) for said in (self._before, after))
-        if different := setup.differences(now):
-            return "; ".join(different[:3])
-        pids = [
-            {p for p, one in said["usage"]["processes"].items() if one["name"] != "helper"}
-            for said in (self._before, after)
-        ]
-        if pids[0] - pids[1]:
-            return "a process of it ended and was started again"
-        took = [said["plan"]["phase"] in {"shadow", "canary", "waiting", "paused"} for said in (self._before, after)]
-        return (
-            ""
-            if took[0] == took[1]
-            else f"the rollout went from {self._before['plan']['phase']} to {after['plan']['phase']}"
-        )
-
-    def series(self, seconds: float) -> list[dict[str, Any]]:
-        """CPU and memory over time, by process."""
-        found = []
-        for (t0, _, one), (t1, at, two) in zip(self._samples, self._samples[1:], strict=False):
-            if at > seconds + 1:
-                break
-            both = [pid for pid in two["processes"] if pid in one["processes"]]
-            cpu = {
-                f"{two['processes'][p]['name']}-{p}": (two["processes"][p]["cpu_s"] - one["processes"][p]["cpu_s"])
-                / (t1 - t0)
-                for p in both
-            }
-            memory = {f"{two['processes'][p]['name']}-{p}": two["processes"][p]["memory_bytes"] / 2**20 for p in both}
-            found.append({"at": at, "cores": _plain(cpu), "memory_mib": _plain(memory)})
-        return found
-
-
-def _plain(by_process: Mapping[str, float]) -> dict[str, float]:
-    """Names without process numbers, where one name is one process; numbered from 1 where it is several."""
-    found: dict[str, float] = {}
-    names = [name.rpartition("-")[0] for name in by_process]
-    for (key, value), name in zip(by_process.items(), names, strict=True):
-        if names.count(name) == 1:
-            found[name] = round(value, 4)
-        else:
-            same = [other for other in by_process if other.rpartition("-")[0] == name]
-            found[f"{name} {same.index(key) + 1}"] = round(value, 4)
-    return found
-
-
-def _boot() -> str:
-    from service.machine import boot  # noqa: PLC0415
-
-    return boot()
-
-
-def _candidate(
-    before: Mapping[str, Any], first: Mapping[str, float], last: Mapping[str, float], tally: Tally
-) -> tuple[float, str | None]:
+def _candidate(before: Mapping[str, Any], records: Records, tally: Tally) -> tuple[float, str | None]:
     """The share of rehearsals that were lost, and why the candidate took no part, where it should have."""
-    added = {name: last.get(f"shadow/{name}", 0.0) - first.get(f"shadow/{name}", 0.0) for name in _SHADOW}
+    added = {name: records.last.since(f"shadow/{name}", records.before) for name in _SHADOW}
     sent = added["sent"]
     loss = (added["dropped"] + added["failed"] + added["late"]) / sent if sent else 0.0
     answered = tally.variants["candidate"].n if "candidate" in tally.variants else 0
@@ -333,7 +207,7 @@ def _candidate(
     return loss, f"the candidate took no part: the rollout is {before['plan']['phase']}; test it in shadow or canary"
 
 
-_SHADOW = ("sent", "compared", "dropped", "failed", "late")
+_SHADOW = ("sent", "dropped", "failed", "late")
 
 
 def _method(test: LoadTest, before: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ SAMPLE_MAX = 5_000
 PROTOCOLS = ("rest", "v2", "both")
 LABELS_KEPT = 5_000
 LABELS_PER_POST = 20
+"""At most; of predictions whose label is known and was not reported. One that was comes again with them: reporters try again."""
+REPORTED_KEPT = 100
 MIX = "1:8,10:1,100:1"
 """Most requests carry one row, one in ten carries ten, one in ten a hundred."""
 
@@ -159,6 +161,7 @@ class Traffic:
         self._moments, self._random = moments, random.Random(seed)
         self._sizes, self._weights = list(mix), list(mix.values())
         self._known: collections.deque[tuple[str, Any]] = collections.deque(maxlen=LABELS_KEPT)
+        self._reported: collections.deque[tuple[str, Any]] = collections.deque(maxlen=REPORTED_KEPT)
         host = urlsplit(url).netloc
         more = f"Authorization: Bearer {token}\r\n" if token else ""
         # `any`: routed, rehearsed and recorded like every request, and no evidence.
@@ -191,10 +194,13 @@ class Traffic:
         )
 
     def feedback(self) -> Call | None:
-        """A report of labels for predictions made earlier, some of them reported before; None where there are none yet."""
+        """A report of labels for predictions made earlier, one of them reported before; None where there are none yet."""
         if not self._known:
             return None
-        chosen = self._random.choices(self._known, k=min(LABELS_PER_POST, len(self._known)))
+        chosen = [self._known.popleft() for _ in range(min(LABELS_PER_POST, len(self._known)))]
+        again = self._random.choice(self._reported) if self._reported else None
+        self._reported.append(chosen[0])
+        chosen += [again] if again else []
         labels = [{"prediction_id": name, "label": label} for name, label in chosen]
         return Call(_whole(self._feedback, msgspec.json.encode({"labels": labels})), 0)
 

@@ -160,6 +160,9 @@ class Load(Strict):
     shadow_loss: float = pydantic.Field(
         default=0.01, ge=0, lt=1, description="of the rehearsals, dropped, failed or late"
     )
+    records_loss: float = pydantic.Field(
+        default=0.01, ge=0, lt=1, description="of the records, given up or not in the store a second after the test"
+    )
 
 
 class Goals(Strict):

@@ -75,6 +75,7 @@ class LaunchGoals(_Strict):
     error_rate: float
     fallback_rate: float
     shadow_loss: float
+    records_loss: float = 0.01
     machine_per_hour: float | None
     max_per_million: float | None
 
@@ -85,6 +86,7 @@ class LaunchGoals(_Strict):
         return cls(
             throughput_rps=goals.throughput_rps, p50_ms=latency.p50_ms, p95_ms=latency.p95_ms, p99_ms=latency.p99_ms,
             error_rate=load.error_rate, fallback_rate=load.fallback_rate, shadow_loss=load.shadow_loss,
+            records_loss=load.records_loss,
             machine_per_hour=cost.machine_per_hour if cost else None,
             max_per_million=cost.max_per_million if cost else None,
         )  # fmt: skip
@@ -107,7 +109,8 @@ class Measured(_Strict):
     Attributes:
         offered_rps: predict requests that were due, a second; achieved_rps: those answered well and in time.
         error_rate: share of requests that were not; fallback_rate: share of those meant for the candidate that the primary
-            answered; shadow_loss: share of rehearsals that were dropped, failed or late.
+            answered; shadow_loss: share of rehearsals that were dropped, failed or late; records_loss: share of the rows
+            whose records were given up, or not in the store a second after the test.
         cost_per_million: of predictions (rows), at the achieved rate, in the currency of the rollout file.
         latency: of all predict requests; variants: of those that each variant answered.
     """
@@ -119,6 +122,7 @@ class Measured(_Strict):
     error_rate: float
     fallback_rate: float
     shadow_loss: float
+    records_loss: float = 0.0
     cost_per_million: float | None
     latency: Latencies
     variants: dict[str, Latencies] = {}
@@ -206,6 +210,7 @@ _SHARES = {
     "error_rate": "of the requests failed or were not answered in time",
     "fallback_rate": "of the candidate's requests fell back to the primary",
     "shadow_loss": "of the rehearsals were lost",
+    "records_loss": "of the records were given up, or not stored a second after the test",
 }
 
 

@@ -17,6 +17,7 @@ GOALS = LaunchGoals(
 CALM = ServiceUse({"understudy": 0.4, "candidate": 0.2}, {}, cores=2, busy=0.8, others=0.0, here=True)
 CROWDED = replace(CALM, processes={"understudy": 0.75, "candidate": 0.65})
 FULL = replace(CALM, processes={"understudy": 0.97, "candidate": 0.2})
+ONE_ROW = replace(CALM, processes={"understudy": 0.76, "records": 0.11})
 GENERATOR = {"cpu_share": 0.3, "waited_share": 0.01, "clock_drift_s": 0.0}
 
 
@@ -32,7 +33,9 @@ def seen(n: int = 3_000, slow: int = 0, *, lag_ms: float = 0.1, failed: int = 0,
 
 
 def judged(tally: Tally, use: ServiceUse = CALM, seconds: float = 30, **more: Any) -> tuple[str, str]:
-    answer, reasons, _ = verdict(GOALS, measure(tally, seconds, 0.0, 0.1), tally, use, **more)
+    answer, reasons, _ = verdict(
+        GOALS, measure(tally, seconds, shadow_loss=0.0, records_loss=0.0, machine_per_hour=0.1), tally, use, **more
+    )
     return answer, "; ".join(reasons)
 
 
@@ -79,6 +82,13 @@ def test_a_missed_goal_is_a_fail_with_what_was_at_its_limit(tally: Tally, use: S
         (seen(slow=300, lag_ms=9, waited_share=0.1), CROWDED, {}, "the generator was the limit"),
         (seen(cpu_share=0.95), CALM, {}, "used 95% of a core"),
         (seen(cpu_share=0.95), CALM, {}, "add generators (--processes 2)"),
+        (seen(cpu_share=0.87, waited_share=0.147), ONE_ROW, {}, "the generator was the limit"),
+        (
+            seen(slow=300, cpu_share=0.87, waited_share=0.147),
+            ONE_ROW,
+            {},
+            "it shares the machine with the service: add cores",
+        ),
         (seen(lag_ms=30, waited_share=0.6), CALM, {}, "something else used its CPU"),
         (seen(gave_up=True), CALM, {}, "the generator was the limit"),
         (seen(clock_drift_s=-0.2), CALM, {}, "the clock was set or drifted by 200 ms"),

@@ -76,6 +76,10 @@ def other(**changes: Any) -> Setup:
         ({"error_rate": 0.002}, "0.200% of the requests failed or were not answered in time, 0.100% are allowed"),
         ({"fallback_rate": 0.02}, "2.000% of the candidate's requests fell back to the primary, 1.000% are allowed"),
         ({"shadow_loss": 0.02}, "2.000% of the rehearsals were lost, 1.000% are allowed"),
+        (
+            {"records_loss": 0.3},
+            "30.000% of the records were given up, or not stored a second after the test, 1.000% are allowed",
+        ),
         ({"cost_per_million": 10.5}, "a million predictions cost 10.5000, 10 is the most"),
         ({"cost_per_million": None}, "a million predictions cost ?, 10 is the most"),
     ],
@@ -94,7 +98,7 @@ def test_goals_that_the_file_does_not_set_are_not_held() -> None:
     strict = LaunchGoals.of(policy(latency={"p99_ms": 50, "p50_ms": 1, "p95_ms": 4}).goals)
 
     assert [f.goal for f in held(plain, record().measured)] == [
-        "p99_ms", "candidate.p99_ms", "error_rate", "fallback_rate", "shadow_loss",
+        "p99_ms", "candidate.p99_ms", "error_rate", "fallback_rate", "shadow_loss", "records_loss",
     ]  # fmt: skip
     assert [f.goal for f in held(strict, record().measured) if not f.met] == [
         "p50_ms", "candidate.p50_ms", "p95_ms", "candidate.p95_ms",
