@@ -37,8 +37,13 @@ from service.store import Store
 log = structlog.get_logger(__name__)
 
 PAGE_ROWS = 2_000
+FIRST_PAGE_ROWS = 50
+"""Of the rows that wait to be settled: mostly the first of them still waits for its label."""
 TAIL_MAX_ROWS = 20_000
 """Rows behind the settled prefix that one look takes in; any prefix may decide, so a longer tail loses speed, not truth."""
+TAIL_SHARE = 0.1
+"""Of the controller's time, what looking at the tail may take: it is read anew each time, so under much traffic it is not looked at
+every time. What needs no label, and what is settled, is judged meanwhile: that is a prefix like any other."""
 SEE_MAX_ROWS = 50_000
 """Rows folded per tick, so that a controller that catches up still renews its lease."""
 HISTORY_MAX = 400
@@ -84,6 +89,8 @@ class Controller:
         self._history: list[dict[str, Any]] = []
         self._points = 0
         self._behind = (0, 0)
+        self._moved = False  # since the state was kept
+        self._tail_at = 0.0  # when to look at the tail again, on the performance clock
         self.verdict: Verdict | None = None
 
     def tick(self, *, candidate_ready: bool = True) -> Plan | None:
@@ -104,17 +111,20 @@ class Controller:
         evidence.stand(plan.revision if plan.phase is Phase.PROMOTED else None)
         # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
         known_by = self._clock.now() - LABEL_LAG_S
-        moved = self._fold(evidence, known_by)
-        tail = self._tail(evidence, known_by)
-        moved |= self._behind != (tail.labelled, tail.pending)  # labels came behind a pair that waits for its own
-        self._behind = (tail.labelled, tail.pending)
+        self._moved |= self._fold(evidence, known_by)
+        looked_at = self._tail(evidence, known_by)
+        tail = looked_at or Tail(last=evidence.settled)
+        if looked_at is not None:  # labels may have come behind a pair that waits for its own
+            self._moved |= self._behind != (tail.labelled, tail.pending)
+            self._behind = (tail.labelled, tail.pending)
         met = self._requirements.met() if self._requirements else {}
         verdict = self._judge(evidence, tail, plan, frozenset(met))
         self.verdict = verdict
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
         if order is None and self._baked(plan, evidence):
             order = Order.RELEASE
-        if (moved or order is not None) and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
+        kept = order is not None or (self._moved and looked_at is not None)
+        if kept and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
             return None
         if order is None:
             return None
@@ -136,15 +146,26 @@ class Controller:
     def _fold(self, evidence: Evidence, known_by: float) -> bool:
         before = (evidence.seen, evidence.settled)
         for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
+            together = evidence.settled == evidence.seen  # nothing waits: these rows need not be read twice
             evidence.see(rows)
-        for rows in self._pages(evidence.settled, SEE_MAX_ROWS, known_by):
-            if evidence.settle(rows) < len(rows):
-                break
+            if together:
+                evidence.settle(rows)
+        if evidence.settled < evidence.seen:
+            for rows in self._pages(evidence.settled, SEE_MAX_ROWS, known_by, first=FIRST_PAGE_ROWS):
+                if evidence.settle(rows) < len(rows):
+                    break
         return before != (evidence.seen, evidence.settled)
 
-    def _tail(self, evidence: Evidence, known_by: float) -> Tail:
+    def _tail(self, evidence: Evidence, known_by: float) -> Tail | None:
+        """The tail, or None when it was looked at just now for what that costs."""
+        began = self._clock.perf()
+        if began < self._tail_at:
+            return None
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
-        return evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+        tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+        ended = self._clock.perf()
+        self._tail_at = ended + (ended - began) * (1 / TAIL_SHARE - 1)
+        return tail
 
     def _judge(self, evidence: Evidence, tail: Tail, plan: Plan, met: frozenset[str]) -> Verdict:
         verdict = judge_at(self._policy, evidence, tail, plan.phase, judged_step(plan), met)
@@ -205,17 +226,18 @@ class Controller:
         except NotAllowedNow:
             self._evidence = None  # somebody else leads: they fold on from what was kept before
             return False
+        self._moved = False
         return True
 
-    def _pages(self, after: int, limit: int, known_by: float) -> Iterator[Sequence[Row]]:
+    def _pages(self, after: int, limit: int, known_by: float, *, first: int | None = None) -> Iterator[Sequence[Row]]:
         """Rows after a cursor, a page at a time, at most `limit` of them."""
-        taken = 0
+        taken, size = 0, first or PAGE_ROWS
         while taken < limit:
-            rows = self._store.outcomes(after=after, limit=PAGE_ROWS, known_by=known_by)
-            if not rows:
-                return
+            rows = self._store.outcomes(after=after, limit=size, known_by=known_by)
             yield rows
-            after, taken = rows[-1][0], taken + len(rows)
+            if len(rows) < size:
+                return
+            after, taken, size = rows[-1][0], taken + len(rows), PAGE_ROWS
 
 
 def bands_of(store: Store) -> Sequence[dict[str, Any]]:

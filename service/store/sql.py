@@ -200,7 +200,7 @@ class SqlStore:
             .limit(max(limit, 0))
         )
         with self._db.reading() as connection:
-            return [_judged(row) for row in connection.execute(statement)]
+            return [_judged(row) for row in connection.execute(statement).all()]
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""

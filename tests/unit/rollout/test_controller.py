@@ -519,3 +519,69 @@ def test_a_promotion_bakes_from_its_first_request_on_in_the_requests_own_time():
     process.tick()
     process.tick()
     assert world.kept["evidence"]["baking_since"] is None
+
+
+class Costly(Trap):
+    """A store whose every page of rows takes a second."""
+
+    def __init__(self, world):
+        super().__init__(world.store)
+        self._clock = world.clock
+
+    def outcomes(self, **asked):
+        self.calls["outcomes"] += 1
+        self._clock.advance(1.0)
+        return self._store.outcomes(**asked)
+
+
+def test_a_tail_that_costs_much_is_looked_at_for_a_tenth_of_the_time(monkeypatch):
+    """One second of reading, nine without; and what it says of the rollout waits no longer than that."""
+    monkeypatch.setattr(controller_module, "LABEL_LAG_S", 0.0)
+    world = World()
+    world.serve(1, labelled=False)  # a pair that waits for its label holds up all that follow
+    store = Costly(world)
+    controller = world.controller(store=store, lease_s=1_000.0)
+    looked = []
+    tail = controller._tail
+    monkeypatch.setattr(controller, "_tail", lambda *args: looked.append(found := tail(*args)) or found)
+    controller.tick()
+    world.serve(640)
+    for _ in range(
+        3
+    ):  # each reads two pages before it would come to the tail: a second for what is new, one for what waits
+        world.clock.advance(0.5)
+        assert controller.tick() is None
+    assert [each is not None for each in looked] == [True, False, False, False]
+    assert world.kept["evidence"]["seen"] == 1
+    while controller.tick() is None:
+        assert len(looked) < 12
+    assert looked[-1].labelled == 640
+    assert world.kinds == ["started", "advance"]
+    assert [check.agrees for check in world.verified()[0]] == [True]
+
+
+def test_harm_that_needs_no_label_is_judged_between_two_looks_at_the_tail(monkeypatch):
+    monkeypatch.setattr(controller_module, "LABEL_LAG_S", 0.0)
+    world = World(policy(errors={"margin": 0.02}))
+    world.serve(1, labelled=False)
+    controller = world.controller(store=Costly(world), lease_s=1_000.0)
+    controller.tick()
+    rest = controller._tail_at
+    world.serve(300, "failed", labelled=False)
+    assert controller.tick().phase is Phase.ABORTED
+    assert world.clock.now() < rest
+    checks, changed = world.verified()
+    assert [check.says for check in checks if not check.agrees] == []
+    assert changed is None
+
+
+def test_rows_that_are_settled_at_once_are_read_once(monkeypatch):
+    monkeypatch.setattr(controller_module, "PAGE_ROWS", 100)
+    world = World()
+    world.serve(640)
+    store = Trap(world.store)
+    controller = world.controller(store=store)
+    world.clock.advance(10)
+    controller.tick()
+    assert world.kept["evidence"]["settled"] == 640
+    assert store.calls["outcomes"] == 7 + 1, "seven pages, and a look for a tail"
