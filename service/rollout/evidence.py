@@ -28,7 +28,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
+import msgspec
+
+from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Status, Variant
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
 from service.rollout.reading import Coverage, Reading, Standing
@@ -41,6 +43,8 @@ BLOCK_ROWS = 256
 TAIL_CUTS = 16
 WANTED_MAX = 1_000
 """Predictions of an audit that are listed as waiting for their label."""
+
+_pack = msgspec.msgpack.encode
 
 Row = tuple[int, Observation, LabelReport | None]
 
@@ -163,23 +167,13 @@ class Evidence:
 
     def _link(self, seq: int, observation: Observation, label: Label | None) -> None:
         """Chain a settled row, so that a row which is changed later can be found."""
-        o = observation
-        parts = (
-            self.chain,
-            seq,
-            o.prediction_id,
-            o.request_id,
-            o.at,
-            o.unit,
-            o.mode.value,
-            o.revision,
-            o.share,
-            o.point,
-        )
-        text = "|".join(
-            [*map(repr, (*parts, o.variant.value, o.fallback, label)), _told(o.primary), _told(o.candidate)]
-        )
-        self.chain = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        o, a, b = observation, observation.primary, observation.candidate
+        row = _pack((
+            self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
+            o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
+            b.probabilities, b.seconds,
+        ))  # fmt: skip
+        self.chain = hashlib.blake2b(row, digest_size=8).hexdigest()
         self._in_block += 1
         if self._in_block == BLOCK_ROWS:
             self.blocks.append((seq, self.chain))
@@ -329,10 +323,6 @@ def _paired_goal(policy: Policy) -> PairedGoal:
     assert quality is not None
     bound = 1.0 if audit is None else SHARE_ONE / audit  # a sampled pair carries the weight of its chance
     return PairedGoal(quality.margin, quality.harm_line, -bound, bound)
-
-
-def _told(answer: Answer) -> str:
-    return f"{answer.status.value},{answer.label!r},{answer.score!r},{answer.probabilities!r},{answer.seconds!r}"
 
 
 def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, MeanEvidence]]:
