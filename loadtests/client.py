@@ -36,7 +36,8 @@ class Connection:
         self.status = 0
         self.body = b""
         self._parts: list[bytes] = []
-        self._complete = False
+        self._complete = self._heard = False
+        self._parser: Any = None
         self._keep = True
 
     def ask(self, data: bytes, timeout_s: float) -> int:
@@ -54,17 +55,27 @@ class Connection:
             raise
 
     def _ask(self, data: bytes) -> int:
-        if self._socket is None:
-            self._connect()
-        self._parts, self._complete = [], False
-        parser = httptools.HttpResponseParser(self)
+        if self._socket is not None:
+            try:
+                return self._exchange(data)
+            except OSError as error:
+                if self._heard or isinstance(error, TimeoutError):
+                    raise
+                self.close()  # the server had let go of an idle connection, as it may at any time: the request was not taken
+        self._connect()
+        return self._exchange(data)
+
+    def _exchange(self, data: bytes) -> int:
+        self._parts, self._complete, self._heard = [], False, False
+        self._parser = parser = httptools.HttpResponseParser(self)
         self._socket.sendall(data)
         while not self._complete:
             received = self._socket.recv(RECEIVE_BYTES)
             if not received:
                 raise Broken("the connection was closed before the answer ended")
+            self._heard = True
             parser.feed_data(received)
-        self.status, self._keep = parser.get_status_code(), parser.should_keep_alive()
+        self.status = parser.get_status_code()
         self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         if not self._keep:
             self.close()
@@ -82,8 +93,8 @@ class Connection:
         self._parts.append(body)
 
     def on_message_complete(self) -> None:
-        """The answer is here: called by the parser."""
-        self._complete = True
+        """The answer is here: called by the parser, which forgets afterwards whether the connection goes on."""
+        self._complete, self._keep = True, self._parser.should_keep_alive()
 
     def close(self) -> None:
         """Let go of the socket; the next request opens another."""
