@@ -114,7 +114,8 @@ def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
     return found
 
 
-HEAD = ("setting", "capacity, requests/s", "p99 ms at it", "cores", "cost of a million", "bottleneck")
+HEAD = ("setting", "requests/s", "p99 ms", "cores", "a million", "bottleneck")
+"""The capacity; p99, cores and the cost of a million predictions at it; and what bounds it."""
 
 
 def _said(value: float | None, form: str) -> str:

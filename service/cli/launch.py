@@ -7,7 +7,7 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -304,10 +304,7 @@ def _sweep(test: Any, file: Path, folder: Path, axes: list[str], *, quiet: bool)
     if quiet:
         print(json.dumps(sweeping.as_json(points, chosen), indent=1))
     else:
-        table = Table(*sweeping.HEAD, box=None)
-        for row in sweeping.rows(points):
-            table.add_row(*map(Text, row))
-        out.print(table)
+        _show_sweep(sweeping.HEAD, sweeping.rows(points))
         out.print(
             f"best for the goals: {chosen.name}" if chosen else "no setting reaches the goals",
             style="bold",
@@ -315,6 +312,19 @@ def _sweep(test: Any, file: Path, folder: Path, axes: list[str], *, quiet: bool)
         )
         out.print(f"the plot is in {folder / 'sweep.html'}", markup=False)
     return EXITS["pass"] if chosen else EXITS["fail"]
+
+
+def _show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The numbers as a table, and below it in sentences what bounds each setting."""
+    table = Table(box=None)
+    table.add_column(head[0], no_wrap=True)
+    for name in head[1:-1]:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*map(Text, row[:-1]))
+    out.print(table)
+    for name, *_, bound in rows:
+        out.print(Text(f"{name}: ", style="dim"), Text(bound), sep="", soft_wrap=True)
 
 
 def _show(record: Record, paths: Mapping[str, Path]) -> None:
