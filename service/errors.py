@@ -163,10 +163,6 @@ class StoreError(NotReady):
     kind = "store"
 
 
-class RecordsAway(StoreError):
-    """The process that keeps the records did not answer; what it was given may be written, or not."""
-
-
 class DeadlineExceeded(UnderstudyError):
     """No answer inside the deadline."""
 

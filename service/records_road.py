@@ -9,7 +9,7 @@ import msgspec
 from service.channel import Channel
 from service.domain import Fate, LabelReport
 from service.engine import wire
-from service.errors import RecordsAway, StoreError
+from service.errors import StoreError
 
 TIMEOUT_S = 5.0
 """How long the records process may take over one batch."""
@@ -24,6 +24,10 @@ pack_labels = msgspec.msgpack.encode
 unpack_labels = msgspec.msgpack.Decoder(list[LabelReport]).decode
 pack_fates = msgspec.msgpack.encode
 unpack_fates = msgspec.msgpack.Decoder(list[Fate]).decode
+
+
+class RecordsAway(StoreError):
+    """The records process did not answer; what it was given may be written, or not."""
 
 
 class RecordsRoad:

@@ -23,7 +23,7 @@ from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import device_of
 from service.engine.remote import RemoteEngine
-from service.errors import NotAllowedNow, RecordsAway, StoreError
+from service.errors import NotAllowedNow, StoreError
 from service.inputs import Batch, Decoder, Row, Rows
 from service.labels import LabelQueue
 from service.ledger import Ledger
@@ -32,7 +32,7 @@ from service.metrics import Metrics
 from service.pairs import Pairs, tolerances
 from service.promotion import Promotion, Released
 from service.record import Recorder
-from service.records_road import RecordsRoad
+from service.records_road import RecordsAway, RecordsRoad
 from service.rollout.controller import Controller
 from service.rollout.identity import identity
 from service.rollout.requirements import Requirements

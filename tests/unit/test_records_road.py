@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from service.domain import Fate, LabelReport
-from service.errors import RecordsAway, StoreError
-from service.records_road import RecordsRoad, pack_fates, unpack_labels
+from service.errors import StoreError
+from service.records_road import RecordsAway, RecordsRoad, pack_fates, unpack_labels
 
 LABELS = [LabelReport("ü\x00-1", True, 5.5), LabelReport("b", "cat", 1e300), LabelReport("c", -(2**63), 0.0)]
 
