@@ -25,7 +25,7 @@ from service.http import (
     reply_problem,
     require_json,
 )
-from service.request_path import RequestPath
+from service.request_path import CANDIDATES_FAULT, RequestPath
 from service.wiring import Worker
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,7 @@ class Predict:
         }
         self._named = {variant: (b"x-rollout-variant", variant.encode()) for variant in Variant}
         self._clock = worker.clock
+        self.now = worker.clock.perf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
@@ -78,12 +79,7 @@ class Predict:
         except UnderstudyError:
             return False  # whoever tells of it finds it again
         exchange, plan = self._path.begin(request.rows, asked)
-        pending = _Pending(self, self._path, whole, exchange, plan, started, self._clock.perf())
-        try:
-            if not self._path.infer_now(exchange, pending):
-                worker.spawn(pending.infer())
-        except UnderstudyError as error:
-            pending.set_exception(error)
+        _Pending(self, self._path, whole, exchange, plan, started).ask()
         return True
 
     def reply(self, pending: "_Pending", scores: Scores) -> None:
@@ -133,34 +129,61 @@ class _Pending:
     __slots__ = ("_begun", "_path", "_predict", "exchange", "plan", "started", "whole")
 
     def __init__(
-        self, predict: Predict, path: RequestPath, whole: Whole, exchange: Exchange, plan: Plan, started: float, begun: float
-    ) -> None:  # fmt: skip
+        self, predict: Predict, path: RequestPath, whole: Whole, exchange: Exchange, plan: Plan, started: float
+    ) -> None:
         self._predict, self._path, self.whole, self.exchange, self.plan = predict, path, whole, exchange, plan
-        self.started, self._begun = started, begun
+        self.started = self._begun = started
+
+    def ask(self) -> None:
+        """Ask whoever is to answer, in a coroutine only where it takes longer than a turn of the event loop."""
+        self._begun = self._predict.now()
+        try:
+            if not self._path.infer_told(self.exchange, self):
+                self._predict.worker.spawn(self._infer())
+        except UnderstudyError as error:
+            self.set_exception(error)
 
     def done(self) -> bool:
         """A caller who has gone leaves a record all the same."""
         return False
 
     def set_result(self, scores: Scores, /) -> None:
-        """The primary's scores. Nothing gets out of here: others wait for the same run."""
+        """The scores of who was asked. Nothing gets out of here: others wait for the same run."""
         try:
-            self._predict.reply(self, self._path.answered(self.exchange, scores, self._begun))
+            if self.exchange.variant is Variant.PRIMARY:
+                self._predict.reply(self, self._path.answered(self.exchange, scores, self._begun))
+            else:
+                self._candidate_ended(scores)
         except Exception as error:  # noqa: BLE001
-            self.set_exception(error)
+            self._fail(error)
 
     def set_exception(self, error: Exception, /) -> None:
         """Why there are none."""
+        try:
+            if self.exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
+                self._fail(error)
+            else:
+                self._candidate_ended(error)
+        except Exception as ours:  # noqa: BLE001
+            self._fail(ours)
+
+    def _candidate_ended(self, found: Scores | Exception) -> None:
+        scores = self._path.candidate_ended(self.exchange, found, self._begun)
+        if scores is not None:
+            self._predict.reply(self, scores)
+        else:
+            self.ask()  # the primary: it is a fallback now
+
+    def _fail(self, error: Exception) -> None:
         if not isinstance(error, UnderstudyError):
             log.error("a bug: please report it", exc_info=error)
             error = UnderstudyError("an unexpected error; the log has the details")
         self._path.failed(self.exchange, self.plan, error, self.started)
         reply_problem(self.whole, error)
 
-    async def infer(self) -> None:
-        """Ask whoever takes longer than a turn of the event loop."""
+    async def _infer(self) -> None:
         try:
             scores = await self._path.infer(self.exchange, self.started)
             self._predict.reply(self, scores)
         except Exception as error:  # noqa: BLE001
-            self.set_exception(error)
+            self._fail(error)

@@ -8,7 +8,7 @@ import msgspec
 from service import route
 from service.domain import Mode, Plan, Status, Variant
 from service.engine import Scores
-from service.engine.batching import LocalModel, Told
+from service.engine.batching import LocalModel, SpreadModel, Told
 from service.errors import (
     CandidateAway,
     DeadlineExceeded,
@@ -36,6 +36,10 @@ _CAUSES = {Status.NONE: "starting"}
 """What a fallback's cause is called, where it is not the status itself."""
 _FAILURES = {InferenceError: Status.FAILED, NotFinite: Status.INVALID, DeadlineExceeded: Status.TIMEOUT}
 """What an error says about the model that was asked; the others are not its fault."""
+
+
+CANDIDATES_FAULT = (TimeoutError, CandidateAway, InferenceError, InvalidInput, Overloaded)
+"""What makes a fallback of a request; anything else is a bug of ours."""
 
 
 class Asked(msgspec.Struct, gc=False):
@@ -88,18 +92,20 @@ class RequestPath:
         worker.recorder.open(exchange)
         return exchange, plan
 
-    def infer_now(self, exchange: Exchange, told: Told) -> bool:
-        """Let the primary answer in this turn of the event loop, if it is the one to answer and that fast; else say False.
+    def infer_told(self, exchange: Exchange, told: Told) -> bool:
+        """Let whoever is to answer tell it without a coroutine of the request's own; say False where it takes one: for a deadline.
+
+        The primary's run must be that short; the candidate's has a deadline of its own.
 
         Raises:
             Overloaded: too much waits for it.
         """
-        primary = self.worker.primary
-        if exchange.variant is not Variant.PRIMARY or not isinstance(primary, LocalModel):
+        model = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
+        if isinstance(model, LocalModel) and not model.inline(exchange.count):
             return False
-        if not primary.inline(exchange.count):
+        if not isinstance(model, LocalModel | SpreadModel):
             return False
-        primary.enqueue(exchange.rows, told)
+        model.enqueue(exchange.rows, told)
         return True
 
     def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
@@ -134,31 +140,30 @@ class RequestPath:
 
     async def _ask_candidate(self, exchange: Exchange) -> Scores | None:
         """The candidate's scores, or None after the exchange has been turned into a fallback."""
-        candidate = self.worker.candidate
-        begun = self._clock.perf()
-        scores: Scores | None = None
+        candidate, begun = self.worker.candidate, self._clock.perf()
         try:
             if candidate is None:
                 raise CandidateAway(ever_up=False)
-            scores = await candidate.infer(exchange.rows)
-            cause = Status.OK if scores.finite else Status.INVALID
-        except TimeoutError:
-            cause = Status.TIMEOUT
-        except CandidateAway as away:
-            # While it starts it is not charged; the rehearsal will ask it when it is there.
-            cause = Status.DOWN if away.ever_up else Status.NONE
-        except (InferenceError, InvalidInput, Overloaded):
-            cause = Status.FAILED
+            found: Scores | Exception = await candidate.infer(exchange.rows)
+        except CANDIDATES_FAULT as error:
+            found = error
+        return self.candidate_ended(exchange, found, begun)
+
+    def candidate_ended(self, exchange: Exchange, found: Scores | Exception, begun: float) -> Scores | None:
+        """Note how the candidate's attempt ended, which began at `begun`: its scores, or None: the exchange is a fallback now.
+
+        Raises:
+            InferenceError: there are none, and nobody else's are wanted.
+        """
+        cause, scores = _ended(found)
         if self.worker.draining and cause in {Status.DOWN, Status.FAILED}:
             cause = Status.NONE  # it is being stopped as well, which says nothing about it
-        seconds = self._clock.perf() - begun
-        exchange.settle(Variant.CANDIDATE, cause, scores if cause is Status.OK else None, seconds)
-        if cause is Status.OK:
-            return scores
-        if exchange.mode is Mode.PINNED:
-            raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
-        exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
-        return None
+        exchange.settle(Variant.CANDIDATE, cause, scores, self._clock.perf() - begun)
+        if scores is None:
+            if exchange.mode is Mode.PINNED:
+                raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
+            exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
+        return scores
 
     def failed(self, exchange: Exchange, plan: Plan, error: UnderstudyError, started: float) -> None:
         """The primary's own failure is an outcome like any other: the candidate rehearses on it, and it is recorded."""
@@ -224,3 +229,15 @@ class RequestPath:
         if not math.isfinite(at):
             raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
         return at
+
+
+def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
+    """How an attempt of the candidate ended, and its scores if they are any good."""
+    if not isinstance(found, Exception):
+        return (Status.OK, found) if found.finite else (Status.INVALID, None)
+    if isinstance(found, TimeoutError):
+        return Status.TIMEOUT, None
+    if isinstance(found, CandidateAway):
+        # While it starts it is not charged; the rehearsal will ask it when it is there.
+        return (Status.DOWN if found.ever_up else Status.NONE), None
+    return Status.FAILED, None

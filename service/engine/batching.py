@@ -42,6 +42,8 @@ Waiter: TypeAlias = tuple[Batch, Told]
 IDLE_POLL_S = 0.01
 RUN_S = 50e-6
 """About what a run costs around the model: building the columns, reading the answers, a turn of the event loop."""
+YOUNG_S = 0.002
+"""How long what comes waits for a call that is under way."""
 PAYS = 1.05
 """A batch is large enough when a row in it costs at most this much of what it costs at best."""
 
@@ -208,7 +210,10 @@ class LocalModel(Batcher):
 
 
 class SpreadModel(Batcher):
-    """A model elsewhere: each turn's batch is one call, and several calls may be under way.
+    """A model elsewhere: what waited while the last call was under way is the next one, as long as that call is young.
+
+    A call costs both ends about as much for ten rows as for one, so a model that answers soon is asked for all that waits, one
+    call at a time. One that takes longer does not hold up what comes meanwhile: several calls are under way then.
 
     Args:
         call: runs rows remotely; raises `InferenceError`, or `TimeoutError` past its time limit.
@@ -223,6 +228,9 @@ class SpreadModel(Batcher):
     ) -> None:
         super().__init__(**limits)
         self._call, self._spawn = call, spawn
+        self._calls = self._ended = 0  # begun; of those, the number of the last that ended
+        self._begun_at = 0.0  # the last
+        self._look: asyncio.TimerHandle | None = None  # when it is not young any more
 
     def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
         """See `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
@@ -230,19 +238,34 @@ class SpreadModel(Batcher):
 
     def _turn(self) -> None:
         self._scheduled, self._timer = False, None
+        self._go()
+
+    def _go(self) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         while self._waiting:
+            now = self._loop.time()
+            if self._ended != self._calls and now < self._begun_at + YOUNG_S and self._waiting_rows < self._max_rows:
+                self._look = self._loop.call_at(self._begun_at + YOUNG_S, self._go)
+                return
             batch = self._take()
             if batch:
-                self._spawn(self._one_call(batch))
+                self._calls += 1
+                self._begun_at = now
+                self._spawn(self._one_call(batch, self._calls))
 
-    async def _one_call(self, batch: list[Waiter]) -> None:
+    async def _one_call(self, batch: list[Waiter], number: int) -> None:
         rows = joined([rows for rows, _ in batch])
         try:
             answers: list[Scores | Exception] = list(_split(batch, await self._call(rows)))
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
             answers = [error] * len(batch)
+        self._ended = max(self._ended, number)
         self.on_batch(len(rows))
         _deliver(batch, answers)
+        if self._waiting and not self._scheduled:
+            self._go()
 
 
 def _split(batch: list[Waiter], scores: Scores) -> "list[Scores]":

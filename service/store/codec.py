@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from service.domain import (
@@ -45,10 +46,28 @@ def _plain(value: Any) -> Any:
 
 
 from_json = json.loads
+_encode = msgspec.json.encode
+_decode = msgspec.json.Decoder(tuple[float, ...]).decode
 
 # A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
 _label_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
 label_value = functools.lru_cache(maxsize=1024)(from_json)
+
+
+def _numbers_text(numbers: Sequence[float]) -> str:
+    """A row's numbers as JSON, an order of magnitude sooner than `to_json` where they are Python's own and finite."""
+    try:
+        text = _encode(numbers).decode()
+    except TypeError:
+        return to_json(numbers)
+    return to_json(numbers) if "n" in text else text  # null: one is not finite
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return _decode(text)
+    except msgspec.DecodeError:
+        return tuple(from_json(text))
 
 
 def same_label(one: Label, other: Label) -> bool:
@@ -90,12 +109,12 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         primary.status.value,
         None if primary.label is None else _label_text(primary.label),
         _score(primary.score),
-        None if primary.probabilities is None else to_json(primary.probabilities),
+        None if primary.probabilities is None else _numbers_text(primary.probabilities),
         primary.seconds,
         candidate.status.value,
         None if candidate.label is None else _label_text(candidate.label),
         _score(candidate.score),
-        None if candidate.probabilities is None else to_json(candidate.probabilities),
+        None if candidate.probabilities is None else _numbers_text(candidate.probabilities),
         candidate.seconds,
         observation.point,
     )
@@ -138,7 +157,7 @@ def _answer_of(
         status=_STATUSES[status],
         label=None if label is None else label_value(label),
         score=score,
-        probabilities=None if probabilities is None else tuple(from_json(probabilities)),
+        probabilities=None if probabilities is None else _numbers(probabilities),
         seconds=seconds,
     )
 
