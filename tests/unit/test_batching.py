@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.engine import Scores
-from service.engine.batching import LocalModel, SpreadModel
+from service.engine.batching import YOUNG_S, LocalModel, SpreadModel
 from service.errors import InferenceError, Overloaded
 from service.inputs import Columns, Field
 from service.testing import FakeEngine
@@ -191,5 +191,96 @@ def test_calls_elsewhere_may_overlap_and_fail_together() -> None:
         assert [s.labels for s in await first] == [[1], [2]]
         assert [type(error) for error in await second] == [TimeoutError, TimeoutError]
         assert calls == [2, 2]
+
+    asyncio.run(main())
+
+
+class Elsewhere:
+    """A model whose calls end when the test says so."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.calls: list[tuple[list[int], asyncio.Future[None]]] = []
+        limits = {"max_rows": 64, "queue_max_rows": 100} | limits
+        self.model = SpreadModel(self._call, self._spawn, **limits)
+
+    def _spawn(self, coroutine: Any) -> None:
+        self.tasks.add(asyncio.get_running_loop().create_task(coroutine))
+
+    async def _call(self, batch: Any) -> Scores:
+        ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.calls.append(([row[0] for row in batch], ends))
+        await ends
+        return Scores(len(batch), labels=[row[0] for row in batch])
+
+    @property
+    def batches(self) -> list[list[int]]:
+        return [batch for batch, _ in self.calls]
+
+
+async def turns(n: int = 4) -> None:
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def test_what_comes_while_a_young_call_is_under_way_is_the_next_call() -> None:
+    async def main() -> None:
+        there = Elsewhere()
+        waiting = [there.model.infer(rows(1))]
+        await turns()
+        for number in (2, 3, 4):
+            waiting.append(there.model.infer(rows(number)))
+            await turns()
+        assert there.batches == [[1]]
+        there.calls[0][1].set_result(None)
+        await turns()
+        assert there.batches == [[1], [2, 3, 4]]
+        there.calls[1][1].set_result(None)
+        assert [(await each).labels for each in waiting] == [[1], [2], [3], [4]]
+
+    asyncio.run(main())
+
+
+def test_a_call_that_takes_long_holds_up_nobody() -> None:
+    """One that hangs would otherwise take everybody else's time with it."""
+
+    async def main() -> None:
+        there = Elsewhere()
+        hangs = there.model.infer(rows(1))
+        await turns()
+        began = asyncio.get_running_loop().time()
+        second = there.model.infer(rows(2))
+        while len(there.calls) < 2:
+            await asyncio.sleep(0.0005)
+        assert YOUNG_S <= asyncio.get_running_loop().time() - began + 0.0005 < 1.0
+        there.calls[1][1].set_result(None)
+        assert (await second).labels == [2]
+        third = there.model.infer(rows(3))
+        await turns()
+        assert there.batches == [[1], [2], [3]], "the last call has ended: nothing is waited for"
+        there.calls[0][1].set_result(None)
+        there.calls[2][1].set_result(None)
+        assert (await hangs).labels == [1]
+        assert (await third).labels == [3]
+
+    asyncio.run(main())
+
+
+def test_a_full_batch_waits_for_no_call() -> None:
+    async def main() -> None:
+        there = Elsewhere(max_rows=2)
+        waiting = [there.model.infer(rows(1))]
+        await turns()
+        waiting += [there.model.infer(rows(2)), there.model.infer(rows(3)), there.model.infer(rows(4))]
+        await turns()
+        assert there.batches == [[1], [2, 3]]
+        there.calls[0][1].set_result(None)
+        await turns()
+        assert there.batches == [[1], [2, 3]], "the last call is still young"
+        there.calls[1][1].set_result(None)
+        await turns()
+        assert there.batches == [[1], [2, 3], [4]]
+        there.calls[2][1].set_result(None)
+        assert [(await each).labels for each in waiting] == [[1], [2], [3], [4]]
 
     asyncio.run(main())
