@@ -195,12 +195,12 @@ class Traffic:
 
     def feedback(self) -> Call | None:
         """A report of labels for predictions made earlier, one of them reported before; None where there are none yet."""
-        if not self._known:
-            return None
         chosen = [self._known.popleft() for _ in range(min(LABELS_PER_POST, len(self._known)))]
-        again = self._random.choice(self._reported) if self._reported else None
-        self._reported.append(chosen[0])
-        chosen += [again] if again else []
+        again = [self._random.choice(self._reported)] if self._reported else []
+        self._reported.extend(chosen[:1])
+        chosen += again
+        if not chosen:
+            return None
         labels = [{"prediction_id": name, "label": label} for name, label in chosen]
         return Call(_whole(self._feedback, msgspec.json.encode({"labels": labels})), 0)
 

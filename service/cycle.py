@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sized
 from typing import Protocol
 
 import structlog
@@ -26,6 +27,11 @@ class Line(Protocol):
     tasks: set[asyncio.Task[None]]
     client: tuple[str, int] | None
     expect_100_continue: bool
+
+    @property
+    def connections(self) -> Sized:
+        """All that are open on this server."""
+        ...
 
     def defaults(self) -> bytes:
         """The headers of every answer, as they are sent."""
@@ -53,6 +59,11 @@ class Whole:
     def scope(self) -> Scope:
         """See `service.http.Whole`."""
         return {"headers": self._headers, "client": self._connection.client}
+
+    @property
+    def alone(self) -> bool:
+        """See `service.http.Whole`."""
+        return len(self._connection.connections) == 1
 
     @property
     def message_event(self) -> "Whole":

@@ -33,6 +33,11 @@ class Whole(Protocol):
         """Its headers and its client, as in ASGI's scope; nothing else."""
         ...
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other connection is open: then no other request can be on its way into this turn of the event loop."""
+        ...
+
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer; its length is added to the headers."""
         ...

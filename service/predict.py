@@ -138,7 +138,7 @@ class _Pending:
         """Ask whoever is to answer, in a coroutine only where it takes longer than a turn of the event loop."""
         self._begun = self._predict.now()
         try:
-            if not self._path.infer_told(self.exchange, self):
+            if not self._path.infer_told(self.exchange, self, alone=self.whole.alone):
                 self._predict.worker.spawn(self._infer())
         except UnderstudyError as error:
             self.set_exception(error)

@@ -92,21 +92,23 @@ class RequestPath:
         worker.recorder.open(exchange)
         return exchange, plan
 
-    def infer_told(self, exchange: Exchange, told: Told) -> bool:
+    def infer_told(self, exchange: Exchange, told: Told, *, alone: bool = False) -> bool:
         """Let whoever is to answer tell it without a coroutine of the request's own; say False where it takes one: for a deadline.
 
-        The primary's run must be that short; the candidate's has a deadline of its own.
+        The primary's run must be that short; the candidate's has a deadline of its own. Where the request is `alone`, a run waits
+        for no others.
 
         Raises:
             Overloaded: too much waits for it.
         """
         model = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
-        if isinstance(model, LocalModel) and not model.inline(exchange.count):
-            return False
-        if not isinstance(model, LocalModel | SpreadModel):
-            return False
-        model.enqueue(exchange.rows, told)
-        return True
+        if isinstance(model, LocalModel) and model.inline(exchange.count):
+            (model.enqueue_alone if alone else model.enqueue)(exchange.rows, told)
+            return True
+        if isinstance(model, SpreadModel):
+            model.enqueue(exchange.rows, told)
+            return True
+        return False
 
     def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
         """Note the primary's answer, which it was asked for at `begun`.

@@ -153,13 +153,24 @@ class LocalModel(Batcher):
         A short run that fills a batch by itself, or nearly, is made at once: it would gain nothing by waiting for company.
         """
         count = len(rows)
-        if count * 2 <= self._max_rows or self._waiting or not self.inline(count):
+        if count * 2 <= self._max_rows or not self.inline(count):
             return self.submit(rows)
         future: asyncio.Future[Scores] = self._loop.create_future()
-        alone: list[Waiter] = [(rows, future)]
-        _deliver(alone, self._run_all(alone))
-        self.on_batch(count)
+        self.enqueue_alone(rows, future)
         return future
+
+    def enqueue_alone(self, rows: Batch, told: Told) -> None:
+        """As `enqueue`, for a run that is `inline` and gains nothing by company: it is made at once, unless others wait.
+
+        Raises:
+            Overloaded: when more than `queue_max_rows` rows wait already.
+        """
+        if self._waiting:
+            self.enqueue(rows, told)
+            return
+        batch: list[Waiter] = [(rows, told)]
+        _deliver(batch, self._run_all(batch))
+        self.on_batch(len(rows))
 
     def inline(self, rows: int) -> bool:
         """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""
