@@ -17,7 +17,7 @@ import bentoml
 import structlog
 from _bentoml_sdk import Service
 
-from service import connection, loading
+from service import connection, loading, restarts
 from service.domain import Fate, LabelReport
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
@@ -177,6 +177,12 @@ def drain_first(door: FrontDoor, *, then_s: float = 0.0, begun: Callable[[], Non
 class Candidate:
     """Runs the model on trial, in a process of its own, so that it can crash, hang or leak by itself."""
 
+    @bentoml.on_deployment
+    @staticmethod
+    def supervised() -> None:
+        """Once, in the supervisor, also where the candidate is served alone."""
+        restarts.install()
+
     @bentoml.on_startup
     async def load(self) -> None:
         """Load and warm the model before the socket is listened to."""
@@ -237,6 +243,7 @@ class Understudy:
     @staticmethod
     def preflight() -> None:
         """Once, before any worker starts: whatever keeps the service from starting is said here, in one line."""
+        restarts.install()
         try:
             for line in loading.preflight(settings):
                 log.info(line)
