@@ -4,25 +4,27 @@ A BentoML service class may give its own ASGI application; ours puts a front doo
 """
 
 import asyncio
-import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
+from service import collector  # first: it keeps Python from collecting garbage until all else is imported
+
+# isort: split
 import bentoml
 import structlog
 from _bentoml_sdk import Service
 
-from service import connection, loading, wiring
+from service import connection, loading, restarts
+from service.domain import Fate, LabelReport
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
 from service.http import Receive, Routes, Scope, Send, answer, read_body
 from service.records_road import pack_fates, unpack_labels
-from service.rest import TELLERS, Rest
 from service.settings import read_settings
 
 log = structlog.get_logger(__name__)
@@ -98,10 +100,20 @@ class CandidateDoor:
         return self._engine
 
 
+class Written(Protocol):
+    """What the records process is asked for: see `service.wiring.Records`."""
+
+    async def write(self, packed: bytes) -> None:
+        """Write a batch."""
+
+    async def labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+        """Write labels."""
+
+
 class RecordsDoor:
     """The records process: batches of what has happened, and labels, over its own socket."""
 
-    def __init__(self, records: wiring.Records) -> None:
+    def __init__(self, records: Written) -> None:
         self._records = records
 
     def routes(self) -> Routes:
@@ -165,6 +177,12 @@ def drain_first(door: FrontDoor, *, then_s: float = 0.0, begun: Callable[[], Non
 class Candidate:
     """Runs the model on trial, in a process of its own, so that it can crash, hang or leak by itself."""
 
+    @bentoml.on_deployment
+    @staticmethod
+    def supervised() -> None:
+        """Once, in the supervisor, also where the candidate is served alone."""
+        restarts.install()
+
     @bentoml.on_startup
     async def load(self) -> None:
         """Load and warm the model before the socket is listened to."""
@@ -173,8 +191,7 @@ class Candidate:
         service: Any = Candidate
         service.door.open(door.routes(lambda: service.door.draining))
         drain_first(service.door, then_s=OUTLIVES_S)
-        gc.collect()
-        gc.freeze()
+        collector.settle()
 
 
 def where_the_candidate_is() -> str | None:
@@ -192,14 +209,15 @@ class Records:
     @bentoml.on_startup
     async def start(self) -> None:
         """Open the store, if it is there, before the socket is listened to."""
+        from service import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
+
         os.nice(RECORDS_NICENESS)
         self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
         self._records.start()
         service: Any = Records
         service.door.open(RecordsDoor(self._records).routes())
         drain_first(service.door, then_s=OUTLIVES_S)
-        gc.collect()
-        gc.freeze()
+        collector.settle()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
@@ -225,6 +243,7 @@ class Understudy:
     @staticmethod
     def preflight() -> None:
         """Once, before any worker starts: whatever keeps the service from starting is said here, in one line."""
+        restarts.install()
         try:
             for line in loading.preflight(settings):
                 log.info(line)
@@ -234,6 +253,9 @@ class Understudy:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load, warm, and begin to answer."""
+        from service import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
+        from service.rest import TELLERS, Rest  # noqa: PLC0415
+
         records: Any = Records
         self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
         await self._worker.start()
@@ -256,8 +278,7 @@ class Understudy:
         drain_first(service.door, begun=self._drain)
         # A thread (labels, a poll of the plan) would otherwise keep the interpreter for 5 ms, and every request waiting.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        gc.collect()
-        gc.freeze()  # what is here now stays: the collector need not look at it again
+        collector.settle()
 
     def _drain(self) -> None:
         self._worker.draining = True
@@ -266,3 +287,6 @@ class Understudy:
     async def stop(self) -> None:
         """Write what has gathered, then let go."""
         await self._worker.close()
+
+
+collector.resume()

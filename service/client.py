@@ -1,11 +1,12 @@
 """Talks to a running service over REST, for the command line and the replay. Raises one error, in words."""
 
 import os
-from typing import Any, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Self
 
 from service.errors import UnderstudyError
+
+if TYPE_CHECKING:  # most commands only need its name: it takes longer to load than all that they do
+    import httpx
 
 DEFAULT_URL = "http://127.0.0.1:3000"
 
@@ -30,6 +31,8 @@ class Client:
     """
 
     def __init__(self, url: str = DEFAULT_URL, token: str | None = None, *, timeout_s: float = 30.0) -> None:
+        import httpx  # noqa: PLC0415
+
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, headers=headers(token), timeout=timeout_s)
 
@@ -60,7 +63,9 @@ class Client:
         """Let go of the connection."""
         self._http.close()
 
-    def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _call(self, method: str, path: str, **options: Any) -> "httpx.Response":
+        import httpx  # noqa: PLC0415
+
         try:
             response = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
@@ -72,7 +77,7 @@ class Client:
         return response
 
 
-def explain(response: httpx.Response) -> str:
+def explain(response: "httpx.Response") -> str:
     """What an error answer says."""
     try:
         return str(response.json()["detail"])

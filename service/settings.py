@@ -54,7 +54,7 @@ class Settings(pydantic_settings.BaseSettings):
     body_max_bytes: int = pydantic.Field(8 * 2**20, ge=1024, description="largest request body; more is 413")
     rows_max: int = pydantic.Field(5_000, ge=1, description="most rows in one request; more is 413")
     labels_max: int = pydantic.Field(10_000, ge=1, description="most labels in one /feedback call; more is 413")
-    labels_waiting_max: int = pydantic.Field(
+    queue_max_labels: int = pydantic.Field(
         50_000, ge=1, description="labels of all callers that wait to be stored; more is 429"
     )
     loadtest_max_bytes: int = pydantic.Field(

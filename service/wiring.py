@@ -215,7 +215,7 @@ class Worker(House):
         self._arrays = {field.name for field in self.fields if not field.scalar}
         self._places = [self.decoder.positions[name] for name in self._arrays]
         self._records = RecordsRoad(records_url) if records_url is not None else None
-        self._labels = LabelQueue(self._write_labels, waiting_max=settings.labels_waiting_max)
+        self._labels = LabelQueue(self._write_labels, waiting_max=settings.queue_max_labels)
         self.recorder = Recorder(
             self.id_prefix, self.ledger.write, settings, [field.name for field in self.fields],
             ship=self._records.write if self._records is not None else None, keep=self._kept,

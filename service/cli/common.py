@@ -1,6 +1,5 @@
 """What the commands share: the application, the options, and how errors are said."""
 
-import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
@@ -42,6 +41,8 @@ def said() -> Iterator[None]:
 
 def interruptible(job: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine; Ctrl-C cancels it and it finishes what it has begun."""
+    import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
+
     try:
         return asyncio.run(job)
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """The demo with its three stories."""
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 import yaml
 from rich.console import Group
@@ -21,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.common import app, err, interruptible, out, said
-from service.client import Client
+from service.client import CallFailed, Client
 from service.errors import ConfigurationError
 
 STORIES = {
@@ -96,11 +94,9 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
     try:
         until = time.monotonic() + 60
         while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if (
-                    httpx.get(url + "/readyz").status_code == 200
-                    and httpx.get(url + "/rollout").json()["candidate"]["up"]
-                ):
+            with contextlib.suppress(CallFailed), Client(url) as client:
+                client.text("/readyz")
+                if client.get("/rollout")["candidate"]["up"]:
                     break
             if process.poll() is not None or time.monotonic() > until:
                 raise ConfigurationError(f"the service did not start; {folder / 'service.log'} says why")
@@ -112,6 +108,8 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
 
 
 async def _play(url: str, month: int, rate: float) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+    import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
+
     from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
     from service.replay import Replay, settled  # noqa: PLC0415
 

@@ -1,6 +1,5 @@
 """Commands that send history through a service."""
 
-import asyncio
 import contextlib
 import datetime
 import json
@@ -39,7 +38,7 @@ def replay(
             job = history_.Replay(url, token=token, rate=rate, connections=connections, progress=step)
             summary = interruptible(job.run(flights))
         store = history_.difference(
-            asyncio.run(history_.settled(lambda: client.get("/rollout/evidence")["counters"])), before[0]
+            interruptible(history_.settled(lambda: client.get("/rollout/evidence")["counters"])), before[0]
         )
         metrics = history_.difference(history_.from_metrics(client.text("/metrics")), before[1])
         differ = history_.disagreements(store, metrics)

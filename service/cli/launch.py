@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,7 +19,9 @@ from rich.text import Text
 from service.cli.common import File, Json, Token, Url, app, err, out
 from service.client import DEFAULT_URL, Client
 from service.errors import ConfigurationError, UnderstudyError
-from service.rollout.loadtest import LaunchGoals, Record
+
+if TYPE_CHECKING:  # loaded by the commands that are about load tests
+    from service.rollout.loadtest import LaunchGoals, Record
 
 EXITS = {"pass": 0, "fail": 1, "invalid": 2}
 STYLES = {"pass": "bold green", "fail": "bold red", "invalid": "bold yellow"}
@@ -76,6 +78,8 @@ def loadtest(
     """Test the launch: open loop, judged by the goals. Exits 0 for a pass, 1 for a fail, 2 when it says nothing."""
     with _said():
         if post is not None:
+            from service.rollout.loadtest import Record  # noqa: PLC0415
+
             record = Record.model_validate_json(post.read_bytes())
             _file_with(url, token, record, quiet=as_json)
             raise typer.Exit(EXITS[record.verdict])
@@ -164,7 +168,9 @@ def _one(test: Any, file: Path, folder: Path, *, gate: tuple[str, str | None] | 
     return EXITS[record.verdict]
 
 
-def _goals(test: Any) -> LaunchGoals:
+def _goals(test: Any) -> "LaunchGoals":
+    from service.rollout.loadtest import LaunchGoals  # noqa: PLC0415
+
     with Client(test.url, test.token) as client:
         return LaunchGoals.model_validate(client.get("/rollout/loadtest")["goals"])
 
@@ -175,7 +181,7 @@ def _at(test: Any, rate: float, seconds: float) -> Any:
     return dataclasses.replace(test, rate=rate, seconds=seconds)
 
 
-def _measured(test: Any, file: Path, goals: LaunchGoals | None, *, quiet: bool) -> Any:
+def _measured(test: Any, file: Path, goals: "LaunchGoals | None", *, quiet: bool) -> Any:
     from loadtests.run import run  # noqa: PLC0415
 
     with _progress(test, show=not quiet) as say:
@@ -201,7 +207,7 @@ def _progress(test: Any, *, show: bool) -> Iterator[Callable[[Mapping[str, Any]]
         yield say
 
 
-def _file_with(url: str, token: str | None, record: Record, *, quiet: bool) -> dict[str, Any]:
+def _file_with(url: str, token: str | None, record: "Record", *, quiet: bool) -> dict[str, Any]:
     """File a record with a service and say whether its gate is open."""
     with Client(url, token) as client:
         filed: dict[str, Any] = client.post("/rollout/loadtest", json.loads(record.model_dump_json()))
@@ -232,7 +238,7 @@ def _find(test: Any, file: Path, folder: Path, peak: float | None, *, quiet: boo
     return EXITS["pass"] if found.rate and (headroom is None or headroom >= 0) else EXITS["fail"]
 
 
-def _capacity(test: Any, file: Path, goals: LaunchGoals, precision: float, *, quiet: bool) -> Any:
+def _capacity(test: Any, file: Path, goals: "LaunchGoals", precision: float, *, quiet: bool) -> Any:
     from loadtests import capacity  # noqa: PLC0415
 
     def try_at(rate: float) -> Any:
@@ -327,7 +333,7 @@ def _show_sweep(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         out.print(Text(f"{name}: ", style="dim"), Text(bound), sep="", soft_wrap=True)
 
 
-def _show(record: Record, paths: Mapping[str, Path]) -> None:
+def _show(record: "Record", paths: Mapping[str, Path]) -> None:
     table = Table("goal", "met", "measured", box=None)
     for finding in record.findings:
         met = Text("yes", style="green") if finding.met else Text("no", style="bold red")

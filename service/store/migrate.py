@@ -1,18 +1,22 @@
-"""Bringing a database to the tables that this version speaks, with Alembic and without a file beside the package."""
+"""Bringing a database to the tables that this version speaks, with Alembic and without a file beside the package.
+
+Alembic is loaded when there is something to migrate: most starts find that done.
+"""
 
 import threading
 from pathlib import Path
+from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
+from sqlalchemy import column, inspect, select, table
 
 from service.errors import ConfigurationError
 from service.store.database import BUSY_TIMEOUT_S, Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = "0006"
+"""The newest revision in `migrations/versions`; a test keeps the two equal."""
+
+_alembics_own = table("alembic_version", column("version_num"))
 
 _one_at_a_time = threading.Lock()  # Alembic keeps the running migration in module globals
 
@@ -36,24 +40,34 @@ def migrate(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> str | None:
 
 def upgrade(database: Database) -> str | None:
     """What `migrate` does, on connections that are there."""
+    with database.reading() as connection:
+        if inspect(connection).has_table(_alembics_own.name):
+            before = connection.execute(select(_alembics_own.c.version_num)).scalar_one_or_none()
+            if before == HEAD:
+                return HEAD
+    return _migrated(database)
+
+
+def _migrated(database: Database) -> str | None:
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    with _one_at_a_time:
-        with database.reading() as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
-        if before == scripts.get_current_head():
-            return before
-        # Whoever waited here for another process finds its work done: the revision is read again inside.
-        with database.alone(unhurried=True) as connection:
-            before = MigrationContext.configure(connection).get_current_revision()
-            _refuse_newer(scripts, before, database.name)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+    # Whoever waited here for another process finds its work done: the revision is read inside.
+    with _one_at_a_time, database.alone(unhurried=True) as connection:
+        before = MigrationContext.configure(connection).get_current_revision()
+        _refuse_newer(ScriptDirectory.from_config(config), before, database.name)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
     return before
 
 
-def _refuse_newer(scripts: ScriptDirectory, revision: str | None, name: str) -> None:
+def _refuse_newer(scripts: Any, revision: str | None, name: str) -> None:
+    from alembic.util import CommandError  # noqa: PLC0415
+
     if revision is None:
         return
     try:

@@ -309,15 +309,16 @@ def test_a_killed_records_process_loses_nothing(tmp_path: Path, july: list[Fligh
             assert answer.status_code == 200
             names.append(answer.json()["predictions"][0]["prediction_id"])
             slowest = max(slowest, time.monotonic() - began)
+            if len(names) == 10:  # while the new process still loads: whoever took the request stores its labels itself
+                early = [{"prediction_id": name, "label": 1} for name in names]
+                away = service.http.post("/feedback", json={"labels": early}).json()
+                assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 10}
         assert slowest < 2.0
-        # Whoever took the request stores its labels itself while nobody else does.
         labels = [{"prediction_id": name, "label": 1} for name in names]
-        away = service.http.post("/feedback", json={"labels": labels[:50]}).json()
-        assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 50}
         service.wait_for(lambda: counters(service)["requests/primary/live/200"] == 400, 30)
-        service.wait_for(lambda: counters(service)["labels/matched"] == labelled + 50)
+        service.wait_for(lambda: counters(service)["labels/matched"] == labelled + 10)
         back = service.http.post("/feedback", json={"labels": labels}).json()
-        assert back == {"matched": 50, "duplicate": 50, "conflict": 0, "pending": 0}
+        assert back == {"matched": 90, "duplicate": 10, "conflict": 0, "pending": 0}
         told = replay(service, "--month", "7", "--limit", "300", "--connections", "8")
 
         assert told["differences"] == []

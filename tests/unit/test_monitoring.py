@@ -127,11 +127,19 @@ def test_the_rules_do_what_they_promise() -> None:
 
 
 def test_a_rule_that_is_wrong_would_be_seen(tmp_path: Path) -> None:
-    """A check that cannot fail is none."""
+    """A check that cannot fail is none. Only the tests of the rule that is made wrong: the whole file spans days."""
+    whole: Any = yaml.safe_load((FOLDER / "rules_test.yaml").read_text())
+    tests = [
+        {"interval": test["interval"], "input_series": test["input_series"], "alert_rule_test": of_slow}
+        for test in whole["tests"]
+        if (of_slow := [a for a in test.get("alert_rule_test", ()) if a["alertname"] == "UnderstudySlow"])
+    ]
+    (tmp_path / "rules_test.yaml").write_text(yaml.safe_dump(whole | {"tests": tests}))
+    shutil.copy(FOLDER / "rules.yaml", tmp_path)
+    assert promtool("test", "rules", tmp_path / "rules_test.yaml").returncode == 0
     data: Any = yaml.safe_load((FOLDER / "rules.yaml").read_text())
     slow = next(rule for rule in data["groups"][1]["rules"] if rule["alert"] == "UnderstudySlow")
     slow["expr"] = slow["expr"].replace("> 0.05", "> 5")
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(data))
-    shutil.copy(FOLDER / "rules_test.yaml", tmp_path)
 
     assert promtool("test", "rules", tmp_path / "rules_test.yaml").returncode != 0

@@ -79,7 +79,7 @@ def test_names_say_their_unit() -> None:
     unitless = {"workers", "threads", "breaker_failures", "candidate_timeout_share"} | {
         "drift_line_factor", "drift_looks", "drift_features_max", "traffic_points_max",
     }  # fmt: skip
-    units = r"_(s|ms|days|bytes|mib|rows|chars)(_|$)|^(rows|labels)_max$|_connections_max$|_max_(mib|rows|bytes|chars)$"
+    units = r"_(s|ms|days|bytes|mib|rows|chars)(_|$)|^(rows|labels)_max$|_connections_max$|_max_(mib|rows|labels|bytes|chars)$"
     for name, field in FIELDS.items():
         if field.annotation in {int, float} and name not in unitless:
             assert re.search(units, name), name

@@ -2,6 +2,8 @@
 
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -9,11 +11,13 @@ from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from service.errors import ConfigurationError, StoreError
-from service.store.migrate import MIGRATIONS, migrate
+from service.store.migrate import HEAD, MIGRATIONS, migrate
 from service.store.schema import metadata
 from service.store.sql import SqlStore
 from tests.contract.stores import event, observation, plan, stored, tally
@@ -32,6 +36,22 @@ def test_from_scratch_they_make_every_table_and_a_second_time_nothing(file: Path
     assert migrate(url) is None
     assert tables(file) == set(metadata.tables) | {"alembic_version"}
     assert migrate(url) == NEWEST
+
+
+def test_the_newest_is_the_one_that_needs_no_alembic_to_be_told() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(url: str) -> None:
+    """It takes a while to load, in each of the processes of a service, and has nothing to do there."""
+    migrate(url)
+    code = (
+        "import sys; from service.store.migrate import migrate; print(migrate(sys.argv[1]), 'alembic' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [HEAD, "False"]
 
 
 def test_they_agree_with_the_schema(url: str) -> None:
