@@ -58,6 +58,8 @@ def alerts(policy: Policy) -> list[dict[str, Any]]:
     goals = policy.goals
     wait = round(policy.labels.wait)
     stored = f"sum by (job) (increase(understudy_store_rows_total[{wait}s]))"
+    # A range that reaches back before a service's first day is as long as that day: whoever is younger has not waited yet.
+    since = f"sum by (job) (understudy_store_rows_total offset {wait}s)"
     found = [
         _alert("UnderstudyDown", 'up{job=~".*understudy.*"} == 0', "1m", "page",
                "{{ $labels.instance }} is not scraped: nobody may be answering."),
@@ -77,7 +79,7 @@ def alerts(policy: Policy) -> list[dict[str, Any]]:
         _alert("UnderstudyWaiting", 'max by (job) (understudy_rollout_phase{phase="waiting"}) == 1', "10m", "ticket",
                "The rollout waits for a person: `understudy promote` or `understudy abort`."),
         _alert("UnderstudyLabelsMissing",
-               f"(sum by (job) (increase({LABELLED}[{wait}s])) or {stored} * 0) == 0 and {stored} > 0", "1h", "ticket",
+               f"(sum by (job) (increase({LABELLED}[{wait}s])) or {stored} * 0) == 0 and {stored} > 0 and {since}", "1h", "ticket",
                "No label has come for as long as labels are waited for: nothing can be judged."),
         _alert("UnderstudyShadowLost", "understudy:shadow_lost:ratio_rate1h > 0.05", "15m", "ticket",
                "{{ $value | humanizePercentage }} of the rehearsals were dropped, failed or late: evidence comes slower."),

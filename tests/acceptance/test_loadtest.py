@@ -114,7 +114,7 @@ def counters(service: Running) -> dict[str, float]:
 def load_file(folder: Path, **goals: Any) -> Path:
     """The example with goals that a small, short test is judged by."""
     data = yaml.safe_load((ROOT / "rollout.yaml").read_text())
-    data["goals"] |= {"throughput_rps": 220, "latency": {"p99_ms": 60, "deadline_ms": 1000}} | goals
+    data["goals"] |= {"throughput_rps": 360, "latency": {"p99_ms": 60, "deadline_ms": 1000}} | goals
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "rollout.yaml"
     file.write_text(yaml.safe_dump(data))
@@ -127,7 +127,7 @@ def loadtest(
     """`understudy loadtest --json` against a service: its exit code and what it said."""
     command = [
         *prefix, sys.executable, "-m", "service.cli", "loadtest", str(file), "--url", service.url, "--json", "-o", str(folder),
-        "--duration", "10", "--warm-up", "1", "--rows", "1", *options,
+        "--duration", "6", "--warm-up", "1", "--rows", "1", *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout, done.stderr
@@ -155,11 +155,11 @@ def test_a_load_test_passes_and_opens_the_gate(tmp_path: Path) -> None:
         assert (code, record["verdict"], record["reasons"]) == (0, "pass", [])
         assert told["filed"]["met"]
         assert service.http.post("/rollout/promote", json={}).json()["weight"] == 50
-        assert record["measured"]["offered_rps"] == 220
+        assert record["measured"]["offered_rps"] == 360
         assert record["measured"]["variants"]["primary"]["requests"] > 1_000
         assert record["measured"]["variants"]["candidate"]["requests"] > 100
         assert record["service"]["cores"]["understudy"] > 0
-        assert record["generator"]["feedback"] == {"posts": 220, "errors": 0} | {"p99_ms": ANY}
+        assert record["generator"]["feedback"] == {"posts": 216, "errors": 0} | {"p99_ms": ANY}
         assert service.rollout()["variants"]["primary"]["requests"] == 0
         for name in ("report.html", "junit.xml", "record.json"):
             assert Path(told["files"][name]).stat().st_size > 500
@@ -169,7 +169,7 @@ def test_a_load_test_passes_and_opens_the_gate(tmp_path: Path) -> None:
 
 
 def costs_are_those_of(
-    record: dict[str, Any], service: Running, page: Path, *, goal: int = 220, traffic: float = 1_000.0
+    record: dict[str, Any], service: Running, page: Path, *, goal: int = 360, traffic: float = 1_000.0
 ) -> None:
     """The launch report of the record that was filed: throughput, a million predictions, a month at a traffic, worked out here."""
     command = [
