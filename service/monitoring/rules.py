@@ -59,7 +59,7 @@ def alerts(policy: Policy) -> list[dict[str, Any]]:
     wait = round(policy.labels.wait)
     stored = f"sum by (job) (increase(understudy_store_rows_total[{wait}s]))"
     # A range that reaches back before a service's first day is as long as that day: whoever is younger has not waited yet.
-    since = f"sum by (job) (understudy_store_rows_total offset {wait}s)"
+    since = f"sum by (job) (count_over_time(understudy_store_rows_total[1h] offset {wait}s)) > 0"
     found = [
         _alert("UnderstudyDown", 'up{job=~".*understudy.*"} == 0', "1m", "page",
                "{{ $labels.instance }} is not scraped: nobody may be answering."),
