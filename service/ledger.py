@@ -54,7 +54,8 @@ class Ledger:
         pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
 
     Attributes:
-        latest_at: when the latest request that was written here happened; 0 before the first.
+        latest_at: when the latest live request that was written here happened; 0 before the first. That of a load test happens now,
+            also where callers' history is replayed.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Ledger:
             elif kind == "fallbacks":
                 self._metrics.fallbacks.labels(cause=rest).inc(count)
         self._metrics.store_rows.inc(len(observations))
-        self.latest_at = max(self.latest_at, *(exchange.at for exchange in batch))
+        self.latest_at = max([self.latest_at, *(exchange.at for exchange in batch if exchange.mode is Mode.LIVE)])
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
         self._joined(outcomes)
         self._watch([exchange.rows for exchange in batch], observations)

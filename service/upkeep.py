@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import math
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -88,8 +90,10 @@ class Upkeep:
             await asyncio.sleep(sweep_s)
             try:
                 await asyncio.to_thread(self._ledger.sweep)
-                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives.
-                if latest := self._ledger.latest_at:
-                    await asyncio.to_thread(self._store.prune, retention, now=min(latest, self._clock.now()))
+                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives. Before the
+                # first of them only the size counts.
+                latest, now = self._ledger.latest_at, self._clock.now()
+                kept = retention if latest else dataclasses.replace(retention, max_age_s=math.inf)
+                await asyncio.to_thread(self._store.prune, kept, now=min(latest or now, now))
             except StoreError:  # it is put off
                 self._metrics.store_errors.labels(call="housekeeping").inc()

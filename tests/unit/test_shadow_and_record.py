@@ -224,12 +224,15 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         dropped = exchange(2, 0.4)
         dropped.rehearsal = Variant.CANDIDATE
         dropped.settle(Variant.CANDIDATE, Status.DROPPED, None, 0.0)
-        for one in (compared, dropped, exchange(3, 0.5, mode=Mode.PINNED)):
+        pinned = exchange(3, 0.5, mode=Mode.PINNED)
+        pinned.at = 1_000.0
+        for one in (compared, dropped, pinned):
             record.add(one)
         record.refused(422, [{"field": "x", "problem": "is missing"}, {"field": "made up", "problem": "unknown"}])
         early = ledger.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
+        assert ledger.latest_at == 100.0, "a load test happens now, whenever the requests did that are replayed"
 
         counters, metrics = store.counters(), read()
         assert (early.fates, receipt.fates) == ([Fate.PENDING], [Fate.MATCHED])
