@@ -1,9 +1,11 @@
 """Commands that start things: init, check, serve, token."""
 
 import base64
+import errno
 import json
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,11 +111,31 @@ def serve(
             raise ConfigurationError(
                 f"without tokens the service listens on loopback only, not on {host}: `understudy token`"
             )
-    env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"}
-    if workers is not None:
-        env["UNDERSTUDY_WORKERS"] = str(workers)
-    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Understudy", "--host", host, "--port", str(port)]
-    os.execve(sys.executable, command, env)  # noqa: S606 - becomes the server, so that signals reach it
+        _become("Understudy", file, host, port, {} if workers is None else {"UNDERSTUDY_WORKERS": str(workers)})
+
+
+def _become(service: str, file: Path, host: str, port: int, env: dict[str, str]) -> None:
+    """Replace this process by BentoML's server, so that signals reach it.
+
+    Raises:
+        ConfigurationError: somebody listens there already.
+    """
+    if in_use(host, port):
+        raise ConfigurationError(
+            f"port {port} of {host} is in use: stop what listens there, or choose another with --port"
+        )
+    env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"} | env
+    command = [sys.executable, "-m", "bentoml", "serve", f"service.app:{service}", "--host", host, "--port", str(port)]
+    os.execve(sys.executable, command, env)  # noqa: S606 - see above
+
+
+def in_use(host: str, port: int) -> bool:
+    """Whether another process listens at this address. What else keeps one from listening is the server's to tell."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 @app.command("webhook-secret")
@@ -144,9 +166,7 @@ def serve_candidate(
             raise ConfigurationError(
                 f"{file} is missing; name the rollout file of the services that ask this candidate"
             )
-    env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"}
-    command = [sys.executable, "-m", "bentoml", "serve", "service.app:Candidate", "--host", host, "--port", str(port)]
-    os.execve(sys.executable, command, env)  # noqa: S606 - becomes the server, so that signals reach it
+        _become("Candidate", file, host, port, {})
 
 
 @app.command()

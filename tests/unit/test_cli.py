@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import stat
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from service import cli
 from service.auth import Tokens
-from service.cli import history
+from service.cli import history, start
 from service.errors import InvalidInput, NotAllowedNow
 from service.rollout.policy import json_schema, parse
 from tests.unit.test_client import nowhere, serving
@@ -250,7 +251,19 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, 
     """What `serve` would become: its arguments and environment."""
     seen: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.setattr(os, "execve", lambda path, arguments, env: seen.append((arguments, env)))
+    monkeypatch.setattr(start, "in_use", lambda host, port: False)  # whatever else runs on this machine
     return seen
+
+
+@pytest.mark.parametrize("command", ["serve", "serve-candidate"])
+def test_a_port_that_is_in_use_is_said_in_one_line(tmp_path: Path, command: str) -> None:
+    """With the way out, and not as the server's stack trace."""
+    example(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(command, "--port", str(port))
+    assert f"port {port} of 127.0.0.1 is in use: stop what listens there, or choose another with --port" in said
+    assert not start.in_use("127.0.0.1", port)
 
 
 def test_serve_becomes_the_server(tmp_path: Path, started: list[Any]) -> None:
