@@ -36,7 +36,7 @@ class Connection:
         self.status = 0
         self.body = b""
         self._parts: list[bytes] = []
-        self._complete = self._heard = False
+        self._complete = False
         self._parser: Any = None
         self._keep = True
 
@@ -55,31 +55,33 @@ class Connection:
             raise
 
     def _ask(self, data: bytes) -> int:
-        if self._socket is not None:
-            try:
-                return self._exchange(data)
-            except OSError as error:
-                if self._heard or isinstance(error, TimeoutError):
-                    raise
-                self.close()  # the server had let go of an idle connection, as it may at any time: the request was not taken
-        self._connect()
-        return self._exchange(data)
-
-    def _exchange(self, data: bytes) -> int:
-        self._parts, self._complete, self._heard = [], False, False
+        if self._socket is None or self._let_go():
+            self.close()
+            self._connect()
+        self._parts, self._complete = [], False
         self._parser = parser = httptools.HttpResponseParser(self)
         self._socket.sendall(data)
         while not self._complete:
             received = self._socket.recv(RECEIVE_BYTES)
             if not received:
                 raise Broken("the connection was closed before the answer ended")
-            self._heard = True
             parser.feed_data(received)
         self.status = parser.get_status_code()
         self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         if not self._keep:
             self.close()
         return self.status
+
+    def _let_go(self) -> bool:
+        """Whether the server has closed an idle connection, as it may. What breaks once a request is sent is an error."""
+        if self._secure:
+            return False
+        try:
+            return not self._socket._sock.recv(1, plain.MSG_PEEK | plain.MSG_DONTWAIT)  # noqa: SLF001 - gevent's own would wait
+        except BlockingIOError:
+            return False  # nothing is there to read, as it should be
+        except OSError:
+            return True
 
     def _connect(self) -> None:
         opened = socket.create_connection((self._host, self._port))

@@ -119,10 +119,11 @@ class Controller:
             self._behind = (tail.labelled, tail.pending)
         met = self._requirements.met() if self._requirements else {}
         verdict = self._judge(evidence, tail, plan, frozenset(met))
-        self.verdict = verdict
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
         if order is None and self._baked(plan, evidence):
             order = Order.RELEASE
+        if looked_at is not None or order is not None:
+            self.verdict = verdict  # what is shown does not come and go with the tail
         kept = order is not None or (self._moved and looked_at is not None)
         if kept and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
             return None

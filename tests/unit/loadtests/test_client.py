@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
@@ -79,6 +80,7 @@ def test_a_connection_that_the_server_let_go_of_is_opened_anew() -> None:
     with talking(answers(2)) as (server, connection):
         for _ in range(6):
             assert connection.ask(REQUEST, 2.0) == 200
+            time.sleep(0.05)
         assert server.accepted == 3
 
 
@@ -88,6 +90,19 @@ def test_an_answer_that_says_so_is_the_last_on_its_connection() -> None:
         for _ in range(3):
             assert connection.ask(REQUEST, 2.0) == 200
         assert server.accepted == 3
+
+
+def test_a_server_that_dies_with_a_request_is_an_error_on_a_kept_connection_too() -> None:
+    def serve(_: int, connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(ANSWER)
+        connection.recv(65_536)  # taken, and never answered
+
+    with talking(serve) as (server, connection):
+        assert connection.ask(REQUEST, 2.0) == 200
+        with pytest.raises(OSError, match=r"before the answer ended|reset"):
+            connection.ask(REQUEST, 2.0)
+        assert server.accepted == 1
 
 
 @pytest.mark.parametrize("part", [b"", ANSWER[:-1]])
