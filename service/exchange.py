@@ -14,6 +14,7 @@ from service.domain import SHARE_ONE, Answer, Mode, Observation, Status, Variant
 from service.engine import Lists, Reading, Run, Scores, wire
 from service.inputs import Rows
 from service.table import Table
+from service.turns import in_turns
 
 
 class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -108,7 +109,9 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
         dropped: rows given up since too many waited.
     """
 
-    exchanges: list[Exchange]
+    exchanges: list[
+        Any
+    ]  # `Exchange`; as they travel each is packed by itself, so that neither end is busy for long at a time
     runs: list[Lists] = []
     others: list[bytes] = []
     statuses: list[tuple[str, str, str, int]] = []
@@ -127,7 +130,7 @@ class Packer:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.rows = 0
-        self._pieces: list[msgspec.Raw] = []
+        self._pieces: list[bytes] = []
         self._runs: list[Run] = []
         self._places: dict[int, int] = {}  # of each run in `_runs`, by its identity
         self._paired = False
@@ -138,7 +141,7 @@ class Packer:
         self.ids.append(exchange.first_id)
         self.rows += exchange.count
         self._paired = self._paired or (exchange.primary.scores is not None and exchange.candidate.scores is not None)
-        self._pieces.append(msgspec.Raw(self._pack(exchange)))
+        self._pieces.append(self._pack(exchange))
 
     def seal(
         self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int],
@@ -168,6 +171,7 @@ class Packer:
 
 
 _decode = msgspec.msgpack.Decoder(Bundle).decode
+_decode_exchange = msgspec.msgpack.Decoder(Exchange).decode
 
 
 def unpack(packed: bytes) -> Bundle:
@@ -182,7 +186,8 @@ def unpack(packed: bytes) -> Bundle:
         for packed in batch.others
     ] or [{} for _ in batch.runs]
     runs = [Run(None, lists=lists, others=arrays) for lists, arrays in zip(batch.runs, others, strict=True)]
-    for exchange in batch.exchanges:
+    batch.exchanges = [_decode_exchange(piece) for piece in in_turns(batch.exchanges)]
+    for exchange in in_turns(batch.exchanges):
         if isinstance(exchange.rows, dict):
             exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
         exchange.primary, exchange.candidate = _whole(exchange.primary, runs), _whole(exchange.candidate, runs)

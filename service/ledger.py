@@ -21,6 +21,7 @@ from service.inputs import Rows
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.pairs import COMPARED, Pairs
 from service.store import Store
+from service.turns import in_turns, let_go, take_turns
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Ledger:
         digest = hashlib.blake2b(packed, digest_size=16).digest()
         if digest in self._written:
             return
+        take_turns()
         bundle = unpack(packed)
         if bundle.exchanges:
             try:
@@ -94,6 +96,7 @@ class Ledger:
                 self._metrics.store_dropped.inc(rows)
             self._written.append(digest)
         self._count(bundle)
+        let_go(bundle.exchanges)
 
     def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
         """Store labels; when this returns they survive `kill -9`."""
@@ -111,20 +114,21 @@ class Ledger:
 
     def _write(self, batch: Sequence[Exchange]) -> None:
         observations = [
-            o for exchange in batch for o in exchange.observations(self._readings, self._units_of, self._salt)
+            o for exchange in in_turns(batch) for o in exchange.observations(self._readings, self._units_of, self._salt)
         ]
         counts, histograms = self._counts(batch)
         with self._metrics.store_flush.time():
             outcomes = self._store.add_observations(observations, counts)
+        take_turns()
         # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
-        for (name, variant, mode), values in histograms.items():
+        for (name, variant, mode), values in in_turns(histograms.items(), 1):
             if name == "request":
                 observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
             else:
                 observe_many(
                     self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
                 )
-        for name, count in counts.items():
+        for name, count in in_turns(counts.items()):
             kind, _, rest = name.partition("/")
             if kind == "requests":
                 variant, mode, status = rest.split("/")
@@ -136,7 +140,9 @@ class Ledger:
         self._metrics.store_rows.inc(len(observations))
         self.latest_at = max([self.latest_at, *(exchange.at for exchange in batch if exchange.mode is Mode.LIVE)])
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
+        take_turns()
         self._joined(outcomes)
+        take_turns()
         self._watch([exchange.rows for exchange in batch], observations)
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
@@ -144,7 +150,7 @@ class Ledger:
         # By the parts of a counter's name, which are put together once for all that share it.
         seen: Counter[tuple[str | int, ...]] = Counter()
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for exchange in batch:
+        for exchange in in_turns(batch):
             variant, mode = exchange.variant, exchange.mode
             seen["requests", variant, mode, exchange.http] += 1
             seen["rows", mode] += exchange.count

@@ -13,6 +13,7 @@ from service.engine import Reading, Scores
 from service.engine.catalog import Card
 from service.errors import ConfigurationError
 from service.rollout.policy import Policy, Tolerance
+from service.turns import in_turns, take_turns
 
 COMPARED = "compare/"
 """What the names of a `Summary`'s sums begin with among the store's counters."""
@@ -62,10 +63,15 @@ class Pairs:
 
     def counts(self, batch: Iterable[Answered]) -> dict[str, float]:
         """What the exchanges of a batch that both models answered add to the store's counters; the names of `Summary.sums`."""
-        both = [(a, b) for e in batch if (a := e.primary.scores) is not None and (b := e.candidate.scores) is not None]
+        both = [
+            (a, b)
+            for e in in_turns(batch)
+            if (a := e.primary.scores) is not None and (b := e.candidate.scores) is not None
+        ]
         if not both:
             return {}
         primary, candidate = (joined(scores) for scores in zip(*both, strict=True))
+        take_turns()
         return {COMPARED + name: value for name, value in self.compare(primary, candidate).sums.items()}
 
     def compare(self, primary: Scores, candidate: Scores) -> Summary:
@@ -75,6 +81,7 @@ class Pairs:
         if primary.probabilities is not None and candidate.probabilities is not None:
             summary, equal = self._probabilities(primary.probabilities, candidate.probabilities)
             found.merge(summary)
+            take_turns()
         if primary.labels is not None and candidate.labels is not None:
             found.merge(compare.labels(primary.labels, candidate.labels, self._classes, equal))
         if primary.values is not None and candidate.values is not None:
@@ -92,6 +99,7 @@ class Pairs:
 
     def _probabilities(self, primary: Any, candidate: Any) -> tuple[Summary, Any]:
         a, b = _matrix(primary), _matrix(candidate)
+        take_turns()
         if self._aligned is not None:
             at_primary, at_candidate, width = self._aligned
             a, b = compare.widened(a, at_primary, width), compare.widened(b, at_candidate, width)
@@ -129,11 +137,11 @@ def joined(parts: Sequence[Scores]) -> Scores:
         return first
     labels = values = probabilities = others = None
     if first.labels is not None:
-        labels = [label for part in parts for label in part.labels or ()]
+        labels = [label for part in in_turns(parts) for label in part.labels or ()]
     if first.probabilities is not None:
-        probabilities = [row for part in parts for row in part.probabilities or ()]
+        probabilities = [row for part in in_turns(parts) for row in part.probabilities or ()]
     if first.values is not None:
-        values = [value for part in parts for value in part.values or ()]
+        values = [value for part in in_turns(parts) for value in part.values or ()]
     if first.others:
         others = {name: [row for part in parts for row in (part.others or {}).get(name, ())] for name in first.others}
     return Scores(sum([part.rows for part in parts]), labels, probabilities, values, others)

@@ -28,6 +28,10 @@ class Rehearsed(Protocol):
         ...
 
 
+AT_ONCE = 32
+"""Rehearsed requests that are recorded in one turn of the event loop: callers wait for that."""
+
+
 class Rehearsal:
     """Lets one variant score exchanges that the other has answered.
 
@@ -51,7 +55,7 @@ class Rehearsal:
         self.variant = variant
         self._infer, self._done = infer, done
         self._queue: deque[Exchange] = deque()
-        self._under_way: list[Exchange] = []
+        self._under_way: deque[Exchange] = deque()
         self._rows = 0
         self._queue_max_rows, self._batch_max_rows, self._timeout_s = queue_max_rows, batch_max_rows, timeout_s
         self._gather_s = gather_s
@@ -95,9 +99,9 @@ class Rehearsal:
             while self._queue:
                 if self._gather_s and self._rows < self._batch_max_rows:
                     await asyncio.sleep(self._gather_s)  # a call costs about as much for fifty rows as for one
-                self._under_way = self._take()
-                await self._rehearse(self._under_way)
-                self._under_way = []
+                batch = self._take()
+                self._under_way.extend(batch)
+                await self._rehearse(batch)
         finally:
             self._worker = None
 
@@ -131,8 +135,10 @@ class Rehearsal:
             return
         seconds = time.perf_counter() - started
         start = 0
-        for exchange in batch:
+        for number, exchange in enumerate(batch):
+            if number and number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # requests that have come meanwhile go first
             part = scores.slice(start, exchange.count) if scores is not None and status is Status.OK else None
             start += exchange.count
             exchange.settle(self.variant, status, part, seconds)
-            self._done.add(exchange)
+            self._done.add(self._under_way.popleft())

@@ -33,6 +33,7 @@ from service.rollout.policy import CanaryStep, Policy, ShadowStep
 from service.rollout.requirements import Requirements
 from service.rollout.scoring import Model
 from service.store import Store
+from service.turns import in_turns, let_go
 
 log = structlog.get_logger(__name__)
 
@@ -148,12 +149,12 @@ class Controller:
         before = (evidence.seen, evidence.settled)
         for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
             together = evidence.settled == evidence.seen  # nothing waits: these rows need not be read twice
-            evidence.see(rows)
+            evidence.see(in_turns(rows))
             if together:
-                evidence.settle(rows)
+                evidence.settle(in_turns(rows))
         if evidence.settled < evidence.seen:
             for rows in self._pages(evidence.settled, SEE_MAX_ROWS, known_by, first=FIRST_PAGE_ROWS):
-                if evidence.settle(rows) < len(rows):
+                if evidence.settle(in_turns(rows)) < len(rows):
                     break
         return before != (evidence.seen, evidence.settled)
 
@@ -163,7 +164,7 @@ class Controller:
         if began < self._tail_at:
             return None
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
-        tail = evidence.tail(row for rows in pages for row in rows if row[0] <= evidence.seen)
+        tail = evidence.tail(row for rows in pages for row in in_turns(rows) if row[0] <= evidence.seen)
         ended = self._clock.perf()
         self._tail_at = ended + (ended - began) * (1 / TAIL_SHARE - 1)
         return tail
@@ -234,11 +235,13 @@ class Controller:
         """Rows after a cursor, a page at a time, at most `limit` of them."""
         taken, size = 0, first or PAGE_ROWS
         while taken < limit:
-            rows = self._store.outcomes(after=after, limit=size, known_by=known_by)
+            rows = list(self._store.outcomes(after=after, limit=size, known_by=known_by))
+            count, last = len(rows), rows[-1][0] if rows else after
             yield rows
-            if len(rows) < size:
+            let_go(rows)
+            if count < size:
                 return
-            after, taken, size = rows[-1][0], taken + len(rows), PAGE_ROWS
+            after, taken, size = last, taken + count, PAGE_ROWS
 
 
 def bands_of(store: Store) -> Sequence[dict[str, Any]]:

@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, create_en
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConfigurationError, StoreError
+from service.turns import take_turns
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
 """SQLite only. NORMAL: what is committed survives `kill -9`, but a power cut may take the last commits. FULL: it
@@ -31,6 +32,8 @@ CONNECTIONS_MAX = 5
 Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
 _UPSERTS: dict[str, Callable[[Table], Upsert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _LOCKED_RETRY_S = 0.01
+STEPS = 1_000
+"""Of SQLite's virtual machine, after which it gives way (`service.turns`): some 100 us."""
 
 
 class Database:
@@ -184,6 +187,7 @@ def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Any:
         _write_ahead(connection, time.monotonic() + busy_timeout_s)
         connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.set_progress_handler(take_turns, STEPS)
 
     return prepare
 

@@ -31,6 +31,7 @@ from service.store.schema import (
     states,
 )
 from service.store.schema import sketches as sketches_table
+from service.turns import in_turns
 
 
 class SqlStore:
@@ -157,7 +158,7 @@ class SqlStore:
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
         """See `Store.add_observations`."""
-        rows = [codec.observation_row(self._key, each) for each in observations]
+        rows = [codec.observation_row(self._key, each) for each in in_turns(observations)]
         with self._writing() as connection:
             outcomes: list[Outcome] = []
             if rows:
@@ -200,7 +201,7 @@ class SqlStore:
             .limit(max(limit, 0))
         )
         with self._db.reading() as connection:
-            return [_judged(row) for row in connection.execute(statement).all()]
+            return [_judged(row) for row in in_turns(connection.execute(statement).all())]
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""

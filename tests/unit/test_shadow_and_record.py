@@ -97,6 +97,24 @@ def test_every_offered_exchange_ends_once_one_way_or_another() -> None:
     asyncio.run(main())
 
 
+def test_a_rehearsal_that_is_cut_off_while_it_is_recorded_records_each_once() -> None:
+    """Many are recorded over several turns of the event loop: what a stop finds half done is neither lost nor doubled."""
+
+    async def main() -> None:
+        sink = Sink()
+        work = rehearsal(candidate, sink, batch_max_rows=1000, queue_max_rows=1000)
+        for i in range(1000):
+            work.offer(exchange(i, 0.1))
+        while not sink:
+            await asyncio.sleep(0)
+        assert len(sink) < 1000
+        await work.close(0)
+        assert sorted(e.first_id for e in sink) == list(range(1000))
+        assert {e.candidate.status for e in sink} == {Status.OK, Status.DROPPED}
+
+    asyncio.run(main())
+
+
 def test_where_chance_decided_the_key_leaves_its_point_and_not_itself() -> None:
     """A key falls where the router drew it; nothing was drawn at a share of none or all, or for a pinned request."""
 
