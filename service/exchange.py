@@ -109,9 +109,7 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
         dropped: rows given up since too many waited.
     """
 
-    exchanges: list[
-        Any
-    ]  # `Exchange`; as they travel each is packed by itself, so that neither end is busy for long at a time
+    exchanges: list[Any]  # `Exchange`; packed one by one as they travel, in `unpack`
     runs: list[Lists] = []
     others: list[bytes] = []
     statuses: list[tuple[str, str, str, int]] = []
@@ -121,7 +119,7 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
 
 
 class Packer:
-    """Packs one batch, an exchange at a time: a whole batch at once would hold the event loop for a millisecond.
+    """Packs one batch, an exchange at a time, and so it is unpacked: a whole batch at once would hold a core for a millisecond.
 
     Attributes:
         ids: the first id of each exchange; rows: how many rows they have.
@@ -186,12 +184,16 @@ def unpack(packed: bytes) -> Bundle:
         for packed in batch.others
     ] or [{} for _ in batch.runs]
     runs = [Run(None, lists=lists, others=arrays) for lists, arrays in zip(batch.runs, others, strict=True)]
-    batch.exchanges = [_decode_exchange(piece) for piece in in_turns(batch.exchanges)]
-    for exchange in in_turns(batch.exchanges):
-        if isinstance(exchange.rows, dict):
-            exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
-        exchange.primary, exchange.candidate = _whole(exchange.primary, runs), _whole(exchange.candidate, runs)
+    batch.exchanges = [_exchange(piece, runs) for piece in in_turns(batch.exchanges)]
     return batch
+
+
+def _exchange(packed: bytes, runs: Sequence[Run]) -> Exchange:
+    exchange = _decode_exchange(packed)
+    if isinstance(exchange.rows, dict):
+        exchange.rows = Table(wire.unpack(exchange.rows["columns"]), exchange.rows["rows"])
+    exchange.primary, exchange.candidate = _whole(exchange.primary, runs), _whole(exchange.candidate, runs)
+    return exchange
 
 
 def _whole(attempt: Attempt, runs: Sequence[Run]) -> Attempt:

@@ -140,7 +140,6 @@ class Ledger:
         self._metrics.store_rows.inc(len(observations))
         self.latest_at = max([self.latest_at, *(exchange.at for exchange in batch if exchange.mode is Mode.LIVE)])
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
-        take_turns()
         self._joined(outcomes)
         take_turns()
         self._watch([exchange.rows for exchange in batch], observations)

@@ -100,7 +100,7 @@ class Rehearsal:
                 if self._gather_s and self._rows < self._batch_max_rows:
                     await asyncio.sleep(self._gather_s)  # a call costs about as much for fifty rows as for one
                 batch = self._take()
-                self._under_way.extend(batch)
+                self._under_way = deque(batch)  # of it those that are not recorded yet, in its order
                 await self._rehearse(batch)
         finally:
             self._worker = None

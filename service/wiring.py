@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -45,7 +45,6 @@ from service.store.spool import Spooled
 from service.store.sql import SqlStore
 from service.table import Table
 from service.traffic import Tracer
-from service.turns import take_turns
 from service.upkeep import Upkeep
 from service.watch import Watch
 
@@ -338,18 +337,8 @@ class Worker(House):
             "max_rows": self.settings.batch_max_rows,
             "queue_max_rows": self.settings.queue_max_rows,
             "max_delay_s": self.settings.batch_max_delay_ms / 1000,
-            "on_batch": self._ran(variant),
+            "on_batch": self.recorder.batch_sizes[variant].append,
         }
-
-    def _ran(self, variant: Variant) -> Callable[[int], None]:
-        """What is done after each run of a model: its size is noted, and this core may be somebody else's turn."""
-        note = self.recorder.batch_sizes[variant].append
-
-        def ran(rows: int) -> None:
-            note(rows)
-            take_turns()
-
-        return ran
 
     def _plan_at_start(self) -> Plan | None:
         try:

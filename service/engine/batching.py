@@ -18,6 +18,7 @@ from service.engine import Engine, Reading, Scores
 from service.errors import InferenceError, InvalidInput, Overloaded
 from service.inputs import Batch, Columns
 from service.table import joined
+from service.turns import take_turns
 
 
 class Told(Protocol):
@@ -297,3 +298,4 @@ def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> No
             future.set_exception(answer)
         else:
             future.set_result(answer)
+    take_turns()  # between two runs
