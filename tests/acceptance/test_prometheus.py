@@ -120,9 +120,9 @@ def test_promql_says_what_the_store_says_under_two_workers_and_after_killing_one
             service.wait_for(lambda: all(rule["health"] == "ok" for rule in server.rules()))
 
             assert len(server.rules()) > 20
-            recorded = server.ask("understudy:accuracy:ratio_rate1d")
-            assert recorded.keys() == {"primary", "candidate"}
-            assert all(0 < value < 1 for value in recorded.values())
+            accuracy = "understudy:accuracy:ratio_rate1d"  # evaluated up to a second after what it reads was scraped
+            service.wait_for(lambda: server.ask(accuracy).keys() == {"primary", "candidate"})
+            assert all(0 < value < 1 for value in server.ask(accuracy).values())
             assert server.ask("understudy_drift_alarm > 1") == {}
     finally:
         service.stop()
