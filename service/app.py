@@ -4,7 +4,6 @@ A BentoML service class may give its own ASGI application; ours puts a front doo
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -37,8 +36,6 @@ loading.private_metrics_dir(settings)
 
 
 SWITCH_INTERVAL_S = 0.0005
-RECORDS_NICENESS = 5
-"""Where there are fewer cores than processes, answers go before records; what waits too long is dropped and counted."""
 BATCH_MAX_BYTES = 2**30
 """A batch is bounded where it is made: `flush_max_rows`, and `rows_max` for one request."""
 OUTLIVES_S = 3.0
@@ -211,7 +208,6 @@ class Records:
         """Open the store, if it is there, before the socket is listened to."""
         from service import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
 
-        os.nice(RECORDS_NICENESS)
         self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
         self._records.start()
         service: Any = Records

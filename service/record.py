@@ -25,6 +25,7 @@ from service.errors import StoreError
 from service.exchange import Exchange, Packer
 from service.inputs import Rows
 from service.settings import Settings
+from service.turns import away_s
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,11 @@ LABEL_GRACE_S = 1.0
 
 STORE_RETRY_S = 1.0
 """How long to leave a store alone that refused a write."""
+REST_SHARE = 0.1
+"""How long the next batch waits, as a part of the time that the last one took a core from answers, for each row given up beside one
+that was kept: the less of the traffic can be kept anyway, the less a row of it is worth to those who wait for an answer."""
+REST_ROWS_MAX = 100.0
+"""More rows given up beside one that was kept make no difference."""
 REMIND_EVERY = 60
 """Of so many refusals in a row one is told in the log, the first."""
 
@@ -62,7 +68,7 @@ class Recorder:
         self._packer = Packer()  # of the batch that is being gathered
         self._full: deque[Packer] = deque()
         self._waiting_rows = 0
-        self._dropped = 0
+        self._dropped = self._given_up = 0
         self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
@@ -86,6 +92,7 @@ class Recorder:
         count = exchange.count
         if self._waiting_rows + count > self._settings.records_max_rows:
             self._dropped += count
+            self._given_up += count
             self._open.pop(exchange.first_id, None)
             return
         if self._keep is not None:
@@ -165,6 +172,7 @@ class Recorder:
         while batch := self._unsent or self._take():
             self._unsent = batch
             packed, ids, rows = batch
+            away, given_up = away_s(), self._given_up
             try:
                 await deliver(packed)
             except StoreError as error:
@@ -178,8 +186,12 @@ class Recorder:
             self._waiting_rows -= rows
             for first_id in ids:
                 self._open.pop(first_id, None)
-            if self._waiting_rows < self._settings.flush_max_rows and not self._stopping:
+            if self._stopping:
+                continue
+            if self._waiting_rows < self._settings.flush_max_rows:
                 break
+            if lost := (self._given_up - given_up) / max(rows, 1):
+                await asyncio.sleep(min(lost, REST_ROWS_MAX) * REST_SHARE * (away_s() - away))
         return True
 
     async def _write_here(self, packed: bytes) -> None:

@@ -29,16 +29,26 @@ give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 """Let whoever waits for this core have it: `sched_yield(2)`."""
 
 _until = 0.0  # when this process's turn is over, on the performance clock
+_away = 0.0
 
 
 def take_turns() -> None:
     """Give way, if this process has had its turn. To be called between two pieces of work, from any thread."""
-    global _until  # noqa: PLW0603 - one process has one turn, whichever of its threads works
+    global _until, _away  # noqa: PLW0603 - one process has one turn, whichever of its threads works
     now = time.perf_counter()
     if now >= _until:
         give_way()
         back = time.perf_counter()
-        _until = back + (TURN_S if back - now > TAKEN_S else AGAIN_S)
+        if back - now > TAKEN_S:
+            _away += back - now
+            _until = back + TURN_S
+        else:
+            _until = back + AGAIN_S
+
+
+def away_s() -> float:
+    """How long others have had the core, in all, when this process gave way."""
+    return _away
 
 
 def in_turns(items: Iterable[T], piece: int = PIECE) -> Iterator[T]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import itertools
 import math
+import time
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -342,6 +344,39 @@ def test_what_waits_for_the_store_is_bounded() -> None:
         await record.close()
         assert len(store.outcomes()) == 5
         assert read()["understudy_store_dropped_total",] == 3
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("away", "rests"), [(0.02, True), (0.0, False)])
+def test_where_most_is_given_up_and_answers_wait_for_the_core_less_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, away: float, rests: bool
+) -> None:
+    """40 rows are given up beside one that is kept: the next batch waits four times as long as the last took the core."""
+    taken = [0.0]
+    monkeypatch.setattr("service.record.away_s", lambda: taken[0])
+
+    async def main() -> None:
+        at: list[float] = []
+        record: Recorder
+
+        async def ship(packed: bytes) -> None:
+            at.append(time.monotonic())
+            taken[0] += away
+            for i in range(
+                41 if len(at) < 4 else 0
+            ):  # while it is written: one is kept, since its place is taken until then
+                record.add(exchange(100 * len(at) + i, 0.5))
+
+        record, _, _ = recorder(MemoryStore("r", tally), ship, records_max_rows=2, flush_max_rows=1)
+        record.add(exchange(0, 0.5))
+        record.start()
+        while len(at) < 4:
+            await asyncio.sleep(0.002)
+        await record.close()
+        waits = [later - earlier for earlier, later in itertools.pairwise(at)]
+        assert all(wait > 3.9 * away for wait in waits[:3]), waits
+        assert rests or max(waits) < 0.05
 
     asyncio.run(main())
 
