@@ -6,13 +6,14 @@ shutdown stay uvicorn's; what becomes of one request is `Cycle`'s, which writes 
 that is there already. It is ASGI 3.0 as before (https://asgi.readthedocs.io/en/latest/specs/www.html), so every handler,
 BentoML's own too, runs on it unchanged.
 
-The application may have a `direct` table beside that (`service.http.Direct`): a request to one of its paths that is here
-whole, in one read, is given to it as it is, without a task, a scope and messages. What it does not take goes on as above.
+The application may have a `direct` table beside that (`service.http.Direct`): a request to one of its paths is given to it once
+it is here whole, without a task, a scope and messages. What it does not take, and what takes long to come, goes on as above.
 `loadtests/results/` has what both save.
 
 uvicorn's access log is not written: this service's processes have it off.
 """
 
+import asyncio
 import functools
 from typing import Any
 from urllib.parse import unquote
@@ -33,6 +34,8 @@ URLS_MAX = 1_024
 READ_AHEAD = 2**20
 """Bytes of one request's body that are read before anyone has asked for them. uvicorn stops at 64 KiB, and an image of 600 KiB
 then costs ten rounds of stopping, telling and going on."""
+GATHER_S = 0.02
+"""How long a request whose body comes in several reads is waited for without a task, which has a limit of its own for that."""
 
 
 def install() -> None:
@@ -55,7 +58,9 @@ class Connection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._direct: dict[bytes, Direct] = getattr(self.config.app, "direct", {})
         self._taker: Direct | None = None  # of the request whose body is being read
-        self._body = b""
+        self._pieces: list[bytes] = []  # of its body
+        self._gathered = 0  # bytes in them
+        self._late: asyncio.TimerHandle | None = None  # when it has taken long to come
         self._idle_since = 0.0
         self._defaults: tuple[object, bytes] = (None, b"")
 
@@ -76,7 +81,7 @@ class Connection(HttpToolsProtocol):
             and not (self.expect_100_continue or self.parser.should_upgrade())
             and not (self.flow.write_paused or self.limit_concurrency)
         ):
-            self._taker, self._body = taker, b""
+            self._taker, self._pieces, self._gathered = taker, [], 0
         else:
             self._begin()
 
@@ -110,7 +115,10 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of its body."""
         if self._taker is not None:
-            self._body = self._body + body if self._body else body
+            self._pieces.append(body)
+            self._gathered += len(body)
+            if self._gathered > READ_AHEAD:
+                self._go_on()
             return
         cycle: Any = self.cycle
         if cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
@@ -124,10 +132,12 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """All of it is here."""
         if self._taker is not None:
-            taker, self._taker = self._taker, None
-            whole = Whole(self, self.headers, self._body, keep_alive=self._keeps_alive())
+            pieces = self._pieces
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            whole = Whole(self, self.headers, body, keep_alive=self._keeps_alive())
             before, self.cycle = self.cycle, whole  # type: ignore[assignment]
-            if self._taken(taker, whole):
+            if self._taken(self._taker, whole):
+                self._let_go()
                 return
             self.cycle = before
             self._go_on()
@@ -155,16 +165,22 @@ class Connection(HttpToolsProtocol):
         """Bytes of one request or several."""
         self._idle_since = self.loop.time()  # in the middle of a request nobody is idle
         super().data_received(data)
-        if self._taker is not None:  # the rest is still on its way: that takes a task, which waits with a limit
-            self._taker = None
-            self._go_on()
+        if self._taker is not None and self._late is None:
+            self._late = self.loop.call_later(GATHER_S, self._go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The caller has gone."""
+        self._let_go()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
+
+    def shutdown(self) -> None:
+        """The server stops: what has begun to come is still answered."""
+        if self._taker is not None:
+            self._go_on()
+        super().shutdown()
 
     def _unset_keepalive_if_required(self) -> None:
         """Nothing, where uvicorn cancels its timer: ours goes on, and looks at `_idle_since` when it is due."""
@@ -178,10 +194,19 @@ class Connection(HttpToolsProtocol):
             return True
 
     def _go_on(self) -> None:
-        """Begin a request of whose body something is here."""
+        """Make a task of a request that was to be taken directly."""
+        pieces = self._let_go()
         self._begin()
-        if self._body:
-            self.on_body(self._body)
+        for piece in pieces:
+            self.on_body(piece)
+
+    def _let_go(self) -> list[bytes]:
+        """Nothing is to be taken directly any more; returns what has come of its body."""
+        pieces, self._pieces, self._taker = self._pieces, [], None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        return pieces
 
     def _keeps_alive(self) -> bool:
         return bool(self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive())

@@ -123,6 +123,11 @@ def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generat
             return message
 
 
+def proxied(headers: Headers) -> bool:
+    """Whether a proxy speaks for the caller: its word is weighed by uvicorn's middleware."""
+    return any(name.startswith(b"x-forwarded-") for name, _ in headers)
+
+
 def header(scope: Scope, name: bytes) -> str | None:
     """One request header (names in lower case), or None."""
     for key, value in scope["headers"]:
@@ -179,27 +184,30 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *,
                  content_type: bytes = b"application/json") -> None:  # fmt: skip
-    """Send a complete answer."""
-    head: Headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode()), *headers]
+    """Send a complete answer of that type."""
+    await respond(send, status, [(b"content-type", content_type), *headers], body)
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Send a complete answer; its length is added to the headers."""
+    head = [(b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
 async def problem(send: Send, error: UnderstudyError) -> None:
     """Answer with RFC 9457 problem details."""
-    content_type, headers, body = _problem(error)
-    await answer(send, int(error.status), body, headers, content_type=content_type)
+    await respond(send, int(error.status), *_problem(error))
 
 
 def reply_problem(whole: Whole, error: UnderstudyError) -> None:
     """As `problem`."""
-    content_type, headers, body = _problem(error)
-    whole.reply(int(error.status), [(b"content-type", content_type), *headers], body)
+    whole.reply(int(error.status), *_problem(error))
 
 
-def _problem(error: UnderstudyError) -> tuple[bytes, Headers, bytes]:
+def _problem(error: UnderstudyError) -> tuple[Headers, bytes]:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    return b"application/problem+json", headers, encode(error.problem())
+    return [(b"content-type", b"application/problem+json"), *headers], encode(error.problem())
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

@@ -58,10 +58,14 @@ class Asked(msgspec.Struct, gc=False):
 
 
 class RequestPath:
-    """What every protocol's request goes through between its decoding and its answer, and after that."""
+    """What every protocol's request goes through between its decoding and its answer, and after that.
+
+    Attributes:
+        now: reads the performance clock.
+    """
 
     def __init__(self, worker: Worker) -> None:
-        self.worker, self._clock = worker, worker.clock
+        self.worker, self._clock, self.now = worker, worker.clock, worker.clock.perf
 
     async def run(self, rows: Rows, asked: Asked, started: float) -> tuple[Exchange, Scores, Plan]:
         """Route, and infer.
@@ -95,15 +99,15 @@ class RequestPath:
     def infer_told(self, exchange: Exchange, told: Told, *, alone: bool = False) -> bool:
         """Let whoever is to answer tell it without a coroutine of the request's own; say False where it takes one: for a deadline.
 
-        The primary's run must be that short; the candidate's has a deadline of its own. Where the request is `alone`, a run waits
-        for no others.
+        The primary's run must be that short; the candidate's has a deadline of its own. Where the request is `alone`, or fills
+        a batch, a run waits for no others.
 
         Raises:
             Overloaded: too much waits for it.
         """
         model = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
         if isinstance(model, LocalModel) and model.inline(exchange.count):
-            (model.enqueue_alone if alone else model.enqueue)(exchange.rows, told)
+            (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, told)
             return True
         if isinstance(model, SpreadModel):
             model.enqueue(exchange.rows, told)

@@ -62,15 +62,16 @@ class Rest:
         self._clock = worker.clock
         self._path = RequestPath(worker)
         self._predict = Predict(worker, self._path)
+        self._v2 = ProtocolV2(worker, self._path, self._check_ready)
 
     def direct(self) -> Mapping[str, Direct]:
         """Who may take a request directly, by path."""
-        return {"/predict": self._predict.direct}
+        return {"/predict": self._predict.direct, **self._v2.direct()}
 
     def routes(self) -> Routes:
         """Path → method → handler."""
         return {
-            **ProtocolV2(self.worker, self._path, self._check_ready).routes(),
+            **self._v2.routes(),
             "/predict": {"POST": self._predict},
             "/feedback": {"POST": self.feedback},
             "/rollout": {"GET": self.rollout},

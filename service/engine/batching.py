@@ -154,7 +154,7 @@ class LocalModel(Batcher):
         A short run that fills a batch by itself, or nearly, is made at once: it would gain nothing by waiting for company.
         """
         count = len(rows)
-        if count * 2 <= self._max_rows or not self.inline(count):
+        if not (self.fills(count) and self.inline(count)):
             return self.submit(rows)
         future: asyncio.Future[Scores] = self._loop.create_future()
         self.enqueue_alone(rows, future)
@@ -172,6 +172,10 @@ class LocalModel(Batcher):
         batch: list[Waiter] = [(rows, told)]
         _deliver(batch, self._run_all(batch))
         self.on_batch(len(rows))
+
+    def fills(self, rows: int) -> bool:
+        """Whether so many rows are a batch by themselves, or nearly."""
+        return rows * 2 > self._max_rows
 
     def inline(self, rows: int) -> bool:
         """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""

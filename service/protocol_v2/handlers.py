@@ -1,14 +1,33 @@
 """The protocol's calls. A prediction is routed, recorded and rehearsed as one of `POST /predict`; a version pins it."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 from service import __version__
 from service.domain import Mode, Variant
+from service.engine import Scores
 from service.engine.batching import LocalModel
 from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, NotFound, NotReady, UnderstudyError, WrongMediaType
-from service.http import Headers, Receive, Routes, Scope, Send, answer, encode, header, peer, read_body
-from service.protocol_v2.codec import Signature
+from service.exchange import Exchange
+from service.http import (
+    Direct,
+    Headers,
+    Receive,
+    Routes,
+    Scope,
+    Send,
+    Whole,
+    answer,
+    encode,
+    header,
+    peer,
+    proxied,
+    read_body,
+    respond,
+)
+from service.pending import Pending
+from service.protocol_v2.codec import Question, Signature
 from service.request_path import Asked, RequestPath
 from service.wiring import Worker
 
@@ -19,8 +38,17 @@ _MEDIA_TYPES = frozenset({None, "application/json", "application/octet-stream"})
 
 async def tell(send: Send, error: UnderstudyError) -> None:
     """Answer with an error as the protocol has it: `{"error": …}`. Tensors that do not fit are 400 here."""
+    await respond(send, _status(error), *_error(error))
+
+
+def reply_error(whole: Whole, error: UnderstudyError) -> None:
+    """As `tell`."""
+    whole.reply(_status(error), *_error(error))
+
+
+def _error(error: UnderstudyError) -> tuple[Headers, bytes]:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await answer(send, _status(error), encode({"error": error.detail}), headers)
+    return [(b"content-type", b"application/json"), *headers], encode({"error": error.detail})
 
 
 class ProtocolV2:
@@ -91,20 +119,46 @@ class ProtocolV2:
             worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
             raise
         exchange, scores, plan = await self._path.run(question.rows, asked, started)
-        variant, name = exchange.variant, exchange.prediction_id(0)
+        await respond(send, 200, *self._answer(signature, question, exchange, scores))
+        exchange.total_seconds = clock.perf() - started
+        self._path.hand_over(exchange, plan)
+
+    def direct(self) -> Mapping[str, Direct]:
+        """Who may take a request directly, by path: the routed model's inference."""
+        return {f"/v2/models/{self.worker.policy.model}/infer": self.infer_directly}
+
+    def infer_directly(self, whole: Whole) -> bool:
+        """As `infer`, for a request that is here whole; see `service.http.Direct`. What is wrong or pinned goes through `infer`."""
+        worker, started = self.worker, self._clock.perf()
+        scope, signature = whole.scope, self._routed
+        if len(whole.body) > worker.body_limits["max_bytes"] or proxied(scope["headers"]):
+            return False
+        try:
+            asked = self._path.asked(scope)
+            if asked.pin:
+                return False
+            question = signature.decode(whole.body, _header_length(scope))
+        except UnderstudyError:
+            return False  # whoever tells of it finds it again
+        exchange, plan = self._path.begin(question.rows, asked)
+        told = functools.partial(self._answer, signature, question)
+        Pending(self._path, whole, exchange, plan, started, told, reply_error).ask()
+        return True
+
+    def _answer(
+        self, signature: Signature, question: Question, exchange: Exchange, scores: Scores
+    ) -> tuple[Headers, bytes]:
+        worker, variant, name = self.worker, exchange.variant, exchange.prediction_id(0)
         head = {
             "model_name": worker.policy.model, "model_version": worker.cards[variant].version,
             "parameters": {"variant": variant, "fallback": exchange.fallback is not None, "prediction_id": name},
         }  # fmt: skip
         body, json_length = signature.encode(head, question, scores, variant)
         headers: Headers = [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", name.encode())]
-        kind = b"application/json"
-        if json_length is not None:
-            headers.append((b"inference-header-content-length", str(json_length).encode()))
-            kind = b"application/octet-stream"
-        await answer(send, 200, body, headers, content_type=kind)
-        exchange.total_seconds = clock.perf() - started
-        self._path.hand_over(exchange, plan)
+        if json_length is None:
+            return [(b"content-type", b"application/json"), *headers], body
+        length = (b"inference-header-content-length", str(json_length).encode())
+        return [(b"content-type", b"application/octet-stream"), *headers, length], body
 
     def _named(self, scope: Scope) -> list[Variant]:
         """The variants of the version that the path names, most often one; none where it names no version.

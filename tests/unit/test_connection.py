@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.connection import Connection
+from service.connection import GATHER_S, READ_AHEAD, Connection
 from service.http import Whole
 
 KEEP_ALIVE_S = 1
@@ -137,6 +137,7 @@ def post(path: str, body: bytes = b"", version: str = "1.1", extra: str = "") ->
 
 
 LARGE = post("/direct", b"x" * 300_000)
+LARGER = post("/direct", b"x" * (READ_AHEAD + 1))
 
 
 @pytest.mark.parametrize(
@@ -215,24 +216,55 @@ def test_a_request_that_is_here_whole_is_taken_directly(direct: tuple[Served, Ta
         ([post("/direct", b"not this")], [b"not this"]),
         ([post("/direct", b"in two")[:-3], b"two"], []),
         ([LARGE[:100], LARGE[100:]], []),
+        ([LARGER], []),
         ([b"GET /direct HTTP/1.1\r\nHost: h\r\n\r\n"], []),
         ([post("/direct?x", b"")], []),
         ([post("/direct", b"x", extra="Expect: 100-continue\r\n")], []),
         ([post("/slow", b"x") + post("/direct", b"x")], []),
     ],
-    ids=["refused", "pieces", "large", "method", "query", "continue", "behind"],
+    ids=["refused", "slow", "slow and large", "larger", "method", "query", "continue", "behind"],
 )  # fmt: skip
 def test_everything_else_goes_the_way_of_asgi(
     direct: tuple[Served, Taker], pieces: list[bytes], seen: list[bytes]
 ) -> None:
-    """What the taker does not want, what is not here whole, and what waits for another."""
+    """What the taker does not want, what is slow to come or too large to be gathered, and what waits for another."""
     server, taker = direct
     taker.seen.clear()
-    got = server.exchange(*pieces)
+    got = server.exchange(*pieces, pause_s=5 * GATHER_S)
 
     assert b" /direct" in got
     assert b"x-taken" not in got
     assert taker.seen == seen
+
+
+def test_a_body_that_comes_in_pieces_is_taken_directly(direct: tuple[Served, Taker]) -> None:
+    """And so is what comes behind it; who hangs up in the middle leaves nothing."""
+    server, taker = direct
+    taker.seen.clear()
+    got = server.exchange(LARGE[:100], LARGE[100:100_000], LARGE[100_000:] + post("/direct", b"a"), pause_s=0.002)
+    with server.connect() as connection:
+        connection.sendall(LARGE[:1_000])
+    time.sleep(2 * GATHER_S)
+
+    assert got.count(b"x-taken: 1") == 2
+    assert [len(body) for body in taker.seen] == [300_000, 1]
+
+
+def test_a_server_that_stops_answers_what_has_begun_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is not cut while a body that would be taken directly is on its way."""
+    monkeypatch.setattr("service.connection.GATHER_S", 10.0)
+    server = Served(Taker(), Connection)
+    with server.connect() as connection:
+        connection.sendall(LARGE[:1_000])
+        time.sleep(0.05)
+        server.server.should_exit = True
+        time.sleep(0.3)
+        connection.sendall(LARGE[1_000:])
+        connection.settimeout(3)
+        got = connection.recv(65536)
+    server.stop()
+
+    assert got.startswith(b"HTTP/1.1 200 OK")
 
 
 def test_a_bug_in_a_taker_is_a_500(direct: tuple[Served, Taker]) -> None:

@@ -1,0 +1,94 @@
+"""A request that was taken directly off its connection, from its routing to its answer."""
+
+from collections.abc import Callable
+
+import structlog
+
+from service.domain import Plan, Variant
+from service.engine import Scores
+from service.errors import UnderstudyError
+from service.exchange import Exchange
+from service.http import Headers, Whole
+from service.request_path import CANDIDATES_FAULT, RequestPath
+
+log = structlog.get_logger(__name__)
+
+
+class Pending:
+    """Waits for its scores (see `service.engine.batching.Told`), replies, and hands over to the record and the rehearsal.
+
+    Args:
+        started: when its handling began, on the performance clock.
+        answer: the headers and the body for an exchange and its scores.
+        refuse: replies with an error.
+    """
+
+    __slots__ = ("_answer", "_begun", "_exchange", "_path", "_plan", "_refuse", "_started", "_whole")
+
+    def __init__(
+        self, path: RequestPath, whole: Whole, exchange: Exchange, plan: Plan, started: float,
+        answer: Callable[[Exchange, Scores], tuple[Headers, bytes]], refuse: Callable[[Whole, UnderstudyError], None],
+    ) -> None:  # fmt: skip
+        self._path, self._whole, self._exchange, self._plan = path, whole, exchange, plan
+        self._started = self._begun = started
+        self._answer, self._refuse = answer, refuse
+
+    def ask(self) -> None:
+        """Ask whoever is to answer, in a coroutine only where it takes longer than a turn of the event loop."""
+        self._begun = self._path.now()
+        try:
+            if not self._path.infer_told(self._exchange, self, alone=self._whole.alone):
+                self._path.worker.spawn(self._infer())
+        except UnderstudyError as error:
+            self.set_exception(error)
+
+    def done(self) -> bool:
+        """A caller who has gone leaves a record all the same."""
+        return False
+
+    def set_result(self, scores: Scores, /) -> None:
+        """The scores of who was asked. Nothing gets out of here: others wait for the same run."""
+        try:
+            if self._exchange.variant is Variant.PRIMARY:
+                self._reply(self._path.answered(self._exchange, scores, self._begun))
+            else:
+                self._candidate_ended(scores)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Why there are none."""
+        try:
+            if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
+                self._fail(error)
+            else:
+                self._candidate_ended(error)
+        except Exception as ours:  # noqa: BLE001
+            self._fail(ours)
+
+    def _candidate_ended(self, found: Scores | Exception) -> None:
+        scores = self._path.candidate_ended(self._exchange, found, self._begun)
+        if scores is not None:
+            self._reply(scores)
+        else:
+            self.ask()  # the primary: it is a fallback now
+
+    def _reply(self, scores: Scores) -> None:
+        exchange = self._exchange
+        headers, body = self._answer(exchange, scores)
+        self._whole.reply(200, headers, body)
+        exchange.total_seconds = self._path.now() - self._started
+        self._path.hand_over(exchange, self._plan)
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, UnderstudyError):
+            log.error("a bug: please report it", exc_info=error)
+            error = UnderstudyError("an unexpected error; the log has the details")
+        self._path.failed(self._exchange, self._plan, error, self._started)
+        self._refuse(self._whole, error)
+
+    async def _infer(self) -> None:
+        try:
+            self._reply(await self._path.infer(self._exchange, self._started))
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
