@@ -1,6 +1,6 @@
 """`POST /predict`: a request's rows in, its predictions out.
 
-Most requests are small and come in one read: those are taken directly off the connection (`Predict.direct`). The others, and what
+Most requests are whole within milliseconds: those are taken directly off the connection (`Predict.direct`). The others, and what
 is wrong with a request, go through ASGI (`Predict.__call__`). Both do the same by the same functions.
 """
 
