@@ -40,6 +40,8 @@ REST_SHARE = 0.1
 that was kept: the less of the traffic can be kept anyway, the less a row of it is worth to those who wait for an answer."""
 REST_ROWS_MAX = 100.0
 """More rows given up beside one that was kept make no difference."""
+REST_MAX_S = 1.0
+"""The longest such wait: a machine that was paused took the core from answers, too."""
 REMIND_EVERY = 60
 """Of so many refusals in a row one is told in the log, the first."""
 
@@ -191,7 +193,9 @@ class Recorder:
             if self._waiting_rows < self._settings.flush_max_rows:
                 break
             if lost := (self._given_up - given_up) / max(rows, 1):
-                await asyncio.sleep(min(lost, REST_ROWS_MAX) * REST_SHARE * (away_s() - away))
+                self._flushed.set()
+                rest = min(lost, REST_ROWS_MAX) * REST_SHARE * (away_s() - away)
+                await asyncio.sleep(min(rest, REST_MAX_S))
         return True
 
     async def _write_here(self, packed: bytes) -> None:
