@@ -25,7 +25,7 @@ from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.cycle import Cycle, Whole
-from service.http import Direct
+from service.http import Direct, Headers
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,11 @@ def _parts(url: bytes) -> tuple[str, bytes, bytes]:
     parsed = httptools.parse_url(url)
     path = parsed.path.decode("ascii")
     return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+def _proxied(headers: Headers) -> bool:
+    """Whether a proxy speaks for the caller: uvicorn's middleware, which is ASGI, weighs its word."""
+    return any(name.startswith(b"x-forwarded-") for name, _ in headers)
 
 
 class Connection(HttpToolsProtocol):
@@ -80,6 +85,7 @@ class Connection(HttpToolsProtocol):
             and self.parser.get_method() == b"POST"
             and not (self.expect_100_continue or self.parser.should_upgrade())
             and not (self.flow.write_paused or self.limit_concurrency)
+            and not _proxied(self.headers)
         ):
             self._taker, self._pieces, self._gathered = taker, [], 0
         else:

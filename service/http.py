@@ -123,11 +123,6 @@ def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generat
             return message
 
 
-def proxied(headers: Headers) -> bool:
-    """Whether a proxy speaks for the caller: its word is weighed by uvicorn's middleware."""
-    return any(name.startswith(b"x-forwarded-") for name, _ in headers)
-
-
 def header(scope: Scope, name: bytes) -> str | None:
     """One request header (names in lower case), or None."""
     for key, value in scope["headers"]:

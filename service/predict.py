@@ -65,12 +65,13 @@ class Predict:
 
     def direct(self, whole: Whole) -> bool:
         """As a call, for a request that is here whole; see `service.http.Direct`."""
-        worker, started = self.worker, self._clock.perf()
-        if not (len(whole.body) <= worker.body_limits["max_bytes"] and _plain(whole.scope["headers"])):
+        worker, scope, started = self.worker, whole.scope, self._clock.perf()
+        if len(whole.body) > worker.body_limits["max_bytes"]:
             return False
         try:
+            require_json(scope)
             request = worker.decoder.decode(whole.body)
-            asked = self._path.asked(whole.scope, request.key)
+            asked = self._path.asked(scope, request.key)
         except UnderstudyError:
             return False  # whoever tells of it finds it again
         exchange, plan = self._path.begin(request.rows, asked)
@@ -100,11 +101,3 @@ class Predict:
             if others:
                 item["outputs"] = {name: each[at] for name, each in others.items()}
             yield item
-
-
-def _plain(headers: Headers) -> bool:
-    """Whether a request is plain JSON from a caller who speaks for himself: a proxy's word is weighed by uvicorn's middleware."""
-    for name, value in headers:
-        if (name == b"content-type" and value != b"application/json") or name.startswith(b"x-forwarded-"):
-            return False
-    return True

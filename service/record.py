@@ -70,7 +70,7 @@ class Recorder:
         self._packer = Packer()  # of the batch that is being gathered
         self._full: deque[Packer] = deque()
         self._waiting_rows = 0
-        self._dropped = self._given_up = 0
+        self._dropped = 0  # rows, since the last batch was taken
         self.batch_sizes: dict[Variant, list[int]] = {variant: [] for variant in Variant}
         self._statuses: Counter[tuple[str, str, str]] = Counter()
         self._problems: Counter[tuple[str, str]] = Counter()
@@ -94,7 +94,6 @@ class Recorder:
         count = exchange.count
         if self._waiting_rows + count > self._settings.records_max_rows:
             self._dropped += count
-            self._given_up += count
             self._open.pop(exchange.first_id, None)
             return
         if self._keep is not None:
@@ -174,7 +173,7 @@ class Recorder:
         while batch := self._unsent or self._take():
             self._unsent = batch
             packed, ids, rows = batch
-            away, given_up = away_s(), self._given_up
+            away = away_s()
             try:
                 await deliver(packed)
             except StoreError as error:
@@ -192,9 +191,9 @@ class Recorder:
                 continue
             if self._waiting_rows < self._settings.flush_max_rows:
                 break
-            if lost := (self._given_up - given_up) / max(rows, 1):
+            if self._dropped:
                 self._flushed.set()
-                rest = min(lost, REST_ROWS_MAX) * REST_SHARE * (away_s() - away)
+                rest = min(self._dropped / max(rows, 1), REST_ROWS_MAX) * REST_SHARE * (away_s() - away)
                 await asyncio.sleep(min(rest, REST_MAX_S))
         return True
 

@@ -5,7 +5,8 @@ ten times as long for the records process, and that is its p99. So both give way
 two runs of a model, the one that records between two pieces of its work. Where nobody else wants the core, that is a system
 call of a third of a microsecond now and then.
 
-Who else profits are processes of the same control group, and of the same session where the kernel groups those (`sched(7)`).
+It helps also where the kernel weighs sessions and not processes (autogroup, `sched(7)`): each of BentoML's processes is one, and a
+niceness among them does nothing there.
 """
 
 import os
@@ -29,7 +30,7 @@ give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 """Let whoever waits for this core have it: `sched_yield(2)`."""
 
 _until = 0.0  # when this process's turn is over, on the performance clock
-_away = 0.0
+_away = 0.0  # how long others have had the core, in seconds
 
 
 def take_turns() -> None:

@@ -22,7 +22,6 @@ from service.http import (
     encode,
     header,
     peer,
-    proxied,
     read_body,
     respond,
 )
@@ -131,7 +130,7 @@ class ProtocolV2:
         """As `infer`, for a request that is here whole; see `service.http.Direct`. What is wrong or pinned goes through `infer`."""
         worker, started = self.worker, self._clock.perf()
         scope, signature = whole.scope, self._routed
-        if len(whole.body) > worker.body_limits["max_bytes"] or proxied(scope["headers"]):
+        if len(whole.body) > worker.body_limits["max_bytes"]:
             return False
         try:
             asked = self._path.asked(scope)

@@ -221,8 +221,9 @@ def test_a_request_that_is_here_whole_is_taken_directly(direct: tuple[Served, Ta
         ([post("/direct?x", b"")], []),
         ([post("/direct", b"x", extra="Expect: 100-continue\r\n")], []),
         ([post("/slow", b"x") + post("/direct", b"x")], []),
+        ([post("/direct", b"x", extra="X-Forwarded-For: 192.0.2.1\r\n")], []),
     ],
-    ids=["refused", "slow", "slow and large", "larger", "method", "query", "continue", "behind"],
+    ids=["refused", "slow", "slow and large", "larger", "method", "query", "continue", "behind", "proxied"],
 )  # fmt: skip
 def test_everything_else_goes_the_way_of_asgi(
     direct: tuple[Served, Taker], pieces: list[bytes], seen: list[bytes]

@@ -364,10 +364,9 @@ def test_where_most_is_given_up_and_answers_wait_for_the_core_less_is_recorded(
         async def ship(packed: bytes) -> None:
             at.append(time.monotonic())
             taken[0] += away
-            for i in range(
-                41 if len(at) < 4 else 0
-            ):  # while it is written: one is kept, since its place is taken until then
-                record.add(exchange(100 * len(at) + i, 0.5))
+            if len(at) < 4:  # while it is written: one is kept, since its place is taken until then
+                for i in range(41):
+                    record.add(exchange(100 * len(at) + i, 0.5))
 
         record, _, _ = recorder(MemoryStore("r", tally), ship, records_max_rows=2, flush_max_rows=1)
         record.add(exchange(0, 0.5))
