@@ -19,6 +19,7 @@ from typing import Any, Literal
 from service.domain import Phase
 from service.rollout.policy import CanaryStep, Policy, ShadowStep, Until
 from service.rollout.reading import Reading, Standing
+from service.rollout.sentences import blame, sentence, span
 from service.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
@@ -116,7 +117,7 @@ def judge(
         return Verdict(answer, reason, metrics, alpha_harm, alpha_advance, log_e_harm, log_e_advance, **left)
 
     if harms and crossed(log_e_harm, alpha_harm):
-        return verdict("rollback", _blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
+        return verdict("rollback", blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
     settled = _settled(policy, phase, step) if gates else "no goal is set that an advance could be judged by"
     if settled:
         return verdict("hold", settled)
@@ -131,7 +132,7 @@ def judge(
     if required:
         reason = f"the evidence is there; the next step requires {' and '.join(required)}"
         return verdict("hold", reason, requires=tuple(required))
-    proven = ", ".join(_sentence(r) for r in readings if r.log_e_advance is not None)
+    proven = ", ".join(sentence(r) for r in readings if r.log_e_advance is not None)
     risk = f"chance of any wrong advance: {alpha_advance:.2%}"
     return verdict("advance", f"{proven}: every goal of this step is met ({risk})")
 
@@ -152,7 +153,7 @@ def _settled(policy: Policy, phase: Phase, step: int) -> str | None:
 
 def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
     answer: Answer = "hold"
-    reason = _sentence(reading)
+    reason = sentence(reading)
     if reading.metric == "poc_target":
         where = "is met" if reading.high <= reading.line else "is not decided yet"
         where = "is missed" if reading.low > reading.line else where
@@ -167,45 +168,6 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
         reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason, reading.line,
         reading.log_e_advance, reading.log_e_harm,
     )  # fmt: skip
-
-
-def _sentence(r: Reading) -> str:
-    if r.metric == "serving_errors":
-        return f"{r.estimate:.1%} of {r.n:,} failures before callers were the candidate's (it may fail {r.line:g} times as often)"
-    if r.metric.startswith("latency_"):
-        name = r.metric.removeprefix("latency_")
-        if math.isnan(r.estimate):
-            return f"no answer of either model yet to compare their {name} by"
-        times = f"{r.estimate:.2f} times the primary's ({r.line:g} times are allowed)"
-        return f"after {r.n:,} answers of each the candidate's {name} is {times}"
-    if r.metric == "latency":
-        return f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers are slower than the limit (1 % are allowed)"
-    if r.metric == "errors":
-        more = "more" if r.estimate >= 0 else "fewer"
-        band = f"between {-r.low:.2%} fewer and {r.high:.2%} more"
-        rate = f"{abs(r.estimate):.2%} {more} requests ({band}; {r.line:.2%} more are allowed)"
-        return f"after {r.n:,} pairs the candidate fails {rate}"
-    what = r.metric.replace("_", "-")
-    side = "better" if r.estimate < 0 else "worse"
-    return (
-        f"after {r.n:,} pairs the candidate's {what} is {abs(r.estimate):.4f} {side} ({_between(r.low, r.high)}; "
-        f"{r.line:g} worse is allowed)"
-    )
-
-
-def _between(low: float, high: float) -> str:
-    """A band in words, better first."""
-    if high < 0:
-        return f"between {-high:.4f} and {-low:.4f} better"
-    if low > 0:
-        return f"between {low:.4f} and {high:.4f} worse"
-    return f"between {-low:.4f} better and {high:.4f} worse"
-
-
-def _blame(r: Reading, alpha: float) -> str:
-    if r.metric.startswith("latency"):
-        return f"{_sentence(r)}: too slow (chance of any wrong rollback: {alpha:.2%})"
-    return f"{_sentence(r)}: worse than the harm line (chance of any wrong rollback: {alpha:.2%})"
 
 
 def _unmet(policy: Policy, step: int, standing: Standing) -> str | None:
@@ -229,7 +191,7 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> str | None:
 
 
 def _not_yet(r: Reading, standing: Standing, left: dict[str, Any]) -> str:
-    text = f"{_sentence(r)}: not decided yet"
+    text = f"{sentence(r)}: not decided yet"
     if r.pending:
         text += f"; {r.pending:,} pairs wait for their label and count as the worst case until then"
     share = standing.coverage.share
@@ -238,7 +200,7 @@ def _not_yet(r: Reading, standing: Standing, left: dict[str, Any]) -> str:
     if left.get("labels_left") is not None:
         text += f"; about {left['labels_left']:,} more labels"
         if left.get("seconds_left") is not None:
-            text += f", {_span(left['seconds_left'])} at the present rate"
+            text += f", {span(left['seconds_left'])} at the present rate"
     else:
         text += "; at the present estimate it would never be decided"
     return text
@@ -258,13 +220,6 @@ def _forecast(readings: Sequence[Reading], alpha: float, elapsed_s: float) -> di
         if r.n and elapsed_s:
             seconds = max(seconds, forecast.about * elapsed_s / r.n)
     return {"labels_left": needed, "seconds_left": seconds or None}
-
-
-def _span(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _finite(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ class Reading:
         log_e_advance: evidence that the goal is met; None where this metric does not gate promotion, or not at this step.
         log_e_harm: evidence of harm; None where this metric cannot roll back.
         gap: how far the estimate is on the right side of the margin; variance: of one value. For the forecast.
+        causes: of `latency`: how many of the `n` did not count as in time, by cause (see `sentences.CAUSES`).
     """
 
     metric: str
@@ -29,6 +30,7 @@ class Reading:
     log_e_harm: float | None
     gap: float = 0.0
     variance: float = 0.0
+    causes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(slots=True)

@@ -1,0 +1,82 @@
+"""Metrics in words: what a reading says, where its band lies, and what a candidate is taken off for. Pure."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from service.rollout.reading import Reading
+
+CAUSES: Mapping[str, tuple[str, str]] = {
+    "slow": ("slower than the limit", "too slow"),
+    "timeout": ("timed out", "too often no answer in time"),
+    "failed": ("failed", "too often no answer"),
+    "invalid": ("not finite or of the wrong shape", "too often an answer that cannot be used"),
+}
+"""Why an answer did not come in time: as a part of a sentence, and as the reason of a rollback when it is the main cause."""
+
+
+def sentence(r: Reading) -> str:
+    """What a metric says, without a verdict."""
+    if r.metric == "serving_errors":
+        return f"{r.estimate:.1%} of {r.n:,} failures before callers were the candidate's (it may fail {r.line:g} times as often)"
+    if r.metric.startswith("latency_"):
+        name = r.metric.removeprefix("latency_")
+        if math.isnan(r.estimate):
+            return f"no answer of either model yet to compare their {name} by"
+        times = f"{r.estimate:.2f} times the primary's ({r.line:g} times are allowed)"
+        return f"after {r.n:,} answers of each the candidate's {name} is {times}"
+    if r.metric == "latency":
+        return _in_time(r)
+    if r.metric == "errors":
+        side = "more" if r.estimate >= 0 else "fewer"
+        band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")
+        rate = f"{abs(r.estimate):.2%} {side} requests ({band}; {r.line:.2%} more are allowed)"
+        return f"after {r.n:,} pairs the candidate fails {rate}"
+    what = r.metric.replace("_", "-")
+    side = "better" if r.estimate < 0 else "worse"
+    band = between(r.low, r.high, lambda value: f"{value:.4f}", "better", "worse")
+    return f"after {r.n:,} pairs the candidate's {what} is {abs(r.estimate):.4f} {side} ({band}; {r.line:g} worse is allowed)"
+
+
+def between(low: float, high: float, write: Callable[[float], str], less: str, more: str) -> str:
+    """A band in words, so that signs and words agree: a side is named, and its numbers have no sign.
+
+    >>> between(0.07, 0.16, "{:.0%}".format, "fewer", "more"), between(-0.16, 0.07, "{:.0%}".format, "fewer", "more")
+    ('between 7% and 16% more', 'between 16% fewer and 7% more')
+    """
+    if high < 0:
+        return f"between {write(-high)} and {write(-low)} {less}"
+    if low > 0:
+        return f"between {write(low)} and {write(high)} {more}"
+    return f"between {write(abs(low))} {less} and {write(abs(high))} {more}"
+
+
+def blame(r: Reading, alpha: float) -> str:
+    """What the candidate is taken off for, with the chance that this is wrong."""
+    why = "worse than the harm line"
+    if r.metric == "latency":
+        why = CAUSES[_main_cause(r)][1]
+    elif r.metric.startswith("latency"):
+        why = "too slow"
+    return f"{sentence(r)}: {why} (chance of any wrong rollback: {alpha:.2%})"
+
+
+def span(seconds: float) -> str:
+    """A duration in its largest unit."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _in_time(r: Reading) -> str:
+    causes = {cause: count for cause, count in r.causes if count}
+    after = f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers"
+    if not causes.keys() - {"slow"}:
+        return f"{after} are slower than the limit ({r.line * 100:g} % are allowed)"
+    ordered = sorted(causes.items(), key=lambda item: -item[1])
+    shares = ", ".join(f"{count / r.n:.2%} {CAUSES[cause][0]}" for cause, count in ordered)
+    return f"{after} did not come in time ({shares}; {r.line * 100:g} % are allowed)"
+
+
+def _main_cause(r: Reading) -> str:
+    return max(r.causes, key=lambda item: item[1])[0] if r.causes else "slow"
