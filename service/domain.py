@@ -15,8 +15,12 @@ import msgspec
 SHARE_ONE = 10_000
 """Shares are counted in hundredths of a percent: 10,000 is everything."""
 
-Label: TypeAlias = bool | int | float | str
-"""What really happened: a class as the model names it, or a number."""
+Scalar: TypeAlias = bool | int | float | str
+Label: TypeAlias = Scalar | tuple[Scalar, ...]
+"""What happened: a class as the model names it, a number, a vector of numbers, or the set of classes that are true.
+
+A set of classes is a tuple in the order of the model's classes, so that equal sets are equal labels.
+"""
 
 
 class Variant(enum.StrEnum):
@@ -116,10 +120,12 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         status: `Status.OK`, or why there is nothing to read in the other fields.
-        label: the predicted class, as the model names it; None for a regression.
-        score: P(positive class) for a binary classifier, the value for a regression, else None.
-        probabilities: one per class in the card's order, for more than two classes, else None.
+        label: the predicted class, as the model names it; for a multilabel classifier the tuple of the predicted classes; None
+            for a regression.
+        score: P(positive class) for a binary classifier, the value for a regression of one number, else None.
+        probabilities: one per class in the card's order, for more than two classes or a multilabel classifier, else None.
         seconds: how long the caller of that model waited for the batch that held this row.
+        vector: the values of a regression of several numbers, else None.
     """
 
     status: Status = Status.NONE
@@ -127,6 +133,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     score: float | None = None
     probabilities: Sequence[float] | None = None
     seconds: float = 0.0
+    vector: Sequence[float] | None = None
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
@@ -143,6 +150,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
         fallback: why the primary answered in the candidate's place ("failed", "timeout", ...), or None.
         point: where the routing key fell in [0, 2^63), when chance decided who answers (a share above 0 and below 1), else
             None. It stands for the key, which is not kept.
+        agrees: whether the two models' answers are equal within the policy's `compare` tolerances; None where that was not
+            compared: one of them gave no answer, or the policy does not judge by agreement.
     """
 
     prediction_id: str
@@ -157,6 +166,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     unit: str | None = None
     fallback: str | None = None
     point: int | None = None
+    agrees: bool | None = None
 
     @property
     def drawn(self) -> Variant:

@@ -33,7 +33,7 @@ def losses(
     if answer.status is not Status.OK:
         return {}
     if answer.label is None:
-        if answer.score is None or isinstance(label, str):
+        if answer.score is None or isinstance(label, str | tuple):
             return {}
         error = answer.score - float(label)
         return {"absolute_error": abs(error), "squared_error": error * error}

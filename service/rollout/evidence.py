@@ -168,10 +168,12 @@ class Evidence:
     def _link(self, seq: int, observation: Observation, label: Label | None) -> None:
         """Chain a settled row, so that a row which is changed later can be found."""
         o, a, b = observation, observation.primary, observation.candidate
+        # Only where they are there: the digest of rows that were judged before these fields existed stays as it was.
+        added = () if o.agrees is None and a.vector is None and b.vector is None else (o.agrees, a.vector, b.vector)
         row = _pack((
             self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
             o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
-            b.probabilities, b.seconds,
+            b.probabilities, b.seconds, *added,
         ))  # fmt: skip
         self.chain = hashlib.blake2b(row, digest_size=8).hexdigest()
         self._in_block += 1

@@ -50,8 +50,19 @@ _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(tuple[float, ...]).decode
 
 # A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
-_label_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
-label_value = functools.lru_cache(maxsize=1024)(from_json)
+_scalar_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
+
+
+def _label_text(label: Label) -> str:
+    # Not from the cache for a tuple: it tells (1,) from (1.0,) by its own type alone.
+    return to_json(label) if isinstance(label, tuple) else _scalar_text(label)
+
+
+@functools.lru_cache(maxsize=1024)
+def label_value(text: str) -> Label:
+    """The label in a column's text."""
+    value = from_json(text)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _numbers_text(numbers: Sequence[float]) -> str:
@@ -82,7 +93,8 @@ def kept(observation: Observation) -> Observation:
 
 def _kept(answer: Answer) -> Answer:
     probabilities = None if answer.probabilities is None else tuple(map(float, answer.probabilities))
-    return replace(answer, score=_score(answer.score), probabilities=probabilities)
+    vector = None if answer.vector is None else tuple(map(float, answer.vector))
+    return replace(answer, score=_score(answer.score), probabilities=probabilities, vector=vector)
 
 
 def _score(score: float | None) -> float | None:
@@ -117,6 +129,9 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         None if candidate.probabilities is None else _numbers_text(candidate.probabilities),
         candidate.seconds,
         observation.point,
+        None if primary.vector is None else _numbers_text(primary.vector),
+        None if candidate.vector is None else _numbers_text(candidate.vector),
+        None if observation.agrees is None else int(observation.agrees),
     )
 
 
@@ -134,6 +149,7 @@ _STATUSES = {each.value: each for each in Status}
 def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
     _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row
+    point, primary_vector, candidate_vector, agrees = answers[10:14]
     return Observation(
         prediction_id=own,
         request_id=own if request is None else request,
@@ -142,16 +158,17 @@ def observation_of(row: Row) -> Observation:
         variant=_VARIANTS[variant],
         mode=_MODES[mode],
         share=share,
-        primary=_answer_of(*answers[:5]),
-        candidate=_answer_of(*answers[5:10]),
+        primary=_answer_of(primary_vector, *answers[:5]),
+        candidate=_answer_of(candidate_vector, *answers[5:10]),
         unit=unit,
         fallback=fallback,
-        point=answers[10],
+        point=point,
+        agrees=None if agrees is None else bool(agrees),
     )
 
 
 def _answer_of(
-    status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float
+    vector: str | None, status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float
 ) -> Answer:
     return Answer(
         status=_STATUSES[status],
@@ -159,6 +176,7 @@ def _answer_of(
         score=score,
         probabilities=None if probabilities is None else _numbers(probabilities),
         seconds=seconds,
+        vector=None if vector is None else _numbers(vector),
     )
 
 

@@ -65,7 +65,7 @@ class Joins:
         for part in _parts(ids):
             # `state` is compared here, not there, so that the rows are found by their ids however many others wait.
             rows = connection.execute(columns.where(*self._these(part)))
-            waiting.update((own, (codec.from_json(label), at)) for own, label, at, state in rows if state == PENDING)
+            waiting.update((own, (codec.label_value(label), at)) for own, label, at, state in rows if state == PENDING)
         found = self._found(connection, list(waiting))
         for part in _parts(list(waiting)):
             connection.execute(update(labels).where(*self._these(part)).values(state=MATCHED))

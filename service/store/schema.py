@@ -16,6 +16,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     Table,
     TypeDecorator,
     UniqueConstraint,
@@ -76,7 +77,10 @@ def _rollout(*, primary_key: bool = False) -> Column[int]:
 
 
 def _answer(variant: str) -> list[Column[str] | Column[float]]:
-    """One model's answer: `label` and `probabilities` as JSON, so that 1, 1.0, true and "1" stay what they were."""
+    """One model's answer: `label` and `probabilities` as JSON, so that 1, 1.0, true and "1" stay what they were.
+
+    Its `vector` is a column further on: it was added later.
+    """
     return [
         Column(f"{variant}_status", Text, nullable=False),
         Column(f"{variant}_label", Text),
@@ -141,6 +145,9 @@ observations = Table(
     *_answer("primary"),
     *_answer("candidate"),
     Column("point", BigInteger),
+    Column("primary_vector", Text),
+    Column("candidate_vector", Text),
+    Column("agrees", SmallInteger),
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
     # PostgreSQL has no unique constraint over all partitions that leaves out what they are partitioned by.
     UniqueConstraint("prediction_id", "rollout").ddl_if(dialect="sqlite"),

@@ -25,6 +25,7 @@ import structlog
 from service.domain import Observation, Outcome
 from service.errors import StoreError
 from service.store import Store, codec
+from service.store.schema import OBSERVATION_COLUMNS
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,8 @@ def unpacked(line: bytes) -> Batch:
     if int(checksum, 16) != zlib.crc32(text):
         raise ValueError("a line of the spool is damaged")
     rows, counts = codec.from_json(text)
-    return [codec.observation_of(row) for row in rows], counts
+    # A spool file that an older version wrote has fewer columns: those that came later are empty.
+    return [codec.observation_of([*row, *[None] * (len(OBSERVATION_COLUMNS) - len(row))]) for row in rows], counts
 
 
 class Spooled:

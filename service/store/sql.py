@@ -299,5 +299,5 @@ class SqlStore:
 def _judged(row: codec.Row) -> tuple[int, Observation, LabelReport | None]:
     *_, seq, label, label_at = row
     observation = codec.observation_of(row)
-    known = None if label is None else LabelReport(observation.prediction_id, codec.from_json(label), label_at)
+    known = None if label is None else LabelReport(observation.prediction_id, codec.label_value(label), label_at)
     return seq, observation, known

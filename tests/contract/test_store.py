@@ -107,6 +107,10 @@ ANSWERS = [
     Answer(Status.OK, True, sys.float_info.max, (math.inf, 1e-17), 3.0),
     Answer(Status.OK, 10**30, math.inf, None, 0.0),
     Answer(Status.INVALID, 1.5, -math.inf, None, 0.5),
+    Answer(Status.OK, None, None, None, 0.5, (0.1, -0.0, 1e300, 5.0)),
+    Answer(Status.OK, ("red", "blue"), None, (0.9, 0.1, 0.5), 0.5),
+    Answer(Status.OK, (), None, (0.1,), 0.5),
+    Answer(Status.OK, (1, True, 1.0, "1"), None, None, 0.5),
 ]
 
 
@@ -127,7 +131,40 @@ def test_an_observation_comes_back_as_it_was(store: Store, answer: Answer, varia
     )
     store.add_observations([made, observation("plain")])
     assert [each for _, each, _ in store.outcomes()] == [made, observation("plain")]
-    assert type(store.outcomes()[0][1].answer(variant).label) is type(answer.label)
+    label = store.outcomes()[0][1].answer(variant).label
+    assert type(label) is type(answer.label)
+    if isinstance(label, tuple) and isinstance(answer.label, tuple):
+        assert [type(each) for each in label] == [type(each) for each in answer.label]
+
+
+@pytest.mark.parametrize("agrees", [True, False, None])
+def test_whether_two_answers_agree_comes_back_as_it_was(store: Store, agrees: bool | None) -> None:
+    store.add_observations([observation("a", agrees=agrees)])
+    assert store.outcomes()[0][1].agrees is agrees
+
+
+LABELS: list[Label] = [(1.5, -0.0, 3.0), ("red", "blue"), (), (1, 2), (1.0, 2.0), (True,), (1,), ("1",)]
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("label_first", [True, False])
+def test_a_label_of_several_parts_comes_back_as_it_was(store: Store, label: Label, label_first: bool) -> None:
+    """A vector of numbers, or a set of classes."""
+    if label_first:
+        assert receipt(store, report(label=label)) == (0, 0, 0, 1)
+        (outcome,) = store.add_observations([observation()])
+    else:
+        store.add_observations([observation()])
+        (outcome,) = store.add_labels([report(label=label)], received_at=200.0).outcomes
+    known = store.outcomes()[0][2]
+    assert known is not None
+    for found in (outcome.label, known.label):
+        assert isinstance(found, tuple)
+        assert isinstance(label, tuple)
+        assert found == label
+        assert [type(each) for each in found] == [type(each) for each in label]
+    assert receipt(store, report(label=label)) == (0, 1, 0, 0)
+    assert receipt(store, report(label=(*label, "more"))) == (0, 0, 1, 0)
 
 
 def test_a_score_that_is_nan_comes_back_as_none(store: Store) -> None:

@@ -1,15 +1,18 @@
 """The spool: what the store does not take waits on disk, in order, and is there once when it is back, whoever died meanwhile."""
 
+import json
 import threading
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from service.domain import Observation, Outcome
+from service.domain import Answer, Observation, Outcome, Status
 from service.errors import StoreError
+from service.store import codec
 from service.store.memory import MemoryStore
 from service.store.spool import Spooled, SpoolFile, packed, unpacked
 from tests.contract.stores import names, observation, receipt, report, stored, tally
@@ -212,3 +215,14 @@ def test_one_process_at_a_time_has_a_file(tmp_path: Path) -> None:
 def test_a_batch_comes_back_as_it_was() -> None:
     batch = [observation("ü\x00", unit='a "quoted"\n'), observation("b", at=0.1 + 0.2)]
     assert unpacked(packed(batch, {"a/b": 1.5})) == (batch, {"a/b": 1.5})
+
+
+def test_a_line_of_an_older_version_has_fewer_columns() -> None:
+    """What such a version left on disk is stored by the next one."""
+    text = json.dumps([[list(codec.observation_row(0, observation("a"))[:-3])], {"seen": 1.0}]).encode()
+    assert unpacked(b"%08x %b\n" % (zlib.crc32(text), text)) == ([observation("a")], {"seen": 1.0})
+
+
+def test_vectors_and_agreement_survive_the_spool() -> None:
+    made = observation("a", primary=Answer(Status.OK, vector=(1.5, -0.0)), agrees=False)
+    assert unpacked(packed([made], {})) == ([made], {})
