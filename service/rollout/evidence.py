@@ -260,6 +260,7 @@ class Evidence:
             harm,
             quality.margin - mean,
             variance,
+            largest=_largest(self.policy),
         )
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
@@ -321,10 +322,14 @@ _PLAIN = (
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:
-    quality, audit = policy.goals.quality, policy.labels.audit
+    quality, bound = policy.goals.quality, _largest(policy)
     assert quality is not None
-    bound = 1.0 if audit is None else SHARE_ONE / audit  # a sampled pair carries the weight of its chance
     return PairedGoal(quality.margin, quality.harm_line, -bound, bound)
+
+
+def _largest(policy: Policy) -> float:
+    """The largest value of a pair: a sampled one carries the weight of its chance."""
+    return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit
 
 
 def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, MeanEvidence]]:

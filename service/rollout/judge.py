@@ -213,7 +213,8 @@ def _forecast(readings: Sequence[Reading], alpha: float, elapsed_s: float) -> di
     for r in readings:
         if r.log_e_advance is None or r.log_e_advance >= threshold(alpha):
             continue
-        forecast = labels_needed(alpha, r.variance, r.gap, max(r.log_e_advance, 0.0)) if r.n else None
+        log_e = max(r.log_e_advance, 0.0)
+        forecast = labels_needed(alpha, r.variance, r.gap, log_e, largest=r.largest) if r.n else None
         if forecast is None:
             return {"labels_left": None, "seconds_left": None}
         needed = max(needed, forecast.about)

@@ -15,7 +15,8 @@ class Reading:
         line: the margin that the estimate is held against.
         log_e_advance: evidence that the goal is met; None where this metric does not gate promotion, or not at this step.
         log_e_harm: evidence of harm; None where this metric cannot roll back.
-        gap: how far the estimate is on the right side of the margin; variance: of one value. For the forecast.
+        gap: how far the estimate is on the right side of the margin; variance: of one value; largest: the largest value that
+            there can be. For the forecast.
         causes: of `latency`: how many of the `n` did not count as in time, by cause (see `sentences.CAUSES`).
     """
 
@@ -31,6 +32,7 @@ class Reading:
     gap: float = 0.0
     variance: float = 0.0
     causes: tuple[tuple[str, int], ...] = ()
+    largest: float = 1.0
 
 
 @dataclass(slots=True)

@@ -20,6 +20,9 @@ from service.rollout.sequential.staged import Staged
 SPLIT_ALPHA = 0.001
 """A split that is wrong holds the rollout for good, so it takes more to say so than the usual one in twenty."""
 
+LATENCY_LOWEST_S = 0.001
+"""Faster answers count as this fast: ratios are compared from 1 ms up, so two models that are faster are equally fast."""
+
 
 class Served:
     """The fold over rows that chance drew."""
@@ -46,7 +49,8 @@ class Served:
         drawn = o.drawn
         answer, share, candidate = o.answer(drawn), o.share / SHARE_ONE, drawn is Variant.CANDIDATE
         if answer.status in OWED:
-            seconds = answer.seconds if answer.status is Status.OK else math.inf  # no answer was not a fast one
+            # No answer was not a fast one. Below the histogram's first edge nothing is told apart, so there all count alike.
+            seconds = max(answer.seconds, LATENCY_LOWEST_S) if answer.status is Status.OK else math.inf
             for evidence in self.latency.parts(in_step=in_step):
                 evidence.update(candidate=seconds) if candidate else evidence.update(primary=seconds)
         if self._keys.first_ever(o.point):
@@ -103,6 +107,7 @@ class Served:
         return Reading(
             self._line.loss, mean, best.band(alpha)[0], whole.band(alpha)[1], whole.n, 0, margin, advance,
             best.log_e_above(self._line.harm_line), margin - mean, whole.variance if whole.n else 0.0,
+            largest=1.0 / self._policy.smallest_share,
         )  # fmt: skip
 
     def _failures(self, ratio: float) -> Reading:
