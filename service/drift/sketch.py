@@ -134,9 +134,9 @@ def expected(answer: Answer) -> tuple[float, float] | None:
     """What a calibrated classifier says of its own answer: P(it is right), and the Brier loss that it expects.
 
     For p = P(positive) these are max(p, 1 − p) and p (1 − p); for several classes max p and (1 − Σ p²) / 2, as `losses`
-    halves it. None for an answer without probabilities.
+    halves it. None for an answer without probabilities, and for a set of classes, which is right in parts.
     """
-    if answer.label is None:
+    if answer.label is None or isinstance(answer.label, tuple):
         return None
     if answer.score is not None:
         return max(answer.score, 1 - answer.score), answer.score * (1 - answer.score)

@@ -4,16 +4,20 @@ A `Reading` makes of an engine's arrays what the rest of the house understands: 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from service.domain import Answer, Label, Status
-from service.engine.catalog import Card
+from service.engine.catalog import MULTILABEL, Card, width_of
 from service.inputs import Array
 
 _Value = TypeVar("_Value")
+Value: TypeAlias = float | list[float]
+"""What a regression predicts of a row: one number, or a vector of several."""
+POSITIVE_FROM = 0.5
+"""A multilabel classifier without a label output predicts the classes whose probability is at least this."""
 
 
 class Engine(Protocol):
@@ -43,7 +47,7 @@ class Lists(msgspec.Struct, array_like=True, gc=False):
 
     labels: list[Label] | None = None
     probabilities: list[list[float]] | None = None
-    values: list[float] | None = None
+    values: list[Value] | None = None
 
 
 class Run:
@@ -100,7 +104,7 @@ class Scores:
 
     def __init__(
         self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
-        values: list[float] | None = None, others: Mapping[str, Sequence[Any]] | None = None, finite: bool = True,
+        values: list[Value] | None = None, others: Mapping[str, Sequence[Any]] | None = None, finite: bool = True,
         *, run: Run | None = None, start: int = 0,
     ) -> None:  # fmt: skip
         self.rows, self.finite, self.start = rows, finite, start
@@ -117,8 +121,8 @@ class Scores:
         return self._part(self.run.lists.probabilities)
 
     @property
-    def values(self) -> list[float] | None:
-        """The predicted numbers."""
+    def values(self) -> list[Value] | None:
+        """The predicted numbers, or a list of them per row."""
         return self._part(self.run.lists.values)
 
     @property
@@ -150,32 +154,52 @@ class Scores:
 
 
 class Reading:
-    """Reads outputs by the roles on a model's card."""
+    """Reads outputs by the roles on a model's card.
+
+    Attributes:
+        width: how many numbers a regression predicts of a row; None where the graph leaves that open.
+        multilabel: whether each class is true or false by itself: a row's label is then a set of classes.
+    """
 
     def __init__(self, card: Card) -> None:
-        by_role = {output.role: output.name for output in card.outputs}
-        self.label, self.probabilities, self.value = (by_role.get(role) for role in ("label", "probabilities", "value"))
+        by_role = {output.role: output for output in card.outputs}
+        names = {role: output.name for role, output in by_role.items()}
+        self.label, self.probabilities, self.value = (names.get(role) for role in ("label", "probabilities", "value"))
         self.others = [output.name for output in card.outputs if output.role == "other"]
         self.classes: Sequence[int | str] = card.classes
         self.positive_class = card.positive
         self.positive = card.classes.index(card.positive) if card.positive in card.classes else None
+        self.multilabel = card.task == MULTILABEL
+        self.width = width_of(by_role["value"].shape) if self.value is not None else None
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
         """The batch's answers; `finite` is False when a number is NaN or infinite, or a shape is not as promised."""
-        finite = self.label is None or outputs[self.label].size == rows
+        finite = self.label is None or self._labels_fit(outputs[self.label], rows)
         if self.probabilities is not None:
             array = outputs[self.probabilities]
             fits = array.ndim == 2 and array.shape[1] == (len(self.classes) or array.shape[1])
             finite = finite and fits and len(array) == rows and bool(np.isfinite(array).all())
         if self.value is not None:
             array = outputs[self.value]
-            finite = finite and array.size == rows and bool(np.isfinite(array).all())
+            fits = array.size == rows if self.width == 1 else self._vectors_fit(array, rows)
+            finite = finite and fits and bool(np.isfinite(array).all())
         finite = finite and all(outputs[name].ndim > 0 and len(outputs[name]) == rows for name in self.others)
         return Scores(rows, finite=finite, run=Run(self, outputs))
+
+    def _labels_fit(self, array: Array, rows: int) -> bool:
+        if not self.multilabel:
+            return array.size == rows
+        return array.ndim == 2 and array.shape == (rows, len(self.classes) or array.shape[1])
+
+    def _vectors_fit(self, array: Array, rows: int) -> bool:
+        return array.ndim == 2 and len(array) == rows and array.shape[1] == (self.width or array.shape[1]) > 0
 
     def lists(self, outputs: Mapping[str, Array]) -> Lists:
         """A run's arrays as plain Python values."""
         found = Lists()
+        if self.multilabel:
+            self._sets(outputs, found)
+            return found
         if self.label is not None:
             found.labels = outputs[self.label].reshape(-1).tolist()
         if self.probabilities is not None:
@@ -184,8 +208,23 @@ class Reading:
             if found.labels is None and self.classes and array.ndim == 2 and array.shape[1] == len(self.classes):
                 found.labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
-            found.values = outputs[self.value].reshape(-1).tolist()
+            array = outputs[self.value]
+            found.values = (array.reshape(-1) if self.width == 1 or array.shape[1:] == (1,) else array).tolist()
         return found
+
+    def _sets(self, outputs: Mapping[str, Array], found: Lists) -> None:
+        """The sets of classes that a multilabel classifier predicts, as tuples in the order of its classes."""
+        true = None
+        if self.probabilities is not None:
+            array = outputs[self.probabilities]
+            found.probabilities, true = array.tolist(), array >= POSITIVE_FROM
+        if self.label is not None:
+            true = outputs[self.label] != 0
+        if true is not None and true.ndim == 2 and true.shape[1] == len(self.classes):
+            classes = self.classes
+            found.labels = [
+                tuple(c for c, is_true in zip(classes, row, strict=True) if is_true) for row in true.tolist()
+            ]
 
     def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:
         """One `Answer` per row, as it is recorded."""
@@ -195,10 +234,12 @@ class Reading:
         run, own = scores.run.lists, range(scores.start, scores.start + scores.rows)
         labels, probabilities, values = run.labels, run.probabilities, run.values
         if values is not None:
-            return [Answer(status, score=values[i], seconds=seconds) for i in own]
+            if values and isinstance(values[0], list):
+                return [Answer(status, seconds=seconds, vector=tuple(values[i])) for i in own]  # type: ignore[arg-type]  # all are
+            return [Answer(status, score=values[i], seconds=seconds) for i in own]  # type: ignore[arg-type]  # none is a list
         if probabilities is None:
             return [Answer(status, label=labels[i] if labels else None, seconds=seconds) for i in own]
-        if self.positive is not None and len(self.classes) == 2:
+        if self.positive is not None and len(self.classes) == 2 and not self.multilabel:
             positive = self.positive
             return [
                 Answer(status, labels[i] if labels else None, probabilities[i][positive], None, seconds) for i in own

@@ -5,6 +5,8 @@ or `bentoml:<tag>` for one in BentoML's model store.
 """
 
 import hashlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,8 @@ from service.errors import ConfigurationError
 CARD_FILE = "card.json"
 MODEL_FILE = "model.onnx"
 
-Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
+Task = Literal["binary-classification", "multiclass-classification", "multilabel-classification", "regression", "other"]
+MULTILABEL: Literal["multilabel-classification"] = "multilabel-classification"
 Dtype = Literal[
     "bool",
     "int8",
@@ -61,6 +64,16 @@ class OutputSpec(_Strict):
     dtype: Dtype
     shape: list[int | None]
     role: Literal["label", "probabilities", "value", "other"] = "other"
+
+
+def width_of(shape: Sequence[int | None]) -> int | None:
+    """How many numbers an output of this shape has for each row; None where the graph leaves that open.
+
+    >>> width_of([None]), width_of([None, 1]), width_of([None, 4]), width_of([None, None])
+    (1, 1, 4, None)
+    """
+    sizes = list(shape[1:])
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
 
 class HeldOut(_Strict):

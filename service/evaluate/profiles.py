@@ -71,6 +71,6 @@ def _numeric(values: Array, at: Times | None) -> NumericProfile | None:
 def _predictions(answers: Sequence[Answer], at: Times | None) -> NumericProfile | CategoricalProfile | None:
     if all(answer.score is not None for answer in answers):
         return numeric_profile(np.array([answer.score for answer in answers], dtype=np.float64), at)
-    if all(answer.label is not None for answer in answers):
+    if all(answer.label is not None and not isinstance(answer.label, tuple) for answer in answers):
         return categorical_profile(np.array([str(answer.label) for answer in answers], dtype=object), at)
     return None

@@ -160,3 +160,74 @@ def test_parts_of_a_run_share_its_lists_and_views_of_its_arrays() -> None:
     assert whole.probabilities is not None
     assert part.probabilities is not None
     assert part.probabilities[0] is whole.slice(1, 2).probabilities[1]  # type: ignore[index]
+
+
+def vectors(shape: list[int | None]) -> Reading:
+    outputs = [OutputSpec(name="y", dtype="float32", shape=shape, role="value")]
+    return Reading(card(task="regression", classes=[], positive=None, outputs=outputs))
+
+
+@pytest.mark.parametrize("shape", [[None, 3], [None, None]])
+def test_a_regression_of_several_numbers_gives_vectors(shape: list[int | None]) -> None:
+    reading = vectors(shape)
+    scores = reading.read({"y": f32([1, 2, 3], [4, 5, 6])}, 2)
+
+    assert scores == Scores(2, values=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    assert reading.answers(scores.slice(1, 1), Status.OK, 0.5, 1) == [
+        Answer(Status.OK, seconds=0.5, vector=(4.0, 5.0, 6.0))
+    ]
+
+
+@pytest.mark.parametrize("wrong", [[[1, 2]], [[1, 2, 3], [4, 5, 6]], [1, 2, 3], [[[1, 2, 3]]], [[1, 2, np.nan]]])
+def test_a_vector_of_another_width_is_not_what_was_promised(wrong: Any) -> None:
+    assert not vectors([None, 3]).read({"y": np.array(wrong, np.float32)}, 1).finite
+
+
+def test_a_width_that_the_graph_leaves_open_may_be_one() -> None:
+    reading = vectors([None, None])
+    scores = reading.read({"y": f32([1], [2])}, 2)
+
+    assert scores.values == [1.0, 2.0]
+    assert reading.answers(scores, Status.OK, 0.0, 2)[0].score == 1.0
+
+
+TOPICS = ["sport", "politics", "weather"]
+
+
+def topics(*outputs: OutputSpec) -> Reading:
+    return Reading(card(task="multilabel-classification", classes=TOPICS, positive=None, outputs=list(outputs)))
+
+
+def test_a_multilabel_classifier_gives_the_set_of_classes_that_are_true() -> None:
+    """From the label output, of 0 and 1 by class; the probabilities need not add up to 1."""
+    reading = topics(output("l", "label", "int64"), output("p", "probabilities"))
+    scores = reading.read({"l": np.array([[1, 0, 1], [0, 0, 0]]), "p": f32([0.5, 0.25, 0.75], [0, 0.25, 0.5])}, 2)
+
+    assert scores.labels == [("sport", "weather"), ()]
+    assert reading.answers(scores, Status.OK, 0.0, 2) == [
+        Answer(Status.OK, ("sport", "weather"), None, (0.5, 0.25, 0.75)),
+        Answer(Status.OK, (), None, (0.0, 0.25, 0.5)),
+    ]
+
+
+def test_a_multilabel_classifier_without_a_label_output_predicts_what_is_likelier_than_not() -> None:
+    reading = topics(output("p", "probabilities"))
+    scores = reading.read({"p": f32([0.5, 0.25, 0.75])}, 1)
+
+    assert scores.labels == [("sport", "weather")]
+
+
+def test_a_multilabel_classifier_of_two_classes_has_no_positive_one() -> None:
+    reading = Reading(
+        card(task="multilabel-classification", classes=["a", "b"], positive="b", outputs=[output("p", "probabilities")])
+    )
+    answers = reading.answers(reading.read({"p": f32([0.75, 0.5])}, 1), Status.OK, 0.0, 1)
+
+    assert answers == [Answer(Status.OK, ("a", "b"), None, (0.75, 0.5))]
+
+
+@pytest.mark.parametrize("labels", [[[1, 0]], [1, 0, 1], [[1, 0, 1], [1, 0, 1]]])
+def test_multilabel_labels_of_another_shape_are_not_what_was_promised(labels: Any) -> None:
+    reading = topics(output("l", "label", "int64"))
+
+    assert not reading.read({"l": np.array(labels)}, 1).finite
