@@ -80,6 +80,7 @@ class Plan:
         shadow: the share of requests on which the model that does not answer rehearses, in hundredths of a percent.
         salt: mixed into the routing hash, so that two rollouts do not pick the same callers.
         step: index into the rollout file's `steps`, or -1 when the weight was set by hand.
+        trial: 1 at first; each `retry` after a rollback or an abort begins the next one, with harm evidence of its own.
     """
 
     phase: Phase
@@ -89,6 +90,7 @@ class Plan:
     step: int = 0
     revision: int = 0
     updated_at: float = 0.0
+    trial: int = 1
 
     @property
     def released(self) -> bool:
@@ -152,6 +154,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
             None. It stands for the key, which is not kept.
         agrees: whether the two models' answers are equal within the policy's `compare` tolerances; None where that was not
             compared: one of them gave no answer, or the policy does not judge by agreement.
+        sampled: whether the draw for rehearsals chose this request. Only such a request can be a pair. The draw depends on
+            the request's id and the plan, never on how the request ended.
     """
 
     prediction_id: str
@@ -167,6 +171,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     fallback: str | None = None
     point: int | None = None
     agrees: bool | None = None
+    sampled: bool = True
 
     @property
     def drawn(self) -> Variant:

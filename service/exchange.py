@@ -34,6 +34,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
     Attributes:
         key: what the router drew by; None: the first prediction's id.
         http: the status that it was answered with.
+        sampled: whether the draw for rehearsals chose it; see `Observation.sampled`.
     """
 
     prefix: str
@@ -51,6 +52,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
     candidate: Attempt = NOT_ASKED
     key: str | None = None
     http: int = 200
+    sampled: bool = True
 
     @property
     def count(self) -> int:
@@ -85,7 +87,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         return [
             Observation(
                 self.prediction_id(i) if i else request_id, request_id, self.at, self.revision, self.variant, self.mode,
-                self.share, primary[i], candidate[i], unit, self.fallback, point,
+                self.share, primary[i], candidate[i], unit, self.fallback, point, sampled=self.sampled,
             )
             for i, unit in enumerate(units_of(self.rows))
         ]  # fmt: skip

@@ -186,15 +186,17 @@ class RequestPath:
         """After the answer has left: let the other model rehearse, or record at once."""
         other = exchange.variant.other
         rehearsal = self.worker.rehearsals.get(other)
-        asked_already = exchange.attempt(other).status is not Status.NONE
         if (
             rehearsal is None
             or self.worker.draining
-            or asked_already
             or exchange.mode is Mode.PINNED
             or not route.rehearses(plan, exchange.prediction_id(0))
         ):
+            # No pair, even where both models were asked: a fallback must not be likelier to be one than a good answer.
+            exchange.sampled = False
             self.worker.recorder.add(exchange)
+        elif exchange.attempt(other).status is not Status.NONE:
+            self.worker.recorder.add(exchange)  # a fallback: both were asked already
         else:
             rehearsal.offer(exchange)
 

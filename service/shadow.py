@@ -86,7 +86,10 @@ class Rehearsal:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
-        self._drop([*self._under_way, *self._queue])
+        left = [*self._under_way, *self._queue]
+        for exchange in left:
+            exchange.sampled = False  # the service stops, which says nothing about the request or the models
+        self._drop(left)
         self._queue.clear()
 
     def _drop(self, exchanges: Sequence[Exchange]) -> None:

@@ -296,6 +296,7 @@ def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | 
     elif order is Order.RETRY:
         first = policy.first_plan(f"{plan.salt:x}")
         phase, step, share, shadow = first.phase, 0, first.weight, first.shadow
+        plan = dataclasses.replace(plan, trial=plan.trial + 1)
     elif order in {Order.WEIGHT, Order.SHADOW}:
         step, share = -1, weight or 0
     elif order is Order.RESUME:

@@ -50,8 +50,16 @@ def counts(observation: Observation) -> bool:
 
 
 def is_pair(observation: Observation, tried: frozenset[Status] = TRIED) -> bool:
-    """Whether both models had their chance at a row that counts."""
-    return counts(observation) and observation.candidate.status in tried and observation.primary.status in TRIED
+    """Whether both models had their chance at a row that counts, and the draw for rehearsals chose its request.
+
+    A fallback has both attempts, whatever the draw said. Without the draw it would be a pair more often than a good answer.
+    """
+    return (
+        counts(observation)
+        and observation.sampled
+        and observation.candidate.status in tried
+        and observation.primary.status in TRIED
+    )
 
 
 class Scorer:

@@ -132,6 +132,7 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         None if primary.vector is None else _numbers_text(primary.vector),
         None if candidate.vector is None else _numbers_text(candidate.vector),
         None if observation.agrees is None else int(observation.agrees),
+        None if observation.sampled else 0,
     )
 
 
@@ -149,7 +150,7 @@ _STATUSES = {each.value: each for each in Status}
 def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
     _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row
-    point, primary_vector, candidate_vector, agrees = answers[10:14]
+    point, primary_vector, candidate_vector, agrees, unsampled = answers[10:15]
     return Observation(
         prediction_id=own,
         request_id=own if request is None else request,
@@ -164,6 +165,7 @@ def observation_of(row: Row) -> Observation:
         fallback=fallback,
         point=point,
         agrees=None if agrees is None else bool(agrees),
+        sampled=unsampled is None,
     )
 
 
@@ -197,13 +199,14 @@ def plan_row(rollout: int, plan: Plan) -> dict[str, Any]:
         "step": plan.step,
         "revision": plan.revision,
         "updated_at": plan.updated_at,
+        "trial": plan.trial,
     }
 
 
 def plan_of(row: Row) -> Plan:
     """The plan in a row of `plans`, in the table's order."""
-    _, phase, weight, shadow, salt, step, revision, updated_at = row
-    return Plan(Phase(phase), weight, shadow, int(salt), step, revision, updated_at)
+    _, phase, weight, shadow, salt, step, revision, updated_at, trial = row
+    return Plan(Phase(phase), weight, shadow, int(salt), step, revision, updated_at, trial)
 
 
 def event_row(rollout: int, event: Event) -> dict[str, Any]:

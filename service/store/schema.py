@@ -110,6 +110,7 @@ plans = Table(
     Column("step", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
+    Column("trial", Integer, nullable=False, server_default="1"),
 )
 
 # On SQLite two triggers (in the migration) refuse to change or remove a row.
@@ -148,6 +149,7 @@ observations = Table(
     Column("primary_vector", Text),
     Column("candidate_vector", Text),
     Column("agrees", SmallInteger),
+    Column("sampled", SmallInteger),  # NULL: the draw for rehearsals chose it
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
     # PostgreSQL has no unique constraint over all partitions that leaves out what they are partitioned by.
     UniqueConstraint("prediction_id", "rollout").ddl_if(dialect="sqlite"),

@@ -1,0 +1,132 @@
+"""A fallback was always a pair and a good answer only with chance `rehearse`, so 0.4 % failures read as 4.8 %.
+
+The draw for rehearsals decides what is a pair, by the request's id alone and however the request ended.
+"""
+
+import asyncio
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from service import route
+from service.domain import Mode, Phase, Plan, Status, Variant
+from service.engine import Reading
+from service.engine.batching import LocalModel
+from service.errors import InferenceError
+from service.exchange import Exchange
+from service.inputs import Decoder
+from service.request_path import Asked, RequestPath
+from service.rollout.evidence import Evidence
+from service.rollout.scoring import Model
+from service.shadow import Rehearsal
+from service.testing import FakeEngine, ManualClock, card
+from service.wiring import fields_of, inputs_of
+from tests.unit.rollout.world import policy
+
+FAILS = 0.04
+ERRORS = {"margin": 0.05}
+MODELS = {variant: Model([0, 1], 1) for variant in Variant}
+
+
+class Notes:
+    """A recorder that only remembers."""
+
+    def __init__(self) -> None:
+        self.added: list[Exchange] = []
+        self.open = lambda exchange: None
+        self.add = self.added.append
+        self.failed = lambda exchange, status: None
+
+
+async def served(plan: Plan, requests: int, draining: bool = False) -> list[Exchange]:
+    """Requests through the request path and a rehearsal; the candidate fails on some of them by chance, the primary never."""
+    chance, notes, own = random.Random(3), Notes(), card()
+    decoder = Decoder(fields_of(own, own), context=[], rows_max=5, key_max_chars=16)
+    seats = {"max_rows": 9, "queue_max_rows": 99, "inline_max_s": 1.0}
+    primary = LocalModel(FakeEngine(own), inputs_of(own, decoder.positions), None, **seats)  # type: ignore[arg-type]
+
+    async def ask(rows: Any) -> Any:
+        if chance.random() < FAILS:
+            raise InferenceError("it raised")
+        return await primary.infer(rows)
+
+    limits = {"queue_max_rows": 10_000, "batch_max_rows": 1, "timeout_s": 5.0}
+    rehearsals = {
+        Variant.CANDIDATE: Rehearsal(Variant.CANDIDATE, ask, notes, **limits),  # type: ignore[arg-type]
+        Variant.PRIMARY: Rehearsal(Variant.PRIMARY, primary.infer, notes, **limits),  # type: ignore[arg-type]
+    }
+    worker: Any = SimpleNamespace(
+        policy=policy(), decoder=decoder, clock=ManualClock(), recorder=notes, control=SimpleNamespace(plan=plan),
+        draining=draining, next_id=0, id_prefix="p", primary=primary, candidate=SimpleNamespace(infer=ask),
+        rehearsals=rehearsals, deadline_s=1.0,
+    )  # fmt: skip
+    path = RequestPath(worker)
+    for number in range(requests):
+        rows = decoder.decode(b'{"rows": [{"x": %f, "s": "s"}]}' % (number % 7 / 7)).rows
+        exchange, _, plan = await path.run(rows, Asked(None, None, Mode.LIVE, 1e6 + number), 0.0)
+        path.hand_over(exchange, plan)
+    for rehearsal in rehearsals.values():
+        await rehearsal.drained()
+    return notes.added
+
+
+def plan_of(rehearse: int) -> Plan:
+    return Plan(Phase.CANARY, weight=5_000, shadow=rehearse, salt=7, revision=1)
+
+
+def errors_of(exchanges: list[Exchange]) -> Any:
+    reading = Reading(card())
+    own = policy(errors=ERRORS)
+    evidence = Evidence(own, MODELS)
+    rows = [
+        (seq, observation, None)
+        for seq, each in enumerate(exchanges, 1)
+        for observation in each.observations(dict.fromkeys(Variant, reading), lambda rows: [None] * len(rows), 7)
+    ]
+    evidence.see(rows)
+    return next(r for r in evidence.readings(evidence.tail([])) if r.metric == "errors")
+
+
+@pytest.mark.parametrize("rehearse", [0, 500, 10_000])
+def test_the_draw_alone_decides_and_a_fallback_is_no_more_likely_a_pair(rehearse: int) -> None:
+    plan = plan_of(rehearse)
+    exchanges = asyncio.run(served(plan, 3_000))
+
+    assert len(exchanges) == 3_000
+    assert sum(each.fallback is not None for each in exchanges) > 30
+    for each in exchanges:
+        assert each.sampled == route.rehearses(plan, each.prediction_id(0))
+        assert each.sampled or each.rehearsal is None
+    found = errors_of(exchanges)
+    assert found.n == sum(each.sampled for each in exchanges)
+    # The share of failures among the pairs is the candidate's own, within four standard errors.
+    assert found.estimate == pytest.approx(FAILS, abs=4 * (FAILS / max(found.n, 1)) ** 0.5) or not rehearse
+    assert (found.n, found.estimate) == (0, 0.0) or rehearse
+
+
+def test_a_worker_that_drains_makes_no_pairs_of_its_fallbacks_alone() -> None:
+    """Nothing is rehearsed while the service stops, so a fallback is no pair then either."""
+    exchanges = asyncio.run(served(plan_of(10_000), 300, draining=True))
+    assert errors_of(exchanges).n == 0
+
+
+def test_what_a_stopping_service_does_not_rehearse_is_no_pair() -> None:
+    """It says nothing about the request; only drops while it serves depend on the load."""
+
+    async def never(rows: Any) -> Any:
+        await asyncio.sleep(3600)
+
+    async def main() -> list[Exchange]:
+        notes = Notes()
+        limits = {"queue_max_rows": 10, "batch_max_rows": 1, "timeout_s": 5.0}
+        rehearsal = Rehearsal(Variant.CANDIDATE, never, notes, **limits)  # type: ignore[arg-type]
+        for number in range(3):
+            rehearsal.offer(Exchange("p", number, [(0.5, "s")], 1e6, 1, 0, Variant.PRIMARY, Mode.LIVE))
+        await rehearsal.close(0.01)
+        return notes.added
+
+    exchanges = asyncio.run(main())
+    assert [each.candidate.status for each in exchanges] == [Status.DROPPED] * 3
+    assert not any(each.sampled for each in exchanges)
