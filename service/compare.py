@@ -103,18 +103,23 @@ def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor
         Sums by `<what>/<name>`: `rows`, `rows_outside`, `elements`, `outside`, `abs_sum`, `not_finite` (in either, unless both
         are the same infinity or both NaN), `misshapen` (rows whose shapes differ, or that are ragged); maxima `abs`, `rel`.
     """
-    a, b = _array(primary), _array(candidate)
-    rows = len(primary)
-    if a is None or b is None or a.shape != b.shape or (a.dtype.kind == "U") != (b.dtype.kind == "U"):
+    both, rows = _both(primary, candidate), len(primary)
+    if both is None:
+        if rows > 1:  # requests of other shapes may be among them: each row stands for itself
+            found = Summary()
+            for i in range(rows):
+                found.merge(tensors(name, primary[i : i + 1], candidate[i : i + 1], tolerance, floor))
+            return found
         return _named(name, {"rows": rows, "rows_outside": rows, "misshapen": rows}, {})
+    a, b = both
+    counts: dict[str, float] = {}
+    maxima: dict[str, float] = {}
     if a.dtype.kind == "U":
-        outside, counts, maxima = a != b, {}, {}
+        outside = np.asarray(a != b)
     else:
+        outside, error, same = _outside(a, b, tolerance, floor)
+        finite = np.isfinite(a) & np.isfinite(b)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            error = np.where(same, 0.0, np.abs(b - a))
-            finite = np.isfinite(a) & np.isfinite(b)
-            outside = ~same & ~(finite & (error <= np.maximum(tolerance.atol + tolerance.rtol * np.abs(a), floor)))
             relative = np.where(finite & (error > 0), error / np.abs(a), 0.0)
         counts = {"abs_sum": float(error[finite].sum()), "not_finite": float((~finite & ~same).sum())}
         real = relative[np.isfinite(relative)]
@@ -127,6 +132,47 @@ def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor
         "outside": int(outside.sum()),
     }
     return _named(name, whole | counts, maxima)
+
+
+def close(primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0) -> Array:
+    """Which rows of one output are equal in both models' answers: every element within the tolerance, or below the floor.
+
+    Rows whose shapes differ, and a number beside NaN, are not equal; NaN and NaN are, and strings when they are the same.
+
+    Args:
+        primary: an array of shape [rows, …], or nested lists, which may be of another shape in each row; `candidate`: the same.
+
+    Returns:
+        Shape [rows], bool.
+    """
+    both, rows = _both(primary, candidate), len(primary)
+    if both is None:
+        if rows == 1:
+            return np.zeros(1, bool)
+        return np.array(
+            [close(primary[i : i + 1], candidate[i : i + 1], tolerance, floor)[0] for i in range(rows)], bool
+        )
+    a, b = both
+    outside = np.asarray(a != b) if a.dtype.kind == "U" else _outside(a, b, tolerance, floor)[0]
+    return np.asarray(~outside.reshape(rows, -1).any(axis=1)) if outside.size else np.ones(rows, bool)
+
+
+def _both(primary: Any, candidate: Any) -> tuple[Array, Array] | None:
+    """Both outputs as arrays that can be compared element by element, or None."""
+    a, b = _array(primary), _array(candidate)
+    if a is None or b is None or a.shape != b.shape or (a.dtype.kind == "U") != (b.dtype.kind == "U"):
+        return None
+    return a, b
+
+
+def _outside(a: Array, b: Array, tolerance: Tolerance, floor: float) -> tuple[Array, Array, Array]:
+    """Which elements of two arrays of numbers differ by more than allowed, by how much each differs, and which are the same."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        error = np.where(same, 0.0, np.abs(b - a))
+        finite = np.isfinite(a) & np.isfinite(b)
+        within = finite & (error <= np.maximum(tolerance.atol + tolerance.rtol * np.abs(a), floor))
+    return ~same & ~within, error, same
 
 
 def aligned(primary: Sequence[Label], candidate: Sequence[Label]) -> tuple[Array, Array, int] | None:

@@ -76,9 +76,15 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         return f"{self.prefix}-{self.first_id + row}"
 
     def observations(
-        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0
-    ) -> list[Observation]:
-        """The rows of this exchange, as they are recorded. `salt` is the plan's."""
+        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0,
+        equal: Sequence[bool] | None = None,
+    ) -> list[Observation]:  # fmt: skip
+        """The rows of this exchange, as they are recorded.
+
+        Args:
+            salt: the plan's.
+            equal: of each row, whether the two models' answers are equal; None where that was not compared.
+        """
         primary = _answers(self.primary, readings.get(Variant.PRIMARY), self.count)
         candidate = _answers(self.candidate, readings.get(Variant.CANDIDATE), self.count)
         request_id = self.prediction_id(0)
@@ -87,10 +93,15 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         return [
             Observation(
                 self.prediction_id(i) if i else request_id, request_id, self.at, self.revision, self.variant, self.mode,
-                self.share, primary[i], candidate[i], unit, self.fallback, point, sampled=self.sampled,
+                self.share, primary[i], candidate[i], unit, self.fallback, point,
+                None if equal is None else _agrees(primary[i], candidate[i], equal[i]), self.sampled,
             )
             for i, unit in enumerate(units_of(self.rows))
         ]  # fmt: skip
+
+
+def _agrees(primary: Answer, candidate: Answer, equal: bool) -> bool | None:
+    return equal if primary.status is Status.OK and candidate.status is Status.OK else None
 
 
 def _answers(attempt: Attempt, reading: Reading | None, rows: int) -> Sequence[Answer]:

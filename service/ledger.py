@@ -113,8 +113,11 @@ class Ledger:
         self._joined(self._store.join_pending())
 
     def _write(self, batch: Sequence[Exchange]) -> None:
+        agreement = self._pairs.agreement(batch)
         observations = [
-            o for exchange in in_turns(batch) for o in exchange.observations(self._readings, self._units_of, self._salt)
+            o
+            for i, exchange in enumerate(in_turns(batch))
+            for o in exchange.observations(self._readings, self._units_of, self._salt, agreement.get(i))
         ]
         counts, histograms = self._counts(batch)
         with self._metrics.store_flush.time():

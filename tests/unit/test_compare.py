@@ -106,13 +106,40 @@ def test_below_the_floor_is_equal_whatever_the_tolerance() -> None:
 
 @pytest.mark.parametrize(
     ("primary", "candidate"),
-    [([[1.0, 2.0]], [[1.0, 2.0, 3.0]]), ([[1.0]], [1.0]), ([[1.0], [1.0, 2.0]], [[1.0], [1.0, 2.0]]), (["a"], [1.0]),
+    [([[1.0, 2.0]], [[1.0, 2.0, 3.0]]), ([[1.0]], [1.0]), (["a"], [1.0]),
      ([None], [1.0]), ([{"a": 1}], [{"a": 1}])],
 )  # fmt: skip
 def test_shapes_and_kinds_that_do_not_fit_are_counted_and_never_raised(primary, candidate) -> None:
     found = compare.tensors("y", primary, candidate, Tolerance())
     assert found.sums == {"rows/y": len(primary), "rows_outside/y": len(primary), "misshapen/y": len(primary)}
     assert figures(Summary({"rows": 1.0} | found.sums))["outputs"]["y"]["mean_abs"] is None
+
+
+def test_rows_of_several_shapes_are_compared_one_by_one() -> None:
+    """Requests with arrays of other sizes may share a batch: that makes none of them unequal."""
+    a, b = [[1.0], [1.0, 2.0], [3.0]], [[1.0], [1.0, 2.5], [3.0, 4.0]]
+    sums = compare.tensors("y", a, b, Tolerance()).sums
+    assert sums == {
+        "rows/y": 3,
+        "rows_outside/y": 2,
+        "misshapen/y": 1,
+        "elements/y": 3,
+        "outside/y": 1,
+        "abs_sum/y": 0.5,
+    }
+    assert compare.close(a, b, Tolerance()).tolist() == [True, False, False]
+
+
+@given(st.data())
+def test_a_row_is_close_exactly_where_the_summary_does_not_count_it_as_outside(data: st.DataObject) -> None:
+    numbers = st.sampled_from([0.0, 1.0, 1.0005, 1.01, -2.0, math.nan, math.inf])
+    rows = data.draw(
+        st.lists(st.tuples(st.lists(numbers, max_size=2), st.lists(numbers, max_size=2)), min_size=1, max_size=4)
+    )
+    a, b = [x for x, _ in rows], [y for _, y in rows]
+    together = compare.close(a, b, Tolerance())
+    assert together.tolist() == [bool(compare.close([x], [y], Tolerance())[0]) for x, y in rows]
+    assert compare.tensors("y", a, b, Tolerance()).sums.get("rows_outside/y", 0.0) == (~together).sum()
 
 
 def test_texts_and_truth_values_are_compared_as_they_are() -> None:

@@ -144,7 +144,7 @@ def test_a_tolerance_for_an_output_that_is_not_there_is_refused(tmp_path: Path) 
     summing(tmp_path / "better.onnx")
     rollout(tmp_path, task="regression", compare={"score": {"atol": 1}})
     assert "`compare` names score; outputs with a tolerance: value" in refused("check")
-    with pytest.raises(ConfigurationError, match="none: labels and probabilities have no tolerance"):
+    with pytest.raises(ConfigurationError, match="none: labels have no tolerance, and probabilities only"):
         tolerances(Policy.model_validate(BASE | {"compare": {"p": {}}}), [card()])
 
 
