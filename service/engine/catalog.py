@@ -129,6 +129,11 @@ class Card(_Strict):
     libraries: dict[str, str] = {}
     digest: str
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """What its outputs are."""
+        return frozenset(output.role for output in self.outputs)
+
 
 def digest_of(path: Path) -> str:
     """`sha256:` and the hex digest of a file's bytes."""

@@ -256,12 +256,8 @@ def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) 
     if found.everything.difference is not None:
         first, second = models[0].name, models[1].name
         difference = found.everything.difference
-        # The margin is of the loss as the judge bounds it: log-loss and errors divided by `clip`.
-        scale = 1.0 if goal.loss in {"brier", "zero_one"} else goal.clip
         asked = f"is {second} at most {goal.margin:g} worse than {first}?"
-        answers.append(
-            _below(asked, difference, goal.margin * scale, f"difference of {goal.loss}", found.months, None, 0.0)
-        )
+        answers.append(_below(asked, difference, goal.margin, f"difference of {goal.loss}", found.months, None, 0.0))
     return answers
 
 

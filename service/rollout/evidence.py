@@ -33,7 +33,7 @@ import msgspec
 from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Status, Variant
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
-from service.rollout.reading import Coverage, Reading, Standing
+from service.rollout.reading import Clipped, Coverage, Reading, Standing
 from service.rollout.scoring import OWED, TRIED, Model, Pair, Scorer, is_pair
 from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
@@ -63,6 +63,8 @@ class Tail:
     labelled: int = 0
     labelled_in_step: int = 0
     pending: int = 0
+    no_loss: int = 0
+    clipped: Clipped = field(default_factory=Clipped)
     last: int = 0
     wanted: list[str] = field(default_factory=list)
 
@@ -75,13 +77,15 @@ class Evidence:
         self._scorer = Scorer(policy, models)
         goals = policy.goals
         self._paired = goals.quality is not None and goals.quality.evidence == "paired"
+        self._cuts = goals.quality is not None and goals.quality.scale.clip is not None
         self.quality = _paired_goal(policy) if self._paired else None
         self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
         self.latency = Staged(RateEvidence)
         self.served = Served(policy)
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
-        self.coverage = Coverage()
+        self.coverage, self.clipped = Coverage(), Clipped()
+        self.no_loss = 0  # labels that came and that no loss can be computed from
         self.seen = self.settled = 0
         self.marks: list[tuple[int, int, int, int]] = []  # where each step began: step, plan's revision, seen, settled
         self.chain = ""  # digest of all settled rows so far
@@ -148,7 +152,7 @@ class Evidence:
         for seq, observation, report in rows:
             pair = self._scorer.pair(observation, report)
             if pair is not None:
-                if pair.known is None:
+                if pair.known is None and pair.lost is None:
                     if not self._expired(observation):
                         break
                     self._miss(seq)
@@ -156,7 +160,8 @@ class Evidence:
                     self._fold(observation, report, pair)
             self.settled = seq
             taken += 1
-            self._link(seq, observation, report.label if report and pair and pair.labelled else None)
+            came = report is not None and pair is not None and (pair.labelled or pair.lost)
+            self._link(seq, observation, report.label if report is not None and came else None)
         return taken
 
     def _miss(self, seq: int) -> None:
@@ -190,12 +195,18 @@ class Evidence:
             if pair is None or not firsts.first(observation.unit, observation.at):
                 continue
             in_step = observation.revision >= self.revision
-            if pair.known is None:
+            if pair.lost is not None:
+                tail.no_loss += 1
+                if self._on_arrival:
+                    continue
+            elif pair.known is None:
                 tail.pending += 1
                 if self.policy.labels.audit is not None and len(tail.wanted) < WANTED_MAX:
                     tail.wanted.append(observation.prediction_id)
                 if self._on_arrival:
                     continue
+            if pair.labelled:
+                tail.clipped.add(self._measured(observation), pair.clipped)
             tail.labelled += pair.labelled
             tail.labelled_in_step += pair.labelled and in_step
             tail.worst.append(pair.worst)
@@ -209,6 +220,7 @@ class Evidence:
             coverage=self.coverage, elapsed_s=self.watermark - self.started_at, step_s=self.watermark - self.step_at,
             labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
             step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
+            clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss,
         )  # fmt: skip
 
     def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
@@ -235,13 +247,16 @@ class Evidence:
         quality = self.policy.goals.quality
         if quality is not None and quality.poc_target is not None and self.poc.n:
             low, high = self.poc.band(alpha)
-            found.append(Reading("poc_target", self.poc.mean, low, high, self.poc.n, 0, quality.poc_target, None, None))
+            line = quality.scale.bounded(quality.poc_target)
+            reading = Reading("poc_target", self.poc.mean, low, high, self.poc.n, 0, line, None, None)
+            found.append(reading.in_units_of(quality.scale, quality.poc_target))
         return found
 
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
         quality = self.policy.goals.quality
         assert quality is not None
-        log_e, whole = max(_views(goal, tail, quality.margin), key=lambda view: view[0])
+        margin = quality.scale.bounded(quality.margin)
+        log_e, whole = max(_views(goal, tail, margin), key=lambda view: view[0])
         harm, peak = goal.harm_peak(tail.best)
         if harm > max(log_e, 0.0):
             whole = _extended(goal.whole, tail.best[:peak])  # what speaks for a rollback is what is shown then
@@ -249,23 +264,16 @@ class Evidence:
         low, high, mean = (max(-1.0, min(1.0, x)) for x in (*whole.band(alpha), whole.mean if whole.n else 0.0))
         variance = whole.variance if whole.n else 0.0
         return Reading(
-            quality.loss,
-            mean,
-            low,
-            high,
-            whole.n,
-            tail.pending,
-            quality.margin,
-            log_e,
-            harm,
-            quality.margin - mean,
-            variance,
+            quality.loss, mean, low, high, whole.n, tail.pending, margin, log_e, harm, margin - mean, variance,
             largest=_largest(self.policy),
-        )
+        ).in_units_of(quality.scale, quality.margin)  # fmt: skip
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
         self.labels += pair.labelled
+        self.no_loss += pair.lost is not None
+        if pair.labelled:
+            self.clipped.add(self._measured(observation), pair.clipped)
         self.step_labels += pair.labelled and in_step
         self.served.settle(observation, pair, in_step=in_step)
         if self.quality is not None and (pair.known is not None or not self._on_arrival):
@@ -279,6 +287,12 @@ class Evidence:
             says = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
             self.coverage.add(labelled=pair.labelled, **says)
 
+    def _measured(self, observation: Observation) -> tuple[Variant, ...]:
+        """Whose losses a labelled row shows, where the goal cuts them."""
+        if self._cuts:
+            return tuple(Variant) if self._paired else (observation.drawn,)
+        return ()
+
     def _expired(self, observation: Observation) -> bool:
         return self.watermark > observation.at + self.policy.labels.wait
 
@@ -288,7 +302,8 @@ class Evidence:
             "quality": self.quality.state() if self.quality else None,
             "errors": self.errors.state() if self.errors else None,
             "latency": self.latency.state(), "served": self.served.state(), "poc": self.poc.state(),
-            "coverage": self.coverage.as_dict(), "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
+            "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(),
+            "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
             **{name: getattr(self, name) for name in _PLAIN},
         }  # fmt: skip
@@ -305,6 +320,7 @@ class Evidence:
         self.served.take(state["served"])
         self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])
+        self.clipped = Clipped(**state["clipped"])
         self.marks = [tuple(mark) for mark in state["marks"]]
         self.blocks = [tuple(block) for block in state["blocks"]]
         self.missing = [tuple(rows) for rows in state["missing"]]
@@ -317,14 +333,14 @@ class Evidence:
 
 _PLAIN = (
     "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "watermark", "started_at",
-    "step_at", "promoted", "baking_since",
+    "step_at", "promoted", "baking_since", "no_loss",
 )  # fmt: skip
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:
     quality, bound = policy.goals.quality, _largest(policy)
     assert quality is not None
-    return PairedGoal(quality.margin, quality.harm_line, -bound, bound)
+    return PairedGoal(quality.scale.bounded(quality.margin), quality.scale.bounded(quality.harm_line), -bound, bound)
 
 
 def _largest(policy: Policy) -> float:

@@ -1,11 +1,13 @@
 """What a launch is judged by: goals, labels, and the values that the rollout file is written in. Pure."""
 
+import math
 import re
 from typing import Annotated, Literal
 
 import pydantic
 
 from service.domain import SHARE_ONE
+from service.loss_table import LOG_CLIP, LOSSES, LossScale
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -37,7 +39,7 @@ def _harm(value: object, as_usual: pydantic.ValidatorFunctionWrapHandler) -> obj
     try:
         return as_usual(value)
     except pydantic.ValidationError:
-        raise ValueError("is the word `margin`, or a number: 0 or more, and less than 1") from None
+        raise ValueError("is the word `margin`, or a number of 0 or more") from None
 
 
 Duration = Annotated[
@@ -55,7 +57,7 @@ Share = Annotated[
         {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most two decimals"}
     ),
 ]
-Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error"]
+Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error", "win_rate"]
 
 
 class Strict(pydantic.BaseModel):
@@ -65,15 +67,15 @@ class Strict(pydantic.BaseModel):
 
 
 class Quality(Strict):
-    """How good the candidate must be, in units of the (clipped) loss; less is better."""
+    """How good the candidate must be, in raw units of the loss, cut at `clip`; less is better."""
 
     loss: Loss = pydantic.Field(default="brier", description="what is measured on every labelled row")
     margin: float = pydantic.Field(
         gt=0,
-        lt=1,
-        description='the candidate is "not worse" when its mean loss is at most this much above the primary\'s',
+        description='the candidate is "not worse" when its mean loss is at most this much above the primary\'s; in the unit of '
+        "the loss: label units for `absolute_error`, their square for `squared_error`, nats for `log_loss`, a share for the others",
     )
-    harm: Annotated[Literal["margin"] | Annotated[float, pydantic.Field(ge=0, lt=1)], pydantic.WrapValidator(_harm)] = (
+    harm: Annotated[Literal["margin"] | Annotated[float, pydantic.Field(ge=0)], pydantic.WrapValidator(_harm)] = (
         pydantic.Field(
             default="margin",
             description="it is rolled back when its mean loss is this much above; `margin` means the margin itself",
@@ -85,18 +87,64 @@ class Quality(Strict):
         "that the answer itself influences (recommendations, blocking). It takes 4 to 20 times the requests",
     )
     poc_target: float | None = pydantic.Field(
-        default=None, gt=0, description="the mean loss that the proof of concept itself was to reach"
-    )
-    clip: float = pydantic.Field(
-        default=5.0,
+        default=None,
         gt=0,
-        description="log-loss and errors are cut off here and divided by it: the statistics need a bounded loss",
+        description="the mean loss that the proof of concept itself was to reach, in the unit of `margin`",
     )
+    clip: float | None = pydantic.Field(
+        default=None,
+        gt=0,
+        description="an error larger than this counts as this much, since the statistics need a bounded loss. Required for "
+        "`absolute_error` and `squared_error`, in label units for both (a squared error is cut at its square); for `log_loss` "
+        f"in nats, {LOG_CLIP:g} if absent; not used by the other losses",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _the_loss_has_a_scale(self) -> "Quality":
+        spec = LOSSES[self.loss]
+        if spec.clip == "none" and self.clip is not None:
+            raise ValueError(f"`clip` is not used by `{self.loss}`, which is bounded by itself: leave it out")
+        if spec.clip == "required" and self.clip is None:
+            raise ValueError(
+                f"`clip` is missing: `{self.loss}` has no largest value, and the statistics need one. Write `clip:` the largest "
+                "error that still matters to you, in label units (`understudy evaluate --data FILE --label COL` proposes one "
+                "from data), or write `loss: win_rate`, which needs no unit"
+            )
+        most = self.scale.most
+        if not math.isfinite(most) or most <= 0:
+            raise ValueError(
+                f"`clip` of {self.clip:g} is out of range for `{self.loss}`: write a smaller or larger unit"
+            )
+        for name, line in (("margin", self.margin), ("harm", self.harm_line), ("poc_target", self.poc_target)):
+            if line is not None and line >= most:
+                raise ValueError(
+                    f"`{name}` is {line:g}, and {_largest(self.scale)}: `{name}` must be less than {most:,.10g}, or no rollout "
+                    "could ever miss it"
+                )
+        if not spec.of_one and self.evidence == "served":
+            raise ValueError(f"`{self.loss}` compares both models' answers to one row, so it needs `evidence: paired`")
+        if not spec.of_one and self.poc_target is not None:
+            raise ValueError(
+                f"`poc_target` needs a loss of one model; `{self.loss}` compares two: leave `poc_target` out"
+            )
+        return self
+
+    @property
+    def scale(self) -> LossScale:
+        """Between the loss's raw unit and the [0, 1] of the statistics."""
+        spec = LOSSES[self.loss]
+        return LossScale(spec, spec.clip if self.clip is None and isinstance(spec.clip, float) else self.clip)
 
     @property
     def harm_line(self) -> float:
-        """The line that rolls back, as a number."""
+        """The line that rolls back, as a number in raw units."""
         return self.margin if self.harm == "margin" else self.harm
+
+
+def _largest(scale: LossScale) -> str:
+    if scale.clip is None:
+        return f"a mean {scale.loss.words} is at most {scale.most:g}"
+    return f"a {scale.loss.words} is cut at {scale.most:,.10g}"
 
 
 class Errors(Strict):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from service.domain import Variant
-from service.rollout.policy import Policy, of_store
+from service.rollout.policy import UNITS, Policy, of_store
 from service.rollout.scoring import Model
 
 NOT_SAID = "not set"
@@ -52,7 +52,9 @@ def identity(policy: Policy, models: Mapping[Variant, Named]) -> dict[str, Any]:
         }
         for variant, model in models.items()
     }  # fmt: skip
-    return {"policy": policy.judged(), "models": told}
+    quality = policy.goals.quality
+    units = {"units": UNITS} if quality is not None and quality.scale.clip is not None else {}
+    return {"policy": policy.judged(), "models": told, **units}
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -83,7 +85,8 @@ def policy_of(document: Mapping[str, Any]) -> Policy:
         ConfigurationError: when a version with other keys wrote it.
     """
     models = document["models"]
-    return of_store(document["policy"], models["primary"]["digest"], models.get("candidate", {}).get("digest"))
+    candidate = models.get("candidate", {}).get("digest")
+    return of_store(document["policy"], models["primary"]["digest"], candidate, document.get("units", ""))
 
 
 def _digest(key: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from service.domain import Phase
 from service.rollout.policy import CanaryStep, Policy, ShadowStep, Until
 from service.rollout.reading import Reading, Standing
-from service.rollout.sentences import blame, sentence, span
+from service.rollout.sentences import blame, saturated, sentence, span
 from service.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
 Answer = Literal["advance", "hold", "rollback"]
@@ -157,7 +157,8 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
     if reading.metric == "poc_target":
         where = "is met" if reading.high <= reading.line else "is not decided yet"
         where = "is missed" if reading.low > reading.line else where
-        reason = f"the primary's own target of {reading.line:g} {where}: {reading.estimate:.4f}"
+        mean = f"its mean {reading.words or 'loss'} is {reading.estimate:,.{reading.digits}f}"
+        reason = f"the primary's own target of {reading.line:,.10g} {where}: {mean}"
     elif reading.log_e_harm is not None and crossed(reading.log_e_harm, alpha_harm):
         answer, reason = "rollback", f"{reason}: worse than allowed"
     elif reading.log_e_advance is not None and crossed(reading.log_e_advance, alpha_advance):
@@ -179,6 +180,8 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> str | None:
     asked = quality is not None and (quality.evidence == "paired" or serving(policy, step))
     if asked and not standing.labels:
         return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
+    if asked and quality is not None and (cut := standing.clipped.too_many):
+        return saturated(cut[0], standing.clipped, quality.scale)
     for have, wanted, size, what in (
         (standing.step_labels, until.labels, 1, "labels"),
         (standing.step_requests, until.requests, 1, "requests"),

@@ -15,6 +15,7 @@ import yaml
 
 from service.domain import SHARE_ONE, Phase, Plan
 from service.errors import ConfigurationError
+from service.loss_table import LOSSES
 from service.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 
 Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
@@ -25,6 +26,8 @@ SCHEMES = ("s3", "gs", "az", "https", "http")
 """Where models may be fetched from."""
 JUDGED = ("model", "task", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
+UNITS = "raw"
+"""What margins of clipped losses are in. Before, they were a share of the clip, and that evidence is not continued."""
 FOLLOWED = ("steps", "bake")
 """The keys that decisions depend on besides: they may change while a rollout runs, so each decision says what they were."""
 
@@ -181,7 +184,9 @@ class Policy(Strict):
         What is at its default is left out, said or not. So a field that a later version adds changes no key while its
         default means what was done before; and a default that is there may never change, which a test holds.
         """
-        judged = self.judged(exclude_defaults=True)
+        judged: dict[str, Any] = self.judged(exclude_defaults=True)
+        if self.goals.quality is not None and self.goals.quality.scale.clip is not None:
+            judged["units"] = UNITS  # the margins of these losses meant something else in evidence without it
         text = json.dumps([judged, primary_digest, candidate_digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -268,12 +273,28 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         ) from error
 
 
-def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None) -> Policy:
+def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None, units: str = "") -> Policy:
     """The policy that evidence in a store was judged by: what `JUDGED` names, and where the models are.
 
+    Args:
+        units: what margins of clipped losses are in: `UNITS`, or "" in a store of before, where they were a share of the clip.
+
     Raises:
-        ConfigurationError: when a version with other keys wrote it.
+        ConfigurationError: when a version with other keys wrote it, or one that read its margins in another way.
     """
+    quality = judged.get("goals", {}).get("quality") or {}
+    if LOSSES[quality.get("loss", "brier")].clip == "none":
+        # Every loss had a `clip` once, and these never used it.
+        judged = (
+            {**judged, "goals": {**judged.get("goals", {}), "quality": {**quality, "clip": None}}}
+            if quality
+            else judged
+        )
+    elif units != UNITS:
+        raise ConfigurationError(
+            f"this rollout was judged when the margin of {quality['loss']} was a share of its clip; it is in the unit of the loss "
+            "now, so these decisions can only be checked with the version that made them"
+        )
     return _known({**judged, "primary": primary, "candidate": candidate})
 
 

@@ -1,12 +1,20 @@
 """One metric as it stands, and what a verdict needs to know besides. Plain values; pure."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from service.domain import Variant
+from service.loss_table import LossScale
+
+CLIPPED_MAX = 0.05
+"""The largest share of labelled rows whose loss may be cut, of either model. Rows that are cut all count alike: with more of
+them the comparison says little about the models."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One metric as it stands.
+    """One metric as it stands. A loss is in raw units, as people read it.
 
     Attributes:
         estimate: candidate minus primary, a rate, or a ratio; `low` and `high` its band at half the error budget on each
@@ -16,8 +24,9 @@ class Reading:
         log_e_advance: evidence that the goal is met; None where this metric does not gate promotion, or not at this step.
         log_e_harm: evidence of harm; None where this metric cannot roll back.
         gap: how far the estimate is on the right side of the margin; variance: of one value; largest: the largest value that
-            there can be. For the forecast.
+            there can be. For the forecast, and all in the unit of the statistics, where a loss is in [0, 1].
         causes: of `latency`: how many of the `n` did not count as in time, by cause (see `sentences.CAUSES`).
+        words: what a sentence calls it; digits: how many decimals it shows.
     """
 
     metric: str
@@ -33,6 +42,13 @@ class Reading:
     variance: float = 0.0
     causes: tuple[tuple[str, int], ...] = ()
     largest: float = 1.0
+    words: str = ""
+    digits: int = 4
+
+    def in_units_of(self, scale: LossScale, line: float) -> "Reading":
+        """This reading of a loss in [0, 1], in the loss's raw unit; `line` is in that already, as the rollout file says it."""
+        estimate, low, high = (scale.raw(value) for value in (self.estimate, self.low, self.high))
+        return replace(self, estimate=estimate, low=low, high=high, line=line, words=scale.words, digits=scale.digits)
 
 
 @dataclass(slots=True)
@@ -67,6 +83,42 @@ class Coverage:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(slots=True)
+class Clipped:
+    """How many labelled losses of each variant were cut at the goal's `clip`."""
+
+    labelled: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Variant, 0))
+    cut: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Variant, 0))
+
+    def add(self, variants: Iterable[Variant], clipped: Collection[Variant]) -> None:
+        """Count a labelled row of some variants, and which of them had their loss cut."""
+        for variant in variants:
+            self.labelled[variant] += 1
+            self.cut[variant] += variant in clipped
+
+    def plus(self, other: "Clipped") -> "Clipped":
+        """Both together."""
+        return Clipped(
+            {v: self.labelled[v] + other.labelled[v] for v in Variant}, {v: self.cut[v] + other.cut[v] for v in Variant}
+        )
+
+    def share(self, variant: Variant) -> float | None:
+        """Cut among labelled; None where there is nothing to cut yet, or the loss is bounded by itself."""
+        return self.cut[variant] / self.labelled[variant] if self.labelled[variant] else None
+
+    @property
+    def too_many(self) -> list[Variant]:
+        """The variants of which too much is cut to compare them."""
+        return [variant for variant in Variant if (self.share(variant) or 0.0) > CLIPPED_MAX]
+
+    def as_dict(self) -> dict[str, dict[str, int]]:
+        """As JSON."""
+        return {
+            "labelled": {v.value: self.labelled[v] for v in Variant},
+            "cut": {v.value: self.cut[v] for v in Variant},
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How far a rollout and its present step have come.
@@ -76,6 +128,8 @@ class Standing:
         labels: of pairs that count, in this rollout; step_labels and step_requests: in this step.
         doubts: why what was served is no evidence, in sentences; empty where nothing speaks against it.
         met: requirements that are fulfilled ("loadtest", "approval").
+        clipped: how many losses were cut at the goal's `clip`.
+        no_loss: labels that came and that the goal's loss cannot be computed from; their rows count as the worst.
     """
 
     coverage: Coverage = field(default_factory=Coverage)
@@ -86,10 +140,13 @@ class Standing:
     step_requests: int = 0
     doubts: tuple[str, ...] = ()
     met: frozenset[str] = frozenset()
+    clipped: Clipped = field(default_factory=Clipped)
+    no_loss: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, for `GET /rollout`."""
         return {
             "labels": self.labels, "step_labels": self.step_labels, "step_requests": self.step_requests,
             "step_seconds": self.step_s, "doubts": list(self.doubts), **self.coverage.as_dict(),
+            "clipped": {v.value: self.clipped.share(v) for v in Variant}, "no_loss": self.no_loss,
         }  # fmt: skip

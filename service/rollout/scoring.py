@@ -7,15 +7,18 @@ pairs that was drawn by the prediction's id alone carries the evidence, each wit
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service import losses, route
 from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
+from service.loss_table import LOSSES, LossScale
 from service.rollout.policy import Policy
 
 TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
 OWED = TRIED | {Status.DOWN}
 """An answer was owed, whether or not the process was there to be asked."""
+NO_LOSS = "no_loss"
+"""A label came in time, and the goal's loss cannot be computed from it and the answers: it is of another kind."""
 _AUDIT_SEED = 0xA0D1_7A0D_17A0_D17A  # the audit's draw is independent of the router's and of the rehearsals'
 
 
@@ -35,6 +38,9 @@ class Pair:
         known: the value; None while a label that it needs is not there.
         worst: the worst for the candidate that it may be, and `best` the best; both are `known` where that is known.
         labelled: whether a label came in time. asked: whether one is asked for (with an audit: in the sample).
+        lost: why a label that came is of no use, where it is not (`NO_LOSS`). Nothing more is waited for: the row counts as the
+            worst that it could have been.
+        clipped: whose loss was cut at the goal's `clip`.
     """
 
     known: float | None
@@ -42,6 +48,8 @@ class Pair:
     best: float
     labelled: bool = False
     asked: bool = True
+    lost: str | None = None
+    clipped: frozenset[Variant] = frozenset()
 
 
 def counts(observation: Observation) -> bool:
@@ -63,15 +71,18 @@ def is_pair(observation: Observation, tried: frozenset[Status] = TRIED) -> bool:
 
 
 class Scorer:
-    """Scores rows under one policy."""
+    """Scores rows under one policy, in the unit of the statistics: losses in [0, 1], see `LossScale`."""
 
     def __init__(self, policy: Policy, models: Mapping[Variant, Model]) -> None:
         self._policy, self._models, self._quality = policy, models, policy.goals.quality
         self._audit = policy.labels.audit
         self._served = self._quality is not None and self._quality.evidence == "served"
+        self._scale = self._quality.scale if self._quality is not None else LossScale(LOSSES["zero_one"])
+        # A label may be any class of either model: one that a model does not have is a class that it gave no chance.
+        self._classes = tuple(dict.fromkeys(name for model in models.values() for name in model.classes))
 
     def pair(self, observation: Observation, report: LabelReport | None) -> Pair | None:
-        """The row's value; None where it is no evidence about quality: not asked of both, or a label of another kind."""
+        """The row's value; None where the row is no evidence about quality, with or without a label: not asked of both."""
         if self._quality is None:
             return None
         label = report.label if report is not None and self.in_time(observation, report) else None
@@ -81,22 +92,36 @@ class Scorer:
             return None
         if label is None:
             return self._weighed(observation, None, *self._bounds(observation))
+        return self._labelled(observation, label)
+
+    def _labelled(self, observation: Observation, label: Label) -> Pair:
         known = self._difference(observation, label)
-        return None if known is None else self._weighed(observation, known, *self._bounds(observation))
+        if known is None:
+            pair = self._weighed(observation, None, *self._bounds(observation))
+            return pair if pair.known is not None else replace(pair, lost=NO_LOSS)
+        if self._audit is None:
+            pair = Pair(known, known, known, labelled=True)
+        else:
+            pair = self._weighed(observation, known, *self._bounds(observation))
+        if self._scale.clip is None:
+            return pair
+        return replace(pair, clipped=frozenset(v for v in Variant if self._is_clipped(observation.answer(v), v, label)))
 
     def in_time(self, observation: Observation, report: LabelReport) -> bool:
         """Whether a label came before the wait for it was over."""
         return report.at - observation.at <= self._policy.labels.wait
 
     def loss(self, answer: Answer, variant: Variant, label: Label) -> float | None:
-        """The bounded loss of one answer; 1 for an attempt that gave none; None for a label of another kind."""
-        assert self._quality is not None
+        """The loss of one answer, in [0, 1]; 1 for an attempt that gave none.
+
+        None where there is none: for a label of another kind, and under a loss that compares two answers.
+        """
+        if not self._scale.loss.of_one:
+            return None
         if answer.status is not Status.OK:
             return 1.0
-        model = self._models[variant]
-        found = losses.losses(answer, label, model.classes, model.positive).get(self._quality.loss)
-        # At most 1, also where a model's probabilities are not: logits, or a sum that rounding put above 1.
-        return None if found is None else min(1.0, losses.bounded(self._quality.loss, found, self._quality.clip))
+        found = self._raw(answer, variant, label)
+        return None if found is None else self._scale.bounded(found)
 
     def says_positive(self, observation: Observation, variant: Variant) -> bool:
         """Whether a variant predicts the positive class."""
@@ -106,9 +131,17 @@ class Scorer:
         """Whether the audit asks for this prediction's label; always, where there is no audit."""
         return self._audit is None or route.below(route.bucket(prediction_id, _AUDIT_SEED), self._audit)
 
+    def _raw(self, answer: Answer, variant: Variant, label: Label) -> float | None:
+        model = self._models[variant]
+        return losses.losses(answer, label, model.classes, model.positive).get(self._scale.loss.name)
+
+    def _is_clipped(self, answer: Answer, variant: Variant, label: Label) -> bool:
+        raw = self._raw(answer, variant, label)
+        return raw is not None and self._scale.clipped(raw)
+
     def _weighed(self, observation: Observation, known: float | None, worst: float, best: float) -> Pair:
         if self._audit is None:
-            return Pair(known, worst, best) if known is None else Pair(known, known, known, labelled=True)
+            return Pair(known, worst, best)
         matters = worst > best  # a difference that no label could change needs no sample
         if not self.sampled(observation.prediction_id):
             value = 0.0 if matters else worst
@@ -119,11 +152,31 @@ class Scorer:
         return Pair(known * weight, known * weight, known * weight, labelled=True)
 
     def _bounds(self, observation: Observation) -> tuple[float, float]:
-        classes = self._models[Variant.PRIMARY].classes
-        values = [d for label in classes if (d := self._difference(observation, label)) is not None]
+        """The largest and the smallest value that any label could give this pair."""
+        if self._scale.loss.needs == "value":
+            return self._bounds_of_numbers(observation.primary, observation.candidate)
+        # Where nothing names the classes, what either of them predicts stands for all labels: any other is as good for both.
+        said = [answer.label for answer in (observation.primary, observation.candidate) if answer.label is not None]
+        values = [d for label in self._classes or said if (d := self._difference(observation, label)) is not None]
         return (max(values), min(values)) if values else (1.0, -1.0)
 
+    def _bounds_of_numbers(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
+        failed = (primary.status is not Status.OK, candidate.status is not Status.OK)
+        if all(failed):
+            return 0.0, 0.0
+        if any(failed):
+            value = 1.0 if failed[1] else -1.0
+            certain = not self._scale.loss.of_one  # who gives no answer loses, whatever the other one's error is
+            return max(value, value if certain else 0.0), min(value, value if certain else 0.0)
+        apart = losses.distance(primary, candidate)
+        if apart is None or self._scale.loss.widest is None:
+            return 1.0, -1.0
+        most = self._scale.loss.widest(apart / (self._scale.clip or 1.0))
+        return most, -most
+
     def _difference(self, observation: Observation, label: Label) -> float | None:
+        if not self._scale.loss.of_one:
+            return losses.nearer(observation.primary, observation.candidate, label)
         candidate = self.loss(observation.candidate, Variant.CANDIDATE, label)
         primary = self.loss(observation.primary, Variant.PRIMARY, label)
         return None if candidate is None or primary is None else candidate - primary
@@ -133,10 +186,15 @@ class Scorer:
         answer = observation.answer(drawn)
         if not counts(observation) or observation.point is None or answer.status not in TRIED:
             return None
-        if label is not None:
-            loss = self.loss(answer, drawn, label)
-            return None if loss is None else Pair(loss, loss, loss, labelled=True)
-        classes = self._models[drawn].classes
-        found = [loss for each in classes if (loss := self.loss(answer, drawn, each)) is not None] or [0.0, 1.0]
-        most, least = max(found), min(found)
-        return Pair(None, most, least) if drawn is Variant.CANDIDATE else Pair(None, least, most)
+        loss = None if label is None else self.loss(answer, drawn, label)
+        if loss is not None and label is not None:
+            clipped = frozenset({drawn} if self._is_clipped(answer, drawn, label) else ())
+            return Pair(loss, loss, loss, labelled=True, clipped=clipped)
+        lost = None if label is None else NO_LOSS
+        found = [loss for each in self._classes if (loss := self.loss(answer, drawn, each)) is not None]
+        if answer.status is not Status.OK:
+            found = [1.0]
+        most, least = max(found, default=1.0), min(found, default=0.0)
+        if drawn is Variant.CANDIDATE:
+            return Pair(None, most, least, lost=lost)
+        return Pair(None, least, most, lost=lost)

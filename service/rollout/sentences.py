@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Mapping
 
-from service.rollout.reading import Reading
+from service.domain import Variant
+from service.loss_table import LossScale
+from service.rollout.reading import CLIPPED_MAX, Clipped, Reading
 
 CAUSES: Mapping[str, tuple[str, str]] = {
     "slow": ("slower than the limit", "too slow"),
@@ -31,10 +33,7 @@ def sentence(r: Reading) -> str:
         band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")
         rate = f"{abs(r.estimate):.2%} {side} requests ({band}; {r.line:.2%} more are allowed)"
         return f"after {r.n:,} pairs the candidate fails {rate}"
-    what = r.metric.replace("_", "-")
-    side = "better" if r.estimate < 0 else "worse"
-    band = between(r.low, r.high, lambda value: f"{value:.4f}", "better", "worse")
-    return f"after {r.n:,} pairs the candidate's {what} is {abs(r.estimate):.4f} {side} ({band}; {r.line:g} worse is allowed)"
+    return _of_loss(r)
 
 
 def between(low: float, high: float, write: Callable[[float], str], less: str, more: str) -> str:
@@ -66,6 +65,37 @@ def span(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def saturated(variant: Variant, clipped: Clipped, scale: LossScale) -> str:
+    """Too many losses are cut: what that means, and the way out."""
+    share = (
+        f"{clipped.cut[variant]:,} of {clipped.labelled[variant]:,} labelled rows ({clipped.share(variant) or 0.0:.1%}"
+    )
+    return (
+        f"the {variant}'s {scale.loss.words} is above the largest that counts ({scale.most:,.10g}) on {share}; {CLIPPED_MAX:.0%} "
+        "may be): such rows all count alike, so the models cannot be compared by them. Raise `goals.quality.clip` (`understudy "
+        "evaluate --data FILE --label COL` proposes one); that starts new evidence"
+    )
+
+
+def _of_loss(r: Reading) -> str:
+    if r.metric == "win_rate":
+        # Less is better inside; a reader asks how much more often the candidate is the nearer one.
+        side, band = (
+            "less" if r.estimate > 0 else "more",
+            between(-r.high, -r.low, lambda x: f"{x:.2%}", "less", "more"),
+        )
+        return (
+            f"after {r.n:,} pairs the candidate is nearer to the truth {abs(r.estimate):.2%} {side} often than the primary "
+            f"({band}; {r.line:.2%} less is allowed)"
+        )
+    what, side = r.words or r.metric.replace("_", "-"), "better" if r.estimate < 0 else "worse"
+    band = between(r.low, r.high, lambda x: f"{x:,.{r.digits}f}", "better", "worse")
+    return (
+        f"after {r.n:,} pairs the candidate's {what} is {abs(r.estimate):,.{r.digits}f} {side} ({band}; {r.line:,.10g} worse is "
+        "allowed)"
+    )
 
 
 def _in_time(r: Reading) -> str:

@@ -101,14 +101,15 @@ class Served:
 
     def _quality(self, worst: "Staged[IpwDifference]", best: IpwDifference, alpha: float, *, serving: bool) -> Reading:
         assert self._line is not None
-        margin, whole = self._line.margin, worst.whole
+        scale, whole = self._line.scale, worst.whole
+        margin = scale.bounded(self._line.margin)
         mean = max(-1.0, min(1.0, whole.mean)) if whole.n else 0.0
         advance = worst.least(lambda e: e.log_e_below(margin)) if serving else None
         return Reading(
             self._line.loss, mean, best.band(alpha)[0], whole.band(alpha)[1], whole.n, 0, margin, advance,
-            best.log_e_above(self._line.harm_line), margin - mean, whole.variance if whole.n else 0.0,
+            best.log_e_above(scale.bounded(self._line.harm_line)), margin - mean, whole.variance if whole.n else 0.0,
             largest=1.0 / self._policy.smallest_share,
-        )  # fmt: skip
+        ).in_units_of(scale, self._line.margin)  # fmt: skip
 
     def _failures(self, ratio: float) -> Reading:
         n, hits = self.failures.n, self.failures.hits

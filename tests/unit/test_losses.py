@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, mean_squared_error, zero_one_loss
 
 from service.domain import Answer, Label, Mode, Observation, Outcome, Status, Variant
-from service.losses import CLASSES_MAX, DELAY_BUCKETS, LOG_FLOOR, bounded, losses, scored, tally
+from service.loss_table import LOSSES, LossScale
+from service.losses import CLASSES_MAX, DELAY_BUCKETS, LOG_FLOOR, losses, scored, tally
 from service.testing import observation
 
 CLASSES = dict.fromkeys(Variant, (0, 1))
@@ -86,7 +87,6 @@ def test_an_attempt_that_failed_has_no_loss(status: Status) -> None:
         (Answer(Status.OK, label=1), 1, {"zero_one": 0.0}),  # no probabilities
         (Answer(Status.OK, label=1), 0, {"zero_one": 1.0}),
         (Answer(Status.OK, label=1), True, {"zero_one": 0.0}),
-        (Answer(Status.OK, label=0, probabilities=(0.6, 0.3, 0.1)), 9, {"zero_one": 1.0}),  # a class it does not know
     ],
 )
 def test_what_cannot_be_scored_is_left_out(answer: Answer, label: Label, found: dict[str, float]) -> None:
@@ -104,11 +104,27 @@ def test_one_certain_mistake_costs_much_and_not_infinity() -> None:
     assert losses(rounded, 0, (0, 1, 2))["log_loss"] == 0.0
 
 
-LOSSES = ["brier", "zero_one", "log_loss", "absolute_error", "squared_error"]
+@pytest.mark.parametrize(
+    ("answer", "classes", "positive"),
+    [
+        (Answer(Status.OK, 0, 0.25), (0, 1), 1),
+        (Answer(Status.OK, 0, None, (0.75, 0.25)), (0, 1), None),
+        (Answer(Status.OK, 0, None, (0.75, 0.25, 0.0)), (0, 1, 2), None),
+    ],
+)
+def test_a_label_that_is_none_of_the_classes_had_no_chance(
+    answer: Answer, classes: tuple[int, ...], positive: int | None
+) -> None:
+    """The same loss whether two classes are told as a score or as a list, or a third one never comes."""
+    found = losses(answer, 9, classes, positive)
+
+    assert found == pytest.approx(
+        {"zero_one": 1.0, "brier": (1 + 0.75**2 + 0.25**2) / 2, "log_loss": -math.log(LOG_FLOOR)}
+    )
 
 
 @given(
-    st.sampled_from(LOSSES),
+    st.sampled_from(list(LOSSES)),
     st.floats(0, 1e12),
     st.floats(0, 1e12),
     st.floats(0.01, 1e6),
@@ -116,15 +132,19 @@ LOSSES = ["brier", "zero_one", "log_loss", "absolute_error", "squared_error"]
 def test_bounded_losses_lie_in_the_unit_interval_and_keep_their_order(
     name: str, one: float, two: float, clip: float
 ) -> None:
-    """Brier and 0/1 as they are, the others cut off and divided."""
-    if name in {"brier", "zero_one"}:
+    """Those that are bounded by themselves as they are, the others cut off and divided; and back in raw units."""
+    spec = LOSSES[name]
+    scale = LossScale(spec, None if spec.clip == "none" else clip)
+    if scale.clip is None:
         one, two = min(one, 1.0), min(two, 1.0)
-        assert bounded(name, one, clip) == one
-    low, high = sorted((bounded(name, one, clip), bounded(name, two, clip)))
+        assert scale.bounded(one) == one
+    low, high = sorted((scale.bounded(one), scale.bounded(two)))
 
     assert 0 <= low <= high <= 1
-    assert (bounded(name, min(one, two), clip), bounded(name, max(one, two), clip)) == (low, high)
-    assert name in {"brier", "zero_one"} or bounded(name, clip, clip) == 1.0
+    assert (scale.bounded(min(one, two)), scale.bounded(max(one, two))) == (low, high)
+    assert scale.bounded(scale.most) == 1.0
+    assert scale.raw(scale.bounded(one)) == pytest.approx(scale.cut(one))
+    assert scale.clipped(one) == (scale.cut(one) < one)
 
 
 def outcome(made: Observation, label: Label = 1, delay: float = 120.0) -> Outcome:

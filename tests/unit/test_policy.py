@@ -96,13 +96,13 @@ def test_the_harm_line_is_the_margin_unless_it_is_a_number() -> None:
         ("workers: 0", "workers", "greater than or equal to 1"),
         ("workers: 65", "workers", "less than or equal to 64"),
         ("device: gpu", "device", "'cuda'"),
-        ("goals: {quality: {margin: 2}}", "goals.quality.margin", "less than 1"),
+        ("goals: {quality: {margin: 2}}", "goals.quality", "must be less than 1"),
         ("goals: {quality: {margin: 0}}", "goals.quality.margin", "greater than 0"),
         ("goals: {quality: {}}", "goals.quality.margin", "required"),
         ("goals: {quality: {margin: 0.1, loss: auc}}", "goals.quality.loss", "'brier'"),
         ("goals: {quality: {margin: 0.1, typo: 1}}", "goals.quality.typo", "not permitted"),
         ("goals: {quality: {margin: 0.1, harm: never}}", "goals.quality.harm", "`margin`, or a number"),
-        ("goals: {quality: {margin: 0.1, harm: 1}}", "goals.quality.harm", "less than 1"),
+        ("goals: {quality: {margin: 0.1, harm: 1}}", "goals.quality", "must be less than 1"),
         ("goals: {quality: {margin: 0.1, harm: .nan}}", "goals.quality.harm", "a number"),
         ("goals: {quality: {margin: 0.1, clip: .inf}}", "goals.quality.clip", "finite"),
         ("goals: {error_budget: 0.5}", "goals.error_budget", "less than 0.5"),
@@ -317,7 +317,7 @@ def test_a_default_that_is_said_is_the_same_as_one_that_is_not() -> None:
 
 
 DEFAULTS = {
-    Quality: {"loss": "brier", "harm": "margin", "evidence": "paired", "poc_target": None, "clip": 5.0},
+    Quality: {"loss": "brier", "harm": "margin", "evidence": "paired", "poc_target": None, "clip": None},
     Errors: {"ratio": None},
     Latency: {"deadline_ms": 250, "ratio": None, "p50_ms": None, "p95_ms": None},
     Load: {"error_rate": 0.001, "fallback_rate": 0.01, "shadow_loss": 0.01},

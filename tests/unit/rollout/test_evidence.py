@@ -101,12 +101,18 @@ def test_agreements_wait_for_their_label_before_they_are_settled():
     assert quality(evidence, metric="poc_target").estimate == pytest.approx(0.5)
 
 
-def test_a_label_of_another_kind_makes_no_pair():
+def test_a_label_of_another_kind_counts_as_the_worst_and_is_told():
     regression = policy(quality={"loss": "absolute_error", "clip": 10})
     models = {v: Model([], None) for v in Variant}
-    number = Answer(Status.OK, None, 3.0)
-    evidence = folded(regression, [row(1, label="soon", primary=number, candidate=number)], models)
-    assert (evidence.settled, evidence.quality.n) == (1, 0)
+    number, other = Answer(Status.OK, None, 3.0), Answer(Status.OK, None, 5.0)
+    rows = [
+        row(1, label="soon", primary=number, candidate=number),
+        row(2, label="late", primary=number, candidate=other),
+    ]
+    evidence = folded(regression, rows, models)
+    assert (evidence.settled, evidence.labels, evidence.no_loss) == (2, 0, 2)
+    assert evidence.quality.whole == goal_of([0.0, 0.2]).whole
+    assert evidence.standing(Tail()).as_dict()["no_loss"] == 2
 
 
 # What counts.
@@ -237,16 +243,17 @@ def test_what_the_tail_says_is_never_more_than_what_its_labels_will_say(look, ki
     assert early <= max([0.0, *later]) + 1e-9
 
 
-def test_regression_errors_are_clipped_and_a_pending_one_can_be_anything():
-    own = policy(quality={"loss": "absolute_error", "clip": 10})
+def test_regression_errors_are_clipped_and_a_pending_one_is_bounded_by_how_far_the_answers_are_apart():
+    own = policy(quality={"loss": "absolute_error", "clip": 10, "margin": 5})
     models = {v: Model([], None) for v in Variant}
-    near, far = Answer(Status.OK, None, 4.0), Answer(Status.OK, None, 900.0)
+    near, far, between = (Answer(Status.OK, None, value) for value in (4.0, 900.0, 7.0))
     rows = [row(1, label=3.0, primary=near, candidate=far), row(2, label=4.5, primary=far, candidate=near),
-            row(3, label=None, primary=near, candidate=near)]  # fmt: skip
+            row(3, label=None, primary=near, candidate=between), row(4, label=None, primary=near, candidate=near)]  # fmt: skip
     evidence = folded(own, rows, models)
 
     assert evidence.quality == goal_of([1.0 - 0.1, 0.05 - 1.0])
-    assert evidence.tail(rows[2:]) == Tail([1.0], [-1.0], [True], pending=1, last=3)
+    assert evidence.tail(rows[2:]) == Tail([0.3, 0.0], [-0.3, 0.0], [True, True], pending=2, last=4)
+    assert evidence.clipped.cut == {Variant.PRIMARY: 1, Variant.CANDIDATE: 1}
 
 
 def test_more_classes_than_two_are_scored_by_all_their_probabilities():

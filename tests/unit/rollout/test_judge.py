@@ -115,7 +115,7 @@ def test_the_proof_of_concept_s_own_target_is_shown_and_decides_nothing():
 
     assert [v.answer for v in said] == ["advance"] * 3
     words = [v.metrics[1].reason for v in said]
-    assert words[0] == "the primary's own target of 0.2 is met: 0.1000"
+    assert words[0] == "the primary's own target of 0.2 is met: its mean loss is 0.1000"
     assert "not decided yet" in words[1]
     assert "is missed" in words[2]
 

@@ -1,0 +1,108 @@
+"""The table of losses, and the scale between a loss in its raw unit and the [0, 1] that the statistics need. Pure.
+
+A loss is measured in its raw unit: a squared probability, nats, the label's own unit. Whatever a person reads or writes (margins,
+estimates, bands, targets) is in raw units of the loss, cut at the goal's `clip`. `LossScale` is the one place that converts.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+LOG_CLIP = 5.0
+"""Where log-loss is cut unless the goal says otherwise, in nats: the loss of a row whose true class got a chance of 0.7 %."""
+
+Needs = Literal["class", "probabilities", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One loss.
+
+    Attributes:
+        words: what a sentence calls it.
+        needs: what an answer must hold: the predicted class, a probability per class, or a number.
+        unit: of its raw values: "" for a share or a squared probability, "nats", "label units", "label units²".
+        clip: "none" where it is bounded by itself, "required" where only the user knows where to cut, or the default.
+        power: the raw loss is the error to this power, so `clip`, which is given for the error, cuts it at clip ** power.
+        of_one: whether one answer has this loss by itself; `win_rate` compares two answers.
+        widest: from the distance of two answers (as a share of the clip), the largest difference of their bounded losses that
+            any label could make. None where the labels can be listed.
+    """
+
+    name: str
+    words: str
+    needs: Needs
+    unit: str = ""
+    clip: Literal["none", "required"] | float = "none"
+    power: int = 1
+    of_one: bool = True
+    widest: Callable[[float], float] | None = None
+
+
+LOSSES: Mapping[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("zero_one", "share of wrong answers", "class"),
+        Loss("brier", "Brier score", "probabilities"),
+        Loss("log_loss", "log-loss", "probabilities", "nats", LOG_CLIP),
+        Loss("absolute_error", "absolute error", "value", "label units", "required", widest=lambda d: min(d, 1.0)),
+        Loss(
+            "squared_error", "squared error", "value", "label units²", "required", 2,
+            widest=lambda d: 1.0 - (1.0 - min(d, 1.0)) ** 2,
+        ),
+        Loss("win_rate", "win rate", "value", of_one=False, widest=lambda d: float(d > 0.0)),
+    )
+}  # fmt: skip
+"""All losses by name, those of answers without probabilities first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """Between a loss in its raw unit and the [0, 1] that the statistics need.
+
+    Attributes:
+        clip: the error, or log-loss, from which on more costs no more; None where the loss is bounded by itself.
+
+    >>> scale = LossScale(LOSSES["squared_error"], clip=20.0)
+    >>> scale.most, scale.bounded(100.0), scale.bounded(90_000.0), scale.raw(0.25)
+    (400.0, 0.25, 1.0, 100.0)
+    """
+
+    loss: Loss
+    clip: float | None = None
+
+    @property
+    def most(self) -> float:
+        """The largest raw loss that counts; the loss of a row without an answer."""
+        return 1.0 if self.clip is None else self.clip**self.loss.power
+
+    def clipped(self, raw: float) -> bool:
+        """Whether a raw loss is cut."""
+        return self.clip is not None and raw > self.most
+
+    def cut(self, raw: float) -> float:
+        """A raw loss as it is judged: at most `most`, also where a model's probabilities are none (a sum above 1)."""
+        return min(raw, self.most)
+
+    def bounded(self, raw: float) -> float:
+        """A raw loss in [0, 1]."""
+        return min(raw / self.most, 1.0)
+
+    def raw(self, bounded: float) -> float:
+        """Back from the statistics' unit; for differences and means as well."""
+        return bounded * self.most
+
+    @property
+    def digits(self) -> int:
+        """Decimals that a sentence shows: a ten-thousandth of the largest loss, four of a loss that is at most 1 to 10."""
+        return max(0, min(12, 4 - math.floor(math.log10(self.most))))
+
+    @property
+    def words(self) -> str:
+        """What a sentence calls the loss, with where it is cut.
+
+        >>> LossScale(LOSSES["absolute_error"], 50_000.0).words
+        'absolute error (clipped at 50,000)'
+        """
+        return self.loss.words if self.clip is None else f"{self.loss.words} (clipped at {self.most:,.10g})"
