@@ -256,16 +256,17 @@ class Evidence:
         quality = self.policy.goals.quality
         assert quality is not None
         margin = quality.scale.bounded(quality.margin)
-        log_e, whole = max(_views(goal, tail, margin), key=lambda view: view[0])
+        log_e, cut = max(_views(goal, tail, margin), key=lambda view: view[0])
         harm, peak = goal.harm_peak(tail.best)
         if harm > max(log_e, 0.0):
-            whole = _extended(goal.whole, tail.best[:peak])  # what speaks for a rollback is what is shown then
+            cut = peak  # what speaks for a rollback is what is shown then
+        shown = goal.with_tail(tail.worst[:cut], tail.best[:cut])
+        whole, n = shown.whole, shown.n
         # An audit's values weigh more than 1 each; what they estimate is a difference of losses all the same.
-        low, high, mean = (max(-1.0, min(1.0, x)) for x in (*whole.band(alpha), whole.mean if whole.n else 0.0))
-        variance = whole.variance if whole.n else 0.0
+        low, high, mean = (max(-1.0, min(1.0, x)) for x in (*shown.band(alpha), shown.estimate))
+        gap, variance = (margin - whole.mean, whole.variance) if n else (margin, 0.0)
         return Reading(
-            quality.loss, mean, low, high, whole.n, tail.pending, margin, log_e, harm, margin - mean, variance,
-            largest=_largest(self.policy),
+            quality.loss, mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance, largest=_largest(self.policy),
         ).in_units_of(quality.scale, quality.margin)  # fmt: skip
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
@@ -348,7 +349,7 @@ def _largest(policy: Policy) -> float:
     return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit
 
 
-def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, MeanEvidence]]:
+def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, int]]:
     """The evidence for an advance at some cuts through the tail, nearest first: any prefix may decide, at no extra risk."""
     whole, step, start = goal.whole, goal.step, 0
     for cut in sorted({round(len(tail.worst) * part / TAIL_CUTS) for part in range(TAIL_CUTS + 1)}):
@@ -358,7 +359,7 @@ def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float,
             _extended(step, [x for x, o in zip(values, own, strict=True) if o]),
             cut,
         )
-        yield min(whole.log_e_below(margin), step.log_e_below(margin)), whole
+        yield min(whole.log_e_below(margin), step.log_e_below(margin)), cut
 
 
 def _extended(evidence: MeanEvidence, values: Iterable[float]) -> MeanEvidence:
