@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from service import webhooks
@@ -15,6 +16,7 @@ from service.errors import ConfigurationError
 from service.inputs import Columns, Field
 from service.pairs import tolerances
 from service.rollout import policy as rollout_file
+from service.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
 from service.rollout.policy import Policy
 from service.settings import Settings
 
@@ -121,33 +123,83 @@ def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found before a start.
+
+    Attributes:
+        said: what is worth saying, a line each. lines: where each key of the rollout file stands. file: its path.
+    """
+
+    said: list[str]
+    feasibility: Feasibility
+    lines: Lines
+    file: Path
+
+    def refuse(self) -> None:
+        """Stop here where the rollout could not finish.
+
+        Raises:
+            ConfigurationError: naming each line of the rollout file that has to change, and how.
+        """
+        if found := self.feasibility.refusals:
+            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in found)
+            raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
+
+
 def preflight(settings: Settings) -> list[str]:
-    """Load, warm and compare what would be served; returns what is worth saying about it.
+    """Load and warm what would be served, and check that the rollout can finish; returns what is worth saying about it.
 
     Raises:
-        ConfigurationError: the first thing that keeps the service from starting.
+        ConfigurationError: what keeps the service from starting.
+    """
+    found = examine(settings)
+    found.refuse()
+    return found.said + [f"warning: {said(problem, found.lines)}" for problem in found.feasibility.warnings]
+
+
+def examine(settings: Settings) -> Preflight:
+    """Load and warm what would be served, and find out whether the rollout can finish.
+
+    Raises:
+        ConfigurationError: the first thing that keeps the models from being served.
     """
     policy = load_policy(settings)
-    said = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
+    told = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
     cards: list[Card] = []
+    seconds: list[float] = []
     for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
         engine = open_engine(source, settings, policy)
         cards.append(engine.card)
-        said.append(
+        told.append(
             f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
             f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
         )
         if policy.task != "other" and engine.card.task not in {policy.task, "other"}:
             raise ConfigurationError(f"{source} is a {engine.card.task} model; the rollout file says {policy.task}")
+        seconds.append(engine.seconds(1))
         engine.close()
     tolerances(policy, cards)
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
-    said.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
     Tokens(settings.tokens_file)
     if urls := webhooks.read_urls(settings.webhook_urls):
         webhooks.read_secrets(settings.webhook_secret_file)
-        said.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
-    return said
+        told.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
+    subjects = {v: subject(card, took) for v, card, took in zip(Variant, cards, seconds, strict=False)}
+    limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
+    file = rollout_path(settings)
+    return Preflight(told, feasibility(policy, subjects, limits), Lines(file.read_text(encoding="utf-8")), file)
+
+
+def subject(card: Card, seconds: float | None = None) -> Subject:
+    """What feasibility needs of a model; `seconds` is what one row takes, where that was measured."""
+    values = {
+        spec.name: len(spec.profile.shares)
+        for spec in card.inputs
+        if spec.profile and spec.profile.kind == "categorical"
+    }
+    return Subject(card.name, tuple(card.classes), frozenset(output.role for output in card.outputs), values, seconds)
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:

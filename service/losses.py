@@ -31,7 +31,7 @@ class Answering(Protocol):
         ...
 
     @property
-    def classes(self) -> list[int | str]:
+    def classes(self) -> Classes:
         """Class names in the order of the probabilities; empty where nothing names them."""
         ...
 

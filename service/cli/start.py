@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from service import auth
 from service.cli.common import File, app, out, said
@@ -28,31 +27,29 @@ def init(
     force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
 ) -> None:
     """Read both models' signatures and write a rollout file to start from."""
-    from service.engine.onnx import OnnxEngine  # noqa: PLC0415 - a command that needs no runtime should not load it
-    from service.loading import fields_of  # noqa: PLC0415
+    from service.cli import starter  # noqa: PLC0415 - a command that needs no runtime should not load it
+    from service.domain import Variant  # noqa: PLC0415
+    from service.engine.onnx import OnnxEngine  # noqa: PLC0415
+    from service.loading import fields_of, subject  # noqa: PLC0415
 
     with said():
         if output.exists() and not force:
             raise ConfigurationError(f"{output} exists; --force overwrites it")
-        cards = []
+        cards, subjects = [], []
         for source in (poc, candidate):
             engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
             cards.append(engine.card)
+            subjects.append(subject(engine.card, engine.seconds(1)))
             engine.close()
         fields = fields_of(*cards)
-        loss = {"regression": "absolute_error"}.get(cards[0].task, "brier")
-        quality = {} if cards[0].task == "other" else {"quality": {"loss": loss, "margin": 0.01}}
-        data = {
-            "model": poc.stem if poc.suffix else poc.name, "task": cards[0].task,
-            "primary": str(poc), "candidate": str(candidate), "device": "auto",
-            "goals": {"error_budget": 0.05, **quality, "errors": {"margin": 0.002}, "latency": {"p99_ms": 50, "deadline_ms": 250}},
-            "labels": {"wait": "72h", "count": "settled"},
-            "steps": [{"shadow": 100, "until": {"labels": 500}}, {"canary": 5}, {"canary": 25}, {"canary": 50}, "promote"],
-        }  # fmt: skip
-        output.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+        named = poc.stem if poc.suffix else poc.name
+        text = starter.write(
+            named, cards[0].task, (str(poc), str(candidate)), dict(zip(Variant, subjects, strict=True))
+        )
+        output.write_text(text, encoding="utf-8")
         row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)
         out.print(f"{output}: a request row has {row}", markup=False, soft_wrap=True)
-        out.print("Set the goals in it, then: understudy check, understudy serve")
+        out.print("Set the goals in it: each guess has a comment. Then: understudy check, understudy serve")
 
 
 @app.command()
@@ -68,6 +65,7 @@ def check(
 ) -> None:
     """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
     from service import loading  # noqa: PLC0415
+    from service.cli import feasible  # noqa: PLC0415 - tables are slower to load than most commands are to run
     from service.rollout.policy import json_schema  # noqa: PLC0415
     from service.settings import read_settings  # noqa: PLC0415
 
@@ -76,8 +74,11 @@ def check(
         return
     with said():
         settings = read_settings(rollout_file=file)
-        for line in loading.preflight(settings):
+        found = loading.examine(settings)
+        for line in found.said:
             out.print(line, markup=False, soft_wrap=True)
+        feasible.show(out, found)
+        found.refuse()
         for line in _side_by_side(settings, rows):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")

@@ -127,10 +127,10 @@ def test_init_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "task", "loss"), [("folder", "regression", "absolute_error"), ("bare", "regression", "absolute_error")]
+    ("kind", "task", "loss"), [("folder", "regression", "win_rate"), ("bare", "regression", "win_rate")]
 )
-def test_init_judges_a_regression_by_its_error(tmp_path: Path, kind: str, task: str, loss: str) -> None:
-    """For a model folder and for a bare file alike."""
+def test_init_judges_a_regression_by_which_answer_is_nearer(tmp_path: Path, kind: str, task: str, loss: str) -> None:
+    """For a model folder and for a bare file alike: nothing is known of the labels' unit."""
     poc = folder(tmp_path / "poc") if kind == "folder" else summing(tmp_path / "poc.onnx")
     done("init", poc.name, summing(tmp_path / "better.onnx").name, "-o", "mine.yaml")
     policy = parse((tmp_path / "mine.yaml").read_text(encoding="utf-8"))

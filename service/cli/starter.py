@@ -1,0 +1,132 @@
+"""The rollout file that `understudy init` writes: as YAML, with a comment on each guess."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from service.domain import Variant
+from service.errors import ConfigurationError
+from service.rollout.feasibility import Subject, feasibility
+from service.rollout.policy import parse
+
+TEMPLATE = """\
+# Written by `understudy init`. Each line that is a guess says so: set it to what your launch needs, then run `understudy check`.
+model: {model}
+task: {task}
+primary: {primary}
+candidate: {candidate}
+device: auto
+goals:
+  error_budget: 0.05 # chance of any wrong verdict in this rollout, half for a wrong promotion and half for a wrong rollback
+{quality}\
+  errors: {{margin: 0.002}} # a guess: the candidate may fail on so many more requests, as a share
+{latency}\
+labels: {{wait: 72h, count: settled}} # a guess: how long after a prediction its label may come and still count
+# Each step lasts at least a day, since requests may differ between day and night; where they do not, leave `duration` out.
+# Time is the requests' own, so a day of history that is replayed in a minute is a day.
+steps:
+  - shadow: 100 # the candidate rehearses on every request, and answers none
+    until: {{{amount}, duration: 24h}}
+  - canary: 5 # it answers 5 % of the callers
+    until: {{duration: 24h}}
+  - canary: 25
+    until: {{duration: 24h}}
+  - canary: 50
+    until: {{duration: 24h}}
+  - promote
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """What goes into the file.
+
+    Attributes:
+        quality: the keys of `goals.quality`; None for none. why: a comment on it.
+        p99_ms: and `deadline_ms`: in whole milliseconds. measured: what one row takes in the slower model, in milliseconds.
+    """
+
+    model: str
+    task: str
+    primary: str
+    candidate: str
+    quality: Mapping[str, str | float] | None
+    why: str
+    p99_ms: int
+    deadline_ms: int
+    measured: float
+
+    def text(self) -> str:
+        """The file."""
+        quality = f"  # {self.why}\n"
+        if self.quality is not None:
+            keys = ", ".join(f"{name}: {_scalar(value)}" for name, value in self.quality.items())
+            quality += f"  quality: {{{keys}}}\n"
+        latency = f"  # A guess: one row takes {self.measured:.3g} ms here in the slower of the two models.\n"
+        latency += f"  latency: {{p99_ms: {self.p99_ms}, deadline_ms: {self.deadline_ms}}}\n"
+        return TEMPLATE.format(
+            model=_scalar(self.model), task=self.task, primary=_scalar(self.primary), candidate=_scalar(self.candidate),
+            quality=quality, latency=latency, amount="labels: 500" if self.quality is not None else "requests: 500",
+        )  # fmt: skip
+
+
+def write(model: str, task: str, sources: tuple[str, str], models: Mapping[Variant, Subject]) -> str:
+    """The text of a rollout file that can finish with these models: the first of the goals that fit the task.
+
+    Raises:
+        ConfigurationError: when none of them can ever be judged, naming what is in the way.
+    """
+    slower = max(each.seconds or 0.0 for each in models.values())
+    p99_ms, deadline_ms = milliseconds(slower)
+    refused = ""
+    for quality, why in _goals(task):
+        starter = Starter(_model_name(model), task, *sources, quality, why, p99_ms, deadline_ms, slower * 1000)
+        text = starter.text()
+        found = feasibility(parse(text, "the rollout file that init would write"), models)
+        if not found.refusals:
+            return text
+        refused = refused or "; ".join(problem.says for problem in found.refusals)
+    raise ConfigurationError(f"no rollout of these two models can finish: {refused}")
+
+
+def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float] | None, str]]:
+    """Goals for a task, the best first, each with a comment."""
+    if task == "regression":
+        why = "A guess: of 100 rows, the candidate may be farther from the truth on one more than it is nearer."
+        yield {"loss": "win_rate", "margin": 0.01}, why
+    elif task in {"binary-classification", "multiclass-classification"}:
+        why = "A guess: the mean Brier score, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
+        yield {"loss": "brier", "margin": 0.01}, why
+        why = "A guess: the share of wrong answers may be so much larger. (These models give no probabilities with class names.)"
+        yield {"loss": "zero_one", "margin": 0.01}, why
+    else:
+        why = "No `quality` goal: nothing is known of what the outputs mean, so only failures and latency are judged."
+        yield None, why
+
+
+def _model_name(name: str) -> str:
+    """A name that the rollout file takes."""
+    kept = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in name)[:64]
+    return kept if kept[:1].isalnum() else f"m{kept}"[:64]
+
+
+def milliseconds(seconds: float) -> tuple[int, int]:
+    """A p99 limit and a deadline, in milliseconds, with room for a model that takes so long for one row.
+
+    >>> milliseconds(0.0002), milliseconds(0.180)
+    ((50, 250), (720, 3600))
+    """
+    p99 = max(50, -(-int(seconds * 4000) // 10) * 10)
+    return p99, max(250, 5 * p99)
+
+
+def _scalar(value: str | float) -> str:
+    """A scalar that YAML reads as what it is; a JSON string is a YAML string."""
+    if not isinstance(value, str):
+        return f"{value:g}"
+    plain = value.replace("/", "a").replace("_", "a").replace("-", "a").replace(".", "a")
+    return value if plain.isalpha() and value[0].isalpha() and value.lower() not in _WORDS else json.dumps(value)
+
+
+_WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+"""What YAML reads as something else than a string."""
