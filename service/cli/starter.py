@@ -92,16 +92,16 @@ def write(model: str, task: str, sources: tuple[str, str], models: Mapping[Varia
 def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float] | None, str]]:
     """Goals for a task, the best first, each with a comment."""
     if task == "regression":
-        why = "A guess: of 100 rows, the candidate may be farther from the truth on one more than it is nearer."
-        yield {"loss": "win_rate", "margin": 0.01}, why
+        why = "A guess: of 100 rows, the candidate may be farther from the truth on five more than it is nearer."
+        yield {"loss": "win_rate", "margin": 0.05}, why
     elif task in {"binary-classification", "multiclass-classification"}:
         why = "A guess: the mean Brier score, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
         yield {"loss": "brier", "margin": 0.01}, why
         why = "A guess: the share of wrong answers may be so much larger. (These models give no probabilities with class names.)"
         yield {"loss": "zero_one", "margin": 0.01}, why
-    else:
-        why = "No `quality` goal: nothing is known of what the outputs mean, so only failures and latency are judged."
-        yield None, why
+    # Failures and latency are left, which need no meaning of an answer.
+    why = "No `quality` goal: nothing says what the outputs mean, or which class each probability belongs to. Only failures and"
+    yield None, f"{why} latency are judged."
 
 
 def _model_name(name: str) -> str:
