@@ -1,0 +1,235 @@
+"""One rollout in this process: the service's own worker, front door, store, ledger and controller, under a clock of our making.
+
+Requests are JSON bodies given to the front door. Three things are replaced: the clock, the socket to the candidate's process (its
+bytes are packed and unpacked all the same), and the engines, which fail on the rows that say so.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import prometheus_client
+import yaml
+
+from service import loading, wiring
+from service.domain import LabelReport, Plan, Variant
+from service.engine import Engine, wire
+from service.engine.batching import SpreadModel
+from service.engine.catalog import Card
+from service.engine.onnx import OnnxEngine
+from service.errors import CandidateAway, InferenceError
+from service.front_door import FrontDoor
+from service.inputs import Array, Batch
+from service.rest import TELLERS, Rest
+from service.rollout.controller import STATE, Controller, decided_at
+from service.rollout.scoring import Model
+from service.rollout.verify import Check, verify
+from service.settings import read_settings
+from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD
+
+SETTLE_S = 2.0
+"""The judge looks at what was known a second ago; the clock goes on for so long before it is asked."""
+SETTINGS = {"flush_interval_ms": 1.0, "shadow_gather_ms": 0.0, "inline_max_ms": 1_000.0}
+"""Nothing here waits for others: the machine's speed must not decide what is a batch."""
+
+
+class Clock:
+    """Unix time as the rollout has it, moved by hand; durations are real."""
+
+    perf = staticmethod(time.perf_counter)
+
+    def __init__(self, now: float) -> None:
+        self.time = now
+
+    def now(self) -> float:
+        """See `service.clock.Clock.now`."""
+        return self.time
+
+
+class FaultyEngine:
+    """An engine that fails on the rows whose guard column says so.
+
+    Args:
+        raises: values of the guard on which the whole run raises, as a runtime does for an index out of range.
+        nan: values of the guard that make a row's numbers NaN.
+    """
+
+    def __init__(self, engine: OnnxEngine, raises: Sequence[float], nan: Sequence[float]) -> None:
+        self._engine, self._raises, self._nan = engine, raises, nan
+        self.card: Card = engine.card
+
+    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """See `service.engine.Engine.run`."""
+        guard = columns["x"][:, GUARD]
+        if np.isin(guard, self._raises).any():
+            raise InferenceError("an index is out of range")
+        outputs = self._engine.run(columns)
+        bad = np.isin(guard, self._nan)
+        if bad.any():
+            floats = {name: array.copy() for name, array in outputs.items() if array.dtype.kind == "f"}
+            if not floats:
+                raise InferenceError("it has no number to be wrong in")
+            for array in floats.values():
+                array[bad] = np.nan
+            outputs |= floats
+        return outputs
+
+    def seconds(self, rows: int) -> float:
+        """See `service.engine.Engine.seconds`."""
+        return self._engine.seconds(rows)
+
+    def close(self) -> None:
+        """See `service.engine.Engine.close`."""
+        self._engine.close()
+
+
+class Service:
+    """What callers, labels, and the judge's beat meet.
+
+    Attributes:
+        away: while it is true the candidate's process does not answer.
+        drops: says of each rehearsal whether the queue is full for it.
+    """
+
+    def __init__(self, worker: wiring.Worker, controller: Controller, clock: Clock) -> None:
+        self.worker, self.controller, self.clock = worker, controller, clock
+        self.away = False
+        self.drops = lambda: False
+        self._door = FrontDoor(mock.Mock(routes=[]))
+        rest = Rest(worker, lambda: True, dict)
+        self._door.open(rest.routes(), TELLERS)
+        self._place_models()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self.worker.control.plan
+
+    def _place_models(self) -> None:
+        worker = self.worker
+        engine = worker.primary.engine  # type: ignore[union-attr]  # nothing is promoted yet
+        assert isinstance(engine, OnnxEngine)
+        worker.primary = worker._seat(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
+        candidate = worker._load(Variant.CANDIDATE)
+        assert isinstance(candidate, OnnxEngine)
+        faulty: Engine = FaultyEngine(candidate, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
+        columns = loading.inputs_of(candidate.card, worker.decoder.positions)
+        reading = worker.readings[Variant.CANDIDATE]
+
+        async def ask(rows: Batch) -> Any:
+            if self.away:
+                raise CandidateAway(ever_up=True)
+            sent = wire.unpack(wire.pack(columns.build(rows)))
+            return reading.read(wire.unpack(wire.pack(faulty.run(sent))), len(rows))
+
+        worker.candidate = SpreadModel(ask, worker.spawn, **worker._limits(Variant.CANDIDATE))
+        worker.rehearsals[Variant.CANDIDATE] = worker._rehearsal(Variant.CANDIDATE, ask)
+        for rehearsal in worker.rehearsals.values():
+            self._let_drop(rehearsal)
+
+    def _let_drop(self, rehearsal: Any) -> None:
+        offer = rehearsal.offer
+
+        def offered(exchange: Any) -> None:
+            if self.drops():
+                exchange.rehearsal = rehearsal.variant
+                rehearsal._drop([exchange])
+            else:
+                offer(exchange)
+
+        rehearsal.offer = offered
+
+    async def call(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """POST JSON; the answer's status and body."""
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "headers": [(b"content-type", b"application/json")]
+            + [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+            "client": ("127.0.0.1", 1),
+        }  # fmt: skip
+        await self._door(scope, receive, send)
+        return sent[0]["status"], json.loads(sent[1]["body"])
+
+    async def stored(self) -> None:
+        """Wait until every request so far is rehearsed and stored."""
+        for rehearsal in self.worker.rehearsals.values():
+            await rehearsal.drained()
+        last = f"{self.worker.id_prefix}-{self.worker.next_id - 1}"
+        await self.worker.recorder.stored([LabelReport(last, 0, 0.0)])
+
+    async def judge(self) -> None:
+        """Let the controller look, and follow what it decides."""
+        self.clock.time += SETTLE_S
+        plan = await asyncio.to_thread(self.controller.tick)
+        if plan is not None:
+            control = self.worker.control
+            await control.prepare(plan)
+            control._follow(plan)
+
+    def state(self) -> dict[str, Any]:
+        """What `GET /rollout` shows."""
+        return asyncio.run_coroutine_threadsafe(self.worker.control.state(candidate_up=True), asyncio.get_event_loop()).result()
+
+    def verified(self) -> tuple[list[Check], str | None]:
+        """What `understudy verify` finds."""
+        store, worker = self.worker.store, self.worker
+        (record,) = wiring.stored_rollouts(worker.settings)
+        state = store.load_state(STATE)
+        assert state is not None
+
+        def rows(after: int, upto: int, known_by: float) -> Iterator[Any]:
+            while after < upto and (page := store.outcomes(after=after, limit=2_000, known_by=known_by)):
+                yield from (each for each in page if each[0] <= upto)
+                after = page[-1][0]
+
+        return verify(
+            worker.policy, models_of(worker), store.events(limit=1000), state, rows,
+            pruned_to=record.pruned.up_to if record.pruned else 0, kept=lambda revision: store.load_state(decided_at(revision)),
+        )  # fmt: skip
+
+
+def models_of(worker: wiring.Worker) -> dict[Variant, Model]:
+    """What scoring needs of the two models."""
+    return {variant: Model(card.classes, card.positive) for variant, card in worker.cards.items()}
+
+
+@contextlib.asynccontextmanager
+async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncIterator[Service]:
+    """A service of this rollout file in an empty folder, from `now` on.
+
+    Raises:
+        ConfigurationError: it is refused, with the reason.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(dict(policy), sort_keys=False), encoding="utf-8")
+    settings = read_settings(rollout_file=file, state_dir=folder / "state", **SETTINGS)
+    loading.preflight(settings)
+    clock = Clock(now)
+    registry = prometheus_client.CollectorRegistry()
+    metrics = wiring.Metrics
+    with (
+        mock.patch.object(wiring, "SystemClock", lambda: clock),
+        mock.patch.object(wiring, "Metrics", lambda: metrics(registry)),
+    ):
+        worker = wiring.Worker(settings)
+    controller = Controller(worker.policy, models_of(worker), worker.store, clock, "matrix")
+    try:
+        worker.recorder.start()
+        yield Service(worker, controller, clock)
+    finally:
+        await worker.close()
