@@ -1,0 +1,82 @@
+"""The matrix as a page, and what is wrong with it."""
+
+from collections.abc import Sequence
+
+from scipy.stats import binom
+
+from tests.matrix.cells import TRUTHS, Outcome
+from tests.matrix.worlds import STYLES
+
+WRONG_SHARE = 0.025
+"""Half of the error budget of 5 %: the most that either kind of wrong verdict may come to, per rollout."""
+SURE = 0.999
+"""The bound on wrong ends is this quantile of what chance gives at `WRONG_SHARE`."""
+HEAD = """# Whole rollouts whose truth is known
+
+Written by `python -m tests.matrix` in {minutes:.0f} minutes: {n} rollouts of {cells} combinations, at most {requests:,} requests each.
+
+Each rollout runs through the service's own code: JSON requests, real ONNX models from several exporters, batches, rehearsals, SQLite,
+labels and the judge. Rows are drawn from a finite population, so the true difference between the two models is known. Each combination is
+played three times: with a candidate that is truly better, one that is worse by exactly the margin, and one that is worse by twice the margin.
+
+- **Wrong**: a better candidate was rolled back; or a candidate that is worse than or exactly at the margin was promoted; or one exactly at the
+  margin was rolled back. The error budget is 5 %, half of it for each kind, so chance alone explains up to {allowed} of {n}. Seen: **{wrong}**.
+- **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the worst case.
+- `understudy verify` reached every decision again offline: **{agrees}**.
+
+| model | loss | conditions | candidate | true difference | margin | end | requests | labels | last reason |
+|---|---|---|---|---:|---:|---|---:|---:|---|
+"""
+ENDS = {"promoted": "promoted", "aborted": "rolled back", "refused": "refused"}
+
+
+def problems(outcomes: Sequence[Outcome]) -> list[str]:
+    """What must not be, one line each."""
+    wrong = [outcome for outcome in outcomes if outcome.wrong]
+    found = []
+    if len(wrong) > allowed(len(outcomes)):
+        found.append(f"{len(wrong)} wrong ends, chance explains {allowed(len(outcomes))}:")
+        found += [f"  {line(outcome)}" for outcome in wrong]
+    found += [f"not reached again offline: {line(outcome)}" for outcome in outcomes if not outcome.agrees]
+    # A plain rollout that can be decided must be: otherwise holding for ever would pass.
+    found += [
+        f"not decided: {line(o)}"
+        for o in outcomes
+        if o.cell.plain and o.truth != "at the margin" and ENDS.get(o.phase) not in ENDS.values()
+    ]
+    found += [f"refused: {line(o)}" for o in outcomes if o.phase == "refused"]
+    return found
+
+
+def allowed(n: int) -> int:
+    """How many wrong ends chance explains among so many rollouts."""
+    return int(binom.ppf(SURE, n, WRONG_SHARE))
+
+
+def line(o: Outcome) -> str:
+    """One rollout in a line."""
+    style = STYLES[o.cell.style]
+    return (
+        f"{style.name} ({style.loss}), {o.cell.describe()}: {o.truth} ({o.difference:+.4g}, margin {o.margin:.4g}): "
+        f"{ENDS.get(o.phase, 'held in ' + o.phase)} after {o.requests:,} requests, {o.labels:,} labels: {o.reason[:200]}"
+    )
+
+
+def written(outcomes: Sequence[Outcome], *, requests: int, minutes: float) -> tuple[str, list[str]]:
+    """The page, and `problems`."""
+    n = len(outcomes)
+    head = HEAD.format(
+        minutes=minutes, n=n, cells=len({o.cell for o in outcomes}), requests=requests, allowed=allowed(n),
+        wrong=sum(o.wrong for o in outcomes), agrees="yes" if all(o.agrees for o in outcomes) else "NO",
+    )  # fmt: skip
+    rows = []
+    for o in outcomes:
+        style = STYLES[o.cell.style]
+        end = ENDS.get(o.phase, f"held ({o.phase})") + (" **wrong**" if o.wrong else "")
+        reason = o.reason.replace("|", "/").replace("\n", " ")
+        rows.append(
+            f"| {style.name} | {style.loss} | {o.cell.describe()} | {o.truth} | {o.difference:+.4g} | {o.margin:.4g} | {end} "
+            f"| {o.requests:,} | {o.labels:,} | {reason[:160]} |"
+        )
+    assert {o.truth for o in outcomes} <= set(TRUTHS)
+    return head + "\n".join(rows) + "\n", problems(outcomes)
