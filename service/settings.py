@@ -138,10 +138,12 @@ class Settings(pydantic_settings.BaseSettings):
     )
     drift_min_rows: int = pydantic.Field(200, ge=1, description="a day with fewer rows is not looked at for drift")
     drift_line_factor: float = pydantic.Field(
-        1.5, gt=0, description="how many times the most unlike day of the training data itself is drift"
+        1.5,
+        gt=0,
+        description="how many times the most unlike day of the training data is drift; 5 over the number of training days is added",
     )
     drift_looks: int = pydantic.Field(
-        6, ge=1, description="hours in a row that must agree before a drift alarm goes on or off"
+        24, ge=1, description="hours in a row that must agree before a drift alarm goes on or off"
     )
     drift_features_max: int = pydantic.Field(200, ge=1, description="features watched for drift, in the card's order")
     drift_batch_max_rows: int = pydantic.Field(

@@ -16,3 +16,7 @@ WINDOW_SLOTS = 24
 SPAN_SLOTS = WINDOW_SLOTS * 3 // 4
 """From its first rows to its end a window must span so many hours: the first hours after a start or a gap are no day."""
 WINDOW_S = SLOT_S * WINDOW_SLOTS
+WEEK_SLOTS = 7 * WINDOW_SLOTS
+"""Features whose card says nothing about single days are read over a week."""
+WEEK_SPAN_SLOTS = 5 * WINDOW_SLOTS
+"""The rows of such a week must span so many hours."""

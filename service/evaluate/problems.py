@@ -6,7 +6,7 @@ import numpy as np
 
 from service.domain import Mode, Observation, Variant
 from service.drift import SLOT_S
-from service.drift.alarms import Limits, Machine, read, sentence, window
+from service.drift.alarms import Limits, Machine, look, read, sentence
 from service.drift.bins import Counts
 from service.drift.sketch import Layout
 from service.evaluate.data import REFUSED_TOLD, Sample, day_of
@@ -79,10 +79,8 @@ def _days(layout: Layout, slots: Mapping[int, Counts], limits: Limits, names: Se
     days = set()
     for slot in sorted(slots):
         days.add(day_of(slot * SLOT_S))
-        counts, why_not = window(slots, slot)
-        if counts is None or why_not is not None or layout.rows(counts) < limits.rows_min:
-            continue
-        for change in machine.step(slot, read(layout, counts, limits)):
+        found = look(layout, slots, slot, limits)
+        for change in machine.step(slot, found.judged) if found is not None else ():
             if change.on:
                 first.setdefault(change.reading.key, (change.at, change.reason))
         for key in machine.alarms():

@@ -8,7 +8,7 @@ import structlog
 from service.clock import Clock
 from service.domain import Event, Variant
 from service.drift import SLOT_S, WINDOW_S, WINDOW_SLOTS
-from service.drift.alarms import Change, Limits, Machine, Reading, read, window
+from service.drift.alarms import Change, Limits, Machine, Reading, look
 from service.drift.bins import Counts
 from service.drift.sketch import Layout
 from service.errors import NotAllowedNow, StoreError
@@ -114,31 +114,27 @@ class Lookout:
         changes: list[Change] = []
         for slot in ready:
             self._looked[slot] = self._stood[slot]
-            counts, why_not = window(self._slots, slot)
-            if counts is not None and why_not is None and self._layout.rows(counts) >= self._limits.rows_min:
-                changes += machine.step(slot, read(self._layout, counts, self._limits))
+            found = look(self._layout, self._slots, slot, self._limits)
+            if found is not None and found.judged:
+                changes += machine.step(slot, found.judged)
         return changes
 
     def _state(self, machine: Machine) -> dict[str, Any]:
         """What is kept: where the machine stands, and the newest window as it is shown."""
         newest = max(self._slots, key=lambda slot: (max(at for at, _ in self._written[slot].values()), slot))
-        counts, why_not = window(self._slots, newest)
-        assert counts is not None
-        rows = self._layout.rows(counts)
-        if why_not is None and rows < self._limits.rows_min:
-            why_not = f"{rows} rows; a window needs {self._limits.rows_min}"
-        readings = read(self._layout, counts, self._limits)
-        estimates = {v.value: self._layout.expected(counts, v) for v in Variant}
+        found = look(self._layout, self._slots, newest, self._limits)
+        assert found is not None
+        estimates = {v.value: self._layout.expected(found.counts, v) for v in Variant}
         alarms = machine.alarms()
-        self._show(readings, alarms, counts)
+        self._show(found.readings, alarms, found.counts)
         return {
             "machine": machine.state,
             "looked": self._looked,
             "window": {
                 "seconds": WINDOW_S, "from": (newest - WINDOW_SLOTS + 1) * SLOT_S, "to": (newest + 1) * SLOT_S,
-                "rows": rows, "not_whole": why_not,
+                "rows": self._layout.rows(found.counts), "not_whole": found.why_not,
             },
-            "readings": [one.as_dict() | alarms.get(one.key, {"since": None, "reason": ""}) for one in readings],
+            "readings": [one.as_dict() | alarms.get(one.key, {"since": None, "reason": ""}) for one in found.readings],
             "estimates": {
                 name: {"rows": e.rows, "accuracy": e.accuracy, "brier": e.brier} for name, e in estimates.items() if e
             },

@@ -225,8 +225,17 @@ async def _played(
 class _Callers:
     """Send requests and, later, their labels."""
 
-    def __init__(self, cell: Cell, world: World, pool: Any, service: Service, rng: np.random.Generator, times: _Times) -> None:
-        self._cell, self._world, self._pool, self._service, self._rng, self._times = cell, world, pool, service, rng, times
+    def __init__(
+        self, cell: Cell, world: World, pool: Any, service: Service, rng: np.random.Generator, times: _Times
+    ) -> None:
+        self._cell, self._world, self._pool, self._service, self._rng, self._times = (
+            cell,
+            world,
+            pool,
+            service,
+            rng,
+            times,
+        )
         self._due: list[tuple[float, int, dict[str, Any]]] = []
         self._number = itertools.count()
         self.failures = 0

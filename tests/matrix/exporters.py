@@ -63,9 +63,9 @@ def probabilities_only(path: Path, x: Array, y: Sequence[Any]) -> Path:
 
 def lightgbm(path: Path, x: Array, y: Sequence[Any]) -> Path:
     """LightGBM through onnxmltools."""
-    import lightgbm as lgb  # noqa: PLC0415 - slow to load, for one style
-    from onnxmltools import convert_lightgbm  # noqa: PLC0415
-    from onnxmltools.convert.common.data_types import FloatTensorType as Floats  # noqa: PLC0415
+    import lightgbm as lgb
+    from onnxmltools import convert_lightgbm
+    from onnxmltools.convert.common.data_types import FloatTensorType as Floats
 
     logging.getLogger("lightgbm").setLevel(logging.ERROR)
     used = np.array(x)
@@ -135,14 +135,19 @@ def _wide(weights: Array) -> Array:
 
 def _dense(path: Path, weights: Array, bias: Array, activation: str | None) -> Path:
     make = helper.make_node
-    nodes = [make("MatMul", ["x", "w"], ["product"]), make("Add", ["product", "b"], ["sum" if activation else "output"])]
+    nodes = [
+        make("MatMul", ["x", "w"], ["product"]),
+        make("Add", ["product", "b"], ["sum" if activation else "output"]),
+    ]
     if activation:
         nodes.append(make(activation, ["sum"], ["output"]))
     constants = {"w": weights.astype(np.float32), "b": bias.astype(np.float32).reshape(1, -1)}
     return _graph(path, nodes, constants, weights.shape[0], "output", weights.shape[1])
 
 
-def _graph(path: Path, nodes: Sequence[Any], constants: dict[str, Array], width: int, output: str, outputs: int) -> Path:
+def _graph(
+    path: Path, nodes: Sequence[Any], constants: dict[str, Array], width: int, output: str, outputs: int
+) -> Path:
     graph = helper.make_graph(
         list(nodes), "model",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],

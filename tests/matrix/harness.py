@@ -182,7 +182,9 @@ class Service:
 
     def state(self) -> dict[str, Any]:
         """What `GET /rollout` shows."""
-        return asyncio.run_coroutine_threadsafe(self.worker.control.state(candidate_up=True), asyncio.get_event_loop()).result()
+        return asyncio.run_coroutine_threadsafe(
+            self.worker.control.state(candidate_up=True), asyncio.get_event_loop()
+        ).result()
 
     def verified(self) -> tuple[list[Check], str | None]:
         """What `understudy verify` finds."""

@@ -172,7 +172,9 @@ def regression(loss: str, outputs_: int = 1) -> Callable[[Path, np.random.Genera
             guess = weights * (1 + off * np.sign(rng.normal(size=weights.shape)))
             models[name] = exporters.linear(folder / f"{name}.onnx", guess, 400.0)
         rows, truth = labelled(POOL)
-        found = {name: outputs(path, rows)[0].reshape(POOL, outputs_).astype(np.float64) for name, path in models.items()}
+        found = {
+            name: outputs(path, rows)[0].reshape(POOL, outputs_).astype(np.float64) for name, path in models.items()
+        }
         clip = 400.0
         losses: dict[str, Floats] = {}
         for name, values in found.items():
@@ -222,7 +224,9 @@ def agreement(folder: Path, rng: np.random.Generator) -> World:
     found = {name: outputs(path, rows)[0] for name, path in models.items()}
     close = {n: np.isclose(v, found["poc"], rtol=1e-3, atol=1e-7).all(axis=1) for n, v in found.items()}
     losses = {name: 1.0 - equal.astype(float) for name, equal in close.items()}
-    return World(rows, [None] * POOL, models, losses, 1.0, {"task": "agreement"}, {"loss": "disagreement"}, pairwise=True)
+    return World(
+        rows, [None] * POOL, models, losses, 1.0, {"task": "agreement"}, {"loss": "disagreement"}, pairwise=True
+    )
 
 
 STYLES = (
@@ -231,13 +235,17 @@ STYLES = (
     Style("scikit-learn, ZipMap, names", "brier", classification("brier", exporters.zipmap, ["no", "yes"])),
     Style("LightGBM, matrix, 0/1", "brier", classification("brier", exporters.lightgbm, [0, 1])),
     Style("label only, names", "zero_one", classification("zero_one", exporters.label_only, ["no", "yes"])),
-    Style("probabilities only", "brier", classification("brier", exporters.probabilities_only, ["no", "yes"], say=True)),
+    Style(
+        "probabilities only", "brier", classification("brier", exporters.probabilities_only, ["no", "yes"], say=True)
+    ),
     Style("sigmoid [N, 1]", "log_loss", classification("log_loss", exporters.sigmoid_column, [0, 1], say=True)),
     Style("three names, matrix", "brier", classification("brier", exporters.matrix, ["high", "low", "mid"])),
     Style("labels 1 to 3, matrix", "log_loss", classification("log_loss", exporters.matrix, [1, 2, 3])),
     Style("softmax only", "brier", classification("brier", exporters.softmax_only, ["a", "b", "c"], say=True)),
     Style(
-        "the worse lacks a class", "brier", classification("brier", exporters.matrix, ["high", "low", "mid"], lacks=True)
+        "the worse lacks a class",
+        "brier",
+        classification("brier", exporters.matrix, ["high", "low", "mid"], lacks=True),
     ),
     Style("regression, clip", "absolute_error", regression("absolute_error")),
     Style("regression, squares", "squared_error", regression("squared_error")),

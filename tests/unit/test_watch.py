@@ -107,7 +107,7 @@ def test_january_after_july_ends_the_alarms() -> None:
     house = House(drift_days_max=3)
     gatherer, lookout = house.gatherer(), house.lookout()
     for history in (month(7), month(1)):
-        house.day_by_day(history[:1900], [gatherer], [lookout])
+        house.day_by_day(history[:2900], [gatherer], [lookout])
 
     assert {(on, what) for on, what in features(house) if on == "off"} >= {
         ("off", "primary/month"),

@@ -11,7 +11,7 @@ import prometheus_client
 from models import build
 from models.data import Flight, replay_rows
 from service.domain import Observation, Variant
-from service.drift.alarms import Change, Limits, Machine, read, window
+from service.drift.alarms import Change, Limits, Machine, look
 from service.drift.bins import Counts
 from service.drift.sketch import Layout
 from service.engine.catalog import Card, read_card
@@ -85,8 +85,8 @@ def alarms(flights: Sequence[Flight], limits: Limits | None = None) -> list[Alar
     machine, seen, found = Machine(layout().watched, limits), 0, list[Alarm]()
     for slot in sorted(slots):
         seen += layout().rows(slots[slot])
-        counts, why_not = window(slots, slot)
-        if counts is not None and why_not is None and layout().rows(counts) >= limits.rows_min:
-            readings = [r for r in read(layout(), counts, limits) if "(" not in r.feature]
+        looked = look(layout(), slots, slot, limits)
+        if looked is not None:
+            readings = [r for r in looked.judged if "(" not in r.feature]
             found += [Alarm(seen, slot + 1 - min(slots), change) for change in machine.step(slot, readings)]
     return found

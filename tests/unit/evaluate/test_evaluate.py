@@ -211,7 +211,7 @@ def test_the_flights_say_what_the_cards_say() -> None:
     assert found.everything.difference.high is not None
     assert found.everything.difference.high < 0
     assert (found.skew, found.skew_checked) == ([], True)
-    assert any(line.startswith("2013-07-02: temp is unlike flight_poc's training: 100%") for line in found.drift)
+    assert any(line.startswith("2013-07-03: temp is unlike flight_poc's training: 100%") for line in found.drift)
     assert len(found.segments["origin"]) == 3
 
 
