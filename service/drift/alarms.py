@@ -2,8 +2,8 @@
 
 The line of a feature's distance is the highest of three: a floor below which no difference matters, the noise of so few
 independent rows, and a multiple of the worst window of the training data itself. The last one carries the weight: rows of one
-day share their weather, so a line for independent rows would be crossed every day. The worst of a few training days is a poor guide to
-the worst day of a year, so the multiple is larger where the training data had fewer days.
+day share their weather, so a line for independent rows would be crossed every day. The worst of a few training days is a poor
+guide to the worst day of a year, so the multiple is larger where the training data had fewer days.
 
 A profile without training windows says nothing about single days. Such a feature is read over a week instead, in which days
 average out.
