@@ -14,7 +14,17 @@ from service.domain import Answer, Status
 from service.drift.sketch import expected
 from service.engine.catalog import Card
 from service.evaluate.data import Sample
-from service.evaluate.figures import Bin, Interval, Numbers, auc, blocks_of, calibration_error, interval, reliability
+from service.evaluate.figures import (
+    RUNS,
+    Bin,
+    Interval,
+    Numbers,
+    auc,
+    blocks_of,
+    calibration_error,
+    interval,
+    reliability,
+)
 from service.rollout.goals import Quality
 
 SEGMENT_MIN_ROWS = 100
@@ -167,7 +177,7 @@ class _View:
 
     def __init__(self, sample: Sample, models: Sequence[Judged], loss: str) -> None:
         self._models, self._loss = models, loss
-        self._blocks = blocks_of(sample.at, len(sample.rows))
+        self._days = None if sample.at is None else blocks_of(sample.at, len(sample.rows))
         positive = models[0].card.positive
         labels = sample.labels
         self._positive = (
@@ -177,7 +187,7 @@ class _View:
         self._expected = [_expected(model.answers) for model in models]
 
     def part(self, name: str, rows: npt.NDArray[np.intp], confidence: float = CONFIDENCE) -> Part:
-        blocks = self._blocks[rows]
+        blocks = blocks_of(None, rows.size) if self._days is None else self._days[rows]
         by_model = [model.losses[self._loss][rows] for model in self._models]
         right = [1 - model.losses["zero_one"][rows] for model in self._models if "zero_one" in model.losses]
         known = rows[self._labelled[rows]]
@@ -234,11 +244,11 @@ def _by(values: Sequence[str]) -> dict[str, npt.NDArray[np.intp]]:
 
 
 def _method(sample: Sample, segments: int) -> str:
-    said = (
-        f"intervals of {CONFIDENCE:.0%}: rows taken as independent, since they have no times"
-        if sample.at is None
-        else f"intervals of {CONFIDENCE:.0%}: day-block bootstrap, since rows of one day are not independent"
-    )
+    said = f"intervals of {CONFIDENCE:.0%} by Student's t, "
+    if sample.at is None:
+        said += f"over {RUNS} runs of consecutive rows, since the rows have no times: shuffled rows are taken as independent"
+    else:
+        said += "leaving out one day at a time, since rows of one day are not independent"
     return said + (f"; over segments all {segments} together (Bonferroni)" if segments > 1 else "")
 
 

@@ -10,6 +10,7 @@ from service.drift.alarms import Limits, Machine, look, read, sentence
 from service.drift.bins import Counts
 from service.drift.sketch import Layout
 from service.evaluate.data import REFUSED_TOLD, Sample, day_of
+from service.evaluate.figures import BLOCKS_FEW, BLOCKS_MIN, blocks_of
 from service.evaluate.judge import Judged
 from service.inputs import Array
 from service.watch.gather import columns_of, watched_by
@@ -35,7 +36,23 @@ def found_in(
             f"{unlabelled:,} of {len(sample.rows):,} rows have no label ({unlabelled / len(sample.rows):.1%})"
         )
     problems += [f"{model.name} gave no answer to {model.failed:,} rows" for model in models if model.failed]
-    return problems, drift_in(sample, models[: len(Variant)], positions, limits)
+    return problems + few_days(sample), drift_in(sample, models[: len(Variant)], positions, limits)
+
+
+def few_days(sample: Sample) -> list[str]:
+    """A warning where the sample has too few days to trust its intervals."""
+    if sample.at is None:
+        return []
+    days = int(blocks_of(sample.at, len(sample.rows)).max()) + 1
+    if days < BLOCKS_MIN:
+        return [
+            f"the rows are of {days} days; {BLOCKS_MIN} are needed to tell how much days differ: there are no intervals"
+        ]
+    if days < BLOCKS_FEW:
+        return [
+            f"the rows are of {days} days; below {BLOCKS_FEW} days an interval rests on very little: evaluate on more"
+        ]
+    return []
 
 
 def drift_in(sample: Sample, models: Sequence[Judged], positions: Mapping[str, int], limits: Limits) -> list[str]:

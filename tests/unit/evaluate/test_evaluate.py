@@ -64,7 +64,7 @@ def test_a_model_beside_its_target_and_a_worse_one_beside_it(tmp_path: Path, goo
     assert found.auc[0] == pytest.approx(found.auc[1] or 0, abs=1e-9)
     assert sum(part.rows for part in found.months) == 3_000
     assert {part.name for part in found.segments["place"]} == {"north", "south"}
-    assert "day-block bootstrap" in found.method
+    assert "leaving out one day at a time" in found.method
     assert "profile" in found.drift[0]
 
 
@@ -94,7 +94,7 @@ def test_rows_that_the_service_would_refuse_are_counted_and_named(tmp_path: Path
     assert found.rows == 298
     assert found.problems[0].startswith("2 rows would be refused by the service: line 4: x takes a number")
     assert "line 6: place is missing" in found.problems[0]
-    assert "rows taken as independent" in found.method
+    assert "30 runs of consecutive rows" in found.method
     assert found.months == []
 
 
