@@ -1,4 +1,4 @@
-"""ONNX files as different exporters write them: scikit-learn with and without ZipMap, LightGBM, and graphs like those of PyTorch."""
+"""ONNX files as different exporters write them: scikit-learn with and without ZipMap, LightGBM, graphs like those of PyTorch."""
 
 import logging
 from collections.abc import Sequence

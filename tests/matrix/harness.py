@@ -180,12 +180,6 @@ class Service:
             await control.prepare(plan)
             control._follow(plan)
 
-    def state(self) -> dict[str, Any]:
-        """What `GET /rollout` shows."""
-        return asyncio.run_coroutine_threadsafe(
-            self.worker.control.state(candidate_up=True), asyncio.get_event_loop()
-        ).result()
-
     def verified(self) -> tuple[list[Check], str | None]:
         """What `understudy verify` finds."""
         store, worker = self.worker.store, self.worker
@@ -209,6 +203,13 @@ def models_of(worker: wiring.Worker) -> dict[Variant, Model]:
     return {variant: Model(card.classes, card.positive) for variant, card in worker.cards.items()}
 
 
+def _written(policy: Mapping[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(dict(policy), sort_keys=False), encoding="utf-8")
+    return file
+
+
 @contextlib.asynccontextmanager
 async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncIterator[Service]:
     """A service of this rollout file in an empty folder, from `now` on.
@@ -216,17 +217,14 @@ async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncI
     Raises:
         ConfigurationError: it is refused, with the reason.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "rollout.yaml"
-    file.write_text(yaml.safe_dump(dict(policy), sort_keys=False), encoding="utf-8")
+    file = _written(policy, folder)
     settings = read_settings(rollout_file=file, state_dir=folder / "state", **SETTINGS)
     loading.preflight(settings)
     clock = Clock(now)
     registry = prometheus_client.CollectorRegistry()
-    metrics = wiring.Metrics
     with (
-        mock.patch.object(wiring, "SystemClock", lambda: clock),
-        mock.patch.object(wiring, "Metrics", lambda: metrics(registry)),
+        mock.patch.object(wiring, "SystemClock", return_value=clock),
+        mock.patch.object(wiring, "Metrics", return_value=wiring.Metrics(registry)),
     ):
         worker = wiring.Worker(settings)
     controller = Controller(worker.policy, models_of(worker), worker.store, clock, "matrix")

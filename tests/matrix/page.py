@@ -15,12 +15,14 @@ HEAD = """# Whole rollouts whose truth is known
 
 Written by `python -m tests.matrix` in {minutes:.0f} minutes: {n} rollouts of {cells} combinations, at most {requests:,} requests each.
 
-Each rollout runs through the service's own code: JSON requests, real ONNX models from several exporters, batches, rehearsals, SQLite,
-labels and the judge. Rows are drawn from a finite population, so the true difference between the two models is known. Each combination is
-played three times: with a candidate that is truly better, one that is worse by exactly the margin, and one that is worse by twice the margin.
+Each rollout runs through the service's own code: JSON requests, real ONNX models from several exporters, batches, rehearsals,
+SQLite, labels and the judge. Rows are drawn from a finite population, so the true difference between the two models is
+known. Each combination is played three times: with a candidate that is truly better, with one that is worse by exactly the
+margin, and with one that is worse by twice the margin.
 
-- **Wrong**: a better candidate was rolled back; or a candidate that is worse than or exactly at the margin was promoted; or one exactly at the
-  margin was rolled back. The error budget is 5 %, half of it for each kind, so chance alone explains up to {allowed} of {n}. Seen: **{wrong}**.
+- **Wrong** is a rollback of a better candidate, a promotion of one that is not better than the margin allows, and a rollback of
+  one that is exactly at the margin. The error budget is 5 %, half of it for each kind of wrong verdict, so chance alone
+  explains up to {allowed} of {n}. Seen: **{wrong}**.
 - **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the worst case.
 - `understudy verify` reached every decision again offline: **{agrees}**.
 
