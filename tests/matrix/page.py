@@ -13,7 +13,8 @@ SURE = 0.999
 """The bound on wrong ends is this quantile of what chance gives at `WRONG_SHARE`."""
 HEAD = """# Whole rollouts whose truth is known
 
-Written by `python -m tests.matrix` in {minutes:.0f} minutes: {n} rollouts of {cells} combinations, at most {requests:,} requests each.
+Written by `python -m tests.matrix` in {minutes:.0f} minutes:
+{n} rollouts of {cells} combinations, at most {requests:,} requests each.
 
 Each rollout runs through the service's own code: JSON requests, real ONNX models from several exporters, batches, rehearsals,
 SQLite, labels and the judge. Rows are drawn from a finite population, so the true difference between the two models is
@@ -23,7 +24,8 @@ margin, and with one that is worse by twice the margin.
 - **Wrong** is a rollback of a better candidate, a promotion of one that is not better than the margin allows, and a rollback of
   one that is exactly at the margin. The error budget is 5 %, half of it for each kind of wrong verdict, so chance alone
   explains up to {allowed} of {n}. Seen: **{wrong}**.
-- **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the worst case.
+- **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the
+  worst case.
 - `understudy verify` reached every decision again offline: **{agrees}**.
 
 | model | loss | conditions | candidate | true difference | margin | end | requests | labels | last reason |
