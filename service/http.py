@@ -140,6 +140,20 @@ def headers_under(scope: Scope, prefix: bytes) -> dict[bytes, str]:
     return found
 
 
+def text_of(value: str) -> str:
+    """A header's value as text: UTF-8 where its bytes are that, else Latin-1, so that it equals the same text in a body.
+
+    >>> text_of("é".encode().decode("latin-1")), text_of("é")
+    ('é', 'é')
+    """
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def peer(scope: Scope) -> str | None:
     """The caller's IP address; None on a Unix socket."""
     client = scope.get("client")

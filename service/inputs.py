@@ -16,7 +16,7 @@ Only a body that fails it is looked at again, to name everything that is wrong i
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -49,8 +49,8 @@ class Columnar(Protocol):
 class Tabular(Columnar, Protocol):
     """The rows of one request as columns."""
 
-    def texts(self, name: str, rows: int | None = None) -> list[str | None]:
-        """A field's value in each row, or in the first `rows` rows, as text; None where there is none."""
+    def values(self, name: str, rows: int | None = None) -> list[Any]:
+        """A scalar field's value in each row, or in the first `rows` rows, as Python has it; None where there is none."""
         ...
 
 
@@ -116,6 +116,8 @@ class Decoder:
         names = {field.name for field in fields}
         self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
         self.rows_max, self.key_max_chars = rows_max, key_max_chars
+        texts = {field.name: _text_of(field) for field in fields if field.scalar}
+        self._texts = texts | dict.fromkeys(self.context, _text_or_missing)
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
         columns: list[tuple[str, Any] | tuple[str, Any, Any]] = [
             (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
@@ -168,26 +170,29 @@ class Decoder:
         return Request(rows, decoded.key)
 
     def value(self, row: Row, name: str | None) -> str | None:
-        """A row's value of a field, as text: for the routing key and the unit. None when the row has none."""
-        if name is None:
-            return None
-        value = row[self.positions[name]]
-        return None if value is None else str(value)
+        """A row's value of a field, as canonical text: for the routing key and the unit. None when the row has none.
+
+        The text depends on the value that the model is given, not on how it was sent: a number is cast to the field's dtype
+        first, and -0.0 is 0.0. NaN, and the empty string where a value may be missing, are no value.
+        """
+        return None if name is None else self._texts[name](row[self.positions[name]])
 
     def first(self, rows: Rows, name: str | None) -> str | None:
         """As `value`, of the first row."""
-        if name is None or isinstance(rows, list):
-            return self.value(rows[0], name) if isinstance(rows, list) else None
-        return rows.texts(name, 1)[0]
+        if name is None:
+            return None
+        value = rows[0][self.positions[name]] if isinstance(rows, list) else rows.values(name, 1)[0]
+        return self._texts[name](value)
 
     def values(self, rows: Rows, name: str | None) -> list[str | None]:
         """As `value`, of every row."""
         if name is None:
             return [None] * len(rows)
+        text = self._texts[name]
         if not isinstance(rows, list):
-            return rows.texts(name)
+            return [text(value) for value in rows.values(name)]
         position = self.positions[name]
-        return [None if (value := row[position]) is None else str(value) for row in rows]
+        return [text(row[position]) for row in rows]
 
     def explain(self, body: bytes) -> Iterator[dict[str, Any]]:
         """Every way in which a JSON body does not fit, as `{row, field, problem}`.
@@ -287,6 +292,32 @@ class Columns:
             array = _array(field, by_field[place])
             columns[field.name] = array.reshape(count, *field.shape) if scalar else array
         return columns
+
+
+def _text_of(field: Field) -> Callable[[Any], str | None]:
+    """The canonical text of a scalar field's values: equal for equal inputs of the model, whatever the protocol."""
+    if field.dtype == "string":
+        return _text_or_missing if field.nullable or not field.required else _text
+    if not field.dtype.startswith("float"):
+        return _text
+    dtype = np.dtype(field.dtype).type
+    wide = field.dtype == "float64"
+
+    def text(value: Any) -> str | None:
+        if value is None or value != value:  # noqa: PLR0124 - only NaN differs from itself
+            return None
+        # The shortest decimal that is this number in the field's dtype; `+ 0.0` takes the sign from -0.0.
+        return repr((float(value) if wide else float(str(dtype(value)))) + 0.0)
+
+    return text
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _text_or_missing(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
 def _array(field: Field, values: Sequence[Any]) -> Array:

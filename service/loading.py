@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,21 @@ def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
         elif (known.dtype == "string") != (spec.dtype == "string"):
             raise ConfigurationError(f"primary and candidate disagree on {spec.name}: {known.dtype} and {spec.dtype}")
     return list(fields.values())
+
+
+def check_keys(policy: Policy, fields: Sequence[Field]) -> None:
+    """`route_by` and `unit` name fields with one value a row.
+
+    Raises:
+        ConfigurationError: one of them names an array.
+    """
+    arrays = {field.name: field for field in fields if not field.scalar}
+    for key, name in (("route_by", policy.route_by), ("unit", policy.unit)):
+        if name in arrays:
+            raise ConfigurationError(
+                f"`{key}: {name}` names an input that takes {arrays[name].describe()}; name a field with one value a row, or one "
+                "that no model reads, such as a customer's id"
+            )
 
 
 def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
@@ -181,6 +196,7 @@ def examine(settings: Settings) -> Preflight:
         engine.close()
     tolerances(policy, cards)
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
+    check_keys(policy, fields)
     told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
     Tokens(settings.tokens_file)
     if urls := webhooks.read_urls(settings.webhook_urls):

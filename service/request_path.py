@@ -21,7 +21,7 @@ from service.errors import (
     UnderstudyError,
 )
 from service.exchange import Exchange
-from service.http import Scope, header, headers_under, peer
+from service.http import Scope, header, headers_under, peer, text_of
 from service.inputs import Rows
 from service.wiring import Worker
 
@@ -212,7 +212,7 @@ class RequestPath:
             return Asked(key, None, Mode.LIVE, self._clock.now())
         pin, mode = self._pin(scope, headers.get(b"x-rollout-variant"))
         at = self._at(scope, headers.get(b"x-rollout-at"))
-        return Asked(headers.get(b"x-rollout-key") or key, pin, mode, at)
+        return Asked(text_of(headers.get(b"x-rollout-key", "")) or key, pin, mode, at)
 
     def _pin(self, scope: Scope, wanted: str | None) -> tuple[Variant | None, Mode]:
         if wanted is None:

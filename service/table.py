@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,10 @@ class Table:
         """How many rows."""
         return self._count
 
-    def texts(self, name: str, rows: int | None = None) -> list[str | None]:
-        """See `Tabular.texts`."""
+    def values(self, name: str, rows: int | None = None) -> list[Any]:
+        """See `Tabular.values`."""
         column, count = self.columns.get(name), self._count if rows is None else rows
-        if column is None:
-            return [None] * count
-        return [None if value is None else str(value) for value in column[:count].reshape(count, -1)[:, 0].tolist()]
+        return [None] * count if column is None else column[:count].reshape(count).tolist()
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
         """See `Columns.build`: a column that is the model's input already is passed on as it is."""

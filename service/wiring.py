@@ -27,7 +27,16 @@ from service.errors import NotAllowedNow, StoreError
 from service.inputs import Batch, Decoder, Row, Rows
 from service.labels import LabelQueue
 from service.ledger import Ledger
-from service.loading import fields_of, inputs_of, load_policy, open_engine, read_cards, rollout_key, thread_count
+from service.loading import (
+    check_keys,
+    fields_of,
+    inputs_of,
+    load_policy,
+    open_engine,
+    read_cards,
+    rollout_key,
+    thread_count,
+)
 from service.metrics import Metrics
 from service.pairs import Pairs, tolerances
 from service.promotion import Promotion, Released
@@ -81,6 +90,7 @@ class House:
         policy = self.policy
         self.cards = read_cards(policy, settings)
         self.fields = fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
+        check_keys(policy, self.fields)
         self.decoder = Decoder(
             self.fields, context=[name for name in (policy.route_by, policy.unit) if name],
             rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,

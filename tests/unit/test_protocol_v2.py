@@ -91,7 +91,7 @@ def test_raw_tensors_become_columns() -> None:
 
     assert np.array_equal(columns["x"], np.array([[0.5], [np.nan]], np.float32), equal_nan=True)
     assert columns["s"].tolist() == [["é"], [""]]
-    assert found.rows.texts("s", 1) == ["é"]
+    assert found.rows.values("s", 1) == ["é"]
 
 
 @given(st.sampled_from(sorted(DATATYPES)), st.data())

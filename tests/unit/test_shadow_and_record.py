@@ -500,6 +500,6 @@ def test_columns_travel_as_columns() -> None:
     (back,) = travelled(made)
 
     assert back.count == 2
-    assert back.rows.texts("s") == ["a", "ß"]
+    assert back.rows.values("s") == ["a", "ß"]
     assert back.rows.columns["x"].tolist() == [[0.5], [1.5]]
     assert back.primary == made.primary
