@@ -202,6 +202,13 @@ class ConfigurationError(UnderstudyError):
     kind = "configuration"
 
 
+class ModelChanged(ConfigurationError):
+    """A model's files are not those that the service was started with."""
+
+    kind = "model-changed"
+    status = HTTPStatus.CONFLICT
+
+
 def _place(error: Mapping[str, Any]) -> str:
     row, name = error.get("row"), error.get("field")
     if row is None:

@@ -6,13 +6,15 @@ or `bentoml:<tag>` for one in BentoML's model store.
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pydantic
 
 from service.drift.profile import Profile
+from service.engine.graph import external_files
 from service.errors import ConfigurationError
 
 CARD_FILE = "card.json"
@@ -107,7 +109,8 @@ class Card(_Strict):
         classes: class names in the order of the probabilities, as the graph's label output gives them.
         positive: the class whose probability is the score of a binary classifier.
         predictions: what the model answered on its training rows: the score or value, or the class where there are several.
-        digest: `sha256:` and the hex digest of the bytes of `model.onnx`.
+        digest: of every byte that is served, see `model_digest`: for a model in one file, `sha256:` and what `sha256sum` says of
+            `model.onnx`.
     """
 
     schema_version: Literal[1] = 1
@@ -141,8 +144,85 @@ def digest_of(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_card(folder: Path) -> Card:
+@dataclass(frozen=True, slots=True)
+class ModelBytes:
+    """A model's bytes, read once: what has this digest is what ONNX Runtime is given.
+
+    Attributes:
+        graph: of the `.onnx` file.
+        data: of its external data files, by their name in the graph.
+        digest: as `model_digest`.
+    """
+
+    graph: bytes
+    data: Mapping[str, bytes]
+    digest: str
+
+
+def read_model(path: Path) -> ModelBytes:
+    """A model's bytes and their digest.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or lies outside of the model's folder.
+    """
+    graph = _read(path)
+    data = {name: _read(path.parent / name, path) for name in external_files(graph, str(path))}
+    return ModelBytes(
+        graph, data, _combined(hashlib.sha256(graph).hexdigest(), [hashlib.sha256(data[n]).hexdigest() for n in data])
+    )
+
+
+def model_digest(path: Path) -> str:
+    """The digest of every byte that is served of a model.
+
+    For a model in one file it is `sha256:` and what `sha256sum` says of it. With external data files it is that of all files'
+    digests, the model's first, then those of the data files sorted by their names in the graph, one hex digest a line:
+    `sha256sum model.onnx weights.data | cut -c-64 | sha256sum`.
+
+    Raises:
+        ConfigurationError: as `read_model`.
+    """
+    graph = _read(path)
+    return _combined(
+        hashlib.sha256(graph).hexdigest(),
+        [_digest_beside(path.parent / name, path) for name in external_files(graph, str(path))],
+    )
+
+
+def _digest_beside(path: Path, model: Path) -> str:
+    try:
+        return digest_of(path).removeprefix("sha256:")
+    except OSError as error:
+        raise _unreadable(path, model, error) from error
+
+
+def _combined(graph: str, data: Sequence[str]) -> str:
+    if not data:
+        return f"sha256:{graph}"
+    return "sha256:" + hashlib.sha256("".join(f"{each}\n" for each in (graph, *data)).encode()).hexdigest()
+
+
+def _read(path: Path, model: Path | None = None) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, model or path, error) from error
+
+
+def _unreadable(path: Path, model: Path, error: OSError) -> ConfigurationError:
+    why = error.strerror or str(error)
+    if path == model:
+        return ConfigurationError(f"{path} cannot be read: {why}")
+    return ConfigurationError(
+        f"{path} cannot be read ({why}): {model.name} keeps weights in it; copy all of the model's files together"
+    )
+
+
+def read_card(folder: Path, digest: str | None = None) -> Card:
     """The card of a model folder, after checking that it speaks of the `model.onnx` beside it.
+
+    Args:
+        digest: the model's, where its bytes have been read already.
 
     Raises:
         ConfigurationError: when a file is missing, the card does not parse, or the digest differs.
@@ -155,8 +235,14 @@ def read_card(folder: Path) -> Card:
         card = Card.model_validate_json(card_path.read_bytes())
     except pydantic.ValidationError as error:
         raise ConfigurationError(f"{card_path} is not a model card: {error}") from error
-    found = digest_of(model_path)
+    found = digest or model_digest(model_path)
     if found != card.digest:
+        if digest_of(model_path) == card.digest:
+            names = ", ".join(external_files(_read(model_path), str(model_path)))
+            raise ConfigurationError(
+                f"{card_path}: its digest is that of {MODEL_FILE} alone, and the model keeps weights in {names}. Write the digest "
+                f"of all of them: {found}"
+            )
         raise ConfigurationError(
             f"{model_path} is not the file its card speaks of: its digest is {found}, the card says {card.digest}. "
             "Build the model again, or restore the file."

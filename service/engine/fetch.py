@@ -1,11 +1,12 @@
 """Models from an object store or a web server: fetched once, checked against the rollout file's digest, and kept.
 
 A URL names one object and the SHA-256 of its bytes, `s3://bucket/flights/poc/card.json#sha256=…`. The object is a card, whose
-own digest vouches for the `model.onnx` beside it, or a bare `.onnx` file. What is fetched lies in a folder by its digest:
+own digest vouches for the `model.onnx` beside it, or a bare `.onnx` file. External data files of the model are fetched from beside
+it; the digest covers them (`catalog.model_digest`). What is fetched lies in a folder by its digest:
 
 ::
 
-    MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or a bare file under its own name
+    MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or a bare file under its own name; external data files
 
 and is there whole or not at all, checked again by each process that opens it. What no process holds is removed, the longest
 unused first, when there is no room for another. The only importer of obstore, which is an optional extra.
@@ -27,7 +28,8 @@ from urllib.parse import urlsplit
 import pydantic
 import structlog
 
-from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, digest_of
+from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, digest_of, model_digest
+from service.engine.graph import external_files
 from service.errors import ConfigurationError
 
 CHUNK_BYTES = 2**20
@@ -92,20 +94,26 @@ class ModelCache:
             shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(dir=self._folder, prefix=UNFINISHED))
         try:
-            self._download(url, work / name, digest)
+            model, beside, wanted = work / name, url, f"sha256:{digest}"
+            self._download(url, work / name)
             if name == CARD_FILE:
+                _check(url, digest_of(work / CARD_FILE), wanted)
                 try:
                     card = Card.model_validate_json((work / CARD_FILE).read_bytes())
                 except pydantic.ValidationError as error:
                     raise ConfigurationError(f"{url} is not a model card: {error}") from error
-                beside = url.removesuffix(CARD_FILE) + MODEL_FILE
-                self._download(beside, work / MODEL_FILE, card.digest.removeprefix("sha256:"))
+                model, beside, wanted = work / MODEL_FILE, url.removesuffix(CARD_FILE) + MODEL_FILE, card.digest
+                self._download(beside, model)
+            for each in external_files(model.read_bytes(), beside):
+                (work / each).parent.mkdir(parents=True, exist_ok=True)
+                self._download(f"{beside.rpartition('/')[0]}/{each}", work / each)
+            _check(beside, model_digest(model), wanted)
             work.chmod(0o755)
             work.rename(entry)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _download(self, url: str, to: Path, digest: str) -> None:
+    def _download(self, url: str, to: Path) -> None:
         base, _, name = url.rpartition("/")
         with _said(url):
             found = _get(base, name, self._timeout_s)
@@ -117,12 +125,7 @@ class ModelCache:
                     if file.tell() > size:  # a server that sends more than it said must not fill the disk
                         break
                     told(file.tell())
-        if (there := digest_of(to)) != f"sha256:{digest}":
-            raise ConfigurationError(
-                f"{url}: what is there is not what the rollout file (or the card beside it) names: its digest is {there}, "
-                f"wanted is sha256:{digest}. Nothing was kept. Upload the right file, or name the other digest"
-            )
-        _tell("fetched", model=url, bytes=size, digest=there)
+        _tell("fetched", model=url, bytes=size)
 
     def _make_room(self, url: str, size: int) -> None:
         """Remove what nobody holds, the longest unused first, until `size` more bytes fit.
@@ -219,15 +222,27 @@ def _tell(event: str, **about: Any) -> None:
     structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info(event, **about)
 
 
+def _check(url: str, there: str, wanted: str) -> None:
+    """Whether what was fetched is what was named.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if there != wanted:
+        raise ConfigurationError(
+            f"{url}: what is there is not what the rollout file (or the card beside it) names: its digest is {there}, "
+            f"wanted is {wanted}. Nothing was kept. Upload the right file, or name the other digest"
+        )
+
+
 def _whole(entry: Path, name: str, digest: str) -> bool:
     """Whether an entry has what it should, to the last byte."""
     try:
-        if digest_of(entry / name) != f"sha256:{digest}":
-            return False
         if name != CARD_FILE:
-            return True
-        return digest_of(entry / MODEL_FILE) == Card.model_validate_json((entry / CARD_FILE).read_bytes()).digest
-    except (OSError, pydantic.ValidationError):
+            return model_digest(entry / name) == f"sha256:{digest}"
+        card = Card.model_validate_json((entry / CARD_FILE).read_bytes())
+        return digest_of(entry / CARD_FILE) == f"sha256:{digest}" and model_digest(entry / MODEL_FILE) == card.digest
+    except (OSError, pydantic.ValidationError, ConfigurationError):
         return False
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, OutputSpec, digest_of, read_card
-from service.errors import ConfigurationError, InferenceError
+from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, ModelBytes, OutputSpec, read_card, read_model
+from service.errors import ConfigurationError, InferenceError, ModelChanged
 from service.inputs import Array
 
 _PROVIDERS = {
@@ -55,14 +55,29 @@ class OnnxEngine:
     Attributes:
         card: the model's card; for a bare file, one made from the graph's signature.
         device: the device that runs it: "cpu", "cuda" or "tensorrt".
+
+    Args:
+        expected: the digest that the model must have; None: any.
+
+    Raises:
+        ConfigurationError: the model cannot be loaded, or is not the one that is expected.
     """
 
     def __init__(
-        self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024
-    ) -> None:
-        self.path, card = resolve(source)
-        self._session, self.device = _open(self.path, device, threads)
-        self.card = card or _card_from_graph(self._session, self.path)
+        self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024,
+        expected: str | None = None,
+    ) -> None:  # fmt: skip
+        self.path, folder = locate(source)
+        model = read_model(self.path)
+        if expected is not None and model.digest != expected:
+            raise ModelChanged(
+                f"{self.path} is not the model that this service was started with: its digest is {model.digest}, that of the "
+                f"start was {expected}. Restore the file, or restart the service to serve the new one"
+            )
+        card = read_card(folder, model.digest) if folder is not None else None
+        self._session, self.device = _open(self.path, device, threads, model)
+        self.card = card or _card_from_graph(self._session, self.path, model.digest)
+        del model
         _check_signature(self._session, self.card)
         self._names = [output.name for output in self.card.outputs]
         self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
@@ -131,6 +146,16 @@ def resolve(source: str | Path) -> tuple[Path, Card | None]:
     Raises:
         ConfigurationError: when nothing usable is there.
     """
+    path, folder = locate(source)
+    return path, read_card(folder) if folder is not None else None
+
+
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """The model file, and the folder with its card; None for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing is there.
+    """
     text = str(source)
     if text.startswith("bentoml:"):
         import bentoml  # noqa: PLC0415 - heavy, and only for this kind of source
@@ -139,13 +164,16 @@ def resolve(source: str | Path) -> tuple[Path, Card | None]:
             folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
         except Exception as error:
             raise ConfigurationError(f"{text}: {error}") from error
-        return (folder / MODEL_FILE, read_card(folder) if (folder / CARD_FILE).exists() else None)
+        return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
     path = Path(text)
     if path.suffix == ".onnx":
         if not path.is_file():
             raise ConfigurationError(f"{path} is missing")
         return path, None
-    return path / MODEL_FILE, read_card(path)
+    for name in (MODEL_FILE, CARD_FILE):
+        if not (path / name).is_file():
+            raise ConfigurationError(f"{path / name} is missing; `make models` builds the example models")
+    return path / MODEL_FILE, path
 
 
 def by_rows(costs: Mapping[int, float]) -> list[float]:
@@ -190,7 +218,7 @@ def device_of(wanted: str) -> str:
     return "cuda" if usable else "cpu"
 
 
-def _open(path: Path, device: str, threads: int) -> tuple[Any, str]:
+def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Any, str]:
     available = ort.get_available_providers()
     device = device_of(device)
     wanted = _PROVIDERS[device]
@@ -207,8 +235,12 @@ def _open(path: Path, device: str, threads: int) -> tuple[Any, str]:
     options.log_severity_level = 3
     # A spinning pool burns the very core that decodes the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if model.data:
+        # Not by path: ONNX Runtime would map the files, so overwriting them would change the weights of a running session.
+        buffers, sizes = list(model.data.values()), [len(each) for each in model.data.values()]
+        options.add_external_initializers_from_files_in_memory(list(model.data), buffers, sizes)
     try:
-        session = ort.InferenceSession(str(path), options, providers=wanted)
+        session = ort.InferenceSession(model.graph, options, providers=wanted)
     except Exception as error:
         raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
     if session.get_providers()[0] != wanted[0]:
@@ -249,7 +281,7 @@ def _shape(raw: Sequence[Any]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in raw]
 
 
-def _card_from_graph(session: Any, path: Path) -> Card:
+def _card_from_graph(session: Any, path: Path, digest: str) -> Card:
     """The card of a bare file. Outputs are guessed by the converters' conventions: a 1-D label, a 2-D probability."""
     inputs = [
         InputSpec(name=i.name, dtype=_dtype(i.type, i.name, path), shape=_shape(i.shape)) for i in session.get_inputs()
@@ -280,7 +312,7 @@ def _card_from_graph(session: Any, path: Path) -> Card:
         task = "multiclass-classification"
     return Card(
         name=path.stem, version="0", task=task, description=description, inputs=inputs, outputs=outputs, classes=classes,
-        positive=max(classes) if len(classes) == 2 else None, digest=digest_of(path),
+        positive=max(classes) if len(classes) == 2 else None, digest=digest,
     )  # fmt: skip
 
 
