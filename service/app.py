@@ -17,13 +17,13 @@ import structlog
 from _bentoml_sdk import Service
 
 from service import connection, loading, restarts
-from service.domain import Fate, LabelReport
+from service.domain import Fate
 from service.engine import wire
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
 from service.http import Receive, Routes, Scope, Send, answer, read_body
-from service.records_road import pack_fates, unpack_labels
+from service.records_road import LabelBatch, pack_fates, unpack_labels
 from service.settings import read_settings
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,7 @@ class Written(Protocol):
     async def write(self, packed: bytes) -> None:
         """Write a batch."""
 
-    async def labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+    async def labels(self, batch: LabelBatch) -> Sequence[Fate]:
         """Write labels."""
 
 

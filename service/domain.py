@@ -219,10 +219,12 @@ class LabelReceipt:
     Attributes:
         fates: of each label, in the order of the batch.
         outcomes: the observations of those that are `matched`.
+        repeated: whether an earlier try had stored the batch, and told of its outcomes.
     """
 
     fates: Sequence[Fate]
     outcomes: Sequence[Outcome] = ()
+    repeated: bool = False
 
     @property
     def counts(self) -> dict[Fate, int]:

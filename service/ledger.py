@@ -98,10 +98,14 @@ class Ledger:
         self._count(bundle)
         let_go(bundle.exchanges)
 
-    def labels(self, reports: Sequence[LabelReport], now: Callable[[], float]) -> LabelReceipt:
-        """Store labels; when this returns they survive `kill -9`."""
+    def labels(
+        self, reports: Sequence[LabelReport], now: Callable[[], float], token: str | None = None, *, again: bool = False
+    ) -> LabelReceipt:
+        """Store labels; when this returns they survive `kill -9`. See `Store.add_labels`."""
         # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
-        receipt = self._store.add_labels(reports, received_at=now())
+        receipt = self._store.add_labels(reports, received_at=now(), token=token, again=again)
+        if receipt.repeated:
+            return receipt  # counted by the process that stored it
         for fate, count in receipt.counts.items():
             if count:
                 self._metrics.labels.labels(result=fate).inc(count)

@@ -1,6 +1,7 @@
 """The road to the records process: batches of exchanges, and labels; both are written when this returns."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from http import HTTPStatus
 
@@ -20,8 +21,31 @@ LEFT_ALONE_S = 5.0
 CALLS_MAX = 2
 """Under way at once: a batch of exchanges, and labels."""
 
+
+class LabelBatch(msgspec.Struct, array_like=True, gc=False):
+    """Labels on their way.
+
+    Attributes:
+        token: names the batch, so that it is stored once whoever tries.
+        until: when the sender stops waiting, on the machine's monotonic clock: a later start is of no use.
+    """
+
+    reports: list[LabelReport]
+    token: str
+    until: float
+
+    def check(self) -> None:
+        """Whether it may still be stored.
+
+        Raises:
+            StoreError: its sender has gone on without this process, and stores it elsewhere.
+        """
+        if time.monotonic() > self.until:
+            raise StoreError("the sender of these labels has stopped waiting")
+
+
 pack_labels = msgspec.msgpack.encode
-unpack_labels = msgspec.msgpack.Decoder(list[LabelReport]).decode
+unpack_labels = msgspec.msgpack.Decoder(LabelBatch).decode
 pack_fates = msgspec.msgpack.encode
 unpack_fates = msgspec.msgpack.Decoder(list[Fate]).decode
 
@@ -52,17 +76,21 @@ class RecordsRoad:
         if status != HTTPStatus.OK:
             raise StoreError(_said(status, told))
 
-    async def labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+    async def labels(self, reports: Sequence[LabelReport], token: str) -> Sequence[Fate]:
         """Hand over labels; they are written when this returns. What became of each is told in their order.
 
+        Args:
+            token: names this batch of labels; whoever tries again gives the same.
+
         Raises:
-            RecordsAway: whether they were written is not known; that they come again is no harm.
+            RecordsAway: whether they were written is not known; the token tells whoever stores them again.
             StoreError: the store is away; nothing was written.
             ValueError: the store cannot keep one of them; nothing was written.
         """
         if asyncio.get_running_loop().time() < self._not_before:
             raise RecordsAway("the records process did not answer a moment ago")
-        status, told = await self._post("/labels", pack_labels(reports), LABELS_TIMEOUT_S)
+        batch = LabelBatch(list(reports), token, time.monotonic() + LABELS_TIMEOUT_S)
+        status, told = await self._post("/labels", pack_labels(batch), LABELS_TIMEOUT_S)
         if status == HTTPStatus.OK:
             return unpack_fates(told)
         raise (ValueError if status == HTTPStatus.BAD_REQUEST else StoreError)(_said(status, told))

@@ -41,7 +41,7 @@ from service.metrics import Metrics
 from service.pairs import Pairs, tolerances
 from service.promotion import Promotion, Released
 from service.record import Recorder
-from service.records_road import RecordsAway, RecordsRoad
+from service.records_road import LabelBatch, RecordsAway, RecordsRoad
 from service.rollout.controller import Controller
 from service.rollout.identity import identity
 from service.rollout.requirements import Requirements
@@ -190,10 +190,13 @@ class Records(House):
         """See `Ledger.write`."""
         await asyncio.get_running_loop().run_in_executor(self._writer, self.ledger.write, packed)
 
-    async def labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
+    async def labels(self, batch: LabelBatch) -> Sequence[Fate]:
         """See `Ledger.labels`."""
-        loop = asyncio.get_running_loop()
-        return (await loop.run_in_executor(self._writer, self.ledger.labels, reports, self.clock.now)).fates
+        return (await asyncio.get_running_loop().run_in_executor(self._writer, self._labels, batch)).fates
+
+    def _labels(self, batch: LabelBatch) -> LabelReceipt:
+        batch.check()  # it may have waited behind a batch of records that waited for the database
+        return self.ledger.labels(batch.reports, self.clock.now, batch.token)
 
     async def close(self) -> None:
         """Stop judging, and let go of the store."""
@@ -225,6 +228,7 @@ class Worker(House):
         self._arrays = {field.name for field in self.fields if not field.scalar}
         self._places = [self.decoder.positions[name] for name in self._arrays]
         self._records = RecordsRoad(records_url) if records_url is not None else None
+        self._batches = 0  # of labels
         self._labels = LabelQueue(self._write_labels, waiting_max=settings.queue_max_labels)
         self.recorder = Recorder(
             self.id_prefix, self.ledger.write, settings, [field.name for field in self.fields],
@@ -280,11 +284,14 @@ class Worker(House):
         return await self._labels.add(reports)
 
     async def _write_labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
-        """In the records process, and here while that is away: what it may have written already is a duplicate then."""
+        """In the records process, and here while that is away: the token tells whether it has written them already."""
+        self._batches += 1
+        token, again = f"{self.id_prefix}-{self._batches}", False
         if self._records is not None:
             with contextlib.suppress(RecordsAway):
-                return await self._records.labels(reports)
-        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now)).fates
+                return await self._records.labels(reports, token)
+            again = True
+        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now, token, again=again)).fates
 
     def _kept(self, rows: Rows) -> Rows:
         """What of a request's rows goes to the records process: everything but images and other arrays."""

@@ -115,12 +115,21 @@ class Store(Protocol):
         """
         ...
 
-    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+    def add_labels(
+        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+    ) -> LabelReceipt:
         """Store labels and join those whose observation is there. When this returns, they survive `kill -9`.
 
         Idempotent and conflict-aware: the first label of a prediction stands, within a batch as well. Labels are
         compared as Python does (1, 1.0 and True are the same, "1" is another). Order does not matter, nor whether the
         observation is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
+
+        Args:
+            token: names this batch; one of the last `codec.BATCHES_KEPT` that was stored is not stored again.
+            again: an earlier try may have stored it: the receipt is that of the earlier try then, `repeated`, without outcomes.
+
+        Raises:
+            StoreError: also when a batch of this token was stored, and this is not said to come `again`.
         """
         ...
 

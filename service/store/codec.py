@@ -33,6 +33,10 @@ ROW_BYTES = 70
 Measured on SQLite with ids in random order; `tests/unit/store/test_pruning.py` holds it against the size of a file."""
 
 
+BATCHES_KEPT = 4_096
+"""Batches of labels whose receipt is kept. A retry comes within seconds, and a service writes some hundreds a second."""
+
+
 def to_json(value: Any) -> str:
     """Compact JSON, ASCII (so that every driver takes it), with numpy's scalars and arrays as plain numbers."""
     return json.dumps(value, separators=(",", ":"), default=_plain)
@@ -280,6 +284,11 @@ def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Labe
             batch.conflicts.append(report)
             batch.order.append(Fate.CONFLICT)
     return batch
+
+
+def stored_before(token: str) -> str:
+    """What a sender reads whose batch was stored by a later try already."""
+    return f"the batch of labels {token} was stored by another try meanwhile"
 
 
 def total(tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()) -> dict[str, float]:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, literal_column, select, update
 
-from service.domain import Label, LabelReceipt, LabelReport, Observation, Outcome
+from service.domain import Fate, Label, LabelReceipt, LabelReport, Observation, Outcome
 from service.store import Tally, codec
 from service.store.database import Database
 from service.store.schema import (
@@ -13,12 +13,15 @@ from service.store.schema import (
     OBSERVATION_COLUMNS,
     PENDING,
     counters,
+    label_batches,
     label_conflicts,
     labels,
     observation_keys,
     observations,
 )
 
+FORGET_EVERY = 64
+"""Batches of labels after which receipts that are no longer kept are removed together."""
 IDS_AT_ONCE = 500
 """How many ids one `IN (...)` asks for; every driver limits the bound parameters of a statement, SQLite once to 999."""
 
@@ -55,6 +58,21 @@ class Joins:
         _insert_all(connection, label_conflicts, conflicts)
         self.count(connection, matched)
         return batch.receipt(matched)
+
+    def receipt_of(self, connection: Connection, token: str) -> LabelReceipt | None:
+        """What became of a batch that was stored; None: it was not."""
+        mine = label_batches.c.token == token, label_batches.c.rollout == self._rollout
+        fates = connection.execute(select(label_batches.c.fates).where(*mine)).scalar_one_or_none()
+        return None if fates is None else LabelReceipt([Fate(each) for each in codec.from_json(fates)], repeated=True)
+
+    def keep_receipt(self, connection: Connection, token: str, receipt: LabelReceipt) -> bool:
+        """Keep what became of a batch, and forget the oldest; False: another try has stored the batch."""
+        row = {"rollout": self._rollout, "token": token, "fates": codec.to_json([fate.value for fate in receipt.fates])}
+        fresh = self._db.insert(label_batches).values(row).on_conflict_do_nothing().returning(label_batches.c.id)
+        number = connection.execute(fresh).scalar_one_or_none()
+        if number is not None and number % FORGET_EVERY == 0:
+            connection.execute(delete(label_batches).where(label_batches.c.id <= number - codec.BATCHES_KEPT))
+        return number is not None
 
     def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
         """Join the labels that wait for one of these stored observations; the outcomes in the order of `ids`."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from service.domain import Event, Fate, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
 from service.store import Pruned, Retention, RolloutRecord, Tally, codec
 
@@ -33,6 +33,7 @@ class MemoryStore:
         self._seqs: dict[str, int] = {}
         self._labels: dict[str, tuple[LabelReport, float]] = {}
         self._conflicts: list[tuple[LabelReport, float]] = []
+        self._batches: dict[str, Sequence[Fate]] = {}  # of labels, by token
         self._counters: dict[str, float] = {}
         self._lease = ("", 0.0)
         self._states: dict[str, str] = {}
@@ -105,9 +106,15 @@ class MemoryStore:
             self._add(sums)
             return waited
 
-    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+    def add_labels(
+        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+    ) -> LabelReceipt:
         """See `Store.add_labels`. These labels survive nothing: the store is in memory."""
         with self._turn():
+            if token in self._batches:
+                if again:
+                    return LabelReceipt(self._batches[token], repeated=True)
+                raise StoreError(codec.stored_before(token))
             reports = list(reports)
             asked = {report.prediction_id for report in reports} & self._labels.keys()
             batch = codec.sort_reports(reports, {own: self._labels[own][0].label for own in asked})
@@ -119,7 +126,12 @@ class MemoryStore:
             self._add(codec.total(self._tally, matched))
             self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
-            return batch.receipt(matched)
+            receipt = batch.receipt(matched)
+            if token is not None:
+                self._batches[token] = receipt.fates
+                for old in list(self._batches)[: -codec.BATCHES_KEPT]:
+                    del self._batches[old]
+            return receipt
 
     def join_pending(self) -> Sequence[Outcome]:
         """See `Store.join_pending`: under one lock no label and observation ever miss each other."""

@@ -202,6 +202,25 @@ label_conflicts = Table(
     sqlite_autoincrement=True,
 )
 
+# What became of the last batches of labels: a sender whose answer was lost asks again, and is told the same.
+label_batches = Table(
+    "label_batches",
+    metadata,
+    Column("id", _Serial, primary_key=True),
+    _rollout(),
+    Column("token", Text, nullable=False, unique=True),
+    Column("fates", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# One row: which database this is. Processes that have seen it notice another one in its place.
+store_identity = Table(
+    "store_identity",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("uuid", Text, nullable=False),
+)
+
 counters = Table(
     "counters",
     metadata,

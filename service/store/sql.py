@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, or_, select
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
-from service.errors import NotAllowedNow
+from service.errors import NotAllowedNow, StoreError
 from service.store import Retention, RolloutRecord, Tally, codec, partitions, pruning, records
 from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
@@ -168,13 +168,20 @@ class SqlStore:
             self._joins.count(connection, outcomes, (counts or {}).items())
         return outcomes
 
-    def add_labels(self, reports: Iterable[LabelReport], *, received_at: float) -> LabelReceipt:
+    def add_labels(
+        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+    ) -> LabelReceipt:
         """See `Store.add_labels`."""
         reports = list(reports)
         if not reports:
             return LabelReceipt([])
         with self._writing() as connection:
-            return self._joins.add(connection, reports, received_at)
+            if again and token is not None and (before := self._joins.receipt_of(connection, token)) is not None:
+                return before
+            receipt = self._joins.add(connection, reports, received_at)
+            if token is not None and not self._joins.keep_receipt(connection, token, receipt):
+                raise StoreError(codec.stored_before(token))
+            return receipt
 
     def join_pending(self) -> Sequence[Outcome]:
         """See `Store.join_pending`. Finds something only where someone else has written to the tables."""

@@ -52,9 +52,10 @@ def test_labels_arrive_as_they_are_and_their_fates_come_back(tmp_path: Path) -> 
         fates = [Fate.MATCHED, Fate.PENDING, Fate.CONFLICT]
         async with process(tmp_path / "s", http("200 OK", pack_fates(fates))) as bodies:
             road = RecordsRoad(f"file://{tmp_path}/s")
-            assert await road.labels(LABELS) == fates
-            assert unpack_labels(bodies[0]) == LABELS
-            assert [type(report.label) for report in unpack_labels(bodies[0])] == [bool, str, int]
+            assert await road.labels(LABELS, "t-1") == fates
+            batch = unpack_labels(bodies[0])
+            assert (batch.reports, batch.token) == (LABELS, "t-1")
+            assert [type(report.label) for report in batch.reports] == [bool, str, int]
             road.close()
 
     asyncio.run(main())
@@ -78,7 +79,7 @@ def test_what_went_wrong_is_told_apart(tmp_path: Path, answer: bytes, error: typ
                 await road.write(b"a batch")
             road = RecordsRoad(f"file://{tmp_path}/s")
             with pytest.raises(error, match=says):
-                await road.labels(LABELS)
+                await road.labels(LABELS, "t-1")
             road.close()
 
     asyncio.run(main())
@@ -88,12 +89,12 @@ def test_a_process_that_did_not_answer_is_left_alone_until_it_has_taken_a_batch(
     async def main() -> None:
         road = RecordsRoad(f"file://{tmp_path}/s")
         with pytest.raises(RecordsAway, match="No such file"):
-            await road.labels(LABELS)
+            await road.labels(LABELS, "t-1")
         async with process(tmp_path / "s", http("200 OK", pack_fates([]))) as bodies:
             with pytest.raises(RecordsAway, match="a moment ago"):
-                await road.labels(LABELS)
+                await road.labels(LABELS, "t-1")
             await road.write(b"a batch")
-            await road.labels(LABELS)
+            await road.labels(LABELS, "t-1")
             assert len(bodies) == 2
         road.close()
 
