@@ -99,11 +99,16 @@ class Ledger:
         let_go(bundle.exchanges)
 
     def labels(
-        self, reports: Sequence[LabelReport], now: Callable[[], float], token: str | None = None, *, again: bool = False
+        self,
+        reports: Sequence[LabelReport],
+        now: Callable[[], float],
+        batch_id: str | None = None,
+        *,
+        again: bool = False,
     ) -> LabelReceipt:
         """Store labels; when this returns they survive `kill -9`. See `Store.add_labels`."""
         # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
-        receipt = self._store.add_labels(reports, received_at=now(), token=token, again=again)
+        receipt = self._store.add_labels(reports, received_at=now(), batch_id=batch_id, again=again)
         if receipt.repeated:
             return receipt  # counted by the process that stored it
         for fate, count in receipt.counts.items():

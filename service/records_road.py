@@ -26,12 +26,12 @@ class LabelBatch(msgspec.Struct, array_like=True, gc=False):
     """Labels on their way.
 
     Attributes:
-        token: names the batch, so that it is stored once whoever tries.
+        batch_id: names the batch, so that it is stored once whoever tries.
         until: when the sender stops waiting, on the machine's monotonic clock: a later start is of no use.
     """
 
     reports: list[LabelReport]
-    token: str
+    batch_id: str
     until: float
 
     def check(self) -> None:
@@ -76,20 +76,20 @@ class RecordsRoad:
         if status != HTTPStatus.OK:
             raise StoreError(_said(status, told))
 
-    async def labels(self, reports: Sequence[LabelReport], token: str) -> Sequence[Fate]:
+    async def labels(self, reports: Sequence[LabelReport], batch_id: str) -> Sequence[Fate]:
         """Hand over labels; they are written when this returns. What became of each is told in their order.
 
         Args:
-            token: names this batch of labels; whoever tries again gives the same.
+            batch_id: names this batch of labels; whoever tries again gives the same.
 
         Raises:
-            RecordsAway: whether they were written is not known; the token tells whoever stores them again.
+            RecordsAway: whether they were written is not known; the batch_id tells whoever stores them again.
             StoreError: the store is away; nothing was written.
             ValueError: the store cannot keep one of them; nothing was written.
         """
         if asyncio.get_running_loop().time() < self._not_before:
             raise RecordsAway("the records process did not answer a moment ago")
-        batch = LabelBatch(list(reports), token, time.monotonic() + LABELS_TIMEOUT_S)
+        batch = LabelBatch(list(reports), batch_id, time.monotonic() + LABELS_TIMEOUT_S)
         status, told = await self._post("/labels", pack_labels(batch), LABELS_TIMEOUT_S)
         if status == HTTPStatus.OK:
             return unpack_fates(told)

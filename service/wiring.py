@@ -196,7 +196,7 @@ class Records(House):
 
     def _labels(self, batch: LabelBatch) -> LabelReceipt:
         batch.check()  # it may have waited behind a batch of records that waited for the database
-        return self.ledger.labels(batch.reports, self.clock.now, batch.token)
+        return self.ledger.labels(batch.reports, self.clock.now, batch.batch_id)
 
     async def close(self) -> None:
         """Stop judging, and let go of the store."""
@@ -284,14 +284,14 @@ class Worker(House):
         return await self._labels.add(reports)
 
     async def _write_labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
-        """In the records process, and here while that is away: the token tells whether it has written them already."""
+        """In the records process, and here while that is away: its id tells whether it has written them already."""
         self._batches += 1
-        token, again = f"{self.id_prefix}-{self._batches}", False
+        batch_id, again = f"{self.id_prefix}-{self._batches}", False
         if self._records is not None:
             with contextlib.suppress(RecordsAway):
-                return await self._records.labels(reports, token)
+                return await self._records.labels(reports, batch_id)
             again = True
-        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now, token, again=again)).fates
+        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now, batch_id, again=again)).fates
 
     def _kept(self, rows: Rows) -> Rows:
         """What of a request's rows goes to the records process: everything but images and other arrays."""

@@ -116,7 +116,7 @@ class Store(Protocol):
         ...
 
     def add_labels(
-        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+        self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
         """Store labels and join those whose observation is there. When this returns, they survive `kill -9`.
 
@@ -125,11 +125,11 @@ class Store(Protocol):
         observation is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
 
         Args:
-            token: names this batch; one of the last `codec.BATCHES_KEPT` that was stored is not stored again.
+            batch_id: names this batch; one of the last `codec.BATCHES_KEPT` that was stored is not stored again.
             again: an earlier try may have stored it: the receipt is that of the earlier try then, `repeated`, without outcomes.
 
         Raises:
-            StoreError: also when a batch of this token was stored, and this is not said to come `again`.
+            StoreError: also when a batch of this id was stored, and this is not said to come `again`.
         """
         ...
 

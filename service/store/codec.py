@@ -286,9 +286,9 @@ def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Labe
     return batch
 
 
-def stored_before(token: str) -> str:
+def stored_before(batch_id: str) -> str:
     """What a sender reads whose batch was stored by a later try already."""
-    return f"the batch of labels {token} was stored by another try meanwhile"
+    return f"the batch of labels {batch_id} was stored by another try meanwhile"
 
 
 def total(tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()) -> dict[str, float]:

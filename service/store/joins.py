@@ -59,15 +59,19 @@ class Joins:
         self.count(connection, matched)
         return batch.receipt(matched)
 
-    def receipt_of(self, connection: Connection, token: str) -> LabelReceipt | None:
+    def receipt_of(self, connection: Connection, batch_id: str) -> LabelReceipt | None:
         """What became of a batch that was stored; None: it was not."""
-        mine = label_batches.c.token == token, label_batches.c.rollout == self._rollout
+        mine = label_batches.c.batch_id == batch_id, label_batches.c.rollout == self._rollout
         fates = connection.execute(select(label_batches.c.fates).where(*mine)).scalar_one_or_none()
         return None if fates is None else LabelReceipt([Fate(each) for each in codec.from_json(fates)], repeated=True)
 
-    def keep_receipt(self, connection: Connection, token: str, receipt: LabelReceipt) -> bool:
+    def keep_receipt(self, connection: Connection, batch_id: str, receipt: LabelReceipt) -> bool:
         """Keep what became of a batch, and forget the oldest; False: another try has stored the batch."""
-        row = {"rollout": self._rollout, "token": token, "fates": codec.to_json([fate.value for fate in receipt.fates])}
+        row = {
+            "rollout": self._rollout,
+            "batch_id": batch_id,
+            "fates": codec.to_json([fate.value for fate in receipt.fates]),
+        }
         fresh = self._db.insert(label_batches).values(row).on_conflict_do_nothing().returning(label_batches.c.id)
         number = connection.execute(fresh).scalar_one_or_none()
         if number is not None and number % FORGET_EVERY == 0:

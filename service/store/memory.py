@@ -33,7 +33,7 @@ class MemoryStore:
         self._seqs: dict[str, int] = {}
         self._labels: dict[str, tuple[LabelReport, float]] = {}
         self._conflicts: list[tuple[LabelReport, float]] = []
-        self._batches: dict[str, Sequence[Fate]] = {}  # of labels, by token
+        self._batches: dict[str, Sequence[Fate]] = {}  # of labels, by batch_id
         self._counters: dict[str, float] = {}
         self._lease = ("", 0.0)
         self._states: dict[str, str] = {}
@@ -107,14 +107,14 @@ class MemoryStore:
             return waited
 
     def add_labels(
-        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+        self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
         """See `Store.add_labels`. These labels survive nothing: the store is in memory."""
         with self._turn():
-            if token in self._batches:
+            if batch_id in self._batches:
                 if again:
-                    return LabelReceipt(self._batches[token], repeated=True)
-                raise StoreError(codec.stored_before(token))
+                    return LabelReceipt(self._batches[batch_id], repeated=True)
+                raise StoreError(codec.stored_before(batch_id))
             reports = list(reports)
             asked = {report.prediction_id for report in reports} & self._labels.keys()
             batch = codec.sort_reports(reports, {own: self._labels[own][0].label for own in asked})
@@ -127,8 +127,8 @@ class MemoryStore:
             self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
             receipt = batch.receipt(matched)
-            if token is not None:
-                self._batches[token] = receipt.fates
+            if batch_id is not None:
+                self._batches[batch_id] = receipt.fates
                 for old in list(self._batches)[: -codec.BATCHES_KEPT]:
                     del self._batches[old]
             return receipt

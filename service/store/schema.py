@@ -208,7 +208,7 @@ label_batches = Table(
     metadata,
     Column("id", _Serial, primary_key=True),
     _rollout(),
-    Column("token", Text, nullable=False, unique=True),
+    Column("batch_id", Text, nullable=False, unique=True),
     Column("fates", Text, nullable=False),
     sqlite_autoincrement=True,
 )

@@ -169,18 +169,18 @@ class SqlStore:
         return outcomes
 
     def add_labels(
-        self, reports: Iterable[LabelReport], *, received_at: float, token: str | None = None, again: bool = False
+        self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
         """See `Store.add_labels`."""
         reports = list(reports)
         if not reports:
             return LabelReceipt([])
         with self._writing() as connection:
-            if again and token is not None and (before := self._joins.receipt_of(connection, token)) is not None:
+            if again and batch_id is not None and (before := self._joins.receipt_of(connection, batch_id)) is not None:
                 return before
             receipt = self._joins.add(connection, reports, received_at)
-            if token is not None and not self._joins.keep_receipt(connection, token, receipt):
-                raise StoreError(codec.stored_before(token))
+            if batch_id is not None and not self._joins.keep_receipt(connection, batch_id, receipt):
+                raise StoreError(codec.stored_before(batch_id))
             return receipt
 
     def join_pending(self) -> Sequence[Outcome]:

@@ -1,6 +1,6 @@
 """A21: a label sent once was answered `duplicate: 1`, since the service had tried twice inside.
 
-Each batch of labels has a token: whoever tries again is told what became of it at the first try.
+Each batch of labels has an id: whoever tries again is told what became of it at the first try.
 """
 
 import asyncio
@@ -45,11 +45,11 @@ def test_the_same_batch_has_the_same_receipt(store: Store) -> None:
     store.add_observations([observation("a"), observation("b")])
     store.add_labels([report("b", 1)], received_at=1.0)
     batch = [report("a", 1), report("a", 1), report("b", 0), report("later", 1)]
-    first = store.add_labels(batch, received_at=2.0, token="t")
+    first = store.add_labels(batch, received_at=2.0, batch_id="t")
     sums = store.counters()
     store.add_observations([observation("later")])  # what waited is joined meanwhile
 
-    again = store.add_labels(batch, received_at=3.0, token="t", again=True)
+    again = store.add_labels(batch, received_at=3.0, batch_id="t", again=True)
     assert list(again.fates) == [Fate.MATCHED, Fate.DUPLICATE, Fate.CONFLICT, Fate.PENDING] == list(first.fates)
     assert (again.repeated, list(again.outcomes), first.repeated) == (True, [], False)
     assert store.counters()["joined"] == sums["joined"] + 1
@@ -57,22 +57,22 @@ def test_the_same_batch_has_the_same_receipt(store: Store) -> None:
 
 def test_a_retry_whose_first_try_came_to_nothing_stores_the_batch(store: Store) -> None:
     store.add_observations([observation("a")])
-    assert store.add_labels([report("a")], received_at=1.0, token="t", again=True).fates == [Fate.MATCHED]
+    assert store.add_labels([report("a")], received_at=1.0, batch_id="t", again=True).fates == [Fate.MATCHED]
 
 
 def test_a_first_try_that_comes_behind_its_retry_stores_nothing(store: Store) -> None:
     store.add_observations([observation("a")])
-    store.add_labels([report("a", 1)], received_at=1.0, token="t", again=True)
+    store.add_labels([report("a", 1)], received_at=1.0, batch_id="t", again=True)
     with pytest.raises(StoreError, match="another try"):
-        store.add_labels([report("a", 0)], received_at=1.0, token="t")
+        store.add_labels([report("a", 0)], received_at=1.0, batch_id="t")
 
 
 def test_only_the_last_receipts_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codec, "BATCHES_KEPT", 64)
     for i in range(129):
-        store.add_labels([report(f"p{i}")], received_at=1.0, token=f"t{i}")
-    assert store.add_labels([report("p128")], received_at=1.0, token="t128", again=True).fates == [Fate.PENDING]
-    assert store.add_labels([report("p0")], received_at=1.0, token="t0", again=True).fates == [Fate.DUPLICATE]
+        store.add_labels([report(f"p{i}")], received_at=1.0, batch_id=f"t{i}")
+    assert store.add_labels([report("p128")], received_at=1.0, batch_id="t128", again=True).fates == [Fate.PENDING]
+    assert store.add_labels([report("p0")], received_at=1.0, batch_id="t0", again=True).fates == [Fate.DUPLICATE]
 
 
 class House:
@@ -92,9 +92,9 @@ class House:
         )
         self.answers, self.started = answers, threading.Event()
 
-    async def labels(self, reports: Sequence[LabelReport], token: str) -> Sequence[Fate]:
+    async def labels(self, reports: Sequence[LabelReport], batch_id: str) -> Sequence[Fate]:
         """As `RecordsRoad.labels`."""
-        batch = LabelBatch(list(reports), token, time.monotonic() + records_road.LABELS_TIMEOUT_S)
+        batch = LabelBatch(list(reports), batch_id, time.monotonic() + records_road.LABELS_TIMEOUT_S)
         call = asyncio.ensure_future(Records.labels(self.records, batch))
         self.started.set()
         try:

@@ -54,7 +54,7 @@ def test_labels_arrive_as_they_are_and_their_fates_come_back(tmp_path: Path) -> 
             road = RecordsRoad(f"file://{tmp_path}/s")
             assert await road.labels(LABELS, "t-1") == fates
             batch = unpack_labels(bodies[0])
-            assert (batch.reports, batch.token) == (LABELS, "t-1")
+            assert (batch.reports, batch.batch_id) == (LABELS, "t-1")
             assert [type(report.label) for report in batch.reports] == [bool, str, int]
             road.close()
 

@@ -1,14 +1,14 @@
 """Which database this is, and what became of the last batches of labels.
 
-Revision: 0007
-Follows: 0006
+Revision: 0008
+Follows: 0007
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
@@ -24,11 +24,11 @@ def upgrade() -> None:
         "label_batches",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("rollout", sa.Integer(), nullable=False),
-        sa.Column("token", sa.Text(), nullable=False),
+        sa.Column("batch_id", sa.Text(), nullable=False),
         sa.Column("fates", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["rollout"], ["rollouts.id"], name=op.f("fk_label_batches_rollout")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_label_batches")),
-        sa.UniqueConstraint("token", name=op.f("uq_label_batches_token")),
+        sa.UniqueConstraint("batch_id", name=op.f("uq_label_batches_batch_id")),
         sqlite_autoincrement=True,
     )
 
