@@ -13,8 +13,8 @@ from loadtests import matrix
 from loadtests.measuring import Server, script
 from models.data import replay_rows
 
-_HELD = {"until": {"labels": 1_000_000_000}}
-"""No label ever comes, so the step stays as it is: without this the judge would go on, and measure another one."""
+_HELD = {"until": {"requests": 1_000_000_000_000}}
+"""So many requests never come, so the step stays as it is: without this the judge would go on, and measure another one."""
 _STEPS: dict[str, list[Any]] = {
     "shadow 100 %": [{"shadow": 100, **_HELD}, "promote"],
     "canary 50 %": [{"canary": 50, **_HELD}, "promote"],

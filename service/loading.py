@@ -210,11 +210,8 @@ def examine(settings: Settings) -> Preflight:
 
 def subject(card: Card, seconds: float | None = None) -> Subject:
     """What feasibility needs of a model; `seconds` is what one row takes, where that was measured."""
-    values = {
-        spec.name: len(spec.profile.shares)
-        for spec in card.inputs
-        if spec.profile and spec.profile.kind == "categorical"
-    }
+    known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
+    values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
     return Subject(card.name, tuple(card.classes), frozenset(output.role for output in card.outputs), values, seconds)
 
 

@@ -8,7 +8,7 @@ from service import floor, loading, samples
 from service.compare import figures
 from service.domain import Variant
 from service.engine import Reading
-from service.engine.catalog import Card
+from service.engine.catalog import Card, InputSpec
 from service.engine.onnx import OnnxEngine
 from service.inputs import Decoder
 from service.pairs import Pairs, tolerances
@@ -71,7 +71,7 @@ def _run(
     else:
         specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
         rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
-        source = "drawn from the cards' profiles, each field by itself"
+        source = _drawn_from(list(specs.values()))
     readings = {variant: Reading(card) for variant, card in cards.items()}
     columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
     threads = loading.thread_count(settings, policy)
@@ -90,6 +90,17 @@ def _run(
         )
         comparison = figures(pairs.compare(primary, candidate))
     return SideBySide(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
+
+
+def _drawn_from(specs: list[InputSpec]) -> str:
+    """What drawn rows are worth, in words."""
+    known = sum(spec.profile is not None for spec in specs)
+    if known == len(specs):
+        return "drawn from the cards' profiles, each field by itself"
+    made_up = (
+        "made up, since no card has a profile of them" if not known else f"made up for {len(specs) - known} fields"
+    )
+    return f"{made_up}: real rows may differ far more or less, and `--rows FILE` compares on those"
 
 
 def _signature(cards: list[Card]) -> list[str]:

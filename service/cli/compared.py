@@ -15,9 +15,11 @@ def told(comparison: Mapping[str, Any]) -> Iterator[str]:
         yield f"labels: {labels['flips']:,} of {labels['rows']:,} rows flip, {labels['share']:.2%}{which}"
     if p := comparison.get("probabilities"):
         most = f", at most {p['max']:.4f}" if "max" in p else ""
+        # The quantiles come from a histogram, whose edges may lie beyond the largest distance.
+        half, nearly_all = (min(p[name], p.get("max", p[name])) for name in ("p50", "p99"))
         yield (
-            f"probabilities: {p['mean']:.4f} apart on average (total variation), half of the rows within {p['p50']:.4f}, "
-            f"99 % within {p['p99']:.4f}{most}; {p['equal']:.1%} equal"
+            f"probabilities: {p['mean']:.4f} apart on average (total variation), half of the rows within {half:.4f}, "
+            f"99 % within {nearly_all:.4f}{most}; {p['equal']:.1%} equal"
         )
     for name, o in comparison.get("outputs", {}).items():
         line = f"{name}: {o['rows_outside']:,} of {o['rows']:,} rows outside the tolerance, {o['share']:.2%}"

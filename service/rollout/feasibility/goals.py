@@ -5,10 +5,16 @@ from collections.abc import Iterator, Mapping
 from service import losses
 from service.domain import Variant
 from service.rollout.feasibility import needs
+from service.rollout.feasibility.asked import asked
 from service.rollout.feasibility.problems import Limits, Problem, Subject
+from service.rollout.feasibility.steps import named
 from service.rollout.policy import Policy
 
 DAY_S = 86_400.0
+CALLERS_FEW = 10
+"""Fewer values of `route_by` than this in a variant's share are too few to rely on chance."""
+DAYS_MANY = 30
+"""A step that takes more days than this is warned about."""
 ROOM = 4
 """A deadline that is proposed is so many times what a model takes."""
 
@@ -62,9 +68,23 @@ def served(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Proble
                 f"`{key.removeprefix('goals.')}` compares what each model answered to callers, and no step lets both answer: add a "
                 "step `- canary: N` of more than 0 and less than 100, or leave the goal out",
             )
-    if quality is None or quality.evidence != "served" or policy.route_by is None:
+    yield from _units(policy, models)
+    if policy.route_by is None:
         return
-    known = max((model.values.get(policy.route_by, 0) for model in models.values()), default=0)
+    known = _values(policy.route_by, models)
+    few = [n for n, share in enumerate(drawn) if 0 < known * share < CALLERS_FEW]
+    if few:
+        asked_for = [key for key, goal in goals.items() if goal is not None]
+        yield Problem(
+            "route_by",
+            f"`{policy.route_by}` had {known:,} different values in training, and a variant is drawn for each of them: at "
+            f"{named(policy, few[0])} chance may give one of the models none of them, or a share far from the stated one"
+            + (f", and `{asked_for[0]}` would wait for ever. " if asked_for else ". ")
+            + "Route by a field with more values, or leave `route_by` out",
+            refused=bool(asked_for),
+        )
+    if quality is None or quality.evidence != "served":
+        return
     most = max((needs.quality(policy, step).labels or 0 for step in policy.steps if needs.drawn_share(step)), default=0)
     if 0 < known < most:
         yield Problem(
@@ -72,6 +92,25 @@ def served(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Proble
             f"with `evidence: served` each value of `{policy.route_by}` counts once, since it is drawn once; training "
             f"had {known:,} of them, and a step takes about {most:,}: route by a field with more values, or leave `route_by` out",
         )
+
+
+def _units(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Problem]:
+    """Units that are so few that a day holds little evidence."""
+    if policy.unit is None or not (known := _values(policy.unit, models)):
+        return
+    most = max((goal.most.requests or 0 for goal in asked(policy)), default=0)
+    if most > DAYS_MANY * known:
+        yield Problem(
+            "unit",
+            f"of each `{policy.unit}` one request a day counts, and training had {known:,} of them: a step takes about {most:,} "
+            f"requests, which is {most / known:,.0f} days. Write a larger margin, or a `unit` with more values",
+            refused=False,
+        )
+
+
+def _values(name: str, models: Mapping[Variant, Subject]) -> int:
+    """How many different values a field had in training; 0 where that is not known."""
+    return max((model.values.get(name, 0) for model in models.values()), default=0)
 
 
 def _errors_ratio(policy: Policy) -> float | None:
