@@ -28,8 +28,8 @@ function look(metric, goals) {
       lineText: `allowed: ${metric.line} times`, format: (value) => number(value, 2),
     };
     case "latency": return {
-      title, up: "↑ more of its answers are slow", across: "requests", zeroText: null, floor: 0,
-      lineText: `allowed: ${percent(metric.line, 0)} slower than ${goals.latency.p99_ms} ms`, format: (value) => percent(value, 1),
+      title, up: "↑ more of its answers are late or missing", across: "requests", zeroText: null, floor: 0,
+      lineText: `allowed: ${percent(metric.line, 0)} later than ${goals.latency.p99_ms} ms or missing`, format: (value) => percent(value, 1),
     };
     case "poc_target": return {
       title, up: "↑ the primary is worse", across: "labelled requests", zeroText: null, floor: 0,

@@ -41,7 +41,7 @@ export const METRICS = {
   absolute_error: "Absolute error",
   squared_error: "Squared error",
   errors: "Failures",
-  latency: "Slow answers",
+  latency: "Late or missing answers",
   poc_target: "The primary's own target",
   serving_errors: "Whose failures callers met",
   latency_p50: "Median latency, against the primary's",

@@ -71,7 +71,8 @@ def _judged(metric: Document, policy: Document) -> dict[str, str]:
         answer = MET if metric["high"] <= line else MISSED if metric["low"] > line else OPEN
         text = f"the primary's own mean loss at most {line:g}"
     elif name == "latency":
-        text = f"at most {share(line, 0)} of the candidate's answers slower than {policy['goals']['latency']['p99_ms']:g} ms"
+        limit = policy["goals"]["latency"]["p99_ms"]
+        text = f"at most {share(line, 0)} of the candidate's answers later than {limit:g} ms or missing"
         band = f"{share(metric['estimate'], 2)}{_span(metric, _fine)}, {n} requests"
     elif name == "errors":
         text = f"the candidate fails on at most {share(line, 2)} more requests than the primary"

@@ -40,7 +40,7 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
     zero = "" if name in {"latency", "poc_target"} else _line("zero", frame.y(0.0))
     words = {
         "errors": f"margin: {share(line, 1)} more often", "poc_target": f"target: {line:g}",
-        "latency": f"allowed: {share(line, 0)} slower than {goals['latency']['p99_ms']:g} ms",
+        "latency": f"allowed: {share(line, 0)} later than {goals['latency']['p99_ms']:g} ms or missing",
     }.get(name, f"margin: {line:g} worse")  # fmt: skip
     steps = [x(n) for n, p, before in zip(xs[1:], points[1:], points, strict=False) if p[4] != before[4]]
     parts = [

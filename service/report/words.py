@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 METRICS = {
     "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
-    "squared_error": "Squared error", "errors": "Failures", "latency": "Slow answers", "poc_target": "The POC's own target",
+    "squared_error": "Squared error", "errors": "Failures", "latency": "Late or missing answers",
+    "poc_target": "The POC's own target",
     "serving_errors": "Whose failures callers met", "latency_p50": "Median latency, against the primary's",
     "latency_p95": "p95 latency, against the primary's", "latency_p99": "p99 latency, against the primary's",
 }  # fmt: skip

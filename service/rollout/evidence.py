@@ -30,11 +30,12 @@ from typing import Any
 
 import msgspec
 
-from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Status, Variant
+from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
 from service.rollout.reading import Clipped, Coverage, Reading, Standing
 from service.rollout.scoring import OWED, TRIED, Model, Pair, Scorer, is_pair
+from service.rollout.sentences import SLOW
 from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
 from service.rollout.served import Served
@@ -81,6 +82,9 @@ class Evidence:
         self.quality = _paired_goal(policy) if self._paired else None
         self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
         self.latency = Staged(RateEvidence)
+        self.late: dict[
+            str, int
+        ] = {}  # of the candidate's answers that `latency` counts against it: how many, by cause
         self.served = Served(policy)
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
@@ -141,10 +145,18 @@ class Evidence:
                 difference = float(candidate.status is not Status.OK) - float(primary.status is not Status.OK)
                 self.errors.update(difference, in_step=in_step)
             if candidate.status in TRIED:
-                # What gave no answer was not fast, however soon it failed.
-                slow = candidate.seconds * 1000 > self.policy.goals.latency.p99_ms
+                # What gave no answer was not fast, however soon it failed: it is charged here too, under its own cause.
+                cause = self._late(candidate)
                 for evidence in self.latency.parts(in_step=in_step):
-                    evidence.update(candidate.status is not Status.OK or slow)
+                    evidence.update(cause is not None)
+                if cause is not None:
+                    self.late[cause] = self.late.get(cause, 0) + 1
+
+    def _late(self, answer: Answer) -> str | None:
+        """Why an answer does not count as in time; None where it does."""
+        if answer.status is not Status.OK:
+            return answer.status.value
+        return SLOW if answer.seconds * 1000 > self.policy.goals.latency.p99_ms else None
 
     def settle(self, rows: Iterable[Row]) -> int:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
@@ -241,7 +253,7 @@ class Evidence:
         rate = slow.mean if slow.n else 0.0
         found.append(
             Reading("latency", rate, *slow.band(alpha), slow.n, 0, 0.01, self.latency.least(lambda e: e.log_e_below(0.01)),
-                    slow.log_e_above(0.01), 0.01 - rate, rate * (1 - rate))
+                    slow.log_e_above(0.01), 0.01 - rate, rate * (1 - rate), tuple(self.late.items()))
         )  # fmt: skip
         found += self.served.readings(alpha, serving=serving)
         quality = self.policy.goals.quality
@@ -302,7 +314,7 @@ class Evidence:
         return {
             "quality": self.quality.state() if self.quality else None,
             "errors": self.errors.state() if self.errors else None,
-            "latency": self.latency.state(), "served": self.served.state(), "poc": self.poc.state(),
+            "latency": self.latency.state(), "late": self.late, "served": self.served.state(), "poc": self.poc.state(),
             "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(),
             "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
@@ -318,6 +330,7 @@ class Evidence:
         self.quality = self.quality.resume(state["quality"]) if self.quality else None
         self.errors = self.errors.resume(state["errors"]) if self.errors else None
         self.latency.take(state["latency"])
+        self.late = dict(state["late"])
         self.served.take(state["served"])
         self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])

@@ -12,7 +12,7 @@ only delay. What only serving shows (`latency.ratio`, `quality.evidence: served`
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,11 +24,16 @@ from service.rollout.sequential import crossed, labels_needed, log_e_all, thresh
 
 Answer = Literal["advance", "hold", "rollback"]
 
-_STANDING = {
-    Phase.PROMOTED: "promoted: the old primary goes on rehearsing, and harm would still take the candidate off",
-    Phase.PAUSED: "paused by a person; harm would still take the candidate off",
-    Phase.WAITING: "waiting for a person; harm would still take the candidate off",
+OPERATOR, LABELS, REQUESTS, TIME = "operator", "labels", "requests", "time"
+LOADTEST, APPROVAL = "loadtest", "approval"
+"""What a hold may wait for; the last two are what a step may require (`policy.Require`)."""
+
+_STANDING: Mapping[Phase, tuple[str, tuple[str, ...]]] = {
+    Phase.PROMOTED: ("promoted: the old primary goes on rehearsing", ()),
+    Phase.PAUSED: ("paused by an operator", (OPERATOR,)),
+    Phase.WAITING: ("the evidence is there; the next step waits for approval by an operator", (APPROVAL,)),
 }
+_NEEDS = {LOADTEST: "a load test", APPROVAL: "approval by an operator"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class Verdict:
         alpha_harm: the budget for any wrong rollback; alpha_advance: for any wrong advance.
         log_e_harm: and `log_e_advance`: what was compared with the logarithms of their inverses.
         requires: what the next step requires and does not have, when that is all that is missing.
-        labels_left: about how many more labels an advance takes; None when that cannot be said.
+        waits_for: the next things that an advance waits for: `labels`, `requests`, `time`, `loadtest`, `approval` or `operator`.
+        labels_left: about how many more labels an advance takes, and `requests_left` requests; None when that cannot be said.
     """
 
     answer: Answer
@@ -76,15 +82,18 @@ class Verdict:
     log_e_harm: float
     log_e_advance: float
     labels_left: int | None = None
+    requests_left: int | None = None
     seconds_left: float | None = None
     requires: tuple[str, ...] = ()
+    waits_for: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "answer": self.answer, "reason": self.reason, "error_budget": {"harm": self.alpha_harm, "advance": self.alpha_advance},
             "log_e_harm": _finite(self.log_e_harm), "log_e_advance": _finite(self.log_e_advance),
-            "labels_left": self.labels_left, "seconds_left": self.seconds_left,
+            "labels_left": self.labels_left, "requests_left": self.requests_left, "seconds_left": self.seconds_left,
+            "waits_for": list(self.waits_for),
         }  # fmt: skip
 
 
@@ -118,20 +127,25 @@ def judge(
 
     if harms and crossed(log_e_harm, alpha_harm):
         return verdict("rollback", blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
-    settled = _settled(policy, phase, step) if gates else "no goal is set that an advance could be judged by"
-    if settled:
-        return verdict("hold", settled)
-    if waiting := _unmet(policy, step, standing):
-        return verdict("hold", waiting, **_forecast(readings, alpha_advance, standing.elapsed_s))
+    reason, waits_for = (
+        _settled(policy, phase, step) if gates else ("no goal is set that an advance could be judged by", ())
+    )
+    if reason:
+        return verdict("hold", reason, waits_for=waits_for)
+    left = _forecast(readings, alpha_advance, standing.elapsed_s)
+    if unmet := _unmet(policy, step, standing):
+        return verdict("hold", unmet[0], waits_for=(unmet[1],), **left)
     if not crossed(log_e_advance, alpha_advance):
         slow = next(r for r in readings if r.log_e_advance is not None and r.log_e_advance == log_e_advance)
-        left = _forecast(readings, alpha_advance, standing.elapsed_s)
-        return verdict("hold", _not_yet(slow, standing, left), **left)
+        return verdict("hold", _not_yet(slow, standing, left), waits_for=_short(readings, alpha_advance), **left)
     following = policy.steps[step + 1] if step + 1 < len(policy.steps) else "promote"
-    required = sorted(set(following.require) - standing.met) if isinstance(following, ShadowStep | CanaryStep) else []
+    required = (
+        tuple(sorted(set(following.require) - standing.met)) if isinstance(following, ShadowStep | CanaryStep) else ()
+    )
     if required:
-        reason = f"the evidence is there; the next step requires {' and '.join(required)}"
-        return verdict("hold", reason, requires=tuple(required))
+        needs = " and ".join(_NEEDS[each] for each in required)
+        reason = f"the evidence is there; the next step waits for {needs}"
+        return verdict("hold", reason, requires=required, waits_for=required)
     proven = ", ".join(sentence(r) for r in readings if r.log_e_advance is not None)
     risk = f"chance of any wrong advance: {alpha_advance:.2%}"
     return verdict("advance", f"{proven}: every goal of this step is met ({risk})")
@@ -142,13 +156,13 @@ def serving(policy: Policy, step: int) -> bool:
     return 0 <= step < len(policy.steps) and isinstance(policy.steps[step], CanaryStep)
 
 
-def _settled(policy: Policy, phase: Phase, step: int) -> str | None:
-    """Why there is nothing to advance to, whatever the evidence."""
+def _settled(policy: Policy, phase: Phase, step: int) -> tuple[str | None, tuple[str, ...]]:
+    """Why there is nothing to advance to, whatever the evidence, and what that waits for."""
     if phase in _STANDING:
         return _STANDING[phase]
     if step < 0:
-        return "the weight was set by hand: only harm is judged"
-    return "there is no further step" if step >= len(policy.steps) else None
+        return "the weight was set by hand: only harm is judged until an operator promotes", (OPERATOR,)
+    return ("there is no further step" if step >= len(policy.steps) else None), ()
 
 
 def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
@@ -171,47 +185,58 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
     )  # fmt: skip
 
 
-def _unmet(policy: Policy, step: int, standing: Standing) -> str | None:
+def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | None:
+    """What the step asks for and does not have, in a sentence, and what that waits for."""
     if standing.doubts and serving(policy, step):
-        return f"{'; '.join(standing.doubts)}: find out why before you trust what was served"
+        return f"{'; '.join(standing.doubts)}: find out why before you trust what was served", OPERATOR
     current = policy.steps[step]
     until = (current.until if isinstance(current, ShadowStep | CanaryStep) else None) or Until()
     quality = policy.goals.quality
     asked = quality is not None and (quality.evidence == "paired" or serving(policy, step))
     if asked and not standing.labels:
-        return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
+        return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad", LABELS
     if asked and quality is not None and (cut := standing.clipped.too_many):
-        return saturated(cut[0], standing.clipped, quality.scale)
+        return saturated(cut[0], standing.clipped, quality.scale), OPERATOR
     for have, wanted, size, what in (
-        (standing.step_labels, until.labels, 1, "labels"),
-        (standing.step_requests, until.requests, 1, "requests"),
-        (standing.step_s, until.duration, 3600, "hours"),
+        (standing.step_labels, until.labels, 1, LABELS),
+        (standing.step_requests, until.requests, 1, REQUESTS),
+        (standing.step_s, until.duration, 3600, TIME),
     ):
         if wanted is not None and have < wanted:
             numbers = f"{have:,} of the {wanted:,}" if size == 1 else f"{have / size:.1f} of the {wanted / size:.1f}"
-            return f"{numbers} {what} that this step asks for"
+            return f"{numbers} {'hours' if what == TIME else what} that this step asks for", what
     return None
 
 
-def _not_yet(r: Reading, standing: Standing, left: dict[str, Any]) -> str:
+def _short(readings: Sequence[Reading], alpha: float) -> tuple[str, ...]:
+    """What the metrics wait for that do not allow an advance yet."""
+    return tuple(
+        dict.fromkeys(r.unit for r in readings if r.log_e_advance is not None and not crossed(r.log_e_advance, alpha))
+    )
+
+
+def _not_yet(r: Reading, standing: Standing, left: Mapping[str, Any]) -> str:
     text = f"{sentence(r)}: not decided yet"
     if r.pending:
         text += f"; {r.pending:,} pairs wait for their label and count as the worst case until then"
     share = standing.coverage.share
-    if share is not None and share < 0.995:
+    if r.unit == LABELS and share is not None and share < 0.995:
         text += f"; {1 - share:.1%} of the settled pairs never got one"
-    if left.get("labels_left") is not None:
-        text += f"; about {left['labels_left']:,} more labels"
-        if left.get("seconds_left") is not None:
+    if left["labels_left"] is None:
+        return text + (
+            "; at the present estimate it would never be decided" if r.n else f"; no {r.unit} have counted yet"
+        )
+    more = [f"{left[f'{unit}_left']:,} more {unit}" for unit in (LABELS, REQUESTS) if left[f"{unit}_left"]]
+    if more:
+        text += f"; about {' and '.join(more)}"
+        if left["seconds_left"] is not None:
             text += f", {span(left['seconds_left'])} at the present rate"
-    else:
-        text += "; at the present estimate it would never be decided"
     return text
 
 
 def _forecast(readings: Sequence[Reading], alpha: float, elapsed_s: float) -> dict[str, Any]:
-    """About how many more pairs, and seconds, until every metric would allow an advance."""
-    needed = 0
+    """About how many more labels, requests and seconds until every metric would allow an advance."""
+    needed = {LABELS: 0, REQUESTS: 0}
     seconds = 0.0
     for r in readings:
         if r.log_e_advance is None or r.log_e_advance >= threshold(alpha):
@@ -219,11 +244,11 @@ def _forecast(readings: Sequence[Reading], alpha: float, elapsed_s: float) -> di
         log_e = max(r.log_e_advance, 0.0)
         forecast = labels_needed(alpha, r.variance, r.gap, log_e, largest=r.largest) if r.n else None
         if forecast is None:
-            return {"labels_left": None, "seconds_left": None}
-        needed = max(needed, forecast.about)
+            return {"labels_left": None, "requests_left": None, "seconds_left": None}
+        needed[r.unit] = max(needed[r.unit], forecast.about)
         if r.n and elapsed_s:
             seconds = max(seconds, forecast.about * elapsed_s / r.n)
-    return {"labels_left": needed, "seconds_left": seconds or None}
+    return {"labels_left": needed[LABELS], "requests_left": needed[REQUESTS], "seconds_left": seconds or None}
 
 
 def _finite(value: float | None) -> float | None:

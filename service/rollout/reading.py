@@ -50,6 +50,11 @@ class Reading:
         estimate, low, high = (scale.raw(value) for value in (self.estimate, self.low, self.high))
         return replace(self, estimate=estimate, low=low, high=high, line=line, words=scale.words, digits=scale.digits)
 
+    @property
+    def unit(self) -> str:
+        """What the metric counts, and so what it waits for: `requests` (failures, latency) or `labels` (losses)."""
+        return "requests" if self.metric == "errors" or self.metric.startswith("latency") else "labels"
+
 
 @dataclass(slots=True)
 class Coverage:

@@ -7,13 +7,14 @@ from service.domain import Variant
 from service.loss_table import LossScale
 from service.rollout.reading import CLIPPED_MAX, Clipped, Reading
 
+SLOW = "slow"
 CAUSES: Mapping[str, tuple[str, str]] = {
-    "slow": ("slower than the limit", "too slow"),
+    SLOW: ("slower than the limit", "too slow"),
     "timeout": ("timed out", "too often no answer in time"),
     "failed": ("failed", "too often no answer"),
     "invalid": ("not finite or of the wrong shape", "too often an answer that cannot be used"),
 }
-"""Why an answer did not come in time: as a part of a sentence, and as the reason of a rollback when it is the main cause."""
+"""Why an answer did not come in time (`slow`, or its status): in a sentence, and as the reason of a rollback by this main cause."""
 
 
 def sentence(r: Reading) -> str:
@@ -53,7 +54,7 @@ def blame(r: Reading, alpha: float) -> str:
     """What the candidate is taken off for, with the chance that this is wrong."""
     why = "worse than the harm line"
     if r.metric == "latency":
-        why = CAUSES[_main_cause(r)][1]
+        why = _cause(_main_cause(r))[1]
     elif r.metric.startswith("latency"):
         why = "too slow"
     return f"{sentence(r)}: {why} (chance of any wrong rollback: {alpha:.2%})"
@@ -101,12 +102,16 @@ def _of_loss(r: Reading) -> str:
 def _in_time(r: Reading) -> str:
     causes = {cause: count for cause, count in r.causes if count}
     after = f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers"
-    if not causes.keys() - {"slow"}:
+    if not causes.keys() - {SLOW}:
         return f"{after} are slower than the limit ({r.line * 100:g} % are allowed)"
     ordered = sorted(causes.items(), key=lambda item: -item[1])
-    shares = ", ".join(f"{count / r.n:.2%} {CAUSES[cause][0]}" for cause, count in ordered)
+    shares = ", ".join(f"{count / r.n:.2%} {_cause(cause)[0]}" for cause, count in ordered)
     return f"{after} did not come in time ({shares}; {r.line * 100:g} % are allowed)"
 
 
 def _main_cause(r: Reading) -> str:
-    return max(r.causes, key=lambda item: item[1])[0] if r.causes else "slow"
+    return max(r.causes, key=lambda item: item[1])[0] if r.causes else SLOW
+
+
+def _cause(name: str) -> tuple[str, str]:
+    return CAUSES.get(name, (name.replace("_", " "), "too often no answer in time"))

@@ -275,7 +275,7 @@ def test_an_approval_is_waited_for_once_and_a_person_gives_it():
     assert world.where == ("waiting", 0, 0)
     process.tick()
     assert world.kinds == ["started", "wait"]
-    assert process.controller.verdict.reason.startswith("waiting for a person")
+    assert process.controller.verdict.reason.endswith("the next step waits for approval by an operator")
     world.order(Order.PROMOTE)
     assert world.where == ("canary", 5, 1)
 
@@ -393,7 +393,7 @@ def test_an_operator_who_is_faster_than_the_judge_wins():
     assert world.kinds == ["started", "pause"]
     assert process.tick() is None
     assert world.where == ("paused", 0, 0)
-    assert process.controller.verdict.reason.startswith("paused by a person")
+    assert process.controller.verdict.reason.startswith("paused by an operator")
     world.order(Order.RESUME)
     process.tick()
     assert world.where == ("canary", 5, 1)
@@ -406,7 +406,10 @@ def test_a_weight_by_hand_is_judged_for_harm_only():
     world.serve(640)
     process.tick()
     assert world.where == ("canary", 10, -1)
-    assert process.controller.verdict.reason == "the weight was set by hand: only harm is judged"
+    assert (
+        process.controller.verdict.reason
+        == "the weight was set by hand: only harm is judged until an operator promotes"
+    )
     world.serve(700, "worse")
     process.tick()
     assert world.where == ("aborted", 0, -1)

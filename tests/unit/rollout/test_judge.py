@@ -133,7 +133,12 @@ def test_what_the_next_step_requires_is_waited_for_and_named(required, met, miss
     own = policy([{"shadow": 100}, {"canary": 5, "require": required}])
     verdict = judged([reading()], own, met=frozenset(met))
     assert (verdict.answer, verdict.requires) == ("hold", missing)
-    assert verdict.reason == f"the evidence is there; the next step requires {' and '.join(missing)}"
+    words = {"approval": "approval by an operator", "loadtest": "a load test"}
+    assert (
+        verdict.reason
+        == f"the evidence is there; the next step waits for {' and '.join(words[each] for each in missing)}"
+    )
+    assert verdict.waits_for == missing
     assert judged([reading()], own, met=frozenset(required)).answer == "advance"
     assert judged([reading(advance=1.0)], own).requires == ()
 
@@ -141,12 +146,12 @@ def test_what_the_next_step_requires_is_waited_for_and_named(required, met, miss
 @pytest.mark.parametrize(
     ("phase", "step", "words"),
     [
-        (Phase.CANARY, -1, "the weight was set by hand: only harm is judged"),
-        (Phase.SHADOW, -1, "the weight was set by hand: only harm is judged"),
+        (Phase.CANARY, -1, "the weight was set by hand: only harm is judged until an operator promotes"),
+        (Phase.SHADOW, -1, "the weight was set by hand: only harm is judged until an operator promotes"),
         (Phase.CANARY, 3, "there is no further step"),
         (Phase.PROMOTED, 2, "promoted: the old primary goes on rehearsing"),
-        (Phase.PAUSED, 1, "paused by a person"),
-        (Phase.WAITING, 1, "waiting for a person"),
+        (Phase.PAUSED, 1, "paused by an operator"),
+        (Phase.WAITING, 1, "the evidence is there; the next step waits for approval by an operator"),
     ],
 )
 def test_where_there_is_nothing_to_advance_to_it_says_so(phase, step, words):

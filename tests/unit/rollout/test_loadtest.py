@@ -183,7 +183,7 @@ def test_the_judge_waits_for_a_load_test_and_verify_agrees() -> None:
     world.told(controller, 8)
     assert world.where == ("canary", 5.0, 1)
     assert world.shown["verdict"]["reason"].endswith(
-        "the next step requires loadtest: no load test has been recorded; `understudy loadtest` makes one"
+        "the next step waits for a load test: no load test has been recorded; `understudy loadtest` makes one"
     )
 
     filed(world.store, record(setup=other(primary="sha256:old")))
