@@ -8,6 +8,7 @@ import msgspec
 from service.domain import Label, LabelReport
 from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, TooLarge
+from service.losses import label_classes
 
 WHOLE_MAX = 2**63 - 1
 """Largest whole number that a label may be."""
@@ -24,10 +25,11 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class FeedbackDecoder:
-    """Decodes label bodies for one model's card."""
+    """Decodes label bodies: a label may be any class of either model."""
 
-    def __init__(self, card: Card, labels_max: int) -> None:
-        self._classes, self._task, self._labels_max = card.classes, card.task, labels_max
+    def __init__(self, card: Card, labels_max: int, candidate: Card | None = None) -> None:
+        self._classes = label_classes(card.classes, candidate.classes if candidate else None)
+        self._task, self._labels_max = card.task, labels_max
         self._decode = msgspec.json.Decoder(_Body).decode
 
     def decode(self, body: bytes, now: float) -> list[LabelReport]:
@@ -36,7 +38,7 @@ class FeedbackDecoder:
         Raises:
             MalformedRequest: not JSON.
             TooLarge: more labels than `labels_max`.
-            InvalidInput: the JSON is of another form, or a label is not one of the model's classes.
+            InvalidInput: the JSON is of another form, or a label is not one of the models' classes.
         """
         try:
             items = self._decode(body).labels

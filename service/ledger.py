@@ -18,6 +18,7 @@ from service.engine import Reading
 from service.errors import StoreError
 from service.exchange import Bundle, Exchange, unpack
 from service.inputs import Rows
+from service.loss_table import LossScale
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.pairs import COMPARED, Pairs
 from service.store import Store
@@ -53,6 +54,7 @@ class Ledger:
     Args:
         units_of: each row's unit, or None; salt: the plan's.
         pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
+        scale: the goal's, see `losses.scored`.
 
     Attributes:
         latest_at: when the latest live request that was written here happened; 0 before the first. That of a load test happens now,
@@ -63,9 +65,11 @@ class Ledger:
         self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
         units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0, pairs: Pairs | None = None,
         watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
+        scale: LossScale | None = None,
     ) -> None:  # fmt: skip
         self._model, self._store, self._metrics = model, store, metrics
         self._readings, self._units_of, self._salt = readings, units_of, salt
+        self._scale = scale
         self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
         self.latest_at = 0.0
         self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
@@ -207,7 +211,7 @@ class Ledger:
         for outcome in outcomes:
             if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
                 continue
-            for variant, predicted, actual, found in losses.scored(outcome, classes, positive):
+            for variant, predicted, actual, found in losses.scored(outcome, classes, positive, self._scale):
                 if predicted is not None:
                     self._metrics.outcomes.labels(variant=variant.value, predicted=predicted, actual=actual).inc()
                 for name, loss in found.items():

@@ -11,9 +11,10 @@ from service.auth import Tokens
 from service.domain import Variant
 from service.engine.catalog import Card
 from service.engine.fetch import ModelCache
-from service.engine.onnx import OnnxEngine, cpu_quota, resolve
+from service.engine.onnx import OnnxEngine, cpu_quota, named, resolve
 from service.errors import ConfigurationError
 from service.inputs import Columns, Field
+from service.losses import class_differences
 from service.pairs import tolerances
 from service.rollout import policy as rollout_file
 from service.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
@@ -135,6 +136,7 @@ def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
         device=policy.device,
         threads=thread_count(settings, policy),
         warm_max_rows=settings.batch_max_rows,
+        classes=policy.classes,
     )
 
 
@@ -195,6 +197,7 @@ def examine(settings: Settings) -> Preflight:
         seconds.append(engine.seconds(1))
         engine.close()
     tolerances(policy, cards)
+    told += class_differences(*cards) if len(cards) > 1 else []
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     check_keys(policy, fields)
     told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
@@ -221,8 +224,10 @@ def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
     Raises:
         ConfigurationError: when a model cannot be read.
     """
-    primary = {Variant.PRIMARY: _card_of(local(policy.primary, settings))}
-    return primary | ({Variant.CANDIDATE: _card_of(local(policy.candidate, settings))} if policy.candidate else {})
+    primary = {Variant.PRIMARY: _card_of(local(policy.primary, settings), policy.classes)}
+    if policy.candidate is None:
+        return primary
+    return primary | {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy.classes)}
 
 
 def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
@@ -231,11 +236,13 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
     return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
 
 
-def _card_of(source: str) -> Card:
+def _card_of(source: str, classes: Sequence[int | str]) -> Card:
     """A model's card without keeping the model: for a bare file the graph is opened and let go again."""
     _, card = resolve(source)
-    if card is None:
-        engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
+    if card is not None:
+        card = named(card, classes)
+    else:
+        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=classes)
         card = engine.card
         engine.close()
     return card

@@ -19,6 +19,9 @@ DELAY_BUCKETS = (1, 10, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 864
 CLASSES_MAX = 20
 """Classes beyond this many share the metric label "other"."""
 
+CLASSES_TOLD = 10
+"""Classes beyond this many are not listed in a sentence."""
+
 Classes = Sequence[int | str]
 
 
@@ -73,6 +76,30 @@ def _instead(card: Answering) -> str:
     if any(role == "probabilities" for role in card.roles):
         return "write `brier`, `log_loss` or `zero_one`"
     return "write `classes: [..]` into the rollout file if an output holds probabilities, or leave `goals.quality` out"
+
+
+def label_classes(primary: Classes, candidate: Classes | None) -> list[int | str]:
+    """The classes that a label may be: those of both models, since the truth may be one that only one of them knows.
+
+    Empty where the primary names none, so that nothing is known of labels.
+    """
+    return list(dict.fromkeys([*primary, *(candidate or ())])) if primary else []
+
+
+def class_differences(primary: Answering, candidate: Answering) -> list[str]:
+    """What differs between the classes of two models, in sentences; nothing where one of them names none."""
+    if not primary.classes or not candidate.classes:
+        return []
+    found = []
+    for one, other in ((primary, candidate), (candidate, primary)):
+        only = [name for name in one.classes if name not in other.classes]
+        if only:
+            what = ", ".join(map(str, only[:CLASSES_TOLD])) + (", …" if len(only) > CLASSES_TOLD else "")
+            found.append(
+                f"{other.name} does not know {len(only)} of the classes of {one.name} ({what}): on such rows it is always wrong, "
+                "with the probability 0 for the truth"
+            )
+    return found
 
 
 def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | str | None = None) -> dict[str, float]:

@@ -22,6 +22,7 @@ from service.errors import (
     WrongMediaType,
 )
 from service.inputs import Field
+from service.losses import label_classes
 from service.protocol_v2 import describe
 from service.rollout.policy import Policy
 from service.traffic import SPANS, TOLD
@@ -48,10 +49,7 @@ def document(
     """
     components = dict(base.get("components") or {})
     schemas = (
-        dict(components.get("schemas") or {})
-        | _schemas(policy, fields, cards[Variant.PRIMARY])
-        | describe.schemas()
-        | _launch_schemas()
+        dict(components.get("schemas") or {}) | _schemas(policy, fields, cards) | describe.schemas() | _launch_schemas()
     )
     components |= {"schemas": schemas, "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}}
     info = dict(base.get("info") or {}) | {
@@ -215,7 +213,8 @@ def _health_paths() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, Any]:
+def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]) -> dict[str, Any]:
+    card, candidate = cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE)
     row = {field.name: _field_schema(field) for field in fields}
     for name in (policy.route_by, policy.unit):
         if name and name not in row:
@@ -224,7 +223,7 @@ def _schemas(policy: Policy, fields: Sequence[Field], card: Card) -> dict[str, A
             row[name] = {"anyOf": [{"type": "string", "nullable": True}, {"type": "integer"}], "description": text}
     label: dict[str, Any] = {"description": card.label or "what the model predicts"}
     if card.classes:
-        label["enum"] = list(card.classes)
+        label["enum"] = label_classes(card.classes, candidate.classes if candidate else None)
     prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
     if card.task in {"binary-classification", "multiclass-classification"}:
         by_class = {"type": "object", "additionalProperties": {"type": "number"}}

@@ -89,6 +89,9 @@ class House:
         self.settings, self.policy, self.clock = settings, load_policy(settings), SystemClock()
         policy = self.policy
         self.cards = read_cards(policy, settings)
+        if len(self.cards) > 1:
+            for line in losses.class_differences(*self.cards.values()):
+                log.warning("the models' classes differ", what=line)
         self.fields = fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
         check_keys(policy, self.fields)
         self.decoder = Decoder(
@@ -109,6 +112,7 @@ class House:
         self.ledger = Ledger(
             policy.model, self.store, self.metrics, self.readings, self._units_of, salt=int(self.rollout, 16),
             pairs=Pairs(self.readings, tolerances(policy, self.cards.values()), noise), watch=self.watch.add,
+            scale=policy.goals.quality.scale if policy.goals.quality else None,
         )  # fmt: skip
 
     def _open_store(self) -> Store:
@@ -117,8 +121,10 @@ class House:
         classes = {variant: card.classes for variant, card in self.cards.items()}
         positive = {variant: card.positive for variant, card in self.cards.items()}
 
+        scale = self.policy.goals.quality.scale if self.policy.goals.quality else None
+
         def tally(outcome: Outcome) -> Mapping[str, float]:
-            return losses.tally(outcome, classes, positive)
+            return losses.tally(outcome, classes, positive, scale)
 
         self.rollout = rollout_key(self.policy, self.cards)
         url = settings.resolved_store_url()

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, ModelBytes, OutputSpec, read_card, read_model
+from service.engine import bare
+from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, ModelBytes, read_card, read_model
 from service.errors import ConfigurationError, InferenceError, ModelChanged
 from service.inputs import Array
 
@@ -38,12 +39,6 @@ _LIBRARIES = {
     ],
     "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
 }
-_DTYPES = {
-    "tensor(bool)": "bool", "tensor(string)": "string", "tensor(float16)": "float16", "tensor(float)": "float32",
-    "tensor(double)": "float64", "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32",
-    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-}  # fmt: skip
 WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WARM_RUNS = 5
 WARM_MAX_S = 5.0
@@ -55,9 +50,11 @@ class OnnxEngine:
     Attributes:
         card: the model's card; for a bare file, one made from the graph's signature.
         device: the device that runs it: "cpu", "cuda" or "tensorrt".
+        unnamed: how many probabilities a row has that nothing names; 0 where there are none, or they have names.
 
     Args:
         expected: the digest that the model must have; None: any.
+        classes: what the rollout file calls the classes, for a model that does not name them itself.
 
     Raises:
         ConfigurationError: the model cannot be loaded, or is not the one that is expected.
@@ -65,7 +62,7 @@ class OnnxEngine:
 
     def __init__(
         self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024,
-        expected: str | None = None,
+        expected: str | None = None, classes: Sequence[int | str] = (),
     ) -> None:  # fmt: skip
         self.path, folder = locate(source)
         model = read_model(self.path)
@@ -76,8 +73,15 @@ class OnnxEngine:
             )
         card = read_card(folder, model.digest) if folder is not None else None
         self._session, self.device = _open(self.path, device, threads, model)
-        self.card = card or _card_from_graph(self._session, self.path, model.digest)
+        self.unnamed = 0
+        if card is None:
+            found = bare.read(
+                self._session, self.path, model.graph, model.digest, classes,
+                lambda inputs: _one_run(self._session, self.path, inputs),
+            )  # fmt: skip
+            card, self.unnamed = found.card, found.unnamed
         del model
+        self.card = named(card, classes)
         _check_signature(self._session, self.card)
         self._names = [output.name for output in self.card.outputs]
         self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
@@ -271,51 +275,6 @@ def _plain(value: Any, classes: Sequence[int | str]) -> Array:
     return np.asarray(value)
 
 
-def _dtype(kind: str, name: str, path: Path) -> Any:
-    if kind not in _DTYPES:
-        raise ConfigurationError(f"{path}: {name} is {kind}; only tensors of numbers, booleans and strings are served")
-    return _DTYPES[kind]
-
-
-def _shape(raw: Sequence[Any]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in raw]
-
-
-def _card_from_graph(session: Any, path: Path, digest: str) -> Card:
-    """The card of a bare file. Outputs are guessed by the converters' conventions: a 1-D label, a 2-D probability."""
-    inputs = [
-        InputSpec(name=i.name, dtype=_dtype(i.type, i.name, path), shape=_shape(i.shape)) for i in session.get_inputs()
-    ]
-    outputs: list[OutputSpec] = []
-    for output in session.get_outputs():
-        if output.type.startswith("seq(map("):
-            outputs.append(OutputSpec(name=output.name, dtype="float32", shape=[None, None], role="probabilities"))
-            continue
-        dtype, shape, name = _dtype(output.type, output.name, path), _shape(output.shape), output.name.lower()
-        role: Any = "other"
-        if "label" in name and dtype in {"int64", "string"}:
-            role = "label"
-        elif "prob" in name and len(shape) == 2:
-            role = "probabilities"
-        elif len(session.get_outputs()) == 1 and (len(shape) == 1 or shape[1:] == [1]):
-            role = "value"
-        outputs.append(OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role))
-    roles = {output.role for output in outputs}
-    task: Any = "regression" if "value" in roles else "other"
-    classes: list[Any] = []
-    description = "Made from the graph's signature."
-    if "probabilities" in roles:
-        width, classes, said = _classes(outputs, _one_run(session, path, inputs))
-        task = "binary-classification" if width == 2 else "multiclass-classification"
-        description += said
-    elif "label" in roles:
-        task = "multiclass-classification"
-    return Card(
-        name=path.stem, version="0", task=task, description=description, inputs=inputs, outputs=outputs, classes=classes,
-        positive=max(classes) if len(classes) == 2 else None, digest=digest,
-    )  # fmt: skip
-
-
 def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str, Any]:
     """The raw outputs for the smallest batch there is."""
     rows = (inputs[0].shape[0] if inputs[0].shape else None) or 1
@@ -326,24 +285,13 @@ def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str,
     return dict(zip([output.name for output in session.get_outputs()], found, strict=True))
 
 
-def _classes(outputs: Sequence[OutputSpec], found: Mapping[str, Any]) -> tuple[int, list[int | str], str]:
-    """How many classes there are, their names as far as a graph says them, and what the card says of that.
-
-    A ZipMap's dicts name them. A matrix does not: beside whole-number labels 0, 1, … is the converters' default, beside
-    strings there is none.
-    """
-    by_role = {output.role: output for output in outputs}
-    probabilities, label = found[by_role["probabilities"].name], by_role.get("label")
-    if isinstance(probabilities, list):
-        names = list(probabilities[0])
-        return len(names), names, ""
-    width = int(probabilities.shape[-1])
-    unnamed = " It does not name the classes: "
-    if label and label.dtype == "int64" and width > 1 and set(found[label.name].flat) <= set(range(width)):
-        names = list(range(width))
-        said = f"0 to {width - 1} are assumed, in this order; where they are others, a card.json beside model.onnx says so."
-        return width, names, unnamed + said
-    return width, [], unnamed + "probabilities are a list. A card.json beside model.onnx can name them."
+def named(card: Card, classes: Sequence[int | str]) -> Card:
+    """A card that names its classes, or else as the rollout file names them where there are so many probabilities."""
+    widths = {output.shape[-1] for output in card.outputs if output.role == "probabilities" and output.shape}
+    if card.classes or not classes or widths != {len(classes)}:
+        return card
+    positive = classes[1] if len(classes) == 2 and card.positive is None else card.positive
+    return card.model_copy(update={"classes": list(classes), "positive": positive})
 
 
 def _check_signature(session: Any, card: Card) -> None:

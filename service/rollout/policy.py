@@ -24,7 +24,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 """Where models may be fetched from."""
-JUDGED = ("model", "task", "goals", "labels", "unit")
+JUDGED = ("model", "task", "classes", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
 UNITS = "raw"
 """What margins of clipped losses are in. Before, they were a share of the clip, and that evidence is not continued."""
@@ -106,6 +106,11 @@ class Policy(Strict):
     device: Device = pydantic.Field(
         default="auto", description="what runs them; one that is named and not there keeps the service from starting"
     )
+    classes: list[int | str] = pydantic.Field(
+        default=[],
+        description="what the classes are called, as the labels name them and in the order of the probabilities, for a model whose "
+        "graph and card do not say it",
+    )
     route_by: str | None = pydantic.Field(
         default=None,
         description="a request field that keeps a caller on one variant; absent: the request's own key or id",
@@ -142,6 +147,25 @@ class Policy(Strict):
         if not re.fullmatch(r"sha256=[0-9a-f]{64}", digest):
             raise ValueError("a URL needs its file's digest, `#sha256=` and what `sha256sum` says of the file")
         return source
+
+    @pydantic.field_validator("classes", mode="before")
+    @classmethod
+    def _classes_are_names(cls, classes: object) -> object:
+        if isinstance(classes, list):
+            for name in classes:
+                if isinstance(name, bool):
+                    raise ValueError(
+                        f"`classes` has {name}; YAML reads yes, no, on and off so, unless they are in quotes"
+                    )
+                if not isinstance(name, int | str):
+                    raise ValueError(f"`classes` has {name!r}; a class is a whole number or a text")
+            if len({type(name) for name in classes}) > 1:
+                raise ValueError("`classes` has whole numbers and texts; all are of one kind, as the labels are")
+            if len(set(classes)) < len(classes):
+                raise ValueError("`classes` names one of them twice")
+            if len(classes) == 1:
+                raise ValueError("`classes` names one class; there are at least two")
+        return classes
 
     @pydantic.model_validator(mode="after")
     def _steps_make_sense(self) -> "Policy":

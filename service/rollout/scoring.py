@@ -136,6 +136,9 @@ class Scorer:
         return losses.losses(answer, label, model.classes, model.positive).get(self._scale.loss.name)
 
     def _is_clipped(self, answer: Answer, variant: Variant, label: Label) -> bool:
+        classes = self._models[variant].classes
+        if classes and label not in classes:
+            return False  # a class that it does not have costs the most there is, wherever that is cut
         raw = self._raw(answer, variant, label)
         return raw is not None and self._scale.clipped(raw)
 

@@ -207,9 +207,9 @@ def test_the_classes_of_a_bare_zipmap_are_known(
     assert best == names
 
 
-@pytest.mark.parametrize("kind", ["strings", "shifted", "one"])
+@pytest.mark.parametrize("kind", ["strings", "shifted", "computed", "one"])
 def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: str) -> None:
-    """Strings beside a matrix, whole numbers that are not 0, 1, …, and one probability alone: answered as they are, in a list."""
+    """A label that is taken from a list is named by it; one that is computed, or one probability alone, is answered as it is."""
     width = 1 if kind == "one" else 2
     made = TensorProto.STRING if kind == "strings" else INT64
     names = [b"no", b"yes"] if kind == "strings" else [-1, 1]
@@ -219,25 +219,23 @@ def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: s
         helper.make_node("ArgMax", ["x"], ["best"], axis=1, keepdims=0),
         helper.make_node("Gather", ["names", "best"], ["label"]),
     ]
+    if kind == "computed":
+        constants = [helper.make_tensor("one", INT64, [1], [1])]
+        nodes[2] = helper.make_node("Add", ["best", "one"], ["label"])
     outputs = [("label", made, ["n"]), ("probabilities", FLOAT, ["n", width])]
     engine = opened(save(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["n", width])], outputs, constants))
     card = engine.card
     scores = Reading(card).read(engine.run({"x": np.eye(2, width, dtype=np.float32)}), 2)
 
-    assert (card.classes, card.positive) == ([], None)
+    known = {"strings": ["no", "yes"], "shifted": [-1, 1]}.get(kind, [])
+    assert (card.classes, card.positive, engine.unnamed) == (known, known[1] if known else None, 0 if known else width)
     assert card.task == ("multiclass-classification" if kind == "one" else "binary-classification")
-    assert "card.json" in card.description
+    assert ("card.json" in card.description) == (not known)
     assert scores.finite
     assert scores.probabilities is not None
     assert [len(row) for row in scores.probabilities] == [width, width]
     if kind == "strings":
         assert scores.labels == ["no", "yes"]
-
-
-def test_classes_that_are_assumed_are_said_to_be(tmp_path: Path) -> None:
-    """0 and 1 beside a matrix are the converters' default and no more than that."""
-    assert "0 to 1 are assumed" in opened(classifier(tmp_path / "m.onnx")).card.description
-    assert "assumed" not in opened(classifier(tmp_path / "z.onnx", zipmap="ints")).card.description
 
 
 def test_a_bare_classifier_that_cannot_run_says_who_and_why(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""The card of a bare `.onnx` file: what its inputs and outputs are, as far as the graph, one run and the rollout file say it.
+
+Nothing is guessed that would change a verdict: a class has a name because the graph, or the rollout file's `classes`, gives it one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.engine.catalog import Card, InputSpec, OutputSpec, Task
+from service.engine.class_names import class_names
+from service.errors import ConfigurationError
+
+DTYPES = {
+    "tensor(bool)": "bool", "tensor(string)": "string", "tensor(float16)": "float16", "tensor(float)": "float32",
+    "tensor(double)": "float64", "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32",
+    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+}  # fmt: skip
+SUM_TOLERANCE = 1e-3
+"""How far the probabilities of a row may sum from 1: float16 keeps three digits."""
+
+Classes = list[int | str]
+
+
+@dataclass(slots=True)
+class Bare:
+    """A bare file's card.
+
+    Attributes:
+        unnamed: how many probabilities a row has that nothing names; 0 where there are none, or they have names.
+    """
+
+    card: Card
+    unnamed: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    outputs: list[OutputSpec]
+    classes: Classes = field(default_factory=list)
+    width: int = 0
+    said: str = "Made from the graph's signature."
+
+    def names(self, *roles: str) -> list[str]:
+        return [output.name for role in roles for output in self.outputs if output.role == role]
+
+
+def read(
+    session: Any, path: Path, graph: bytes, digest: str, classes: Sequence[int | str],
+    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]],
+) -> Bare:  # fmt: skip
+    """The card of a session's model.
+
+    Args:
+        graph: the bytes of the `.onnx` file.
+        classes: what the rollout file calls the classes, in the order of the probabilities; empty where it does not.
+        run: the raw outputs of the smallest batch there is.
+
+    Raises:
+        ConfigurationError: an input or output is of a kind that is not served, or `classes` does not fit the model.
+        InferenceError: the model fails on the smallest batch, which has to show its probabilities.
+    """
+    inputs = [InputSpec(name=i.name, dtype=_dtype(i, path), shape=_shape(i.shape)) for i in session.get_inputs()]
+    found = _Found([_output(output, path, alone=len(session.get_outputs()) == 1) for output in session.get_outputs()])
+    unnamed = 0
+    if found.names("probabilities", "label"):
+        _name(found, path, graph, classes, run(inputs))
+        unnamed = 0 if found.classes else found.width
+    elif matrices := [
+        o for o in found.outputs if o.role == "other" and len(o.shape) == 2 and o.dtype.startswith("float")
+    ]:
+        unnamed = _matrix(found, path, matrices, classes, run(inputs))
+    return Bare(
+        Card(
+            name=path.stem, version="0", task=_task(found), description=found.said, inputs=inputs, outputs=found.outputs,
+            classes=found.classes, positive=_positive(found.classes), digest=digest,
+        ),
+        unnamed,
+    )  # fmt: skip
+
+
+def _output(output: Any, path: Path, *, alone: bool) -> OutputSpec:
+    """One output with its role, by the converters' conventions: a label, a matrix of probabilities, one number a row."""
+    if output.type.startswith("seq(map("):
+        return OutputSpec(name=output.name, dtype="float32", shape=[None, None], role="probabilities")
+    dtype, shape, name = _dtype(output, path), _shape(output.shape), output.name.lower()
+    role: Any = "other"
+    if "label" in name and dtype in {"int64", "string"}:
+        role = "label"
+    elif "prob" in name and len(shape) == 2:
+        role = "probabilities"
+    elif alone and (len(shape) == 1 or shape[1:] == [1]):
+        role = "value"
+    return OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role)
+
+
+def _name(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]) -> None:
+    """Find the classes' names: in a ZipMap's dicts, in the graph, or else in the rollout file."""
+    names: Classes = []
+    for name in found.names("probabilities"):
+        given = ran[name]
+        names = list(given[0]) if isinstance(given, list) else []
+        found.width = len(names) or int(given.shape[-1])
+    if not names:
+        names = class_names(graph, found.names("label", "probabilities"), found.width) or []
+        names = names if _fit(names, found, ran) else []
+    if names and classes and not set(names) <= set(classes):
+        raise ConfigurationError(
+            f"{path} names its own classes {names}, and the rollout file's `classes` are {list(classes)}: leave `classes` out, or "
+            "let it name all classes of both models as they do"
+        )
+    found.classes = names or _as_said(classes, found.width, path)
+    if not found.classes:
+        found.said += (
+            " Nothing names its classes: probabilities are a list. The rollout file's `classes`, or a card.json beside model.onnx, "
+            "can name them."
+        )
+
+
+def _fit(names: Classes, found: _Found, ran: Mapping[str, Any]) -> bool:
+    """Whether names are as many as the probabilities, and the label that a run gave is one of them."""
+    if found.width and len(names) != found.width:
+        return False
+    said = {each for name in found.names("label") for each in np.asarray(ran[name]).reshape(-1).tolist()}
+    return len(set(names)) == len(names) and said <= set(names)
+
+
+def _as_said(classes: Sequence[int | str], width: int, path: Path) -> Classes:
+    if classes and width and len(classes) != width:
+        raise ConfigurationError(
+            f"the rollout file's `classes` names {len(classes)} classes, and {path} gives {width} probabilities a row: name all of "
+            "them, in the order of the probabilities, or give the model a folder with a card.json of its own"
+        )
+    return list(classes)
+
+
+def _matrix(
+    found: _Found, path: Path, matrices: Sequence[OutputSpec], classes: Sequence[int | str], ran: Mapping[str, Any]
+) -> int:
+    """A graph with neither label nor probabilities by name: a matrix is probabilities where `classes` names its columns.
+
+    Returns:
+        How many columns of its one matrix look like probabilities, where nothing names them.
+    """
+    widths = {each.name: int(np.shape(ran[each.name])[-1]) for each in matrices}
+    if not classes:
+        name, width = next(iter(widths.items()))
+        return width if len(widths) == 1 and width > 1 and _sums_to_one(ran[name]) else 0
+    fitting = [name for name, width in widths.items() if width == len(classes)]
+    if len(fitting) != 1:
+        columns = ", ".join(f"`{name}` with {width}" for name, width in widths.items())
+        raise ConfigurationError(
+            f"the rollout file's `classes` names {len(classes)} classes, and of the outputs of {path} {len(fitting)} have so many "
+            f"columns (they are {columns}): a card.json beside model.onnx says which one holds the probabilities"
+        )
+    if not _sums_to_one(ran[fitting[0]]):
+        raise ConfigurationError(
+            f"the output `{fitting[0]}` of {path} holds no probabilities: the {len(classes)} numbers of a row sum to "
+            f"{float(np.sum(ran[fitting[0]][0])):.4g}, or one is negative. If they are logits, end the graph with a Softmax; "
+            "otherwise leave `classes` out"
+        )
+    found.outputs = [o.model_copy(update={"role": "probabilities"}) if o.name in fitting else o for o in found.outputs]
+    found.classes, found.width = list(classes), len(classes)
+    return 0
+
+
+def _sums_to_one(values: Any) -> bool:
+    numbers = np.asarray(values, dtype=np.float64)
+    return bool((numbers >= 0).all() and (np.abs(numbers.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all())
+
+
+def _task(found: _Found) -> Task:
+    if found.names("value"):
+        return "regression"
+    if not found.names("probabilities", "label"):
+        return "other"
+    return "binary-classification" if (found.width or len(found.classes)) == 2 else "multiclass-classification"
+
+
+def _positive(classes: Classes) -> int | str | None:
+    """Of two classes the second in order, as converters sort them; names of one kind alone have an order."""
+    if len(classes) != 2:
+        return None
+    return max(classes, key=lambda name: (isinstance(name, str), name))
+
+
+def _dtype(node: Any, path: Path) -> Any:
+    if node.type not in DTYPES:
+        raise ConfigurationError(
+            f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served"
+        )
+    return DTYPES[node.type]
+
+
+def _shape(raw: Sequence[Any]) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in raw]
