@@ -41,6 +41,11 @@ def init(
             cards.append(engine.card)
             subjects.append(subject(engine.card, engine.seconds(1)))
             engine.close()
+        tasks = [card.task for card in cards]
+        if tasks[0] != tasks[1] and "other" not in tasks:
+            raise ConfigurationError(
+                f"{poc} is a {tasks[0]} model and {candidate} a {tasks[1]} model: both must do the same task to be compared"
+            )
         fields = fields_of(*cards)
         named = poc.stem if poc.suffix else poc.name
         text = starter.write(

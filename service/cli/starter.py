@@ -1,6 +1,7 @@
 """The rollout file that `understudy init` writes: as YAML, with a comment on each guess."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from service.errors import ConfigurationError
 from service.rollout.feasibility import Subject, feasibility
 from service.rollout.policy import parse
 
+COMMENT_MAX_CHARS = 120
 TEMPLATE = """\
 # Written by `understudy init`. Each line that is a guess says so: set it to what your launch needs, then run `understudy check`.
 model: {model}
@@ -58,7 +60,7 @@ class Starter:
 
     def text(self) -> str:
         """The file."""
-        quality = f"  # {self.why}\n"
+        quality = "".join(f"  # {line}\n" for line in textwrap.wrap(self.why, COMMENT_MAX_CHARS))
         if self.quality is not None:
             keys = ", ".join(f"{name}: {_scalar(value)}" for name, value in self.quality.items())
             quality += f"  quality: {{{keys}}}\n"
@@ -79,17 +81,19 @@ def write(model: str, task: str, sources: tuple[str, str], models: Mapping[Varia
     slower = max(each.seconds or 0.0 for each in models.values())
     p99_ms, deadline_ms = milliseconds(slower)
     refused = ""
-    for quality, why in _goals(task):
-        starter = Starter(_model_name(model), task, *sources, quality, why, p99_ms, deadline_ms, slower * 1000)
+    # Failures and latency come last: they need no meaning of an answer.
+    for quality, why in (*_goals(task), (None, "No `quality` goal, so only failures and latency are judged: ")):
+        reason = why if quality is not None else why + (refused or "nothing says what the outputs mean.")
+        starter = Starter(_model_name(model), task, *sources, quality, reason, p99_ms, deadline_ms, slower * 1000)
         text = starter.text()
         found = feasibility(parse(text, "the rollout file that init would write"), models)
         if not found.refusals:
             return text
-        refused = refused or "; ".join(problem.says for problem in found.refusals)
+        refused = refused or found.refusals[0].says
     raise ConfigurationError(f"no rollout of these two models can finish: {refused}")
 
 
-def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float] | None, str]]:
+def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float], str]]:
     """Goals for a task, the best first, each with a comment."""
     if task == "regression":
         why = "A guess: of 100 rows, the candidate may be farther from the truth on five more than it is nearer."
@@ -99,9 +103,6 @@ def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float] | None, str]]:
         yield {"loss": "brier", "margin": 0.01}, why
         why = "A guess: the share of wrong answers may be so much larger. (These models give no probabilities with class names.)"
         yield {"loss": "zero_one", "margin": 0.01}, why
-    # Failures and latency are left, which need no meaning of an answer.
-    why = "No `quality` goal: nothing says what the outputs mean, or which class each probability belongs to. Only failures and"
-    yield None, f"{why} latency are judged."
 
 
 def _model_name(name: str) -> str:

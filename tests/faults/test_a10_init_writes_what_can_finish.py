@@ -15,7 +15,7 @@ from service.loading import subject
 from service.rollout.feasibility import feasibility
 from service.rollout.policy import Policy, parse
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
-from tests.unit.test_cli import alone, done
+from tests.unit.test_cli import alone, done, refused
 from tests.unit.test_onnx import classifier, save, summing
 
 __all__ = ["alone"]
@@ -64,3 +64,39 @@ def test_what_init_writes_passes_check_and_ends(tmp_path: Path, maker: str) -> N
     kind = kind_of(own, tmp_path / "poc.onnx")
     most = announced(own, feasibility(own, dict.fromkeys(Variant, kind.subject)))
     assert len(left_after(own, kind, most)) == len(own.steps) - 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my poc (1).onnx", "true.onnx", "1.onnx", "_.onnx", "mañana: 'x' \"y\".onnx", "a" * 90 + ".onnx", "# no.onnx"],
+)
+def test_init_writes_a_file_that_can_be_read_whatever_the_models_are_called(tmp_path: Path, name: str) -> None:
+    """Blanks, quotes, words that YAML reads as something else, names that are too long for a service."""
+    for each in (name, "better.onnx"):
+        classifier(tmp_path / each)
+    done("init", name, "better.onnx")
+
+    assert parse((tmp_path / "rollout.yaml").read_text(encoding="utf-8")).primary == name
+    assert done("check").splitlines()[-1] == "ready to serve"
+
+
+def test_init_refuses_two_models_of_different_tasks(tmp_path: Path) -> None:
+    """And writes nothing."""
+    classifier(tmp_path / "poc.onnx")
+    summing(tmp_path / "better.onnx", width=2)
+
+    assert "both must do the same task to be compared" in refused("init", "poc.onnx", "better.onnx")
+    assert not (tmp_path / "rollout.yaml").exists()
+
+
+def test_init_says_in_the_file_why_there_is_no_quality_goal(tmp_path: Path) -> None:
+    """Classes that have nothing in common."""
+    classifier(tmp_path / "poc.onnx", zipmap=["a", "b"])
+    classifier(tmp_path / "better.onnx", zipmap=["c", "d"])
+    done("init", "poc.onnx", "better.onnx")
+    text = (tmp_path / "rollout.yaml").read_text(encoding="utf-8")
+
+    assert "the primary's classes are 'a', 'b' and the candidate's are 'c', 'd'" in " ".join(
+        text.replace("  # ", "").split()
+    )
+    assert parse(text).goals.quality is None
