@@ -19,7 +19,7 @@ from _bentoml_sdk import Service
 from service import connection, loading, restarts
 from service.domain import Fate
 from service.engine import wire
-from service.engine.onnx import OnnxEngine
+from service.engine.calls import Calls
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
 from service.http import Receive, Routes, Scope, Send, answer, read_body
@@ -37,7 +37,7 @@ loading.private_metrics_dir(settings)
 
 SWITCH_INTERVAL_S = 0.0005
 BATCH_MAX_BYTES = 2**30
-"""A batch is bounded where it is made: `flush_max_rows`, and `rows_max` for one request."""
+"""Batches are bounded where they are made: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`; a request by `rows_max`."""
 OUTLIVES_S = 3.0
 """How much longer than the processes that answer, when they drain, those live that they ask."""
 
@@ -46,14 +46,14 @@ class CandidateDoor:
     """The candidate's process: columns in, arrays out, over its own socket."""
 
     def __init__(self) -> None:
-        self._engine: OnnxEngine | None = None
+        self._calls: Calls | None = None
         self._why = "the candidate is still loading"
 
     def load(self) -> None:
         """Load and warm the model. A model that does not load leaves a process that says why."""
         try:
             assert policy.candidate is not None
-            self._engine = loading.open_engine(policy.candidate, settings, policy)
+            self._calls = Calls(loading.open_engine(policy.candidate, settings, policy))
         except UnderstudyError as error:
             self._why = error.detail
             log.error("the candidate does not load", reason=error.detail)  # noqa: TRY400 - the reason says it all
@@ -64,19 +64,18 @@ class CandidateDoor:
         return {"/infer": {"POST": self.infer}, "/probe": {"POST": self.probe}, "/readyz": {"GET": self.ready}}
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the model on packed columns."""
-        body = await read_body(scope, receive, max_bytes=settings.body_max_bytes * 4, timeout_s=settings.body_timeout_s)
-        engine = self._ready()
+        """Run the model on the packed rows of several requests."""
+        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
+        calls = self._ready()
         try:
-            columns = wire.unpack(body)
+            columns, sizes = wire.unpack_call(body)
         except ValueError as error:
             raise MalformedRequest(str(error)) from error
-        rows = len(next(iter(columns.values())))
-        if engine.seconds(rows) > settings.inline_max_ms / 1000:
-            outputs = await asyncio.to_thread(engine.run, columns)
+        if calls.seconds(sizes) > settings.inline_max_ms / 1000:
+            reply = await asyncio.to_thread(calls.run, columns, sizes)
         else:
-            outputs = engine.run(columns)
-        await answer(send, 200, wire.pack(outputs), content_type=wire.MEDIA_TYPE.encode())
+            reply = calls.run(columns, sizes)
+        await answer(send, 200, reply, content_type=wire.MEDIA_TYPE.encode())
 
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say whether the model can be asked."""
@@ -91,10 +90,10 @@ class CandidateDoor:
             raise NotReady("it is being stopped")
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
-    def _ready(self) -> OnnxEngine:
-        if self._engine is None:
+    def _ready(self) -> Calls:
+        if self._calls is None:
             raise NotReady(self._why)
-        return self._engine
+        return self._calls
 
 
 class Written(Protocol):

@@ -66,6 +66,7 @@ class Status(enum.StrEnum):
     FAILED = "failed"  # it raised, or its process is gone
     TIMEOUT = "timeout"  # no answer inside its time limit
     INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
+    WITHHELD = "withheld"  # there is an answer to this row, but its request failed because of another of its rows
     DOWN = "down"  # never asked: its process was known to be away
     DROPPED = "dropped"  # never asked: the shadow queue was full
     NONE = "none"  # never asked: not part of the sample
@@ -121,7 +122,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     """What one model said about one row.
 
     Attributes:
-        status: `Status.OK`, or why there is nothing to read in the other fields.
+        status: `Status.OK` or `Status.WITHHELD`, or why there is nothing to read in the other fields.
         label: the predicted class, as the model names it; for a multilabel classifier the tuple of the predicted classes; None
             for a regression.
         score: P(positive class) for a binary classifier, the value for a regression of one number, else None.
@@ -136,6 +137,11 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     probabilities: Sequence[float] | None = None
     seconds: float = 0.0
     vector: Sequence[float] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the model has answered this row, also where its caller did not get the answer."""
+        return self.status is Status.OK or self.status is Status.WITHHELD
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):

@@ -18,6 +18,8 @@
     ├── NotReady               503
     ├── DeadlineExceeded       504
     ├── InferenceError         500   a model failed on input that fits its signature
+    │   ├── NotFinite                it answered with NaN or an infinity: names rows
+    │   ├── WrongShape               it answered with another shape than its card promises
     │   └── CandidateAway            its process is down or starting; the primary answers instead
     └── ConfigurationError           at start-up: the message says what to change
 
@@ -177,9 +179,33 @@ class InferenceError(UnderstudyError):
 
 
 class NotFinite(InferenceError):
-    """A model answered with a number that is none."""
+    """A model answered with NaN or an infinity. `errors` names the rows of the request, at most `LISTED` of them.
+
+    Args:
+        rows: the rows of the request whose answer is not finite, from 0.
+        of: how many rows the request has.
+    """
 
     kind = "not-finite"
+    LISTED = 20
+
+    def __init__(self, rows: Sequence[int], of: int) -> None:
+        named = ", ".join(map(str, rows[: self.LISTED])) + (", …" if len(rows) > self.LISTED else "")
+        which = "" if of == 1 else f" for {len(rows)} of the {of} rows (row {named}), so the request has no answer"
+        super().__init__(f"the model answered with a number that is not finite{which}")
+        self.rows = list(rows)
+
+    def problem(self) -> dict[str, Any]:
+        """RFC 9457 body with the extension member `errors`."""
+        said = "the model's answer is not a finite number"
+        listed = [{"row": row, "field": None, "problem": said} for row in self.rows[: self.LISTED]]
+        return super().problem() | {"errors": listed}
+
+
+class WrongShape(InferenceError):
+    """A model answered with another shape than its card promises: fewer rows than it was asked for, say."""
+
+    kind = "wrong-shape"
 
 
 class CandidateAway(InferenceError):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from service import route
 from service.domain import SHARE_ONE, Answer, Mode, Observation, Status, Variant
@@ -18,10 +19,14 @@ from service.turns import in_turns
 
 
 class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How one model's attempt at a request ended, and how long its caller waited."""
+    """How one model's attempt at a request ended, and how long its caller waited.
+
+    Attributes:
+        scores: `Scores | None`; there are some also where the request is `Status.INVALID` and some of its rows were fine.
+    """
 
     status: Status = Status.NONE
-    scores: Any = None  # `Scores | None`; as they travel, in `unpack`
+    scores: Any = None  # as they travel, in `unpack`
     seconds: float = 0.0
 
 
@@ -101,7 +106,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
 
 
 def _agrees(primary: Answer, candidate: Answer, equal: bool) -> bool | None:
-    return equal if primary.status is Status.OK and candidate.status is Status.OK else None
+    return equal if primary.given and candidate.given else None
 
 
 def _answers(attempt: Attempt, reading: Reading | None, rows: int) -> Sequence[Answer]:
@@ -175,7 +180,9 @@ class Packer:
             if place is None:
                 place = self._places[id(value.run)] = len(self._runs)
                 self._runs.append(value.run)  # so it lives, and no other run has its identity
-            return place, value.start, value.rows
+            return (
+                (place, value.start, value.rows) if value.finite else (place, value.start, value.rows, value.bad_rows)
+            )
         if isinstance(value, Table):
             return {"rows": len(value), "columns": wire.pack(value.columns)}
         raise TypeError(f"{type(value).__name__} is not recorded")
@@ -212,5 +219,10 @@ def _exchange(packed: bytes, runs: Sequence[Run]) -> Exchange:
 def _whole(attempt: Attempt, runs: Sequence[Run]) -> Attempt:
     if attempt.scores is None:
         return attempt
-    place, start, rows = attempt.scores
-    return Attempt(attempt.status, Scores(rows, run=runs[place], start=start), attempt.seconds)
+    place, start, rows, *bad = attempt.scores
+    run = runs[place]
+    if bad:
+        mask = np.zeros(start + rows, bool)
+        mask[[start + row for row in bad[0]]] = True
+        run = Run(None, lists=run.lists, others=run.others, bad=mask)
+    return Attempt(attempt.status, Scores(rows, run=run, start=start), attempt.seconds)

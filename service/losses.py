@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
-from service.domain import Answer, Label, Mode, Outcome, Status, Variant
+from service.domain import Answer, Label, Mode, Outcome, Variant
 from service.loss_table import LOSSES, LossScale
 
 LOG_FLOOR = 1e-15
@@ -110,12 +110,13 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     that both lie in [0, 1]. A label that is none of the model's classes has the probability 0 that the model gave it: the
     Brier loss is (1 + Σp²) / 2 and the log-loss its largest. Regression: `absolute_error`, `squared_error`.
 
+    >>> from service.domain import Status
     >>> losses(Answer(Status.OK, label=0, score=0.25), 1, [0, 1], 1)
     {'zero_one': 1.0, 'brier': 0.5625, 'log_loss': 1.3862943611198906}
     >>> losses(Answer(Status.OK, label=0, score=0.25), 7, [0, 1], 1)
     {'zero_one': 1.0, 'brier': 0.8125, 'log_loss': 34.538776394910684}
     """
-    if answer.status is not Status.OK:
+    if not answer.given:
         return {}
     if answer.label is None:
         error = error_of(answer, label)
@@ -155,11 +156,12 @@ def nearer(primary: Answer, candidate: Answer, label: Label) -> float | None:
 
     An attempt that gave no answer loses against one that did. None where an answer or the label is no number.
 
+    >>> from service.domain import Status
     >>> near, far = Answer(Status.OK, score=9.0), Answer(Status.OK, score=12.5)
     >>> nearer(near, far, 10.0), nearer(near, Answer(Status.TIMEOUT), 10.0), nearer(Answer(Status.FAILED), far, 10.0)
     (1.0, 1.0, -1.0)
     """
-    failed = (primary.status is not Status.OK, candidate.status is not Status.OK)
+    failed = (not primary.given, not candidate.given)
     if any(failed):
         return float(failed[1]) - float(failed[0])
     ours, theirs = error_of(primary, label), error_of(candidate, label)
@@ -204,7 +206,7 @@ def scored(
     """
     for variant in Variant:
         answer = outcome.observation.answer(variant)
-        if answer.status is Status.OK:
+        if answer.given:
             names = classes.get(variant, ())
             predicted = None if answer.label is None else _metric_label(answer.label, names)
             found = losses(answer, outcome.label, names, positive.get(variant))

@@ -44,6 +44,8 @@ TABLE = (
     Spec("understudy_inference_duration_seconds", "histogram", "how long the model's caller waited for the batch",
          ("model", "variant", "mode"), LATENCY_BUCKETS),
     Spec("understudy_batch_rows", "histogram", "rows per run of a model", ("variant",), ROW_BUCKETS),
+    Spec("understudy_batch_retries_total", "counter", "runs of several requests that failed and were run again in smaller parts",
+         ("variant",)),
     Spec("understudy_shadow_total", "counter", "rehearsed requests: sent = compared + dropped + failed + late + under way",
          ("result",)),
     Spec("understudy_compared_rows_total", "counter", "rows that both models answered, compared with each other"),
@@ -112,6 +114,7 @@ class Metrics:
         self.request_duration = made["understudy_request_duration_seconds"]
         self.inference_duration = made["understudy_inference_duration_seconds"]
         self.batch_rows = made["understudy_batch_rows"]
+        self.batch_retries = made["understudy_batch_retries_total"]
         self.shadow = made["understudy_shadow_total"]
         self.compared_rows = made["understudy_compared_rows_total"]
         self.disagreements = made["understudy_disagreements_total"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from service import compare
 from service.compare import PROBABILITIES, Summary
-from service.domain import Label, Variant
+from service.domain import Label, Status, Variant
 from service.engine import Reading, Scores
 from service.engine.catalog import Card
 from service.errors import ConfigurationError
@@ -26,6 +26,11 @@ EXACT = Tolerance(atol=0.0, rtol=0.0)
 
 class Attempted(Protocol):
     """What is needed of one model's attempt."""
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+        ...
 
     @property
     def scores(self) -> Scores | None:
@@ -68,9 +73,13 @@ class Pairs:
         self._classes: list[Label] = list(dict.fromkeys(chain(*classes)))
         self._tolerances, self._floor = tolerances, floor
 
-    def counts(self, batch: Iterable[Answered]) -> dict[str, float]:
+    def counts(self, batch: Sequence[Answered]) -> dict[str, float]:
         """What the exchanges of a batch that both models answered add to the store's counters; the names of `Summary.sums`."""
-        both = _both(batch)
+        both = {
+            i: scores
+            for i, scores in _both(batch).items()
+            if batch[i].primary.status is batch[i].candidate.status is Status.OK
+        }
         if not both:
             return {}
         primary, candidate = (joined(scores) for scores in zip(*both.values(), strict=True))
@@ -165,8 +174,8 @@ class Pairs:
         return a, b
 
 
-def _both(batch: Iterable[Answered]) -> dict[int, tuple[Scores, Scores]]:
-    """The two models' scores of each exchange that both answered, by its place in the batch."""
+def _both(batch: Sequence[Answered]) -> dict[int, tuple[Scores, Scores]]:
+    """The two models' scores of each exchange that both answered, at least some of its rows, by its place in the batch."""
     return {
         i: (a, b)
         for i, e in enumerate(in_turns(batch))

@@ -7,7 +7,7 @@ import msgspec
 
 from service import route
 from service.domain import Mode, Plan, Status, Variant
-from service.engine import Scores
+from service.engine import Scores, ended
 from service.engine.batching import LocalModel, SpreadModel, Told
 from service.errors import (
     CandidateAway,
@@ -19,22 +19,30 @@ from service.errors import (
     NotReady,
     Overloaded,
     UnderstudyError,
+    WrongShape,
 )
 from service.exchange import Exchange
 from service.http import Scope, header, headers_under, peer, text_of
 from service.inputs import Rows
+from service.promotion import Released
 from service.wiring import Worker
 
 _ENDED = {
     Status.TIMEOUT: "did not answer in time",
     Status.FAILED: "failed",
-    Status.INVALID: "answered with non-finite numbers",
+    Status.INVALID: "answered with numbers that are not finite, or of another shape than its card promises",
     Status.DOWN: "is down",
     Status.NONE: "is still starting",
 }
+_ANSWERED_BADLY = frozenset({Status.FAILED, Status.INVALID})
 _CAUSES = {Status.NONE: "starting"}
 """What a fallback's cause is called, where it is not the status itself."""
-_FAILURES = {InferenceError: Status.FAILED, NotFinite: Status.INVALID, DeadlineExceeded: Status.TIMEOUT}
+_FAILURES = {
+    InferenceError: Status.FAILED,
+    NotFinite: Status.INVALID,
+    WrongShape: Status.INVALID,
+    DeadlineExceeded: Status.TIMEOUT,
+}
 """What an error says about the model that was asked; the others are not its fault."""
 
 
@@ -121,7 +129,8 @@ class RequestPath:
             NotFinite: it is none.
         """
         if not scores.finite:
-            raise NotFinite("the model answered with a value that is not a finite number")
+            exchange.settle(Variant.PRIMARY, *ended(scores), self._clock.perf() - begun)
+            raise NotFinite(scores.bad_rows, scores.rows)
         exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
         return scores
 
@@ -159,17 +168,20 @@ class RequestPath:
         """Note how the candidate's attempt ended, which began at `begun`: its scores, or None: the exchange is a fallback now.
 
         Raises:
-            InferenceError: there are none, and nobody else's are wanted.
+            InferenceError: there are none, and nobody else's are wanted, or there is nobody else: the old primary was released.
         """
         cause, scores = _ended(found)
         if self.worker.draining and cause in {Status.DOWN, Status.FAILED}:
             cause = Status.NONE  # it is being stopped as well, which says nothing about it
         exchange.settle(Variant.CANDIDATE, cause, scores, self._clock.perf() - begun)
-        if scores is None:
-            if exchange.mode is Mode.PINNED:
-                raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
-            exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
-        return scores
+        if cause is Status.OK:
+            return scores
+        if exchange.mode is Mode.PINNED:
+            raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
+        if isinstance(self.worker.primary, Released) and cause in _ANSWERED_BADLY:
+            raise _error_of(found)
+        exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
+        return None
 
     def failed(self, exchange: Exchange, plan: Plan, error: UnderstudyError, started: float) -> None:
         """The primary's own failure is an outcome like any other: the candidate rehearses on it, and it is recorded."""
@@ -179,7 +191,8 @@ class RequestPath:
             self.worker.recorder.failed(exchange, int(error.status))
             return
         exchange.http = int(error.status)
-        exchange.settle(Variant.PRIMARY, status, None, exchange.total_seconds)
+        if exchange.attempt(exchange.variant).status is Status.NONE:
+            exchange.settle(exchange.variant, status, None, exchange.total_seconds)
         self.hand_over(exchange, plan)
 
     def hand_over(self, exchange: Exchange, plan: Plan) -> None:
@@ -240,12 +253,13 @@ class RequestPath:
 
 
 def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
-    """How an attempt of the candidate ended, and its scores if they are any good."""
-    if not isinstance(found, Exception):
-        return (Status.OK, found) if found.finite else (Status.INVALID, None)
-    if isinstance(found, TimeoutError):
-        return Status.TIMEOUT, None
+    """How an attempt of the candidate ended, and what is to be recorded of its scores."""
     if isinstance(found, CandidateAway):
         # While it starts it is not charged; the rehearsal will ask it when it is there.
         return (Status.DOWN if found.ever_up else Status.NONE), None
-    return Status.FAILED, None
+    return ended(found)
+
+
+def _error_of(found: Scores | Exception) -> Exception:
+    """What the caller of a model is told that answered badly."""
+    return NotFinite(found.bad_rows, found.rows) if isinstance(found, Scores) else found

@@ -12,12 +12,18 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+import structlog
+
 from service.domain import Status, Variant
-from service.engine import Scores
-from service.errors import CandidateAway, UnderstudyError
+from service.engine import Scores, ended
+from service.engine.batching import LocalModel
+from service.engine.joint import split
+from service.errors import CandidateAway, InferenceError, InvalidInput, NotReady, Overloaded, UnderstudyError
 from service.exchange import Exchange
 from service.inputs import Batch
 from service.table import joined
+
+log = structlog.get_logger(__name__)
 
 
 class Rehearsed(Protocol):
@@ -36,7 +42,7 @@ class Rehearsal:
     """Lets one variant score exchanges that the other has answered.
 
     Args:
-        infer: scores rows; raises `InferenceError` or `TimeoutError`.
+        infer: each request's scores, or why it has none. What it raises holds for all the requests.
         done: is given each exchange once, when its rehearsal has ended one way or another.
         gather_s: how long the first of a call waits for others.
     """
@@ -44,7 +50,7 @@ class Rehearsal:
     def __init__(
         self,
         variant: Variant,
-        infer: Callable[[Batch], Awaitable[Scores]],
+        infer: Callable[[Sequence[Batch]], Awaitable[Sequence[Scores | Exception]]],
         done: Rehearsed,
         *,
         queue_max_rows: int,
@@ -119,29 +125,47 @@ class Rehearsal:
         return batch
 
     async def _rehearse(self, batch: list[Exchange]) -> None:
-        rows = joined([exchange.rows for exchange in batch])
         started = time.perf_counter()
-        scores: Scores | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                scores = await self._infer(rows)
-            status = Status.OK if scores.finite else Status.INVALID
-        except TimeoutError:
-            status = Status.TIMEOUT
-        except CandidateAway:
-            status = Status.DOWN
-        except UnderstudyError:
-            status = Status.FAILED
-        if scores is not None and not scores.finite and len(batch) > 1:
-            for exchange in batch:  # whose rows are they? the finite ones must not pay for the others
-                await self._rehearse([exchange])
-            return
+                found = await self._infer([exchange.rows for exchange in batch])
+        except (TimeoutError, UnderstudyError) as error:
+            found = [error] * len(batch)
+        except Exception as error:  # a bug of ours: the exchanges must be recorded all the same
+            log.exception("a rehearsal broke off; please report it")
+            found = [error] * len(batch)
         seconds = time.perf_counter() - started
-        start = 0
-        for number, exchange in enumerate(batch):
+        for number, (exchange, each) in enumerate(zip(batch, found, strict=True)):
             if number and number % AT_ONCE == 0:
                 await asyncio.sleep(0)  # requests that have come meanwhile go first
-            part = scores.slice(start, exchange.count) if scores is not None and status is Status.OK else None
-            start += exchange.count
-            exchange.settle(self.variant, status, part, seconds)
+            exchange.settle(self.variant, *_ended(each), seconds)
             self._done.add(self._under_way.popleft())
+
+
+def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
+    if isinstance(found, CandidateAway | NotReady):
+        return Status.DOWN, None
+    if isinstance(found, Overloaded):
+        return Status.DROPPED, None  # it was not asked: too much waits for it
+    return ended(found)
+
+
+async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+    """What `Rehearsal` takes, for a model in this process.
+
+    The requests are one to the batches of those who wait for an answer, unless runs of several have failed lately.
+    """
+    if len(requests) <= model.joint.most:
+        try:
+            return split(requests, await model.infer(joined(requests)))
+        except (InferenceError, InvalidInput) as error:
+            if len(requests) == 1:
+                return [error]
+    return await asyncio.gather(*(_alone(model, rows) for rows in requests))
+
+
+async def _alone(model: LocalModel, rows: Batch) -> Scores | Exception:
+    try:
+        return await model.infer(rows)
+    except UnderstudyError as error:
+        return error

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import device_of
-from service.engine.remote import RemoteEngine
+from service.engine.remote import RemoteEngine, RemoteModel
 from service.errors import NotAllowedNow, StoreError
 from service.inputs import Batch, Decoder, Row, Rows
 from service.labels import LabelQueue
@@ -47,7 +47,7 @@ from service.rollout.identity import identity
 from service.rollout.requirements import Requirements
 from service.rollout.scoring import Model
 from service.settings import Settings
-from service.shadow import Rehearsal
+from service.shadow import Rehearsal, rehearse_here
 from service.store import Retention, RolloutRecord, Store, records
 from service.store.patient import Patient
 from service.store.spool import Spooled
@@ -250,7 +250,7 @@ class Worker(House):
         self.remote: RemoteEngine | None = None
         self.candidate: SpreadModel | LocalModel | None = None
         self.rehearsals: dict[Variant, Rehearsal] = {
-            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, lambda rows: self.primary.infer(rows))
+            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)
         }
         if candidate_url is not None:
             self._connect_candidate(self.cards[Variant.CANDIDATE], candidate_url)
@@ -333,15 +333,16 @@ class Worker(House):
         )  # fmt: skip
         remote.on_change = lambda up: self.metrics.candidate_up.set(1.0 if up else 0.0)
         remote.start()
-        columns, reading = inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE]
+        remote.on_retry = self._count_retry(Variant.CANDIDATE)
+        model = RemoteModel(remote, inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
         shadow_timeout_s = settings.shadow_timeout_ms / 1000
 
-        async def answer(rows: Batch) -> Scores:
-            return reading.read(await remote.run(columns.build(rows), self.candidate_timeout_s), len(rows))
+        async def answer(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+            return await model.infer(requests, self.candidate_timeout_s)
 
-        async def rehearse(rows: Batch) -> Scores:
+        async def rehearse(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
             await remote.wait_until_up(shadow_timeout_s)  # a rehearsal can wait; a caller cannot
-            return reading.read(await remote.run(columns.build(rows), shadow_timeout_s), len(rows))
+            return await model.infer(requests, shadow_timeout_s)
 
         self.remote = remote
         self.candidate = SpreadModel(answer, self.spawn, **self._limits(Variant.CANDIDATE))
@@ -361,7 +362,16 @@ class Worker(House):
             "queue_max_rows": self.settings.queue_max_rows,
             "max_delay_s": self.settings.batch_max_delay_ms / 1000,
             "on_batch": self.recorder.batch_sizes[variant].append,
+            "on_retry": self._count_retry(variant),
         }
+
+    def _count_retry(self, variant: Variant) -> Callable[[], None]:
+        return cast("Callable[[], None]", self.metrics.batch_retries.labels(variant=variant.value).inc)
+
+    async def _rehearse_primary(self, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+        if isinstance(self.primary, Released):
+            self.primary.infer(requests[0])
+        return await rehearse_here(self.primary, requests)
 
     def _plan_at_start(self) -> Plan | None:
         try:

@@ -48,7 +48,7 @@ class Front:
         for rows in SIZES:
             x = matrix.rows(rows)
             roads: dict[str, Callable[[Any], Awaitable[Any]]] = {
-                "ours": lambda x: ours.run({"x": x}, 10.0),
+                "ours": lambda x: ours.run({"x": x}, [len(x)], 10.0),
                 "bentoml.depends": lambda x: self.depended.to_async.infer(x=x),
             }
             for _ in range(3):  # interleaved

@@ -11,6 +11,7 @@ import numpy as np
 
 from service.domain import Answer, Label, Status
 from service.engine.catalog import MULTILABEL, Card, width_of
+from service.errors import NotFinite, WrongShape
 from service.inputs import Array
 
 _Value = TypeVar("_Value")
@@ -58,15 +59,17 @@ class Run:
 
     Attributes:
         arrays: by output name, the first dimension being the run's rows.
+        bad: shape [rows], bool: the rows whose answer is not finite; None where all are.
     """
 
-    __slots__ = ("_lists", "_others", "_reading", "arrays")
+    __slots__ = ("_lists", "_others", "_reading", "arrays", "bad")
 
     def __init__(
         self, reading: "Reading | None", arrays: Mapping[str, Array] | None = None, lists: Lists | None = None,
-        others: Mapping[str, Sequence[Any]] | None = None,
+        others: Mapping[str, Sequence[Any]] | None = None, bad: Array | None = None,
     ) -> None:  # fmt: skip
         self._reading, self.arrays, self._lists, self._others = reading, arrays or {}, lists, others
+        self.bad = bad
 
     @property
     def lists(self) -> Lists:
@@ -95,20 +98,33 @@ class Run:
 class Scores:
     """The part of a run's answers that belongs to some of its rows.
 
+    Args:
+        bad: of these rows, those whose answer is not finite; see `Run.bad`.
+
     Attributes:
-        finite: False when a number of the run is NaN or infinite, or a shape is not as promised.
         run: where they are, from row `start` on, for `rows` rows.
     """
 
-    __slots__ = ("finite", "rows", "run", "start")
+    __slots__ = ("rows", "run", "start")
 
     def __init__(
         self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
-        values: list[Value] | None = None, others: Mapping[str, Sequence[Any]] | None = None, finite: bool = True,
+        values: list[Value] | None = None, others: Mapping[str, Sequence[Any]] | None = None, bad: Array | None = None,
         *, run: Run | None = None, start: int = 0,
     ) -> None:  # fmt: skip
-        self.rows, self.finite, self.start = rows, finite, start
-        self.run = run or Run(None, None, Lists(labels, probabilities, values), others or {})
+        self.rows, self.start = rows, start
+        self.run = run or Run(None, None, Lists(labels, probabilities, values), others or {}, bad)
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of these rows' answers is finite; other rows of the run do not matter."""
+        return self.run.bad is None or not self.run.bad[self.start : self.start + self.rows].any()
+
+    @property
+    def bad_rows(self) -> list[int]:
+        """The rows whose answer is not finite, counted from this part's first."""
+        bad = self.run.bad
+        return [] if bad is None else np.flatnonzero(bad[self.start : self.start + self.rows]).tolist()
 
     @property
     def labels(self) -> list[Label] | None:
@@ -139,7 +155,7 @@ class Scores:
         """The answers of `rows` rows from `start` on."""
         if start == 0 and rows == self.rows:
             return self
-        return Scores(rows, finite=self.finite, run=self.run, start=self.start + start)
+        return Scores(rows, run=self.run, start=self.start + start)
 
     def _part(self, values: list[_Value] | None) -> list[_Value] | None:
         return values[self.start : self.start + self.rows] if values is not None else None
@@ -147,7 +163,7 @@ class Scores:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Scores):
             return NotImplemented
-        ours, theirs = ((s.rows, s.labels, s.probabilities, s.values, s.others, s.finite) for s in (self, other))
+        ours, theirs = ((s.rows, s.labels, s.probabilities, s.values, s.others, s.bad_rows) for s in (self, other))
         return ours == theirs
 
     __hash__ = None  # type: ignore[assignment]
@@ -166,6 +182,8 @@ class Reading:
         names = {role: output.name for role, output in by_role.items()}
         self.label, self.probabilities, self.value = (names.get(role) for role in ("label", "probabilities", "value"))
         self.others = [output.name for output in card.outputs if output.role == "other"]
+        # Where NaN and infinities are no answers: every output but those that the card excepts.
+        self._finite = [o.name for o in card.outputs if not (o.role == "other" and o.nullable)]
         self.classes: Sequence[int | str] = card.classes
         self.positive_class = card.positive
         self.positive = card.classes.index(card.positive) if card.positive in card.classes else None
@@ -173,26 +191,51 @@ class Reading:
         self.width = width_of(by_role["value"].shape) if self.value is not None else None
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
-        """The batch's answers; `finite` is False when a number is NaN or infinite, or a shape is not as promised."""
-        finite = self.label is None or self._labels_fit(outputs[self.label], rows)
+        """The batch's answers; `Scores.bad_rows` are those with NaN or an infinity in any output that is not `nullable`.
+
+        Raises:
+            WrongShape: an output is not as the card promises, so nothing says which row an answer belongs to.
+        """
+        self.check_shapes(outputs, rows)
+        bad: Array | None = None
+        for name in self._finite:
+            array = outputs[name]
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                bad = np.zeros(rows, bool) if bad is None else bad
+                bad |= ~np.isfinite(array).reshape(rows, -1).all(axis=1)
+        return Scores(rows, run=Run(self, outputs, bad=bad))
+
+    def check_shapes(self, outputs: Mapping[str, Array], rows: int) -> None:
+        """Make sure that each output has one answer for each of the rows.
+
+        Raises:
+            WrongShape: naming the output that has not.
+        """
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != rows:
+                raise _misshapen(name, array, f"{rows} rows: the first axis of an output is the rows")
+        if self.label is not None and not self._labels_fit(outputs[self.label], rows):
+            wanted = (
+                f"{rows} rows and {len(self.classes)} classes" if self.multilabel else f"{rows} rows, a label for each"
+            )
+            raise _misshapen(self.label, outputs[self.label], wanted)
+        if self.value is not None and not self._values_fit(outputs[self.value], rows):
+            wanted = f"{rows} rows, {self.width or 'some'} numbers for each"
+            raise _misshapen(self.value, outputs[self.value], wanted)
         if self.probabilities is not None:
-            array = outputs[self.probabilities]
-            fits = array.ndim == 2 and array.shape[1] == (len(self.classes) or array.shape[1])
-            finite = finite and fits and len(array) == rows and bool(np.isfinite(array).all())
-        if self.value is not None:
-            array = outputs[self.value]
-            fits = array.size == rows if self.width == 1 else self._vectors_fit(array, rows)
-            finite = finite and fits and bool(np.isfinite(array).all())
-        finite = finite and all(outputs[name].ndim > 0 and len(outputs[name]) == rows for name in self.others)
-        return Scores(rows, finite=finite, run=Run(self, outputs))
+            array, width = outputs[self.probabilities], len(self.classes)
+            if array.ndim != 2 or (width and array.shape[1] != width):
+                raise _misshapen(self.probabilities, array, f"{rows} rows and {width or 'any number of'} classes")
 
     def _labels_fit(self, array: Array, rows: int) -> bool:
         if not self.multilabel:
             return array.size == rows
         return array.ndim == 2 and array.shape == (rows, len(self.classes) or array.shape[1])
 
-    def _vectors_fit(self, array: Array, rows: int) -> bool:
-        return array.ndim == 2 and len(array) == rows and array.shape[1] == (self.width or array.shape[1]) > 0
+    def _values_fit(self, array: Array, rows: int) -> bool:
+        if self.width == 1:
+            return array.size == rows
+        return array.ndim == 2 and array.shape[1] == (self.width or array.shape[1]) > 0
 
     def lists(self, outputs: Mapping[str, Array]) -> Lists:
         """A run's arrays as plain Python values."""
@@ -227,9 +270,21 @@ class Reading:
             ]
 
     def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:
-        """One `Answer` per row, as it is recorded."""
+        """One `Answer` per row, as it is recorded.
+
+        Where a request failed for some of its rows, those are `Status.INVALID`, and the others `Status.WITHHELD`: there is an
+        answer to each of them, which the caller did not get.
+        """
         if scores is None:
             return [Answer(status, seconds=seconds)] * rows
+        if status is not Status.INVALID:
+            return self._given(scores, status, seconds)
+        found = self._given(scores, Status.WITHHELD, seconds)
+        for row in scores.bad_rows:
+            found[row] = Answer(status, seconds=seconds)
+        return found
+
+    def _given(self, scores: Scores, status: Status, seconds: float) -> list[Answer]:
         # By position in the whole run: slices of it would cost as much again.
         run, own = scores.run.lists, range(scores.start, scores.start + scores.rows)
         labels, probabilities, values = run.labels, run.probabilities, run.values
@@ -245,3 +300,22 @@ class Reading:
                 Answer(status, labels[i] if labels else None, probabilities[i][positive], None, seconds) for i in own
             ]
         return [Answer(status, labels[i] if labels else None, None, tuple(probabilities[i]), seconds) for i in own]
+
+
+def _misshapen(name: str, array: Array, wanted: str) -> WrongShape:
+    return WrongShape(f"output {name!r} has shape {list(array.shape)} for {wanted}")
+
+
+def ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
+    """How a request's attempt ended, and what is to be recorded of its scores.
+
+    A request with a row that is not finite is invalid as a whole, since its caller gets one answer or an error; which of its rows
+    were fine is kept where any were.
+    """
+    if isinstance(found, Scores):
+        if found.finite:
+            return Status.OK, found
+        return Status.INVALID, found if len(found.bad_rows) < found.rows else None
+    if isinstance(found, TimeoutError):
+        return Status.TIMEOUT, None
+    return (Status.INVALID if isinstance(found, NotFinite | WrongShape) else Status.FAILED), None

@@ -2,8 +2,8 @@
 
 Requests wait for nothing but the loop's own turn (`call_soon`), or for the run that is under way: when a run takes long
 enough to go to a thread, what arrives meanwhile is the next batch. Where larger batches are worth a wait, `max_delay_s` says
-how long the first of them waits for others, unless `max_rows` rows are there before. A batch that fails is run again request
-by request, so that one bad request never fails its neighbours.
+how long the first of them waits for others, unless `max_rows` rows are there before. A batch that fails is run again in smaller
+parts, so that a bad request fails alone (`service.engine.joint`).
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from concurrent.futures import Executor
 from typing import Any, Protocol, TypeAlias
 
 from service.engine import Engine, Reading, Scores
-from service.errors import InferenceError, InvalidInput, Overloaded
+from service.engine.joint import JointRuns, split, spread
+from service.errors import InferenceError, Overloaded
 from service.inputs import Batch, Columns
 from service.table import joined
 from service.turns import take_turns
@@ -73,11 +74,12 @@ class Batcher(ABC):
 
     Attributes:
         on_batch: called with the number of rows of each run, for the batch-size histogram.
+        joint: how many requests may share a run now.
     """
 
     def __init__(
         self, *, max_rows: int, queue_max_rows: int, max_delay_s: float = 0.0,
-        on_batch: Callable[[int], None] = lambda rows: None,
+        on_batch: Callable[[int], None] = lambda rows: None, on_retry: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter] = deque()
@@ -86,6 +88,7 @@ class Batcher(ABC):
         self._timer: asyncio.TimerHandle | None = None
         self._max_rows, self._queue_max_rows, self.on_batch = max_rows, queue_max_rows, on_batch
         self._max_delay_s = max_delay_s
+        self.joint = JointRuns(on_retry)
 
     def submit(self, rows: Batch) -> "asyncio.Future[Scores]":
         """The scores of `rows`, to be awaited.
@@ -190,35 +193,55 @@ class LocalModel(Batcher):
         self._timer = None
         while self._waiting:
             batch = self._take()
-            count = sum(len(rows) for rows, _ in batch)
             if not batch:
                 continue
-            if self.engine.seconds(count) > self._inline_max_s:
+            count = sum(len(rows) for rows, _ in batch)
+            answers = None
+            if self.engine.seconds(count) <= self._inline_max_s:
+                answers = self._together(batch)
+                # Nobody is served while the event loop looks for the bad ones: a long search goes to the thread as well.
+                if answers is None and len(batch) * self.engine.seconds(1) <= self._inline_max_s:
+                    answers = self._in_parts(batch)
+            if answers is None:
                 self._running = True
                 run = self._executor.submit(self._run_all, batch)
                 asyncio.wrap_future(run, loop=self._loop).add_done_callback(functools.partial(self._landed, batch))
                 return  # what arrives now waits for this run to end: it is the next batch
-            _deliver(batch, self._run_all(batch))
+            _deliver(batch, answers)
             self.on_batch(count)
         self._scheduled = False
 
-    def _landed(self, batch: list[Waiter], done: "asyncio.Future[list[Scores | Exception]]") -> None:
+    def _landed(self, batch: list[Waiter], done: "asyncio.Future[Sequence[Scores | Exception]]") -> None:
         self._running = False
         _deliver(batch, done.result())
         self.on_batch(sum(len(rows) for rows, _ in batch))
         self._turn()
 
-    def _run_all(self, batch: list[Waiter]) -> "list[Scores | Exception]":
+    def _run_all(self, batch: list[Waiter]) -> "Sequence[Scores | Exception]":
+        return self._together(batch) or self._in_parts(batch)
+
+    def _together(self, batch: list[Waiter]) -> "Sequence[Scores | Exception] | None":
+        """Everybody's answers, of one run; None where that failed, or is not to be tried."""
+        joint = self.joint
+        if len(batch) > joint.most:
+            return None
+        requests = [rows for rows, _ in batch]
         try:
-            return list(_split(batch, self._run(joined([rows for rows, _ in batch]))))
-        except (InferenceError, InvalidInput) as error:
+            answers = split(requests, self._run(requests))
+        except Exception as error:  # noqa: BLE001 - a bug of ours, too: whoever waits must hear of it, and not wait for ever
             if len(batch) == 1:
                 return [error]
-            return [self._run_all([waiter])[0] for waiter in batch]
-        except Exception as error:  # noqa: BLE001 - a bug of ours: whoever waits must hear of it, and not wait for ever
-            return [error] * len(batch)
+            joint.failed(len(batch))
+            return None
+        joint.succeeded()
+        return answers
 
-    def _run(self, rows: Batch) -> Scores:
+    def _in_parts(self, batch: list[Waiter]) -> "Sequence[Scores | Exception]":
+        requests = [rows for rows, _ in batch]
+        return spread(requests, self.joint.run(requests, self._run))
+
+    def _run(self, requests: Sequence[Batch]) -> Scores:
+        rows = joined(requests)
         try:
             return self.reading.read(self.engine.run(self._columns.build(rows)), len(rows))
         except (KeyError, ValueError, TypeError, IndexError) as error:
@@ -231,14 +254,18 @@ class SpreadModel(Batcher):
     A call costs both ends about as much for ten rows as for one, so a model that answers soon is asked for all that waits, one
     call at a time. One that takes longer does not hold up what comes meanwhile: several calls are under way then.
 
+    A call that takes longer than its time limit is charged to every request in it: each of their callers would have waited
+    for it, and nothing says which of them took so long.
+
     Args:
-        call: runs rows remotely; raises `InferenceError`, or `TimeoutError` past its time limit.
+        call: runs requests remotely: each one's scores, or why it has none. What it raises holds for all of them:
+            `InferenceError`, or `TimeoutError` past its time limit.
         spawn: keeps a coroutine running and alive (an event loop holds tasks weakly).
     """
 
     def __init__(
         self,
-        call: Callable[[Batch], Coroutine[Any, Any, Scores]],
+        call: Callable[[Sequence[Batch]], Coroutine[Any, Any, "Sequence[Scores | Exception]"]],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         **limits: Any,
     ) -> None:
@@ -272,26 +299,16 @@ class SpreadModel(Batcher):
                 self._spawn(self._one_call(batch, self._calls))
 
     async def _one_call(self, batch: list[Waiter], number: int) -> None:
-        rows = joined([rows for rows, _ in batch])
+        requests = [rows for rows, _ in batch]
         try:
-            answers: list[Scores | Exception] = list(_split(batch, await self._call(rows)))
+            answers = await self._call(requests)
         except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
             answers = [error] * len(batch)
         self._ended = max(self._ended, number)
-        self.on_batch(len(rows))
+        self.on_batch(sum(map(len, requests)))
         _deliver(batch, answers)
         if self._waiting and not self._scheduled:
             self._go()
-
-
-def _split(batch: list[Waiter], scores: Scores) -> "list[Scores]":
-    if len(batch) == 1:
-        return [scores]
-    pieces, start = [], 0
-    for rows, _ in batch:
-        pieces.append(scores.slice(start, len(rows)))
-        start += len(rows)
-    return pieces
 
 
 def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> None:

@@ -60,12 +60,17 @@ class InputSpec(_Strict):
 
 
 class OutputSpec(_Strict):
-    """One output of the graph. `role` says what the service makes of it."""
+    """One output of the graph. `role` says what the service makes of it.
+
+    Attributes:
+        nullable: for an output of the role "other": whether NaN and infinities are answers (`null` in JSON) and not failures.
+    """
 
     name: str
     dtype: Dtype
     shape: list[int | None]
     role: Literal["label", "probabilities", "value", "other"] = "other"
+    nullable: bool = False
 
 
 def width_of(shape: Sequence[int | None]) -> int | None:

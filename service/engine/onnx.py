@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from service.engine import bare
 from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, ModelBytes, read_card, read_model
-from service.errors import ConfigurationError, InferenceError, ModelChanged
+from service.errors import ConfigurationError, InferenceError, ModelChanged, WrongShape
 from service.inputs import Array
 
 _PROVIDERS = {
@@ -95,6 +95,8 @@ class OnnxEngine:
             if self._fixed_rows is None:
                 return self._run(columns)
             return self._run_in_pieces(columns, self._fixed_rows)
+        except WrongShape:
+            raise
         except Exception as error:  # the runtime raises a dozen unrelated classes
             raise InferenceError(f"{self.card.name} failed: {error}") from error
 
@@ -124,7 +126,11 @@ class OnnxEngine:
                 piece = {
                     name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()
                 }
-            pieces.append(self._run(piece))
+            outputs = self._run(piece)
+            for name, array in outputs.items():
+                if array.ndim == 0 or len(array) != size:  # put together, the pieces would mix up the rows
+                    raise WrongShape(f"output {name!r} has shape {list(array.shape)} for a batch of {size} rows")
+            pieces.append(outputs)
         return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
 
     def _warm(self, max_rows: int) -> dict[int, float]:

@@ -7,14 +7,17 @@ belongs to the supervisor, so a dead process still accepts.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from service.channel import Channel
-from service.engine import wire
-from service.errors import CandidateAway, InferenceError
-from service.inputs import Array
+from service.engine import Reading, Scores, wire
+from service.engine.joint import JointRuns, split
+from service.errors import CandidateAway, InferenceError, InvalidInput, WrongShape
+from service.inputs import Array, Batch, Columns
+from service.table import joined
 
 
 class RemoteEngine:
@@ -38,6 +41,7 @@ class RemoteEngine:
         self._came_up = asyncio.Event()
         self._came_up.set()
         self.on_change: Callable[[bool], None] = lambda up: None
+        self.on_retry: Callable[[], None] = lambda: None
 
     @property
     def up(self) -> bool:
@@ -70,8 +74,11 @@ class RemoteEngine:
             return False
         return status == 200
 
-    async def run(self, columns: Mapping[str, Array], timeout_s: float) -> dict[str, Array]:
-        """The model's outputs by name.
+    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
+        """What came of each request of a call; a request on which the model failed is no failure of the process.
+
+        Args:
+            columns: the rows of all the requests; `sizes`: how many rows each request has.
 
         Raises:
             InferenceError: the process is down, failed, or answered something unreadable.
@@ -81,19 +88,23 @@ class RemoteEngine:
             raise CandidateAway(ever_up=self._ever_up)
         try:
             async with asyncio.timeout(timeout_s):
-                status, body = await self._channel.post("/infer", wire.pack(columns))
+                status, body = await self._channel.post("/infer", wire.pack_call(columns, sizes))
             if status != 200:
                 raise InferenceError(
                     f"the candidate's process answered {status}: {body[:300].decode(errors='replace')}"
                 )
-            outputs = wire.unpack(body)
+            parts, retries = wire.unpack_reply(body)
+            if sum(part.requests for part in parts) != len(sizes):
+                raise InferenceError("the candidate's process answered other requests than it was asked")
         except (TimeoutError, InferenceError, OSError, ValueError, msgspec.DecodeError) as error:
             self._failed()
             if isinstance(error, TimeoutError | InferenceError):
                 raise
             raise InferenceError(f"the candidate's process: {error}") from error
         self._failures = 0
-        return outputs
+        for _ in range(retries):
+            self.on_retry()
+        return parts
 
     async def close(self) -> None:
         """Close all connections and stop probing."""
@@ -125,3 +136,66 @@ class RemoteEngine:
         self._ever_up = True
         self._came_up.set()
         self.on_change(True)
+
+
+class RemoteModel:
+    """The candidate's model in its process: requests go there together, and each has an answer of its own.
+
+    Args:
+        columns: what the model reads of a row; reading: what its outputs mean.
+    """
+
+    def __init__(self, remote: RemoteEngine, columns: Columns, reading: Reading) -> None:
+        self._remote, self._columns, self._reading = remote, columns, reading
+        self._joint = JointRuns(lambda: remote.on_retry())
+
+    async def infer(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
+        """Each request's scores, or why it has none.
+
+        Raises:
+            InferenceError: the process is down, failed, or answered something unreadable.
+            TimeoutError: no answer within `timeout_s`.
+        """
+        try:
+            built = self._columns.build(joined(requests))
+        except InvalidInput as error:
+            if len(requests) == 1:
+                return [error]
+            return await self._in_parts(requests, timeout_s)
+        return await self._call(built, requests, timeout_s)
+
+    async def _in_parts(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
+        """As `infer`, for rows that are no batch together: some do not fit the model, or they have different shapes."""
+        ends = time.perf_counter() + timeout_s
+        answers: list[Scores | Exception] = []
+        for count, built in self._joint.run(requests, lambda part: self._columns.build(joined(part))):
+            if isinstance(built, Exception):
+                answers.append(built)
+            else:
+                part = requests[len(answers) : len(answers) + count]
+                try:
+                    answers += await self._call(built, part, max(0.0, ends - time.perf_counter()))
+                except (TimeoutError, InferenceError) as error:
+                    answers += [error] * count
+        return answers
+
+    async def _call(
+        self, built: Mapping[str, Array], requests: Sequence[Batch], timeout_s: float
+    ) -> list[Scores | Exception]:
+        answers: list[Scores | Exception] = []
+        for part in await self._remote.run(built, [len(rows) for rows in requests], timeout_s):
+            own = requests[len(answers) : len(answers) + part.requests]
+            answers += self._read(part, own)
+        return answers
+
+    def _read(self, part: wire.Part, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+        if part.error is not None:
+            error = (WrongShape if part.misshapen else InferenceError)(part.error)
+            return [error] * part.requests
+        try:
+            return split(requests, self._reading.read(part.outputs, sum(map(len, requests))))
+        except InferenceError as error:
+            return [error] * part.requests
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            unreadable = InferenceError(f"the candidate answered in an unreadable form: {error!r}")
+            return [unreadable] * part.requests

@@ -14,7 +14,7 @@ from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observat
 from service.loss_table import LOSSES, LossScale
 from service.rollout.policy import Policy
 
-TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID})
+TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID, Status.WITHHELD})
 OWED = TRIED | {Status.DOWN}
 """An answer was owed, whether or not the process was there to be asked."""
 NO_LOSS = "no_loss"
@@ -118,7 +118,7 @@ class Scorer:
         """
         if not self._scale.loss.of_one:
             return None
-        if answer.status is not Status.OK:
+        if not answer.given:
             return 1.0
         found = self._raw(answer, variant, label)
         return None if found is None else self._scale.bounded(found)
@@ -164,7 +164,7 @@ class Scorer:
         return (max(values), min(values)) if values else (1.0, -1.0)
 
     def _bounds_of_numbers(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
-        failed = (primary.status is not Status.OK, candidate.status is not Status.OK)
+        failed = (not primary.given, not candidate.given)
         if all(failed):
             return 0.0, 0.0
         if any(failed):
@@ -187,6 +187,8 @@ class Scorer:
     def _of_served(self, observation: Observation, label: Label | None) -> Pair | None:
         drawn = observation.drawn
         answer = observation.answer(drawn)
+        if answer.status is Status.WITHHELD:
+            answer = Answer(Status.INVALID)  # what its caller did not get has influenced no label
         if not counts(observation) or observation.point is None or answer.status not in TRIED:
             return None
         loss = None if label is None else self.loss(answer, drawn, label)

@@ -175,12 +175,12 @@ def test_calls_elsewhere_may_overlap_and_fail_together() -> None:
         tasks: set[asyncio.Task[None]] = set()
         calls: list[int] = []
 
-        async def call(batch: Any) -> Scores:
-            calls.append(len(batch))
+        async def call(requests: Any) -> list[Scores | Exception]:
+            calls.append(len(requests))
             await asyncio.sleep(0)
-            if any(row[0] == 13 for row in batch):
+            if any(row[0] == 13 for rows in requests for row in rows):
                 raise TimeoutError
-            return Scores(len(batch), labels=[row[0] for row in batch])
+            return [Scores(len(rows), labels=[row[0] for row in rows]) for rows in requests]
 
         model = SpreadModel(
             call, lambda c: tasks.add(asyncio.get_running_loop().create_task(c)), max_rows=64, queue_max_rows=100
@@ -207,11 +207,11 @@ class Elsewhere:
     def _spawn(self, coroutine: Any) -> None:
         self.tasks.add(asyncio.get_running_loop().create_task(coroutine))
 
-    async def _call(self, batch: Any) -> Scores:
+    async def _call(self, requests: Any) -> list[Scores | Exception]:
         ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.calls.append(([row[0] for row in batch], ends))
+        self.calls.append(([row[0] for rows in requests for row in rows], ends))
         await ends
-        return Scores(len(batch), labels=[row[0] for row in batch])
+        return [Scores(len(rows), labels=[row[0] for row in rows]) for rows in requests]
 
     @property
     def batches(self) -> list[list[int]]:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import Answer, Status
-from service.engine import Reading, Scores
+from service.engine import Reading, Scores, ended
 from service.engine.catalog import OutputSpec
+from service.errors import WrongShape
 from service.testing import card
 
 
@@ -101,27 +102,65 @@ def test_what_is_not_finite_is_said_to_be_so(bad: float) -> None:
     assert not NUMBER.read({"y": f32(1, bad)}, 2).finite
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-def test_another_number_of_rows_than_asked_for_is_not_an_answer(rows: int) -> None:
-    """Two rows of answers to one, or to three, rows of questions: they cannot be told apart."""
-    assert not BINARY.read(binary([0, 1], 0.25, 0.75), rows).finite
-    assert not ANIMALS.read({"p": f32([1, 0, 0], [0, 1, 0])}, rows).finite
-    assert not NUMBER.read({"y": f32(1, 2)}, rows).finite
-    labels = Reading(card(outputs=[output("label", "label", "int64")]))
-    assert not labels.read({"label": np.array([0, 1])}, rows).finite
+LABELS = Reading(card(outputs=[output("label", "label", "int64")]))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_another_number_of_rows_is_noticed_in_other_outputs_too(rows: int) -> None:
-    """Two rows of answers to three of questions would end in an IndexError behind the front door."""
-    assert not OTHER.read({"a": f32([1, 2], [3, 4]), "b": np.array(["x", "y"], dtype=object)}, rows).finite
+@pytest.mark.parametrize(
+    ("reading", "outputs"),
+    [
+        (BINARY, binary([0, 1], 0.25, 0.75)),
+        (ANIMALS, {"p": f32([1, 0, 0], [0, 1, 0])}),
+        (NUMBER, {"y": f32(1, 2)}),
+        (LABELS, {"label": np.array([0, 1])}),
+        (OTHER, {"a": f32([1, 2], [3, 4]), "b": np.array(["x", "y"], dtype=object)}),
+    ],
+)
+def test_another_number_of_rows_than_asked_for_is_not_an_answer(reading: Reading, outputs: Any, rows: int) -> None:
+    """Two rows of answers to one, or to three, rows of questions: nothing says which is whose."""
+    with pytest.raises(WrongShape, match=f"for {rows} rows"):
+        reading.read(outputs, rows)
+
+
+@pytest.mark.parametrize("array", [f32([1, 2, 3]), np.float32(1), f32([1], [2]), f32([1, 2], [3, 4], [5, 6])])
+def test_the_first_axis_of_an_output_is_the_rows(array: Any) -> None:
+    """Three values for three rows, but of shape [1, 3]: cut by rows they would be somebody else's. So would two values a row."""
+    with pytest.raises(WrongShape, match="'y'"):
+        NUMBER.read({"y": np.asarray(array)}, 3)
 
 
 def test_more_or_fewer_probabilities_than_classes_are_not_an_answer() -> None:
     """The front door could not name them."""
     for row in ([0.25] * 4, [0.5] * 2):
-        assert not ANIMALS.read({"p": f32(row)}, 1).finite
-    assert not BINARY.read({"label": np.array([0]), "probabilities": f32(0.5)}, 1).finite
+        with pytest.raises(WrongShape, match="3 classes"):
+            ANIMALS.read({"p": f32(row)}, 1)
+    with pytest.raises(WrongShape):
+        BINARY.read({"label": np.array([0]), "probabilities": f32(0.5)}, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_is_that_row_alone(bad: float) -> None:
+    """In whichever output of numbers; each part of the run asks about its own rows, and each row is recorded as what it was."""
+    scores = BINARY.read(binary([0, 1, 0], 0.25, bad, 0.5), 3)
+    assert (scores.bad_rows, scores.slice(0, 1).finite, scores.slice(1, 2).bad_rows) == ([1], True, [0])
+    assert ended(scores.slice(2, 1)) == (Status.OK, scores.slice(2, 1))
+    assert ended(scores.slice(1, 1)) == (Status.INVALID, None), "none of its rows has an answer to keep"
+    status, kept = ended(scores.slice(1, 2))
+    assert status is Status.INVALID
+    assert BINARY.answers(kept, status, 0.5, 2) == [
+        Answer(Status.INVALID, seconds=0.5),
+        Answer(Status.WITHHELD, 0, 0.5, None, 0.5),
+    ]
+    assert OTHER.read({"a": f32([1, bad], [3, 4]), "b": np.array(["x", "y"], dtype=object)}, 2).bad_rows == [0]
+    assert NUMBER.read({"y": f32(1, bad)}, 2).bad_rows == [1]
+
+
+def test_a_nullable_output_may_hold_nan() -> None:
+    """The card says that it is an answer; of a label, a probability or a value it never is."""
+    masks = Reading(card(outputs=[OutputSpec(name="m", dtype="float32", shape=[None, 2], nullable=True)], classes=[]))
+    assert masks.read({"m": f32([1, np.nan])}, 1).finite
+    value = Reading(card(outputs=[OutputSpec(name="y", dtype="float32", shape=[None], role="value", nullable=True)]))
+    assert not value.read({"y": f32(np.nan)}, 1).finite
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.TIMEOUT, Status.DROPPED, Status.NONE])
@@ -145,7 +184,7 @@ def test_a_slice_holds_the_answers_of_its_rows(values: list[float], data: st.Dat
     assert part.probabilities == [[1 - v, v] for v in values[start : start + rows]]
     assert part.values == part.others["o"] == values[start : start + rows]  # type: ignore[index]
     assert whole.slice(0, len(values)) is whole
-    assert Scores(len(values), finite=False).slice(start, rows).labels is None
+    assert Scores(len(values), bad=np.ones(len(values), bool)).slice(start, rows).labels is None
 
 
 def test_parts_of_a_run_share_its_lists_and_views_of_its_arrays() -> None:

@@ -35,6 +35,16 @@ def test_columns_survive_the_wire(numbers: Any, words: list[str]) -> None:
     assert back["w"].tolist() == text.tolist()
 
 
+def doubled(sent: bytes) -> bytes:
+    columns, sizes = wire.unpack_call(sent)
+    return wire.pack_reply([wire.Part(len(sizes), {"y": columns["x"] * 2})], 0)
+
+
+async def y_of(engine: RemoteEngine, columns: Any, timeout_s: float) -> Any:
+    [part] = await engine.run(columns, [len(columns["x"])], timeout_s)
+    return part.outputs["y"].tolist()
+
+
 async def respond(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: str = "200 OK", body: bytes | None = None
 ) -> None:
@@ -46,7 +56,7 @@ async def respond(
             return
         length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
         sent = await reader.readexactly(length)
-        reply = body if body is not None else wire.pack({"y": wire.unpack(sent)["x"] * 2}) if length else b"{}"
+        reply = body if body is not None else doubled(sent) if length else b"{}"
         writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(reply)}\r\n\r\n".encode() + reply)
 
 
@@ -81,8 +91,7 @@ def test_many_calls_share_few_connections(tmp_path: Path) -> None:
 
     async def test(engine: RemoteEngine) -> None:
         async def one(i: int) -> None:
-            outputs = await engine.run({"x": np.array([[i]], dtype=np.float32)}, 5.0)
-            assert outputs["y"].tolist() == [[i * 2]]
+            assert await y_of(engine, {"x": np.array([[i]], dtype=np.float32)}, 5.0) == [[i * 2]]
 
         await asyncio.gather(*(one(i) for i in range(50)))
         assert connections <= 4
@@ -99,7 +108,7 @@ def test_a_bad_answer_is_a_failure(tmp_path: Path, status: str, body: bytes, say
 
     async def test(engine: RemoteEngine) -> None:
         with pytest.raises(InferenceError, match=says):
-            await engine.run(X, 1.0)
+            await y_of(engine, X, 1.0)
 
     asyncio.run(with_server(tmp_path, lambda r, w: respond(r, w, status, body), test))
 
@@ -114,7 +123,7 @@ def test_not_http_is_a_failure(tmp_path: Path) -> None:
 
     async def test(engine: RemoteEngine) -> None:
         with pytest.raises(InferenceError):
-            await engine.run(X, 1.0)
+            await y_of(engine, X, 1.0)
 
     asyncio.run(with_server(tmp_path, reply, test))
 
@@ -131,9 +140,9 @@ def test_a_hang_ends_at_the_time_limit_and_its_late_answer_is_nobody_s(tmp_path:
     async def test(engine: RemoteEngine) -> None:
         nonlocal slow
         with pytest.raises(TimeoutError):
-            await engine.run({"x": np.array([[7]], dtype=np.float32)}, 0.01)
+            await y_of(engine, {"x": np.array([[7]], dtype=np.float32)}, 0.01)
         slow = False
-        assert (await engine.run(X, 1.0))["y"].tolist() == [[2], [4]]
+        assert await y_of(engine, X, 1.0) == [[2], [4]]
 
     asyncio.run(with_server(tmp_path, reply, test))
 
@@ -152,15 +161,15 @@ def test_the_breaker_opens_and_closes_again(tmp_path: Path) -> None:
         engine.on_change = seen.append
         for _ in range(3):
             with pytest.raises(InferenceError):
-                await engine.run(X, 0.2)
+                await y_of(engine, X, 0.2)
         assert not engine.up
         with pytest.raises(InferenceError, match="down"):
-            await engine.run(X, 0.2)
+            await y_of(engine, X, 0.2)
         broken = False
         async with asyncio.timeout(5):
             while not engine.up:
                 await asyncio.sleep(0.01)
-        assert (await engine.run(X, 1.0))["y"].tolist() == [[2], [4]]
+        assert await y_of(engine, X, 1.0) == [[2], [4]]
         assert seen == [False, True]
 
     asyncio.run(with_server(tmp_path, reply, test, breaker_failures=3))
@@ -172,7 +181,7 @@ def test_nobody_listening_is_a_failure(tmp_path: Path) -> None:
     async def main() -> None:
         engine = RemoteEngine(f"file://{tmp_path}/none.sock")
         with pytest.raises(InferenceError):
-            await engine.run(X, 1.0)
+            await y_of(engine, X, 1.0)
         await engine.close()
 
     asyncio.run(main())

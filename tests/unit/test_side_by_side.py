@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from service import floor, samples, side_by_side
 from service.cli.compared import told
-from service.domain import Variant
+from service.domain import Status, Variant
 from service.drift.profile import CategoricalProfile, NumericProfile
 from service.engine import Reading, Scores
 from service.engine.catalog import InputSpec, OutputSpec
@@ -149,7 +149,11 @@ def test_a_tolerance_for_an_output_that_is_not_there_is_refused(tmp_path: Path) 
 
 
 def exchange(primary: Scores | None, candidate: Scores | None) -> Any:
-    return SimpleNamespace(primary=SimpleNamespace(scores=primary), candidate=SimpleNamespace(scores=candidate))
+    attempts = [
+        SimpleNamespace(scores=scores, status=Status.NONE if scores is None else Status.OK)
+        for scores in (primary, candidate)
+    ]
+    return SimpleNamespace(primary=attempts[0], candidate=attempts[1])
 
 
 def test_only_exchanges_that_both_answered_are_compared() -> None:

@@ -1,0 +1,52 @@
+"""The candidate's end of a call (`service.engine.remote` is the other): rows of several requests in, an answer to each out."""
+
+from collections.abc import Mapping, Sequence
+
+from service.engine import Engine, Reading, wire
+from service.engine.joint import JointRuns
+from service.errors import InferenceError, WrongShape
+from service.inputs import Array
+
+
+class Calls:
+    """Runs the requests of a call together, and finds those on which the model fails.
+
+    Here and not at the caller's end: a search there would be a round trip for each of its runs.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._reading = engine, Reading(engine.card)
+        self._retries = 0
+        self._joint = JointRuns(self._count_retry)
+
+    def seconds(self, sizes: Sequence[int]) -> float:
+        """How long a call is expected to take; `sizes`: how many rows each of its requests has."""
+        together = self._engine.seconds(sum(sizes))
+        return together if len(sizes) <= self._joint.most else max(together, len(sizes) * self._engine.seconds(1))
+
+    def run(self, columns: Mapping[str, Array], sizes: Sequence[int]) -> bytes:
+        """The packed answer (`wire.unpack_reply`) to a call. Thread-safe; blocks."""
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + size)
+
+        def run(numbers: Sequence[int]) -> Mapping[str, Array]:
+            start, end = starts[numbers[0]], starts[numbers[-1] + 1]
+            part = columns if end - start == starts[-1] else {name: a[start:end] for name, a in columns.items()}
+            outputs = self._engine.run(part)
+            self._reading.check_shapes(outputs, end - start)
+            return outputs
+
+        parts = [_part(count, found) for count, found in self._joint.run(range(len(sizes)), run)]
+        retries, self._retries = self._retries, 0
+        return wire.pack_reply(parts, retries)
+
+    def _count_retry(self) -> None:
+        self._retries += 1
+
+
+def _part(requests: int, found: Mapping[str, Array] | Exception) -> wire.Part:
+    if not isinstance(found, Exception):
+        return wire.Part(requests, found)
+    said = found.detail if isinstance(found, InferenceError) else f"the model failed: {found!r}"
+    return wire.Part(requests, error=said, misshapen=isinstance(found, WrongShape))
