@@ -73,10 +73,14 @@ def test_regression_losses_are_scikit_learn_s() -> None:
     assert all(row.keys() == {"absolute_error", "squared_error"} for row in rows)
 
 
-@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+@pytest.mark.parametrize("status", [status for status in Status if not Answer(status).given])
 def test_an_attempt_that_failed_has_no_loss(status: Status) -> None:
     """Even when it carries numbers: failures are judged by their rate."""
     assert losses(Answer(status, 1, 0.9), 1, (0, 1), 1) == {}
+
+
+def test_a_row_whose_request_failed_for_another_row_has_its_own_loss() -> None:
+    assert losses(Answer(Status.WITHHELD, 1, 0.9), 1, (0, 1), 1) == losses(Answer(Status.OK, 1, 0.9), 1, (0, 1), 1)
 
 
 @pytest.mark.parametrize(
