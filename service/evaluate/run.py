@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from service import loading
-from service.domain import Status
+from service.domain import Answer, Status
 from service.drift.alarms import Limits
-from service.engine import Reading
+from service.engine import Engine, Reading, Scores, ended
+from service.engine.joint import JointRuns
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError
 from service.evaluate.data import Sample, Wanted, read_file, sample_of
 from service.evaluate.judge import Evaluation, evaluate, judged
 from service.evaluate.problems import found_in, skew, skew_of_predictions
 from service.floor import scored
-from service.inputs import Array, Decoder, Field
+from service.inputs import Array, Columns, Decoder, Field, Row
 from service.rollout.policy import Policy
 
 BATCH_ROWS = 2_048
@@ -75,12 +76,14 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
     models = []
     for source, engine in zip(request.models, engines, strict=True):
         columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
-        answers = []
+        answers: list[Answer] = []
+        joint = JointRuns()
         for start in range(0, len(sample.rows), BATCH_ROWS):
             batch = sample.rows[start : start + BATCH_ROWS]
-            scores = scored(engine, columns, reading, batch)
-            answers += reading.answers(scores, Status.OK if scores.finite else Status.INVALID, 0.0, len(batch))
+            answers += answers_of(engine, columns, reading, batch, joint)
             step(f"{engine.card.name} answers", len(batch))
+        if not any(answer.given for answer in answers):
+            scored(engine, columns, reading, sample.rows[:1])  # it fails on every row: this says why
         name = engine.card.name if sum(e.card.name == engine.card.name for e in engines) == 1 else source
         models.append(judged(name, engine.card, answers, sample.labels))
     if not models[0].losses:
@@ -93,6 +96,26 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
         served = loading.inputs_of(first, decoder.positions).build(sample.rows)
         found.skew += skew(served, pipeline)
     found.skew_checked = bool(pipeline) or sample.predicted is not None
+    return found
+
+
+def answers_of(
+    engine: Engine, columns: Columns, reading: Reading, rows: Sequence[Row], joint: JointRuns
+) -> list[Answer]:
+    """A model's answer to each row by itself: one on which it fails is `FAILED`, one that is not finite `INVALID`."""
+
+    def run(part: Sequence[Row]) -> Scores:
+        return scored(engine, columns, reading, list(part))
+
+    found: list[Answer] = []
+    for count, scores in joint.run(rows, run):
+        if isinstance(scores, Exception):
+            found.append(Answer(ended(scores)[0]))
+            continue
+        own = reading.answers(scores, Status.OK, 0.0, count)
+        for row in scores.bad_rows:
+            own[row] = Answer(Status.INVALID)
+        found += own
     return found
 
 

@@ -20,7 +20,7 @@ from service.inputs import Decoder
 from service.request_path import Asked, RequestPath
 from service.rollout.evidence import Evidence
 from service.rollout.scoring import Model
-from service.shadow import Rehearsal
+from service.shadow import Rehearsal, rehearse_here
 from service.testing import FakeEngine, ManualClock, card
 from service.wiring import fields_of, inputs_of
 from tests.unit.rollout.world import policy
@@ -52,10 +52,13 @@ async def served(plan: Plan, requests: int, draining: bool = False) -> list[Exch
             raise InferenceError("it raised")
         return await primary.infer(rows)
 
+    async def rehearse(requests: Any) -> Any:
+        return await asyncio.gather(*map(ask, requests), return_exceptions=True)
+
     limits = {"queue_max_rows": 10_000, "batch_max_rows": 1, "timeout_s": 5.0}
     rehearsals = {
-        Variant.CANDIDATE: Rehearsal(Variant.CANDIDATE, ask, notes, **limits),  # type: ignore[arg-type]
-        Variant.PRIMARY: Rehearsal(Variant.PRIMARY, primary.infer, notes, **limits),  # type: ignore[arg-type]
+        Variant.CANDIDATE: Rehearsal(Variant.CANDIDATE, rehearse, notes, **limits),  # type: ignore[arg-type]
+        Variant.PRIMARY: Rehearsal(Variant.PRIMARY, lambda rs: rehearse_here(primary, rs), notes, **limits),  # type: ignore[arg-type]
     }
     worker: Any = SimpleNamespace(
         policy=policy(), decoder=decoder, clock=ManualClock(), recorder=notes, control=SimpleNamespace(plan=plan),
