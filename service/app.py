@@ -4,6 +4,7 @@ A BentoML service class may give its own ASGI application; ours puts a front doo
 """
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,20 +23,21 @@ from service.engine import wire
 from service.engine.calls import Calls
 from service.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from service.front_door import FrontDoor
-from service.http import Receive, Routes, Scope, Send, answer, read_body
+from service.http import Receive, Routes, Scope, Send, answer, header, read_body
 from service.records_road import LabelBatch, pack_fates, unpack_labels
 from service.settings import read_settings
 
 log = structlog.get_logger(__name__)
 try:
     settings = read_settings()
-    policy = loading.load_policy(settings)
+    policy = loading.start_policy(settings)
 except ConfigurationError as bad:
     raise SystemExit(f"understudy does not start: {bad.detail}") from None
 loading.private_metrics_dir(settings)
 
 
 SWITCH_INTERVAL_S = 0.0005
+DIGEST_HEADER = wire.DIGEST_HEADER.lower().encode()
 BATCH_MAX_BYTES = 2**30
 """Batches are bounded where they are made: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`; a request by `rows_max`."""
 OUTLIVES_S = 3.0
@@ -52,8 +54,7 @@ class CandidateDoor:
     def load(self) -> None:
         """Load and warm the model. A model that does not load leaves a process that says why."""
         try:
-            assert policy.candidate is not None
-            self._calls = Calls(loading.open_engine(policy.candidate, settings, policy))
+            self._calls = Calls(loading.open_candidate(settings, policy))
         except UnderstudyError as error:
             self._why = error.detail
             log.error("the candidate does not load", reason=error.detail)  # noqa: TRY400 - the reason says it all
@@ -66,7 +67,7 @@ class CandidateDoor:
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the model on the packed rows of several requests."""
         body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
-        calls = self._ready()
+        calls = self._ready(scope)
         try:
             columns, sizes = wire.unpack_call(body)
         except ValueError as error:
@@ -80,19 +81,24 @@ class CandidateDoor:
     async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say whether the model can be asked."""
         await read_body(scope, receive, max_bytes=1024, timeout_s=settings.body_timeout_s)
-        self._ready()
+        self._ready(scope)
         await answer(send, 200, b"{}")
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Say whether new connections should come here: asked where the candidate is served alone."""
-        self._ready()
+        self._ready(scope)
         if self._draining():
             raise NotReady("it is being stopped")
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
-    def _ready(self) -> Calls:
+    def _ready(self, scope: Scope) -> Calls:
         if self._calls is None:
             raise NotReady(self._why)
+        wanted, found = header(scope, DIGEST_HEADER), self._calls.engine.card.digest
+        if wanted is not None and wanted != found:
+            raise NotReady(
+                f"it has the model {found}, and the service asks for {wanted}: start both with the same model"
+            )
         return self._calls
 
 
@@ -178,6 +184,8 @@ class Candidate:
     def supervised() -> None:
         """Once, in the supervisor, also where the candidate is served alone."""
         restarts.install()
+        with contextlib.suppress(UnderstudyError):  # its process says why it does not load
+            loading.hand_on_candidate(settings, policy)
 
     @bentoml.on_startup
     async def load(self) -> None:
@@ -240,8 +248,10 @@ class Understudy:
         """Once, before any worker starts: whatever keeps the service from starting is said here, in one line."""
         restarts.install()
         try:
-            for line in loading.preflight(settings):
+            found = loading.preflight(settings)
+            for line in found.said:
                 log.info(line)
+            loading.hand_on_models(settings, found.cards)
         except UnderstudyError as error:
             raise SystemExit(f"understudy does not start: {error.detail}") from None
 
@@ -252,7 +262,11 @@ class Understudy:
         from service.rest import TELLERS, Rest  # noqa: PLC0415
 
         records: Any = Records
-        self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
+        try:
+            self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
+        except UnderstudyError as error:
+            log.error("this process does not start; it is tried again", reason=error.detail)  # noqa: TRY400 - the reason says it all
+            raise
         await self._worker.start()
         marks = loading.run_dir(settings) / "ready"
         marks.mkdir(parents=True, exist_ok=True)

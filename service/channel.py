@@ -4,11 +4,12 @@ A bare asyncio protocol around httptools, since one of these roads, to the candi
 """
 
 import asyncio
+from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 import httptools
 
-_HEAD = "POST %s HTTP/1.1\r\nHost: understudy\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+_HEAD = "POST %s HTTP/1.1\r\nHost: understudy\r\nContent-Type: %s\r\n%sContent-Length: %d\r\n\r\n"
 
 
 class _Connection(asyncio.Protocol):
@@ -71,10 +72,13 @@ class Channel:
     Args:
         url: `file:///path/to.sock` or `http://host:port`.
         connections_max: calls under way; a further one waits.
-        media_type: of the bodies sent.
+        media_type: of the bodies sent; headers: further ones, of every request.
     """
 
-    def __init__(self, url: str, *, connections_max: int, media_type: str) -> None:
+    def __init__(
+        self, url: str, *, connections_max: int, media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self._parts = urlsplit(url)
         self._media_type = media_type
         self._idle: list[_Connection] = []
@@ -90,7 +94,9 @@ class Channel:
         async with self._slots:
             connection = await self._connect()
             try:
-                answer = await connection.ask((_HEAD % (path, self._media_type, len(body))).encode() + body)
+                answer = await connection.ask(
+                    (_HEAD % (path, self._media_type, self._headers, len(body))).encode() + body
+                )
             except BaseException:
                 connection.close()  # an answer that comes now would be read as the next one's
                 raise

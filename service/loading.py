@@ -1,12 +1,16 @@
 """What the rollout file names, read and opened: the policy, the models with their cards, the folders of one running service."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from service import webhooks
+import pydantic_core
+
+from service import started, webhooks
 from service.auth import Tokens
 from service.domain import Variant
 from service.engine.catalog import Card
@@ -28,17 +32,41 @@ def load_policy(settings: Settings) -> Policy:
     Raises:
         ConfigurationError: when it is missing or does not fit its schema.
     """
+    path, text = rollout_text(settings)
+    policy = rollout_file.parse(text, str(path))
+    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
+    return policy.model_copy(update=found)
+
+
+def start_policy(settings: Settings) -> Policy:
+    """As `load_policy`; in a supervisor the processes that it starts will obey the same text, whatever becomes of the file.
+
+    Raises:
+        ConfigurationError: as `load_policy`, and when the file is too large.
+    """
+    if started.CHILD not in os.environ:
+        started.hand_on(*rollout_text(settings))
+    return load_policy(settings)
+
+
+def rollout_text(settings: Settings) -> tuple[Path, str]:
+    """The rollout file's path, and the text that this service obeys: what its supervisor read.
+
+    Raises:
+        ConfigurationError: when it is missing.
+    """
+    if (found := started.read()) is not None:
+        return Path(found.file), found.text
     path = rollout_path(settings)
     try:
-        text = path.read_text(encoding="utf-8")
+        return path, path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the rollout file {path} is not UTF-8: {error}") from error
     except OSError as error:
         raise ConfigurationError(
             f"the rollout file {path} cannot be read ({error.strerror}); name one with UNDERSTUDY_ROLLOUT_FILE, or make "
             "one with `understudy init POC.onnx CANDIDATE.onnx`"
         ) from error
-    policy = rollout_file.parse(text, str(path))
-    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
-    return policy.model_copy(update=found)
 
 
 def rollout_path(settings: Settings) -> Path:
@@ -57,8 +85,7 @@ def _placed(source: str | None, folder: Path) -> str | None:
 
 def run_dir(settings: Settings) -> Path:
     """The folder of one running service: metrics files and readiness marks. Named after its supervisor's process."""
-    supervisor = os.getppid() if "BENTOML_RUNNER_MAP" in os.environ else os.getpid()
-    return settings.state_dir.absolute() / "run" / str(supervisor)
+    return settings.state_dir.absolute() / "run" / str(started.supervisor())
 
 
 def private_metrics_dir(settings: Settings) -> None:
@@ -129,15 +156,60 @@ def local(source: str, settings: Settings) -> str:
     return cache.local(source)
 
 
-def open_engine(source: str, settings: Settings, policy: Policy) -> OnnxEngine:
-    """A warmed engine for one of the rollout file's models."""
+def open_engine(source: str, settings: Settings, policy: Policy, expected: str | None = None) -> OnnxEngine:
+    """A warmed engine for one of the rollout file's models.
+
+    Raises:
+        ModelChanged: its digest is not the `expected` one.
+        ConfigurationError: it cannot be served.
+    """
     return OnnxEngine(
         local(source, settings),
         device=policy.device,
         threads=thread_count(settings, policy),
         warm_max_rows=settings.batch_max_rows,
         classes=policy.classes,
+        expected=expected,
     )
+
+
+def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
+    """A warmed engine for the candidate: the very model that this service was started with.
+
+    Raises:
+        ModelChanged: another model is in its place now.
+        ConfigurationError: it cannot be served.
+    """
+    assert policy.candidate is not None
+    found = started.read()
+    return open_engine(
+        policy.candidate, settings, policy, found.expected(Variant.CANDIDATE) if found is not None else None
+    )
+
+
+def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
+    """In the supervisor: let its processes have the cards of the models that it has checked, and refuse other models.
+
+    Raises:
+        ConfigurationError: when the rollout file was edited meanwhile.
+    """
+    file = run_dir(settings) / "cards.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(
+        pydantic_core.to_json({variant.value: card.model_dump(mode="json") for variant, card in cards.items()})
+    )
+    digests = {variant.value: card.digest for variant, card in cards.items()}
+    started.hand_on_models(rollout_text(settings)[1], digests, file)
+
+
+def hand_on_candidate(settings: Settings, policy: Policy) -> None:
+    """As `hand_on_models`, in the supervisor of a candidate that is served alone; nothing where the models were handed on.
+
+    Raises:
+        ConfigurationError: when the candidate cannot be read, or the rollout file was edited meanwhile.
+    """
+    if not started.models_handed_on() and policy.candidate is not None:
+        hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy.classes)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +218,14 @@ class Preflight:
 
     Attributes:
         said: what is worth saying, a line each. lines: where each key of the rollout file stands. file: its path.
+        cards: of the models that were loaded.
     """
 
     said: list[str]
     feasibility: Feasibility
     lines: Lines
     file: Path
+    cards: Mapping[Variant, Card]
 
     def refuse(self) -> None:
         """Stop here where the rollout could not finish.
@@ -164,15 +238,16 @@ class Preflight:
             raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
 
 
-def preflight(settings: Settings) -> list[str]:
-    """Load and warm what would be served, and check that the rollout can finish; returns what is worth saying about it.
+def preflight(settings: Settings) -> Preflight:
+    """Load and warm what would be served, and check that the rollout can finish.
 
     Raises:
         ConfigurationError: what keeps the service from starting.
     """
     found = examine(settings)
     found.refuse()
-    return found.said + [f"warning: {said(problem, found.lines)}" for problem in found.feasibility.warnings]
+    warnings = [f"warning: {said(problem, found.lines)}" for problem in found.feasibility.warnings]
+    return dataclasses.replace(found, said=found.said + warnings)
 
 
 def examine(settings: Settings) -> Preflight:
@@ -207,8 +282,10 @@ def examine(settings: Settings) -> Preflight:
         told.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
     subjects = {v: subject(card, took) for v, card, took in zip(Variant, cards, seconds, strict=False)}
     limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
-    file = rollout_path(settings)
-    return Preflight(told, feasibility(policy, subjects, limits), Lines(file.read_text(encoding="utf-8")), file)
+    file, text = rollout_text(settings)
+    return Preflight(
+        told, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
+    )
 
 
 def subject(card: Card, seconds: float | None = None) -> Subject:
@@ -219,11 +296,14 @@ def subject(card: Card, seconds: float | None = None) -> Subject:
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
-    """The cards of the rollout file's models.
+    """The cards of the rollout file's models; in a service's processes, of those that its supervisor checked.
 
     Raises:
         ConfigurationError: when a model cannot be read.
     """
+    if (found := started.read()) is not None and found.cards and Path(found.cards).exists():
+        kept: dict[str, Any] = pydantic_core.from_json(Path(found.cards).read_bytes())
+        return {Variant(name): Card.model_validate(card) for name, card in kept.items()}
     primary = {Variant.PRIMARY: _card_of(local(policy.primary, settings), policy.classes)}
     if policy.candidate is None:
         return primary

@@ -30,7 +30,7 @@ _NOT_SPEED = {
     "rollout_file", "state_dir", "store_url", "tokens_file", "retention_days", "retention_max_mib", "loadtest_max_bytes",
     "check_max_rows", "webhook_urls", "webhook_secret_file", "webhook_poll_ms", "webhook_timeout_s", "webhook_retry_max_s",
     "webhook_give_up_days", "traffic_interval_s", "traffic_points_max", "model_cache_dir", "model_cache_max_mib",
-    "model_fetch_timeout_s",
+    "model_fetch_timeout_s", "files_interval_s",
 }  # fmt: skip
 """Settings that a load test is not bound to: where things lie, how long they are kept, and whom the log is told to."""
 

@@ -232,7 +232,10 @@ class Rest:
 
     async def _state(self) -> dict[str, Any]:
         remote = self.worker.remote
-        return await self.worker.control.state(candidate_up=remote is not None and remote.up)
+        state = await self.worker.control.state(candidate_up=remote is not None and remote.up)
+        if state["candidate"] is not None:
+            state["candidate"]["reason"] = None if remote is None or remote.up else remote.why
+        return state | {"files": [each.as_dict() for each in self.worker.files.changed]}
 
     async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /livez`, `GET /healthz`: the event loop turns."""

@@ -123,6 +123,9 @@ class Settings(pydantic_settings.BaseSettings):
     plan_poll_ms: float = pydantic.Field(
         250, gt=0, description="how often a worker looks for a new plan, should nobody tell it (PostgreSQL does)"
     )
+    files_interval_s: float = pydantic.Field(
+        2.0, gt=0, description="how often a worker looks whether the rollout file and the models are those of the start"
+    )
     plan_stale_s: float = pydantic.Field(
         20.0,
         gt=0,

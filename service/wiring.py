@@ -21,9 +21,10 @@ from service.domain import Event, Fate, LabelReceipt, LabelReport, Outcome, Plan
 from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
-from service.engine.onnx import device_of
+from service.engine.onnx import OnnxEngine, device_of
 from service.engine.remote import RemoteEngine, RemoteModel
 from service.errors import NotAllowedNow, StoreError
+from service.files import Changed, start_files
 from service.inputs import Batch, Decoder, Row, Rows
 from service.labels import LabelQueue
 from service.ledger import Ledger
@@ -163,7 +164,8 @@ class Records(House):
     def __init__(self, settings: Settings, *, candidate_url: str | None = None) -> None:
         super().__init__(settings)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._remote = RemoteEngine(candidate_url) if candidate_url is not None else None
+        digest = self.cards[Variant.CANDIDATE].digest if candidate_url is not None else None
+        self._remote = RemoteEngine(candidate_url, digest=digest) if candidate_url is not None else None
         controller = None
         if self.policy.candidate is not None:
             judged = {variant: Model(card.classes, card.positive) for variant, card in self.cards.items()}
@@ -229,12 +231,13 @@ class Worker(House):
         super().__init__(settings)
         policy = self.policy
         self.tokens = Tokens(settings.tokens_file)
-        engine = open_engine(policy.primary, settings, policy)
+        engine = self._load(Variant.PRIMARY)
         self.next_id = 0
         self._arrays = {field.name for field in self.fields if not field.scalar}
         self._places = [self.decoder.positions[name] for name in self._arrays]
         self._records = RecordsRoad(records_url) if records_url is not None else None
         self._batches = 0  # of labels
+        self.files = start_files(policy, settings, self.cards)
         self._labels = LabelQueue(self._write_labels, waiting_max=settings.queue_max_labels)
         self.recorder = Recorder(
             self.id_prefix, self.ledger.write, settings, [field.name for field in self.fields],
@@ -265,10 +268,12 @@ class Worker(House):
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
         self.recorder.start()
+        self._files_task = asyncio.get_running_loop().create_task(self._watch_files())
         self.control.start(self.settings.plan_poll_ms / 1000, self.settings.plan_stale_s)
 
     async def close(self) -> None:
         """Finish rehearsals and records, then let go of everything."""
+        self._files_task.cancel()
         await self.control.close()
         for rehearsal in self.rehearsals.values():
             await rehearsal.close(CLOSE_GRACE_S)
@@ -283,6 +288,23 @@ class Worker(House):
             if isinstance(model, LocalModel):
                 model.engine.close()
         self.store.close()
+
+    async def _watch_files(self) -> None:
+        """Say when a file is not that of the start any more, and when it is again; see whether the candidate refuses."""
+        known: list[Changed] = []
+        while True:
+            if self.remote is not None:
+                await self.remote.check()
+            found = await asyncio.to_thread(self.files.look)
+            for each in found:
+                if each not in known:
+                    log.warning("a file was changed", role=each.role, file=each.file, problem=each.problem)
+            for role in {each.role for each in known} - {each.role for each in found}:
+                log.info("a file is that of the start again", role=role)
+            known = found
+            for role in self.files.roles:
+                self.metrics.file_changed.labels(file=role).set(any(each.role == role for each in found))
+            await asyncio.sleep(self.settings.files_interval_s)
 
     async def labels(self, reports: Sequence[LabelReport]) -> LabelReceipt:
         """Store labels; when this returns they survive `kill -9`."""
@@ -314,10 +336,11 @@ class Worker(House):
             values[place] = None
         return tuple(values)
 
-    def _load(self, variant: Variant) -> Engine:
+    def _load(self, variant: Variant) -> OnnxEngine:
+        """A variant's model: the one that was checked at the start, whatever is in its place now."""
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
         assert source is not None
-        return open_engine(source, self.settings, self.policy)
+        return open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
 
     def _seat(self, variant: Variant, engine: Engine) -> LocalModel:
         return LocalModel(
@@ -329,7 +352,7 @@ class Worker(House):
         settings = self.settings
         remote = RemoteEngine(
             url, connections_max=settings.candidate_connections_max, breaker_failures=settings.breaker_failures,
-            probe_interval_s=settings.probe_interval_ms / 1000,
+            probe_interval_s=settings.probe_interval_ms / 1000, digest=card.digest,
         )  # fmt: skip
         remote.on_change = lambda up: self.metrics.candidate_up.set(1.0 if up else 0.0)
         remote.start()

@@ -203,8 +203,14 @@ def _show(state: Mapping[str, Any]) -> None:
     )
     out.print(f"primary    {primary['name']} {primary['version']}  {primary['digest'][:19]}…")
     if candidate:
-        up = "up" if candidate["up"] else "down: it is being probed"
+        up = (
+            "up"
+            if candidate["up"]
+            else f"down, and being probed: {candidate.get('reason') or 'it has not answered yet'}"
+        )
         out.print(f"candidate  {candidate['name']} {candidate['version']}  {candidate['digest'][:19]}…  {up}")
+    for file in state.get("files", []):
+        out.print(f"file       {file['file']}: {file['problem']}", style="yellow", markup=False)
     out.print(f"verdict    {state['verdict']['answer']}: {state['verdict']['reason']}", markup=False)
     table = Table("", *state["variants"], box=None)
     names = dict.fromkeys(name for figures in state["variants"].values() for name in figures)

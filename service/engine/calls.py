@@ -15,14 +15,14 @@ class Calls:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._reading = engine, Reading(engine.card)
+        self.engine, self._reading = engine, Reading(engine.card)
         self._retries = 0
         self._joint = JointRuns(self._count_retry)
 
     def seconds(self, sizes: Sequence[int]) -> float:
         """How long a call is expected to take; `sizes`: how many rows each of its requests has."""
-        together = self._engine.seconds(sum(sizes))
-        return together if len(sizes) <= self._joint.most else max(together, len(sizes) * self._engine.seconds(1))
+        together = self.engine.seconds(sum(sizes))
+        return together if len(sizes) <= self._joint.most else max(together, len(sizes) * self.engine.seconds(1))
 
     def run(self, columns: Mapping[str, Array], sizes: Sequence[int]) -> bytes:
         """The packed answer (`wire.unpack_reply`) to a call. Thread-safe; blocks."""
@@ -33,7 +33,7 @@ class Calls:
         def run(numbers: Sequence[int]) -> Mapping[str, Array]:
             start, end = starts[numbers[0]], starts[numbers[-1] + 1]
             part = columns if end - start == starts[-1] else {name: a[start:end] for name, a in columns.items()}
-            outputs = self._engine.run(part)
+            outputs = self.engine.run(part)
             self._reading.check_shapes(outputs, end - start)
             return outputs
 

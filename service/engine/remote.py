@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 
 import msgspec
 
@@ -27,12 +28,18 @@ class RemoteEngine:
         url: `file:///path/to.sock` or `http://host:port`.
         connections_max: calls under way; a further one waits, within its own time limit.
         breaker_failures: failures in a row after which calls fail at once, until a probe succeeds.
+        digest: of the model that must answer; None: any. A process that has another one refuses.
+
+    Attributes:
+        why: what the last probe that failed found; None after one that succeeded.
     """
 
     def __init__(
-        self, url: str, *, connections_max: int = 8, breaker_failures: int = 5, probe_interval_s: float = 0.25
-    ) -> None:
-        self._channel = Channel(url, connections_max=connections_max, media_type=wire.MEDIA_TYPE)
+        self, url: str, *, connections_max: int = 8, breaker_failures: int = 5, probe_interval_s: float = 0.25,
+        digest: str | None = None,
+    ) -> None:  # fmt: skip
+        headers = {} if digest is None else {wire.DIGEST_HEADER: digest}
+        self._channel = Channel(url, connections_max=connections_max, media_type=wire.MEDIA_TYPE, headers=headers)
         self._breaker_failures, self._probe_interval_s = breaker_failures, probe_interval_s
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
@@ -42,6 +49,7 @@ class RemoteEngine:
         self._came_up.set()
         self.on_change: Callable[[bool], None] = lambda up: None
         self.on_retry: Callable[[], None] = lambda: None
+        self.why: str | None = None
 
     @property
     def up(self) -> bool:
@@ -67,12 +75,23 @@ class RemoteEngine:
 
     async def answers(self) -> bool:
         """Whether the process answers a probe now."""
+        return await self._ask() is True
+
+    async def check(self) -> None:
+        """Ask no more of a process that refuses, also while nobody asks it; one that is busy is left alone."""
+        if self.up and await self._ask() is False and self.up and not self._closed:
+            self._go_down()
+
+    async def _ask(self) -> bool | None:
+        """Whether the process takes calls; None: it did not answer."""
         try:
             async with asyncio.timeout(max(self._probe_interval_s * 4, 1.0)):
-                status, _ = await self._channel.post("/probe", b"")
-        except (TimeoutError, OSError):
-            return False
-        return status == 200
+                status, body = await self._channel.post("/probe", b"")
+        except (TimeoutError, OSError) as error:
+            self.why = f"its process does not answer{f' ({error})' if str(error) else ''}"
+            return None
+        self.why = None if status == HTTPStatus.OK else _said(status, body)
+        return status == HTTPStatus.OK
 
     async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
         """What came of each request of a call; a request on which the model failed is no failure of the process.
@@ -199,3 +218,11 @@ class RemoteModel:
         except (KeyError, ValueError, TypeError, IndexError) as error:
             unreadable = InferenceError(f"the candidate answered in an unreadable form: {error!r}")
             return [unreadable] * part.requests
+
+
+def _said(status: int, body: bytes) -> str:
+    """Why the process refuses, as it says it."""
+    try:
+        return str(msgspec.json.decode(body)["detail"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        return f"its process answered {status}"

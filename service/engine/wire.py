@@ -10,6 +10,8 @@ import numpy as np
 
 from service.inputs import Array
 
+DIGEST_HEADER = "X-Model-Digest"
+"""The digest of the model that a call is for; a process that has another one refuses."""
 MEDIA_TYPE = "application/vnd.msgpack"
 
 

@@ -376,7 +376,7 @@ def test_status_shows_where_the_rollout_stands() -> None:
 
     for words in (
         "flight-delay: canary, candidate at 12.5 %, revision 7",
-        "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  down: it is being probed",
+        "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  down, and being probed: it has not answered yet",
         "[nothing] is judged yet", "12,345", "1.2500", "1,234 matched, 50.0% of the rows, half of them within 2:00:00",
         "4,321 sent, 4,320 compared, 1 dropped", "drift      since 2013-07-02 13:00 UTC: [temp] is unlike training",
     ):  # fmt: skip
