@@ -18,7 +18,7 @@ from service.domain import Status, Variant
 from service.engine import Scores, ended
 from service.engine.batching import LocalModel
 from service.engine.joint import split
-from service.errors import CandidateAway, InferenceError, InvalidInput, NotReady, Overloaded, UnderstudyError
+from service.errors import CandidateAway, NotReady, Overloaded, UnderstudyError
 from service.exchange import Exchange
 from service.inputs import Batch
 from service.table import joined
@@ -158,7 +158,9 @@ async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequenc
     if len(requests) <= model.joint.most:
         try:
             return split(requests, await model.infer(joined(requests)))
-        except (InferenceError, InvalidInput) as error:
+        except Overloaded:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
             if len(requests) == 1:
                 return [error]
     return await asyncio.gather(*(_alone(model, rows) for rows in requests))
@@ -167,5 +169,5 @@ async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequenc
 async def _alone(model: LocalModel, rows: Batch) -> Scores | Exception:
     try:
         return await model.infer(rows)
-    except UnderstudyError as error:
+    except Exception as error:  # noqa: BLE001 - it is this request's own
         return error

@@ -4,7 +4,7 @@ A request that fails must not fail the others of its run, and a caller who sends
 work. So the number of requests to a run adapts: a joint run that fails is repeated with half as many requests, down to one; each
 run that succeeds doubles the number again. It is kept from batch to batch:
 
-* the search for one bad request among n takes about 2 log2(n) runs, as a bisection;
+* the search for one bad request among n takes about 3 log2(n) runs, much as a bisection;
 * where every request is bad, each is run once, by itself;
 * in any sequence of requests there are at most two runs to a request, and log2(`REQUESTS_MAX`) more in all: each failed joint run
   halves the number, so it takes a success, of at least one request, to allow for another.

@@ -16,7 +16,7 @@ import msgspec
 from service.channel import Channel
 from service.engine import Reading, Scores, wire
 from service.engine.joint import JointRuns, split
-from service.errors import CandidateAway, InferenceError, InvalidInput, WrongShape
+from service.errors import CandidateAway, InferenceError, WrongShape
 from service.inputs import Array, Batch, Columns
 from service.table import joined
 
@@ -177,7 +177,7 @@ class RemoteModel:
         """
         try:
             built = self._columns.build(joined(requests))
-        except InvalidInput as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
             if len(requests) == 1:
                 return [error]
             return await self._in_parts(requests, timeout_s)

@@ -13,6 +13,7 @@ CAUSES: Mapping[str, tuple[str, str]] = {
     "timeout": ("timed out", "too often no answer in time"),
     "failed": ("failed", "too often no answer"),
     "invalid": ("not finite or of the wrong shape", "too often an answer that cannot be used"),
+    "withheld": ("in a request with a row that is not finite", "too often an answer that cannot be used"),
 }
 """Why an answer did not come in time (`slow`, or its status): in a sentence, and as the reason of a rollback by this main cause."""
 
