@@ -26,14 +26,14 @@ from service.rollout.policy import Policy
 from service.settings import Settings
 
 
-def load_policy(settings: Settings) -> Policy:
-    """The rollout file.
+def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
+    """The rollout file; `for_a_clip` as in `policy.parse`.
 
     Raises:
         ConfigurationError: when it is missing or does not fit its schema.
     """
     path, text = rollout_text(settings)
-    policy = rollout_file.parse(text, str(path))
+    policy = rollout_file.parse(text, str(path), for_a_clip=for_a_clip)
     found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
     return policy.model_copy(update=found)
 

@@ -66,7 +66,7 @@ def evaluate(
         if models and models[0].endswith((".yaml", ".yml")):
             file, models = Path(models[0]), models[1:]
         settings = read_settings(rollout_file=file)
-        policy = loading.load_policy(settings) if file.exists() or not models else None
+        policy = loading.load_policy(settings, for_a_clip=True) if file.exists() or not models else None
         if not models:
             assert policy is not None  # `load_policy` has said that there is none
             named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
@@ -140,7 +140,7 @@ def _progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
 def _parts(found: Any) -> Iterator[Any]:
     names = [model["name"] for model in found.models]
     yield Text(f"{found.labelled:,} labelled rows of {found.source}", style="bold")
-    yield Text(found.method + "\n", style="dim")
+    yield Text("\n".join([found.method, *found.notes]) + "\n", style="dim")
     if found.answers:
         answers = Table("goal", "", "why", box=None, title="Goals", title_justify="left")
         for each in found.answers:

@@ -6,7 +6,7 @@ Where class names are:
 * `classlabels_*` of LinearClassifier, SVMClassifier, TreeEnsembleClassifier and ZipMap, in the order of the probabilities;
 * a constant list from which ArrayFeatureExtractor or Gather takes the label by its number, as many converters write it;
 * LabelEncoder, which gives the classes of the classifier before it other names;
-* ArgMax whose result is the label as it is: the classes are the numbers of the columns.
+* ArgMax whose result is the label as it is, or of two classes Greater: the classes are the numbers of the columns.
 """
 
 import struct
@@ -80,7 +80,7 @@ def class_names(model: bytes, outputs: Sequence[str], columns: int = 0) -> Names
     try:
         graph = _Graph(model)
         for output in outputs:
-            if columns and _is_a_column(graph, output):
+            if columns and _is_a_column(graph, output, columns):
                 return list(range(columns))
             if names := _behind(graph, [output]):
                 return names
@@ -104,12 +104,12 @@ def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:
     return None
 
 
-def _is_a_column(graph: _Graph, output: str) -> bool:
-    """Whether an output is the number of the largest column, as it is."""
+def _is_a_column(graph: _Graph, output: str, columns: int) -> bool:
+    """Whether an output is the number of the largest column, as it is; of two also whether something is above a line, as 0 or 1."""
     node = graph.made_by.get(output)
     while node is not None and node.kind in _PASSES and node.inputs:
         node = graph.made_by.get(node.inputs[0])
-    return node is not None and node.kind == "ArgMax"
+    return node is not None and (node.kind == "ArgMax" or (columns == 2 and node.kind in {"Greater", "GreaterOrEqual"}))
 
 
 def _names_at(graph: _Graph, node: _Node) -> Names | None:

@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from service import losses
 from service.domain import Answer, Status
 from service.drift.sketch import expected
-from service.engine.catalog import Card
+from service.evaluate.by_row import Judged, chosen, differences, notes
 from service.evaluate.data import Sample
 from service.evaluate.figures import (
     RUNS,
@@ -32,26 +31,6 @@ SEGMENT_MIN_ROWS = 100
 CONFIDENCE = 0.95
 
 Progress = Callable[[int], None]
-
-
-@dataclass(slots=True)
-class Judged:
-    """One model on the sample.
-
-    Attributes:
-        answers: one a row.
-        losses: by name, one a row, NaN where there is no label or no answer.
-    """
-
-    name: str
-    card: Card
-    answers: list[Answer]
-    losses: dict[str, Numbers]
-
-    @property
-    def failed(self) -> int:
-        """Rows without an answer."""
-        return sum(answer.status is not Status.OK for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +77,7 @@ class Evaluation:
     drift: list[str] = field(default_factory=list)
     skew: list[str] = field(default_factory=list)
     skew_checked: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able form: what no model answered has no mean, and is None."""
@@ -114,29 +94,17 @@ class Evaluation:
         return msgspec.convert(_with_nan(document), cls)
 
 
-def judged(name: str, card: Card, answers: list[Answer], labels: Sequence[Any]) -> Judged:
-    """A model's losses by row."""
-    found: dict[str, Numbers] = {}
-    for i, (answer, label) in enumerate(zip(answers, labels, strict=True)):
-        if label is None:
-            continue
-        for loss, value in losses.losses(answer, label, card.classes, card.positive).items():
-            if loss not in found:
-                found[loss] = np.full(len(answers), np.nan)
-            found[loss][i] = value
-    return Judged(name, card, answers, found)
-
-
 def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> Evaluation:
     """All figures.
 
     Args:
         models: the first is the one that is there, the second is held against it; more are shown beside them.
-        goal: what the rollout file says of quality; without one Brier loss, or absolute error for a regression.
+        goal: what the rollout file says of quality; without one the first loss that all of them have.
+
+    Raises:
+        ConfigurationError: a model's answers do not have the goal's loss, or there is no loss that all of them have.
     """
-    loss: str = goal.loss if goal else "absolute_error" if "absolute_error" in models[0].losses else "brier"
-    if any(loss not in model.losses for model in models):
-        loss = next(iter(models[0].losses))
+    loss = chosen(models, goal)
     view = _View(sample, models, loss)
     every = np.arange(len(sample.rows))
     months = {} if sample.months is None else _by(sample.months)
@@ -153,6 +121,7 @@ def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> 
         {name: [view.part(value, rows, widened) for value, rows in sorted(parts.items(), key=lambda i: -len(i[1]))
                 if len(rows) >= SEGMENT_MIN_ROWS] for name, parts in segments.items()},
         *view.calibration(),
+        notes=notes(models, goal),
     )  # fmt: skip
     found.answers = list(_answers(found, models, goal))
     return found
@@ -180,6 +149,7 @@ class _View:
         self._days = None if sample.at is None else blocks_of(sample.at, len(sample.rows))
         positive = models[0].card.positive
         labels = sample.labels
+        self._apart = differences(models[0], models[1], labels, loss) if len(models) > 1 else None
         self._positive = (
             None if positive is None else np.array([np.nan if x is None else float(x == positive) for x in labels])
         )
@@ -188,11 +158,13 @@ class _View:
 
     def part(self, name: str, rows: npt.NDArray[np.intp], confidence: float = CONFIDENCE) -> Part:
         blocks = blocks_of(None, rows.size) if self._days is None else self._days[rows]
-        by_model = [model.losses[self._loss][rows] for model in self._models]
+        # A loss that compares two answers has no value for one model: its column is empty.
+        nothing = np.full(rows.size, np.nan)
+        by_model = [model.losses[self._loss][rows] if self._loss in model.losses else nothing for model in self._models]
         right = [1 - model.losses["zero_one"][rows] for model in self._models if "zero_one" in model.losses]
         known = rows[self._labelled[rows]]
         base = None if self._positive is None or not known.size else float(self._positive[known].mean())
-        difference = interval(by_model[1] - by_model[0], blocks, confidence) if len(by_model) > 1 else None
+        difference = None if self._apart is None else interval(self._apart[rows], blocks, confidence)
         means = [_means(each, known) for each in self._expected]
         return Part(
             name, rows.size, [interval(each, blocks, confidence) for each in by_model],

@@ -9,9 +9,9 @@ from service.drift import SLOT_S
 from service.drift.alarms import Limits, Machine, look, read, sentence
 from service.drift.bins import Counts
 from service.drift.sketch import Layout
+from service.evaluate.by_row import Judged
 from service.evaluate.data import REFUSED_TOLD, Sample, day_of
 from service.evaluate.figures import BLOCKS_FEW, BLOCKS_MIN, blocks_of
-from service.evaluate.judge import Judged
 from service.inputs import Array
 from service.watch.gather import columns_of, watched_by
 

@@ -12,11 +12,13 @@ from service.engine import Engine, Reading, Scores, ended
 from service.engine.joint import JointRuns
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError
+from service.evaluate.by_row import judged
 from service.evaluate.data import Sample, Wanted, read_file, sample_of
-from service.evaluate.judge import Evaluation, evaluate, judged
+from service.evaluate.judge import Evaluation, evaluate
 from service.evaluate.problems import found_in, skew, skew_of_predictions
 from service.floor import scored
 from service.inputs import Array, Columns, Decoder, Field, Row
+from service.losses import label_classes
 from service.rollout.policy import Policy
 
 BATCH_ROWS = 2_048
@@ -54,7 +56,8 @@ def run(request: Request, step: Step = lambda what, rows: None) -> Evaluation:
         InferenceError: when a model fails on a batch.
     """
     device = request.policy.device if request.policy else "auto"
-    engines = [OnnxEngine(source, device=device, warm_max_rows=1) for source in request.models]
+    classes = request.policy.classes if request.policy else []
+    engines = [OnnxEngine(source, device=device, warm_max_rows=1, classes=classes) for source in request.models]
     try:
         return _run(request, engines, step)
     finally:
@@ -70,9 +73,10 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
     if request.data is None:
         sample, pipeline = _flights(request, decoder, step)
     else:
-        sample = read_file(request.data, decoder, request.wanted, first.classes, lambda rows: step("reading", rows))
+        sample = read_file(request.data, decoder, request.wanted, _classes(engines), lambda rows: step("reading", rows))
     if not sample.segments:
         sample.segments = _segments(decoder, sample)
+    goal = request.policy.goals.quality if request.policy else None
     models = []
     for source, engine in zip(request.models, engines, strict=True):
         columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
@@ -85,10 +89,10 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
         if not any(answer.given for answer in answers):
             scored(engine, columns, reading, sample.rows[:1])  # it fails on every row: this says why
         name = engine.card.name if sum(e.card.name == engine.card.name for e in engines) == 1 else source
-        models.append(judged(name, engine.card, answers, sample.labels))
+        models.append(judged(name, engine.card, answers, sample.labels, goal))
     if not models[0].losses:
         raise ConfigurationError(f"{sample.source} has no label that {models[0].name}'s answers can be held against")
-    found = evaluate(sample, models, request.policy.goals.quality if request.policy else None)
+    found = evaluate(sample, models, goal)
     step("looking for problems in the data", 0)
     found.problems, found.drift = found_in(sample, models, decoder.positions, Limits())
     found.skew = skew_of_predictions(sample, models[0])
@@ -117,6 +121,14 @@ def answers_of(
             own[row] = Answer(Status.INVALID)
         found += own
     return found
+
+
+def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:
+    """What a label may be: the classes of all models."""
+    first, *others = (engine.card.classes for engine in engines)
+    for each in others:
+        first = label_classes(first, each)
+    return list(first)
 
 
 def fields_of_all(engines: Sequence[OnnxEngine]) -> list[Field]:

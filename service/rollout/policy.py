@@ -274,8 +274,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def parse(text: str, source: str = "rollout.yaml") -> Policy:
+def parse(text: str, source: str = "rollout.yaml", *, for_a_clip: bool = False) -> Policy:
     """The policy in a rollout file's text.
+
+    Args:
+        for_a_clip: leave a quality goal out whose `clip` is missing, for the command that proposes one.
 
     Raises:
         ConfigurationError: naming the key and what it should be.
@@ -288,6 +291,8 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         raise ConfigurationError(f"{source} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigurationError(f"{source} must be a mapping with `model`, `task` and `primary`")
+    if for_a_clip and _lacks_a_clip(data):
+        data = {**data, "goals": {name: goal for name, goal in data["goals"].items() if name != "quality"}}
     try:
         return Policy.model_validate(data)
     except pydantic.ValidationError as error:
@@ -295,6 +300,15 @@ def parse(text: str, source: str = "rollout.yaml") -> Policy:
         raise ConfigurationError(
             f"{source} does not fit the schema (`understudy check --schema` prints it):\n{problems}"
         ) from error
+
+
+def _lacks_a_clip(data: Mapping[str, Any]) -> bool:
+    goals = data.get("goals")
+    quality = goals.get("quality") if isinstance(goals, dict) else None
+    if not isinstance(quality, dict) or quality.get("clip") is not None:
+        return False
+    loss = quality.get("loss")
+    return isinstance(loss, str) and loss in LOSSES and LOSSES[loss].clip == "required"
 
 
 def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None, units: str = "") -> Policy:

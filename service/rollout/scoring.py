@@ -197,7 +197,7 @@ class Scorer:
             return Pair(loss, loss, loss, labelled=True, clipped=clipped)
         lost = None if label is None else NO_LOSS
         found = [loss for each in self._classes if (loss := self.loss(answer, drawn, each)) is not None]
-        if answer.status is not Status.OK:
+        if not answer.given:
             found = [1.0]
         most, least = max(found, default=1.0), min(found, default=0.0)
         if drawn is Variant.CANDIDATE:
