@@ -24,23 +24,25 @@ def init(
     poc: Annotated[Path, typer.Argument(help="the model in proof of concept: an .onnx file or a model folder")],
     candidate: Annotated[Path, typer.Argument(help="the better one to launch")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the rollout file to write")] = Path("rollout.yaml"),
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            help="what the classes are called, as your labels name them and in the order of the probabilities, where the models do "
+            "not say it: cat,dog or 0,1"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
 ) -> None:
     """Read both models' signatures and write a rollout file to start from."""
     from service.cli import starter  # noqa: PLC0415 - a command that needs no runtime should not load it
     from service.domain import Variant  # noqa: PLC0415
-    from service.engine.onnx import OnnxEngine  # noqa: PLC0415
     from service.loading import fields_of, subject  # noqa: PLC0415
 
     with said():
         if output.exists() and not force:
             raise ConfigurationError(f"{output} exists; --force overwrites it")
-        cards, subjects = [], []
-        for source in (poc, candidate):
-            engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
-            cards.append(engine.card)
-            subjects.append(subject(engine.card, engine.seconds(1)))
-            engine.close()
+        cards, seconds, names = starter.opened((poc, candidate), starter.names(classes))
+        subjects = [subject(card, took) for card, took in zip(cards, seconds, strict=True)]
         tasks = [card.task for card in cards]
         if tasks[0] != tasks[1] and "other" not in tasks:
             raise ConfigurationError(
@@ -49,7 +51,7 @@ def init(
         fields = fields_of(*cards)
         named = poc.stem if poc.suffix else poc.name
         text = starter.write(
-            named, cards[0].task, (str(poc), str(candidate)), dict(zip(Variant, subjects, strict=True))
+            named, cards[0].task, (str(poc), str(candidate)), dict(zip(Variant, subjects, strict=True)), names
         )
         output.write_text(text, encoding="utf-8")
         row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)

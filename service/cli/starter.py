@@ -4,8 +4,10 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from service.domain import Variant
+from service.engine.catalog import Card
 from service.errors import ConfigurationError
 from service.rollout.feasibility import Subject, feasibility
 from service.rollout.policy import parse
@@ -18,7 +20,7 @@ task: {task}
 primary: {primary}
 candidate: {candidate}
 device: auto
-goals:
+{classes}goals:
   error_budget: 0.05 # chance of any wrong verdict in this rollout, half for a wrong promotion and half for a wrong rollback
 {quality}\
   errors: {{margin: 0.002}} # a guess: the candidate may fail on so many more requests, as a share
@@ -40,11 +42,24 @@ steps:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """What the classes are called, where the models do not say it.
+
+    Attributes:
+        classes: in the order of the probabilities; empty where the models name them, or have none.
+        guess: a comment, where nobody has said it.
+    """
+
+    classes: tuple[int | str, ...] = ()
+    guess: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Starter:
     """What goes into the file.
 
     Attributes:
-        quality: the keys of `goals.quality`; None for none. why: a comment on it.
+        quality: the keys of `goals.quality`; None for none. why: a comment on it. names: what the classes are called.
         p99_ms: and `deadline_ms`: in whole milliseconds. measured: what one row takes in the slower model, in milliseconds.
     """
 
@@ -54,6 +69,7 @@ class Starter:
     candidate: str
     quality: Mapping[str, str | float] | None
     why: str
+    names: Names
     p99_ms: int
     deadline_ms: int
     measured: float
@@ -66,13 +82,61 @@ class Starter:
             quality += f"  quality: {{{keys}}}\n"
         latency = f"  # A guess: one row takes {self.measured:.3g} ms here in the slower of the two models.\n"
         latency += f"  latency: {{p99_ms: {self.p99_ms}, deadline_ms: {self.deadline_ms}}}\n"
+        classes = ""
+        if self.names.classes:
+            listed = ", ".join(_scalar(name) if isinstance(name, str) else str(name) for name in self.names.classes)
+            classes = f"classes: [{listed}]" + (f" # {self.names.guess}\n" if self.names.guess else "\n")
         return TEMPLATE.format(
+            classes=classes,
             model=_scalar(self.model), task=self.task, primary=_scalar(self.primary), candidate=_scalar(self.candidate),
             quality=quality, latency=latency, amount="labels: 500" if self.quality is not None else "requests: 500",
         )  # fmt: skip
 
 
-def write(model: str, task: str, sources: tuple[str, str], models: Mapping[Variant, Subject]) -> str:
+def names(given: str | None) -> Names:
+    """Class names as a user gives them: whole numbers where all of them are.
+
+    >>> names("0,1").classes, names("cat, dog").classes, names(None).classes
+    ((0, 1), ('cat', 'dog'), ())
+    """
+    parts = [part.strip() for part in (given or "").split(",") if part.strip()]
+    whole = all(part.removeprefix("-").isdecimal() for part in parts)
+    return Names(tuple(int(part) for part in parts) if whole else tuple(parts))
+
+
+def opened(sources: tuple[Path, Path], named: Names) -> tuple[list[Card], list[float], Names]:
+    """Both models' cards, what one row takes in each, and what their classes are called.
+
+    Where nothing names the classes of one model, they are taken to be those of the other, or the numbers from 0: the file says that
+    this is a guess.
+
+    Raises:
+        ConfigurationError: when a model cannot be read, or has another number of classes.
+    """
+    from service.engine.onnx import OnnxEngine  # noqa: PLC0415 - a command that needs no runtime should not load it
+
+    cards, seconds, unnamed = [], [], 0
+    for source in sources:
+        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=named.classes)
+        cards.append(engine.card)
+        seconds.append(engine.seconds(1))
+        unnamed = max(unnamed, engine.unnamed)
+        engine.close()
+    if not unnamed or named.classes:
+        return cards, seconds, named
+    known = next((card.classes for card in cards if len(card.classes) == unnamed), None)
+    guess = (
+        "a guess: only one of the models names its classes, and the other is taken to have the same, in the same order"
+    )
+    if known is None:
+        known = list(range(unnamed))
+        guess = "a guess: nothing names the classes. Write them as your labels do, in the order of the probabilities"
+    return opened(sources, Names(tuple(known), guess))
+
+
+def write(
+    model: str, task: str, sources: tuple[str, str], models: Mapping[Variant, Subject], named: Names = Names()
+) -> str:
     """The text of a rollout file that can finish with these models: the first of the goals that fit the task.
 
     Raises:
@@ -84,7 +148,9 @@ def write(model: str, task: str, sources: tuple[str, str], models: Mapping[Varia
     # Failures and latency come last: they need no meaning of an answer.
     for quality, why in (*_goals(task), (None, "No `quality` goal, so only failures and latency are judged: ")):
         reason = why if quality is not None else why + (refused or "nothing says what the outputs mean.")
-        starter = Starter(_model_name(model), task, *sources, quality, reason, p99_ms, deadline_ms, slower * 1000)
+        starter = Starter(
+            _model_name(model), task, *sources, quality, reason, named, p99_ms, deadline_ms, slower * 1000
+        )
         text = starter.text()
         found = feasibility(parse(text, "the rollout file that init would write"), models)
         if not found.refusals:

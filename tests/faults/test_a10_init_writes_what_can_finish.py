@@ -40,7 +40,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 
 def kind_of(own: Policy, file: Path) -> Kind:
     """What the simulation needs of a model."""
-    engine = OnnxEngine(file, device="cpu", warm_max_rows=1)
+    engine = OnnxEngine(file, device="cpu", warm_max_rows=1, classes=own.classes)
     known = subject(engine.card)
     engine.close()
     loss = own.goals.quality.loss if own.goals.quality else ""
@@ -100,3 +100,44 @@ def test_init_says_in_the_file_why_there_is_no_quality_goal(tmp_path: Path) -> N
         text.replace("  # ", "").split()
     )
     assert parse(text).goals.quality is None
+
+
+@pytest.mark.parametrize(
+    ("makers", "options", "classes", "comment"),
+    [
+        (["softmax without a label"] * 2, [], "[0, 1, 2]", "# a guess: nothing names the classes"),
+        (["two probabilities"] * 2, [], "[0, 1]", "# a guess: nothing names the classes"),
+        (["softmax without a label"] * 2, ["--classes", "cat,dog,eel"], "[cat, dog, eel]", ""),
+        (["softmax without a label"] * 2, ["--classes", "1,2,3"], "[1, 2, 3]", ""),
+        (
+            ["named classes", "softmax without a label"],
+            [],
+            "[a, b, c]",
+            "# a guess: only one of the models names its classes",
+        ),
+    ],
+)
+def test_init_names_the_classes_and_says_where_it_guesses(
+    tmp_path: Path, makers: list[str], options: list[str], classes: str, comment: str
+) -> None:
+    """With the names the probabilities can be judged."""
+    for maker, name in zip(makers, ("poc.onnx", "better.onnx"), strict=True):
+        MAKERS[maker](tmp_path / name)
+    done("init", "poc.onnx", "better.onnx", *options)
+    text = (tmp_path / "rollout.yaml").read_text(encoding="utf-8")
+
+    (line,) = (line for line in text.splitlines() if line.startswith("classes:"))
+    assert line.startswith(f"classes: {classes} {comment}".rstrip())
+    assert ("# a guess" in line) is bool(comment)
+    quality = parse(text).goals.quality
+    assert quality is not None
+    assert quality.loss == "brier"
+    assert done("check").splitlines()[-1] == "ready to serve"
+
+
+def test_init_refuses_class_names_that_are_too_few(tmp_path: Path) -> None:
+    """Two names for three probabilities."""
+    for name in ("poc.onnx", "better.onnx"):
+        MAKERS["softmax without a label"](tmp_path / name)
+
+    assert "names 2 classes" in refused("init", "poc.onnx", "better.onnx", "--classes", "a,b")
