@@ -53,12 +53,14 @@ def asked(policy: Policy) -> Iterator[Asked]:
 def amounts(policy: Policy) -> Iterator[Problem]:
     """Goals that take for ever at the stated margin, and those that take very long."""
     for goal in asked(policy):
+        larger = "ratio, of 1.05 at least" if goal.key.endswith("ratio") else "margin"
         if any(amount.never for amount in goal.at.values()):
-            yield Problem(goal.key, f"no number of labels or requests can show {goal.says}: write a larger margin")
+            yield Problem(goal.key, f"no number of labels or requests can show {goal.says}: write a larger {larger}")
         elif any(amount.requests is None for amount in goal.at.values()):
             says = f"no number of labels or requests can show {goal.says}, unless the two models are far more alike than usual: "
             yield Problem(goal.key, f"{says}write a larger margin", refused=False)
         elif (goal.most.requests or 0) > REQUESTS_MANY:
-            says = f"to show {goal.says} takes about {goal.most.requests:,} requests in one step: with a larger margin, or where "
+            larger = larger.partition(",")[0]
+            says = f"to show {goal.says} takes about {goal.most.requests:,} requests in one step: with a larger {larger}, or where "
             says += "more requests are rehearsed, it takes fewer"
             yield Problem(goal.key, says, refused=False)

@@ -185,6 +185,8 @@ def test_what_is_accepted_finishes_and_what_is_refused_names_a_key(file: dict[st
 
 ERRORS, BRIER = {"errors": {"margin": 0.05}}, {"quality": {"loss": "brier", "margin": 0.2}}
 RATIO = {"latency": {"p99_ms": 50, "ratio": {"p50": 2.0}}}
+NARROW = {"latency": {"p99_ms": 50, "ratio": {"p50": 1.03}}}
+"""Of one bucket of the histogram: rounding to the safe side takes as much."""
 SERVED = {"quality": {"loss": "brier", "margin": 0.2, "evidence": "served"}}
 
 
@@ -199,6 +201,7 @@ SERVED = {"quality": {"loss": "brier", "margin": 0.2, "evidence": "served"}}
         ([{"canary": 0}, {"canary": 50}], RATIO, "binary", "steps.0.canary"),
         ([{"canary": 0}, {"canary": 50}], SERVED, "binary", "steps.0.canary"),
         ([{"canary": 100}], RATIO, "binary", "steps.0.canary"),
+        ([{"canary": 50}], NARROW, "binary", "goals.latency.ratio"),
         ([{"shadow": 100}], BRIER, "label only", "goals.quality.loss"),
         ([{"shadow": 100}], BRIER, "anything", "goals.quality.loss"),
         ([{"shadow": 100}], BRIER, "number", "goals.quality.loss"),
