@@ -201,7 +201,6 @@ SERVED = {"quality": {"loss": "brier", "margin": 0.2, "evidence": "served"}}
         ([{"canary": 0}, {"canary": 50}], RATIO, "binary", "steps.0.canary"),
         ([{"canary": 0}, {"canary": 50}], SERVED, "binary", "steps.0.canary"),
         ([{"canary": 100}], RATIO, "binary", "steps.0.canary"),
-        ([{"canary": 50}], NARROW, "binary", "goals.latency.ratio"),
         ([{"shadow": 100}], BRIER, "label only", "goals.quality.loss"),
         ([{"shadow": 100}], BRIER, "anything", "goals.quality.loss"),
         ([{"shadow": 100}], BRIER, "number", "goals.quality.loss"),
@@ -221,6 +220,7 @@ def test_a_step_that_would_never_end_is_refused(steps: list[Any], goals: Any, na
     [
         ([{"shadow": 100, "require": ["approval"]}], {}, "steps.0.require"),
         ([{"shadow": 100}], RATIO, "goals.latency.ratio"),
+        ([{"canary": 50}], NARROW, "goals.latency.ratio"),
         ([{"shadow": 100}], {"errors": {"margin": 0.05, "ratio": 2}}, "goals.errors.ratio"),
         ([{"shadow": 100}], {"quality": {"loss": "brier", "margin": 1e-13}}, "goals.quality.margin"),
     ],
