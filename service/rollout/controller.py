@@ -25,7 +25,7 @@ from service.clock import Clock
 from service.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
 from service.errors import NotAllowedNow
 from service.rollout import phases
-from service.rollout.evidence import Evidence, Tail
+from service.rollout.evidence import VERSION, Evidence, Tail
 from service.rollout.judge import Verdict, judge, serving
 from service.rollout.loadtest import LOADTEST
 from service.rollout.phases import Order
@@ -107,8 +107,8 @@ class Controller:
             return None
         evidence = self._evidence or self._load()
         self._evidence = evidence
-        if plan.step >= 0:
-            evidence.begin_step(plan.step, plan.revision)
+        if plan.step >= 0 or plan.trial != evidence.trial:
+            evidence.begin_step(plan.step if plan.step >= 0 else evidence.step, plan.revision, plan.trial)
         evidence.stand(plan.revision if plan.phase is Phase.PROMOTED else None)
         # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
         known_by = self._clock.now() - LABEL_LAG_S
@@ -132,18 +132,33 @@ class Controller:
             return None
         looked = {
             "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail.last, "known_by": known_by,
-            "marks": len(evidence.marks), "chain": evidence.chain, "met": met,
+            "marks": len(evidence.marks), "chain": evidence.chain, "met": met, "evidence": VERSION,
         }  # fmt: skip
         return self._apply(plan, order, verdict, looked)
 
     def _load(self) -> Evidence:
         evidence = Evidence(self._policy, self._models)
         state = self._store.load_state(STATE)
-        if state is not None:
+        if state is not None and (kept := state["evidence"].get("version")) == VERSION:
             evidence.take(state["evidence"])
+        elif state is not None:
+            self._fold_anew(kept)
         self._history = list(bands_of(self._store))
         self._points = (self._store.load_state(SHOWN) or {}).get("points", 0)
         return evidence
+
+    def _fold_anew(self, kept: Any) -> None:
+        """Say in the log that evidence of another version is not read, but folded again from the rows in the store."""
+        reason = (
+            f"the evidence was kept by version {kept or 1} of its format and is counted again by version {VERSION}, from the rows "
+            "in the store; what retention took of them is not in it, and earlier decisions cannot be verified by this version"
+        )
+        plan = self._store.load_plan()
+        details = {"from_version": kept or 1, "to_version": VERSION}
+        self._store.append_event(
+            Event(self._clock.now(), "evidence", "system", reason, plan.revision if plan else 0, details)
+        )
+        log.info("the evidence is counted again", reason=reason)
 
     def _fold(self, evidence: Evidence, known_by: float) -> bool:
         before = (evidence.seen, evidence.settled)

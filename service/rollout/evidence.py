@@ -16,10 +16,11 @@ where both models agree under 0/1 loss. The result bounds the e-value of the who
 so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
 delay and absence of a label say nothing about the outcome.
 
-What counts: live requests, the first row of a request, and the first request of a unit in its window (`units`). An
-answer that failed, timed out or was not finite is a loss of 1, never left out. While the candidate's process is away it is
-not asked: a failure for the errors goal, and nothing for quality. A rehearsal that was dropped or not sampled is no pair: the
-drop does not depend on the answer. A row belongs to the step whose plan it was routed by. Time is the observations' own;
+What counts: live requests that the draw for rehearsals chose, the first row of each, and the first request of a unit in its
+window (`units`). An answer that failed, timed out or was not finite is a loss of 1, never left out; one whose rehearsal was
+dropped counts at its worst (`drops`). While the candidate's process is away it is not asked: a failure for the errors goal, and
+nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and to the trial whose
+plan it was routed by. Time is the observations' own;
 nothing here reads a clock.
 """
 
@@ -30,16 +31,19 @@ from typing import Any
 
 import msgspec
 
-from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
+from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Variant
+from service.rollout.attempts import Attempts
+from service.rollout.drops import Drops
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
 from service.rollout.reading import Clipped, Coverage, Reading, Standing
-from service.rollout.scoring import OWED, TRIED, Model, Pair, Scorer, is_pair
-from service.rollout.sentences import SLOW
+from service.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, unknown
 from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
 from service.rollout.served import Served
 
+VERSION = 2
+"""Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 BLOCK_ROWS = 256
 TAIL_CUTS = 16
 WANTED_MAX = 1_000
@@ -55,11 +59,13 @@ class Tail:
     """The pairs behind the settled prefix, in request order: what each may be at worst and at best (equal where it is known).
 
     Attributes:
+        harm: what each says about harm at best; None where it does not count for that.
         in_step: whether each was routed by the present step's plan. wanted: predictions that an audit waits for.
     """
 
     worst: list[float] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
+    harm: list[float | None] = field(default_factory=list)
     in_step: list[bool] = field(default_factory=list)
     labelled: int = 0
     labelled_in_step: int = 0
@@ -80,44 +86,66 @@ class Evidence:
         self._paired = goals.quality is not None and goals.quality.evidence == "paired"
         self._cuts = goals.quality is not None and goals.quality.scale.clip is not None
         self.quality = _paired_goal(policy) if self._paired else None
-        self.errors = PairedGoal(goals.errors.margin, goals.errors.margin) if goals.errors else None
-        self.latency = Staged(RateEvidence)
-        self.late: dict[
-            str, int
-        ] = {}  # of the candidate's answers that `latency` counts against it: how many, by cause
+        self.attempts = Attempts(policy)
+        self._drops = Drops(goals.quality.scale.bounded(goals.quality.margin) if goals.quality else 0.0)
         self.served = Served(policy)
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage, self.clipped = Coverage(), Clipped()
         self.no_loss = 0  # labels that came and that no loss can be computed from
         self.seen = self.settled = 0
-        self.marks: list[tuple[int, int, int, int]] = []  # where each step began: step, plan's revision, seen, settled
+        # Where each step began: step, plan's revision, seen, settled, trial.
+        self.marks: list[tuple[int, int, int, int, int]] = []
         self.chain = ""  # digest of all settled rows so far
         self.blocks: list[tuple[int, str]] = []  # the chain at every `BLOCK_ROWS`th settled row: seq, digest
         self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
         self._in_block = 0
         self.step = self.revision = 0
+        self.trial, self.trial_revision = 1, 0
         self.step_requests = self.step_labels = self.labels = 0
         self.watermark = self.started_at = self.step_at = 0.0
         self.promoted: int | None = None  # the revision of the plan that promoted the candidate
         self.baking_since: float | None = None  # when the first request came that this plan routed
         self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
 
-    def begin_step(self, step: int, revision: int) -> None:
+    def begin_step(self, step: int, revision: int, trial: int = 1) -> None:
         """The plan with this revision is at this step: advancing needs evidence from rows that it routed.
 
-        Saying it twice changes nothing.
+        In a new trial the evidence for harm begins anew, with those rows. Saying it twice changes nothing.
         """
-        if step != self.step:
-            self.step, self.revision = step, revision
-            self.marks.append((step, revision, self.seen, self.settled))
-            self.step_requests = self.step_labels = 0
-            self.step_at = self.watermark
-            for goal in (self.quality, self.errors):
-                if goal is not None:
-                    goal.begin_step()
-            self.latency.begin_step()
-            self.served.begin_step()
+        if trial != self.trial:
+            self._begin_trial(trial, revision)
+        elif step == self.step:
+            return
+        self._begin_step(step, revision)
+
+    def _begin_trial(self, trial: int, revision: int) -> None:
+        self.trial, self.trial_revision = trial, revision
+        if self.quality is not None:
+            self.quality.begin_trial()
+        self.attempts.begin_trial()
+        self.served.begin_trial()
+
+    def _begin_step(self, step: int, revision: int) -> None:
+        self.step, self.revision = step, revision
+        self.marks.append((step, revision, self.seen, self.settled, self.trial))
+        self.step_requests = self.step_labels = 0
+        self.step_at = self.watermark
+        if self.quality is not None:
+            self.quality.begin_step()
+        self.attempts.begin_step()
+        self._drops.begin_step()
+        self.served.begin_step()
+
+    @property
+    def errors(self) -> PairedGoal | None:
+        """The goal for failures."""
+        return self.attempts.errors
+
+    @property
+    def latency(self) -> Staged[RateEvidence]:
+        """The goal for latency, for advancing."""
+        return self.attempts.latency
 
     def stand(self, promoted: int | None) -> None:
         """The plan with this revision has promoted the candidate; None: it stands before a promotion, or behind one undone."""
@@ -136,27 +164,15 @@ class Evidence:
             if self.promoted is not None and self.baking_since is None and observation.revision >= self.promoted:
                 self.baking_since = observation.at
             in_step = observation.revision >= self.revision
-            self.served.see(observation, in_step=in_step)
-            if not is_pair(observation, OWED) or not self._firsts_seen.first(observation.unit, observation.at):
-                continue
-            self.step_requests += in_step
-            candidate, primary = observation.candidate, observation.primary
-            if self.errors is not None:
-                difference = float(candidate.status is not Status.OK) - float(primary.status is not Status.OK)
-                self.errors.update(difference, in_step=in_step)
-            if candidate.status in TRIED:
-                # What gave no answer was not fast, however soon it failed: it is charged here too, under its own cause.
-                cause = self._late(candidate)
-                for evidence in self.latency.parts(in_step=in_step):
-                    evidence.update(cause is not None)
-                if cause is not None:
-                    self.late[cause] = self.late.get(cause, 0) + 1
-
-    def _late(self, answer: Answer) -> str | None:
-        """Why an answer does not count as in time; None where it does."""
-        if answer.status is not Status.OK:
-            return answer.status.value
-        return SLOW if answer.seconds * 1000 > self.policy.goals.latency.p99_ms else None
+            in_trial = observation.revision >= self.trial_revision
+            harm = self.attempts.incidents.see(observation) and in_trial
+            self.served.see(observation, in_step=in_step, harm=harm)
+            whose, paired = unknown(observation), is_pair(observation, OWED)
+            if paired and in_trial and self.attempts.requests is not None:
+                self.attempts.requests.see(observation)
+            if (paired or whose) and self._firsts_seen.first(observation.unit, observation.at):
+                self.step_requests += paired and in_step
+                self.attempts.see(observation, whose, in_step=in_step, harm=harm)
 
     def settle(self, rows: Iterable[Row]) -> int:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
@@ -164,11 +180,11 @@ class Evidence:
         for seq, observation, report in rows:
             pair = self._scorer.pair(observation, report)
             if pair is not None:
-                if pair.known is None and pair.lost is None:
+                if pair.waits:
                     if not self._expired(observation):
                         break
                     self._miss(seq)
-                if self._firsts_settled.first(observation.unit, observation.at):
+                if pair.kind == AWAY or self._firsts_settled.first(observation.unit, observation.at):
                     self._fold(observation, report, pair)
             self.settled = seq
             taken += 1
@@ -190,7 +206,7 @@ class Evidence:
         row = _pack((
             self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
             o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
-            b.probabilities, b.seconds, *added,
+            b.probabilities, b.seconds, o.sampled, *added,
         ))  # fmt: skip
         self.chain = hashlib.blake2b(row, digest_size=8).hexdigest()
         self._in_block += 1
@@ -201,14 +217,17 @@ class Evidence:
     def tail(self, rows: Iterable[Row]) -> Tail:
         """What lies behind the prefix; changes nothing."""
         tail, firsts = Tail(last=self.settled), self._firsts_settled.copy()
+        drops = self._drops.copy()
         for seq, observation, report in rows:
             tail.last = seq
             pair = self._scorer.pair(observation, report)
-            if pair is None or not firsts.first(observation.unit, observation.at):
+            if pair is None or pair.kind == AWAY or not firsts.first(observation.unit, observation.at):
                 continue
             in_step = observation.revision >= self.revision
+            if not drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
+                continue
             if pair.lost is not None:
-                tail.no_loss += 1
+                tail.no_loss += pair.lost == NO_LOSS
                 if self._on_arrival:
                     continue
             elif pair.known is None:
@@ -224,6 +243,8 @@ class Evidence:
             tail.worst.append(pair.worst)
             tail.best.append(pair.best)
             tail.in_step.append(in_step)
+            counts = observation.revision >= self.trial_revision and pair.kind != DROPPED
+            tail.harm.append(pair.best if counts else None)
         return tail
 
     def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
@@ -232,7 +253,9 @@ class Evidence:
             coverage=self.coverage, elapsed_s=self.watermark - self.started_at, step_s=self.watermark - self.step_at,
             labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
             step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
-            clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss,
+            clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss, trial=self.trial,
+            drawn=self.attempts.drops["latency"].drawn[1], dropped=self.attempts.drops["latency"].dropped[1],
+            incidents=self.attempts.incidents.count, away=self.attempts.incidents.away,
         )  # fmt: skip
 
     def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
@@ -242,19 +265,7 @@ class Evidence:
         """
         alpha = self.policy.goals.error_budget / 2
         found = [self._quality(self.quality, tail, alpha)] if self.quality is not None else []
-        if self.errors is not None and self.policy.goals.errors is not None:
-            whole, margin = self.errors.whole, self.policy.goals.errors.margin
-            mean, variance = (whole.mean, whole.variance) if whole.n else (0.0, 0.0)
-            found.append(
-                Reading("errors", mean, *whole.band(alpha), whole.n, 0, margin, self.errors.log_e_advance(),
-                        self.errors.log_e_harm(), margin - mean, variance)
-            )  # fmt: skip
-        slow = self.latency.whole
-        rate = slow.mean if slow.n else 0.0
-        found.append(
-            Reading("latency", rate, *slow.band(alpha), slow.n, 0, 0.01, self.latency.least(lambda e: e.log_e_below(0.01)),
-                    slow.log_e_above(0.01), 0.01 - rate, rate * (1 - rate), tuple(self.late.items()))
-        )  # fmt: skip
+        found += self.attempts.readings(alpha)
         found += self.served.readings(alpha, serving=serving)
         quality = self.policy.goals.quality
         if quality is not None and quality.poc_target is not None and self.poc.n:
@@ -269,7 +280,7 @@ class Evidence:
         assert quality is not None
         margin = quality.scale.bounded(quality.margin)
         log_e, cut = max(_views(goal, tail, margin), key=lambda view: view[0])
-        harm, peak = goal.harm_peak(tail.best)
+        harm, peak = goal.harm_peak(tail.harm)
         if harm > max(log_e, 0.0):
             cut = peak  # what speaks for a rollback is what is shown then
         shown = goal.with_tail(tail.worst[:cut], tail.best[:cut])
@@ -283,20 +294,26 @@ class Evidence:
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
+        in_trial = observation.revision >= self.trial_revision
+        self.served.settle(observation, pair, in_step=in_step, harm=in_trial)
+        if pair.kind == AWAY:
+            return
+        if not self._drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
+            return
         self.labels += pair.labelled
-        self.no_loss += pair.lost is not None
+        self.no_loss += pair.lost == NO_LOSS
         if pair.labelled:
             self.clipped.add(self._measured(observation), pair.clipped)
         self.step_labels += pair.labelled and in_step
-        self.served.settle(observation, pair, in_step=in_step)
         if self.quality is not None and (pair.known is not None or not self._on_arrival):
             # What never came speaks against an advance as the worst, and for a rollback as the best, that it could be.
-            self.quality.update(pair.worst, least=pair.best, in_step=in_step)
+            harm = in_trial and pair.kind != DROPPED
+            self.quality.update(pair.worst, least=pair.best, in_step=in_step, harm=harm)
         if pair.labelled and report is not None and (self._paired or observation.drawn is Variant.PRIMARY):
             loss = self._scorer.loss(observation.primary, Variant.PRIMARY, report.label)
             if loss is not None:
                 self.poc.update(loss)
-        if pair.asked:
+        if pair.asked and pair.kind != DROPPED:
             says = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
             self.coverage.add(labelled=pair.labelled, **says)
 
@@ -313,8 +330,8 @@ class Evidence:
         """Everything, as JSON."""
         return {
             "quality": self.quality.state() if self.quality else None,
-            "errors": self.errors.state() if self.errors else None,
-            "latency": self.latency.state(), "late": self.late, "served": self.served.state(), "poc": self.poc.state(),
+            "attempts": self.attempts.state(), "drops": self._drops.state(), "version": VERSION,
+            "served": self.served.state(), "poc": self.poc.state(),
             "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(),
             "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
@@ -322,15 +339,14 @@ class Evidence:
         }  # fmt: skip
 
     def take(self, state: Mapping[str, Any]) -> None:
-        """Take over a stored state.
+        """Take over a state that this version has stored.
 
         Raises:
             ValueError: when it was made with other margins or bounds.
         """
         self.quality = self.quality.resume(state["quality"]) if self.quality else None
-        self.errors = self.errors.resume(state["errors"]) if self.errors else None
-        self.latency.take(state["latency"])
-        self.late = dict(state["late"])
+        self.attempts.take(state["attempts"])
+        self._drops.take(state["drops"])
         self.served.take(state["served"])
         self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])
@@ -347,7 +363,7 @@ class Evidence:
 
 _PLAIN = (
     "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "watermark", "started_at",
-    "step_at", "promoted", "baking_since", "no_loss",
+    "step_at", "promoted", "baking_since", "no_loss", "trial", "trial_revision",
 )  # fmt: skip
 
 

@@ -22,6 +22,12 @@ from service.rollout.reading import Reading, Standing
 from service.rollout.sentences import blame, saturated, sentence, span
 from service.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
+_PROMOTED_UNWATCHED = (
+    "promoted: the old primary goes on rehearsing, and failures and slow answers would still take the candidate off; "
+    "quality is not watched, since all callers have the candidate's answer and there is nothing to compare their labels with"
+)
+DROPS_SHOWN = 0.001
+"""The share of a step's rehearsals that may be dropped before a reason speaks of them."""
 Answer = Literal["advance", "hold", "rollback"]
 
 OPERATOR, LABELS, REQUESTS, TIME = "operator", "labels", "requests", "time"
@@ -67,7 +73,7 @@ class Verdict:
     """The answer for the rollout, with the numbers behind it.
 
     Attributes:
-        alpha_harm: the budget for any wrong rollback; alpha_advance: for any wrong advance.
+        alpha_harm: this trial's part of the budget for any wrong rollback; alpha_advance: for any wrong advance.
         log_e_harm: and `log_e_advance`: what was compared with the logarithms of their inverses.
         requires: what the next step requires and does not have, when that is all that is missing.
         waits_for: the next things that an advance waits for: `labels`, `requests`, `time`, `loadtest`, `approval` or `operator`.
@@ -97,6 +103,19 @@ class Verdict:
         }  # fmt: skip
 
 
+def trial_budget(policy: Policy, trial: int) -> float:
+    r"""The part of the harm budget that a trial has: half of it for the first, and half of the one before for each retry.
+
+    All together are at most the harm budget, however often an operator tries again.
+
+    >>> from service.rollout.policy import parse
+    >>> own = parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\n")
+    >>> [trial_budget(own, trial) for trial in (1, 2, 3)]
+    [0.0125, 0.00625, 0.003125]
+    """
+    return budgets(policy)[0] * 2.0**-trial
+
+
 def budgets(policy: Policy) -> tuple[float, float]:
     """The error budget's halves: for any wrong rollback, and for any wrong advance."""
     return policy.goals.error_budget / 2, policy.goals.error_budget / 2
@@ -115,7 +134,7 @@ def judge(
         phase: forward moves are judged in shadow and canary alone, harm everywhere.
         step: index into the policy's steps; -1 when the weight was set by hand, where only harm is judged.
     """
-    alpha_harm, alpha_advance = budgets(policy)
+    alpha_harm, alpha_advance = trial_budget(policy, standing.trial), budgets(policy)[1]
     metrics = [_metric(reading, alpha_harm, alpha_advance) for reading in readings]
     harms = {r.metric: r.log_e_harm for r in readings if r.log_e_harm is not None}
     gates = {r.metric: r.log_e_advance for r in readings if r.log_e_advance is not None}
@@ -126,7 +145,7 @@ def judge(
         return Verdict(answer, reason, metrics, alpha_harm, alpha_advance, log_e_harm, log_e_advance, **left)
 
     if harms and crossed(log_e_harm, alpha_harm):
-        return verdict("rollback", blame(next(r for r in readings if r.metric == to_blame(harms)), alpha_harm))
+        return verdict("rollback", blame(next(r for r in readings if r.metric == to_blame(harms)), budgets(policy)[0]))
     reason, waits_for = (
         _settled(policy, phase, step) if gates else ("no goal is set that an advance could be judged by", ())
     )
@@ -158,6 +177,8 @@ def serving(policy: Policy, step: int) -> bool:
 
 def _settled(policy: Policy, phase: Phase, step: int) -> tuple[str | None, tuple[str, ...]]:
     """Why there is nothing to advance to, whatever the evidence, and what that waits for."""
+    if phase is Phase.PROMOTED and policy.goals.quality is not None and policy.goals.quality.evidence == "served":
+        return _PROMOTED_UNWATCHED, ()
     if phase in _STANDING:
         return _STANDING[phase]
     if step < 0:
@@ -219,6 +240,11 @@ def _not_yet(r: Reading, standing: Standing, left: Mapping[str, Any]) -> str:
     text = f"{sentence(r)}: not decided yet"
     if r.pending:
         text += f"; {r.pending:,} pairs wait for their label and count as the worst case until then"
+    if standing.dropped > DROPS_SHOWN * standing.drawn:
+        text += (
+            f"; {standing.dropped / standing.drawn:.1%} of this step's rehearsals were dropped because too many waited, and count "
+            "as the worst case: rehearse fewer requests, or give the candidate more capacity"
+        )
     share = standing.coverage.share
     if r.unit == LABELS and share is not None and share < 0.995:
         text += f"; {1 - share:.1%} of the settled pairs never got one"

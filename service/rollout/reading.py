@@ -27,6 +27,7 @@ class Reading:
             there can be. For the forecast, and all in the unit of the statistics, where a loss is in [0, 1].
         causes: of `latency`: how many of the `n` did not count as in time, by cause (see `sentences.CAUSES`).
         words: what a sentence calls it; digits: how many decimals it shows.
+        per: the policy's `unit`, where each of its values counts once a day; empty where every request counts.
     """
 
     metric: str
@@ -44,6 +45,7 @@ class Reading:
     largest: float = 1.0
     words: str = ""
     digits: int = 4
+    per: str = ""
 
     def in_units_of(self, scale: LossScale, line: float) -> "Reading":
         """This reading of a loss in [0, 1], in the loss's raw unit; `line` is in that already, as the rollout file says it."""
@@ -135,6 +137,9 @@ class Standing:
         met: requirements that are fulfilled ("loadtest", "approval").
         clipped: how many losses were cut at the goal's `clip`.
         no_loss: labels that came and that the goal's loss cannot be computed from; their rows count as the worst.
+        trial: 1, and one more with each `retry`.
+        drawn: rehearsals that the draw chose in this step, and `dropped` those of them that were dropped.
+        incidents: of the candidate in this trial (see `service.rollout.incidents`); away: requests that found it away.
     """
 
     coverage: Coverage = field(default_factory=Coverage)
@@ -147,6 +152,11 @@ class Standing:
     met: frozenset[str] = frozenset()
     clipped: Clipped = field(default_factory=Clipped)
     no_loss: int = 0
+    trial: int = 1
+    drawn: int = 0
+    dropped: int = 0
+    incidents: int = 0
+    away: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON, for `GET /rollout`."""
@@ -154,4 +164,5 @@ class Standing:
             "labels": self.labels, "step_labels": self.step_labels, "step_requests": self.step_requests,
             "step_seconds": self.step_s, "doubts": list(self.doubts), **self.coverage.as_dict(),
             "clipped": {v.value: self.clipped.share(v) for v in Variant}, "no_loss": self.no_loss,
+            "trial": self.trial, "drawn": self.drawn, "dropped": self.dropped, "incidents": self.incidents, "away": self.away,
         }  # fmt: skip

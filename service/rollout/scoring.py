@@ -19,6 +19,9 @@ OWED = TRIED | {Status.DOWN}
 """An answer was owed, whether or not the process was there to be asked."""
 NO_LOSS = "no_loss"
 """A label came in time, and the goal's loss cannot be computed from it and the answers: it is of another kind."""
+PAIR, DROPPED, AWAY = "pair", "dropped", "away"
+"""What a row is for quality: a pair; one whose rehearsal was dropped, so that one answer is unknown; or one whose draw fell on a
+candidate that was away, which is no evidence about quality and shows whose labels come."""
 _AUDIT_SEED = 0xA0D1_7A0D_17A0_D17A  # the audit's draw is independent of the router's and of the rehearsals'
 
 
@@ -41,6 +44,7 @@ class Pair:
         lost: why a label that came is of no use, where it is not (`NO_LOSS`). Nothing more is waited for: the row counts as the
             worst that it could have been.
         clipped: whose loss was cut at the goal's `clip`.
+        kind: `PAIR`, `DROPPED` or `AWAY`.
     """
 
     known: float | None
@@ -50,6 +54,12 @@ class Pair:
     asked: bool = True
     lost: str | None = None
     clipped: frozenset[Variant] = frozenset()
+    kind: str = PAIR
+
+    @property
+    def waits(self) -> bool:
+        """Whether a label that has not come may still change what this row says."""
+        return self.known is None and self.lost is None
 
 
 def counts(observation: Observation) -> bool:
@@ -67,7 +77,23 @@ def is_pair(observation: Observation, tried: frozenset[Status] = TRIED) -> bool:
         and observation.sampled
         and observation.candidate.status in tried
         and observation.primary.status in TRIED
+        and unknown(observation) is None
     )
+
+
+def unknown(observation: Observation) -> Variant | None:
+    """Whose answer to a drawn request nobody knows, through no act of the candidate's.
+
+    Its rehearsal was dropped because too much waited. Or it was the primary's, in the background, and came too late: its caller
+    had the candidate's answer, so this is no failure that the candidate could be better than.
+    """
+    if not counts(observation) or not observation.sampled:
+        return None
+    primary, candidate = observation.primary.status, observation.candidate.status
+    if candidate is Status.DROPPED and primary in TRIED:
+        return Variant.CANDIDATE
+    late = primary is Status.TIMEOUT and observation.variant is Variant.CANDIDATE
+    return Variant.PRIMARY if candidate in TRIED and (late or primary is Status.DROPPED) else None
 
 
 class Scorer:
@@ -88,11 +114,31 @@ class Scorer:
         label = report.label if report is not None and self.in_time(observation, report) else None
         if self._served:
             return self._of_served(observation, label)
+        if (whose := unknown(observation)) is not None:
+            return self._half(observation, whose, label)
         if not is_pair(observation):
-            return None
+            return self._away(observation, label) if observation.sampled else None
         if label is None:
             return self._weighed(observation, None, *self._bounds(observation))
         return self._labelled(observation, label)
+
+    def _half(self, observation: Observation, whose: Variant, label: Label | None) -> Pair:
+        """A pair with one answer unknown: anything between no loss and the largest one."""
+        known, classes = whose.other, (label,) if label is not None else self._classes
+        answer = observation.answer(known)
+        found = [loss for each in classes if (loss := self.loss(answer, known, each)) is not None] or [0.0, 1.0]
+        worst, best = 1.0 - min(found), 0.0 - max(found)
+        if whose is Variant.PRIMARY:
+            worst, best = -best, -worst
+        pair = self._weighed(observation, None, worst, best) if self._scale.loss.of_one else Pair(None, 1.0, -1.0)
+        return replace(pair, kind=DROPPED, lost=None if label is None else DROPPED)
+
+    def _away(self, observation: Observation, label: Label | None) -> Pair | None:
+        """A row whose draw fell on a candidate that was away; it waits for its label like those of the primary."""
+        drawn = observation.point is not None and observation.candidate.status is Status.DOWN
+        if not drawn or not counts(observation) or not self.sampled(observation.prediction_id):
+            return None
+        return Pair(None, 0.0, 0.0, kind=AWAY, lost=None if label is None else AWAY)
 
     def _labelled(self, observation: Observation, label: Label) -> Pair:
         known = self._difference(observation, label)
@@ -190,7 +236,7 @@ class Scorer:
         if answer.status is Status.WITHHELD:
             answer = Answer(Status.INVALID)  # what its caller did not get has influenced no label
         if not counts(observation) or observation.point is None or answer.status not in TRIED:
-            return None
+            return self._away(observation, label)
         loss = None if label is None else self.loss(answer, drawn, label)
         if loss is not None and label is not None:
             clipped = frozenset({drawn} if self._is_clipped(answer, drawn, label) else ())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from service.domain import Variant
 from service.loss_table import LossScale
+from service.rollout.incidents import INTERVAL_S
 from service.rollout.reading import CLIPPED_MAX, Clipped, Reading
 
 SLOW = "slow"
@@ -30,11 +31,8 @@ def sentence(r: Reading) -> str:
         return f"after {r.n:,} answers of each the candidate's {name} is {times}"
     if r.metric == "latency":
         return _in_time(r)
-    if r.metric == "errors":
-        side = "more" if r.estimate >= 0 else "fewer"
-        band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")
-        rate = f"{abs(r.estimate):.2%} {side} requests ({band}; {r.line:.2%} more are allowed)"
-        return f"after {r.n:,} pairs the candidate fails {rate}"
+    if r.metric in {"errors", "request_errors"}:
+        return _failures(r)
     return _of_loss(r)
 
 
@@ -116,3 +114,13 @@ def _main_cause(r: Reading) -> str:
 
 def _cause(name: str) -> tuple[str, str]:
     return CAUSES.get(name, (name.replace("_", " "), "too often no answer in time"))
+
+
+def _failures(r: Reading) -> str:
+    side = "more" if r.estimate >= 0 else "fewer"
+    share, allowed = f"{abs(r.estimate):.2%} {side}", f"{r.line:.2%} more are allowed"
+    if r.metric == "request_errors":
+        return f"in {r.n:,} intervals of {INTERVAL_S:g} s the candidate fails {share} of all requests ({allowed})"
+    band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")
+    which = f" (the first request of each `{r.per}` a day)" if r.per else ""
+    return f"after {r.n:,} pairs{which} the candidate fails {share} requests ({band}; {allowed})"

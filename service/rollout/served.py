@@ -13,7 +13,8 @@ from service.domain import SHARE_ONE, Observation, Status, Variant
 from service.rollout.firsts import Firsts
 from service.rollout.policy import Policy
 from service.rollout.reading import Reading
-from service.rollout.scoring import OWED, Pair, counts
+from service.rollout.returning import Returning
+from service.rollout.scoring import AWAY, OWED, Pair, counts
 from service.rollout.sequential import AttributionEvidence, IpwDifference, LatencyEvidence, SplitGuard, crossed
 from service.rollout.sequential.staged import Staged
 
@@ -33,17 +34,27 @@ class Served:
         self._errors_ratio = goals.errors.ratio if goals.errors else None
         self.split, self.labelled = SplitGuard(), SplitGuard()
         self.failures = AttributionEvidence()
-        self.latency = Staged(LatencyEvidence)
+        self.latency, self.slower = (
+            Staged(LatencyEvidence),
+            LatencyEvidence(),
+        )  # for advancing, and for harm in this trial
         self._policy = policy
         self._line = goals.quality
         served = goals.quality is not None and goals.quality.evidence == "served"
         # What is missing is the worst for advancing and the best for harm: two streams, each with a centre of its own.
         self.worst = Staged(lambda: IpwDifference(policy.smallest_share)) if served else None
         self.best = IpwDifference(policy.smallest_share) if served else None
+        self.harm = IpwDifference(policy.smallest_share) if served else None  # as `best`, of this trial alone
+        self.failed_again = Returning(AttributionEvidence) if self._errors_ratio is not None else None
+        self.worse_again = Returning(lambda: IpwDifference(policy.smallest_share)) if served else None
         self._keys, self._keys_settled = Firsts(), Firsts()
 
-    def see(self, o: Observation, *, in_step: bool) -> None:
-        """Count a row as it comes: who was drawn, whether it failed, and how long it took."""
+    def see(self, o: Observation, *, in_step: bool, harm: bool = True) -> None:
+        """Count a row as it comes: who was drawn, whether it failed, and how long it took.
+
+        Args:
+            harm: whether it counts for harm: not in an incident that is counted already, nor in an earlier trial.
+        """
         if o.point is None or not counts(o):
             return
         drawn = o.drawn
@@ -53,29 +64,65 @@ class Served:
             seconds = max(answer.seconds, LATENCY_LOWEST_S) if answer.status is Status.OK else math.inf
             for evidence in self.latency.parts(in_step=in_step):
                 evidence.update(candidate=seconds) if candidate else evidence.update(primary=seconds)
-        if self._keys.first_ever(o.point):
+            if harm:
+                self.slower.update(candidate=seconds) if candidate else self.slower.update(primary=seconds)
+        first = self._keys.first_ever(o.point)
+        if first:
             self.split.update(candidate=candidate, share=share)
-            if answer.status in OWED and answer.status is not Status.OK:
-                self.failures.update(candidate=candidate, share=share)
-
-    def settle(self, o: Observation, pair: Pair, *, in_step: bool) -> None:
-        """Count a settled row: whether its label came, and its loss where quality is judged by what was served."""
-        if o.point is None or not self._keys_settled.first_ever(o.point):
+        if not harm:
             return
-        candidate, share = o.drawn is Variant.CANDIDATE, o.share / SHARE_ONE
-        if pair.labelled:
+        again = list(self.failed_again.first(o.point, o.at)) if self.failed_again is not None else []
+        if answer.status in OWED and answer.status is not Status.OK:
+            for failures in [*again, *([self.failures] if first else [])]:
+                failures.update(candidate=candidate, share=share)
+
+    def settle(self, o: Observation, pair: Pair, *, in_step: bool, harm: bool = True) -> None:
+        """Count a settled row: whether its label came, and its loss where quality is judged by what was served.
+
+        Args:
+            harm: whether it counts for harm: not where an earlier trial routed it.
+        """
+        if o.point is None:
+            return
+        candidate, share, first = (
+            o.drawn is Variant.CANDIDATE,
+            o.share / SHARE_ONE,
+            self._keys_settled.first_ever(o.point),
+        )
+        if first and (pair.labelled or pair.lost):
             self.labelled.update(candidate=candidate, share=share)
-        if self.worst is None or self.best is None or min(share, 1.0 - share) < self._policy.smallest_share:
+        if (
+            self.worst is None
+            or self.best is None
+            or self.harm is None
+            or self.worse_again is None
+            or pair.kind == AWAY
+        ):
+            return
+        if min(share, 1.0 - share) < self._policy.smallest_share:
             return  # a weight set by hand below every step: known before the request, so leaving it out is fair
-        for evidence in self.worst.parts(in_step=in_step):
-            evidence.update(candidate, pair.worst, share)
-        self.best.update(candidate, pair.best, share)
+        best = list(self.worse_again.first(o.point, o.at)) if harm else []
+        if first:
+            for evidence in self.worst.parts(in_step=in_step):
+                evidence.update(candidate, pair.worst, share)
+            best += [self.best, self.harm] if harm else [self.best]
+        for evidence in best:
+            evidence.update(candidate, pair.best, share)
 
     def begin_step(self) -> None:
         """The plan has moved on."""
         self.latency.begin_step()
         if self.worst is not None:
             self.worst.begin_step()
+
+    def begin_trial(self) -> None:
+        """Begin the evidence for harm anew; what serves for advancing goes on."""
+        share = self._policy.smallest_share
+        self.slower, self.failures = LatencyEvidence(), AttributionEvidence()
+        if self.failed_again is not None:
+            self.failed_again = Returning(AttributionEvidence)
+        if self.harm is not None:
+            self.harm, self.worse_again = IpwDifference(share), Returning(lambda: IpwDifference(share))
 
     def doubts(self) -> tuple[str, ...]:
         """Why what was served is no evidence; nobody is proven bad by it."""
@@ -105,14 +152,20 @@ class Served:
         margin = scale.bounded(self._line.margin)
         mean = max(-1.0, min(1.0, whole.mean)) if whole.n else 0.0
         advance = worst.least(lambda e: e.log_e_below(margin)) if serving else None
+        assert self.harm is not None
+        assert self.worse_again is not None
+        line = scale.bounded(self._line.harm_line)
+        harm = self.worse_again.log_e(self.harm.log_e_above(line), lambda e: e.log_e_above(line))
         return Reading(
             self._line.loss, mean, best.band(alpha)[0], whole.band(alpha)[1], whole.n, 0, margin, advance,
-            best.log_e_above(scale.bounded(self._line.harm_line)), margin - mean, whole.variance if whole.n else 0.0,
+            harm, margin - mean, whole.variance if whole.n else 0.0,
             largest=1.0 / self._policy.smallest_share,
         ).in_units_of(scale, self._line.margin)  # fmt: skip
 
     def _failures(self, ratio: float) -> Reading:
-        n, hits = self.failures.n, self.failures.hits
+        n, hits, harm = self.failures.n, self.failures.hits, self.failures.log_e_above(ratio)
+        if self.failed_again is not None:
+            harm = self.failed_again.log_e(harm, lambda e: e.log_e_above(ratio))
         return Reading(
             "serving_errors",
             hits / n if n else 0.0,
@@ -122,7 +175,7 @@ class Served:
             0,
             ratio,
             None,
-            self.failures.log_e_above(ratio),
+            harm,
         )
 
     def _latency(self, name: str, level: float, ratio: float, *, serving: bool) -> Reading:
@@ -139,24 +192,31 @@ class Served:
             0,
             ratio,
             advance,
-            whole.log_e_slower(level, steps),
+            self.slower.log_e_slower(level, steps),
         )
 
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
-        return {
-            "split": self.split.state(), "labelled": self.labelled.state(), "failures": self.failures.state(),
-            "latency": self.latency.state(), "keys": self._keys.state(), "keys_settled": self._keys_settled.state(),
-            "worst": self.worst.state() if self.worst else None, "best": self.best.state() if self.best else None,
+        kept: dict[str, Any] = {
+            "split": self.split, "labelled": self.labelled, "failures": self.failures, "latency": self.latency,
+            "slower": self.slower, "keys": self._keys, "keys_settled": self._keys_settled, "worst": self.worst,
+            "best": self.best, "harm": self.harm, "failed_again": self.failed_again, "worse_again": self.worse_again,
         }  # fmt: skip
+        return {name: None if part is None else part.state() for name, part in kept.items()}
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Take over a stored state."""
         self.split, self.labelled = self.split.resume(state["split"]), self.labelled.resume(state["labelled"])
         self.failures = self.failures.resume(state["failures"])
         self.latency.take(state["latency"])
+        self.slower = self.slower.resume(state["slower"])
         if self.worst is not None and self.best is not None:
             self.worst.take(state["worst"])
             self.best = self.best.resume(state["best"])
+        if self.harm is not None and self.worse_again is not None:
+            self.harm = self.harm.resume(state["harm"])
+            self.worse_again.take(state["worse_again"])
+        if self.failed_again is not None:
+            self.failed_again.take(state["failed_again"])
         self._keys.take(state["keys"])
         self._keys_settled.take(state["keys_settled"])

@@ -17,7 +17,7 @@ from typing import Any
 
 from service.domain import Event, Phase
 from service.rollout.controller import judge_at
-from service.rollout.evidence import Evidence, Row
+from service.rollout.evidence import VERSION, Evidence, Row
 from service.rollout.judge import Verdict
 from service.rollout.loadtest import LOADTEST, Record, shortcoming
 from service.rollout.policy import Policy
@@ -63,15 +63,20 @@ def verify(
     checks = []
     for event in decisions:
         looked = event.details
+        if looked.get("evidence", 1) != VERSION:
+            version = looked.get("evidence", 1)
+            said = f"{event.kind} cannot be checked: it was decided by version {version} of the evidence, and this is {VERSION}"
+            checks.append(Check(event, False, said, False))
+            continue
         if evidence.settled < pruned_to:  # the rows to fold next are gone
             found = kept(event.revision) if min(looked["settled"], looked["seen"]) >= pruned_to else None
             if found is None:
                 checks.append(Check(event, False, f"{event.kind} cannot be checked: its rows were pruned", False))
                 continue
             evidence.take(found)
-        for step, revision, seen, settled in marks[len(evidence.marks) : looked["marks"]]:
+        for step, revision, seen, settled, trial in marks[len(evidence.marks) : looked["marks"]]:
             _fold(evidence, rows, seen, settled, looked["known_by"])
-            evidence.begin_step(step, revision)
+            evidence.begin_step(step, revision, trial)
         _fold(evidence, rows, looked["seen"], looked["settled"], looked["known_by"])
         tail = evidence.tail(rows(evidence.settled, looked["tail_to"], looked["known_by"]))
         followed = policy.following(looked["followed"]) if "followed" in looked else policy

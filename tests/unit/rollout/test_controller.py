@@ -415,17 +415,18 @@ def test_a_weight_by_hand_is_judged_for_harm_only():
     assert world.where == ("aborted", 0, -1)
 
 
-def test_a_retry_of_the_same_artifact_resets_nothing():
+def test_a_retry_keeps_the_evidence_for_advancing_and_begins_a_trial():
     world = World()
     process = told(world, broken)
     before = world.kept["evidence"]
     world.order(Order.RETRY)
     assert world.where == ("shadow", 0, 0)
-    assert world.plan.shadow == SHARE_ONE
+    assert (world.plan.shadow, world.plan.trial) == (SHARE_ONE, 2)
     process.tick()
     after = world.kept["evidence"]
 
-    assert world.kinds == ["started", "advance", "rollback", "retry", "rollback"]
+    assert world.kinds == ["started", "advance", "rollback", "retry"]
+    assert (after["trial"], after["quality"]["totals"]["late"]["n"]) == (2, 0)
     assert after["seen"] >= before["seen"] > 0
     assert after["quality"]["totals"]["whole"]["n"] >= before["quality"]["totals"]["whole"]["n"] > 0
 

@@ -128,10 +128,9 @@ def test_an_attempt_without_an_answer_is_a_loss_of_one(status, own):
     assert evidence.latency.whole.n == 2
 
 
-@pytest.mark.parametrize("status", [Status.DROPPED, Status.NONE])
 @pytest.mark.parametrize("which", ["primary", "candidate"])
-def test_a_rehearsal_that_was_never_tried_is_no_pair(status, which):
-    evidence = folded(policy(errors={"margin": 0.1}), [row(1, **{which: answer(status)})])
+def test_a_rehearsal_that_was_never_tried_is_no_pair(which):
+    evidence = folded(policy(errors={"margin": 0.1}), [row(1, **{which: answer(Status.NONE)})])
 
     assert (evidence.seen, evidence.settled) == (1, 1)
     assert (evidence.quality.n, evidence.errors.n, evidence.latency.whole.n, evidence.coverage.settled) == (0, 0, 0, 0)
@@ -180,7 +179,9 @@ def test_on_arrival_only_labelled_pairs_count():
     rows = [row(1, "worse"), row(2, "worse", None), row(3, "better"), row(4, "same", None)]
     evidence = folded(own, rows)
     assert (evidence.settled, evidence.quality.n) == (1, 1)
-    assert evidence.tail(rows[1:]) == Tail([-1.0], [-1.0], [True], labelled=1, labelled_in_step=1, pending=2, last=4)
+    assert evidence.tail(rows[1:]) == Tail(
+        [-1.0], [-1.0], [-1.0], [True], labelled=1, labelled_in_step=1, pending=2, last=4
+    )
 
     after = row(5, at=START + 3 * WAIT)
     evidence.see([after])
@@ -252,7 +253,7 @@ def test_regression_errors_are_clipped_and_a_pending_one_is_bounded_by_how_far_t
     evidence = folded(own, rows, models)
 
     assert evidence.quality == goal_of([1.0 - 0.1, 0.05 - 1.0])
-    assert evidence.tail(rows[2:]) == Tail([0.3, 0.0], [-0.3, 0.0], [True, True], pending=2, last=4)
+    assert evidence.tail(rows[2:]) == Tail([0.3, 0.0], [-0.3, 0.0], [-0.3, 0.0], [True, True], pending=2, last=4)
     assert evidence.clipped.cut == {Variant.PRIMARY: 1, Variant.CANDIDATE: 1}
 
 
@@ -291,7 +292,7 @@ def test_saying_twice_that_a_step_began_changes_nothing():
     evidence.begin_step(1, 2)
 
     assert state(evidence) == before
-    assert evidence.marks == [(1, 2, 20, 20)]
+    assert evidence.marks == [(1, 2, 20, 20, 1)]
     assert (evidence.quality.whole.n, evidence.quality.step.n) == (21, 1)
 
 

@@ -13,7 +13,7 @@ from service.rollout.reading import Coverage, Reading, Standing
 from service.rollout.sequential import threshold
 from tests.unit.rollout.world import policy
 
-ENOUGH = threshold(0.025)
+ENOUGH, HARMED = threshold(0.025), threshold(0.0125)
 STEPS = [{"shadow": 100}, {"canary": 5}, "promote"]
 OPEN = policy(STEPS)
 FORWARD = [Phase.SHADOW, Phase.CANARY]
@@ -34,16 +34,16 @@ def judged(readings, own=OPEN, phase=Phase.SHADOW, step=0, met=frozenset(), cove
 def test_the_error_budget_is_halved_between_the_two_mistakes_and_said():
     verdict = judged([reading()], policy(STEPS, error_budget=0.08))
     assert budgets(policy(STEPS, error_budget=0.08)) == (0.04, 0.04)
-    assert (verdict.alpha_harm, verdict.alpha_advance) == (0.04, 0.04)
-    assert verdict.as_dict()["error_budget"] == {"harm": 0.04, "advance": 0.04}
+    assert (verdict.alpha_harm, verdict.alpha_advance) == (0.02, 0.04)  # a trial has half of what is left for rollbacks
+    assert verdict.as_dict()["error_budget"] == {"harm": 0.02, "advance": 0.04}
     assert "chance of any wrong advance: 4.00%" in verdict.reason
 
 
 def test_the_budget_is_the_line_and_not_a_bit_less():
     assert judged([reading(advance=ENOUGH)]).answer == "advance"
     assert judged([reading(advance=math.nextafter(ENOUGH, 0))]).answer == "hold"
-    assert judged([reading(harm=ENOUGH)]).answer == "rollback"
-    assert judged([reading(harm=math.nextafter(ENOUGH, 0))]).answer == "advance"
+    assert judged([reading(harm=HARMED)]).answer == "rollback"
+    assert judged([reading(harm=math.nextafter(HARMED, 0))]).answer == "advance"
 
 
 def test_without_a_label_nothing_is_said_about_quality():
@@ -79,12 +79,12 @@ def test_harm_is_read_first_everywhere(phase, step):
 
 
 def test_harm_is_any_metric_s_harm_at_one_budget_and_names_the_one_to_blame():
-    lonely = [reading(harm=-30.0), reading("errors", harm=ENOUGH + math.log(3) + 1e-9), reading("latency", harm=-30.0)]
+    lonely = [reading(harm=-30.0), reading("errors", harm=HARMED + math.log(3) + 1e-9), reading("latency", harm=-30.0)]
     verdict = judged(lonely)
-    assert (verdict.answer, verdict.log_e_harm) == ("rollback", pytest.approx(ENOUGH))
+    assert (verdict.answer, verdict.log_e_harm) == ("rollback", pytest.approx(HARMED))
     assert "the candidate fails 1.20% more requests" in verdict.reason
     assert "worse than the harm line (chance of any wrong rollback: 2.50%)" in verdict.reason
-    lonely[1] = reading("errors", harm=ENOUGH + math.log(3) - 0.01)
+    lonely[1] = reading("errors", harm=HARMED + math.log(3) - 0.01)
     assert judged(lonely).answer == "advance"
 
 

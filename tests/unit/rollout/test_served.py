@@ -129,7 +129,7 @@ def test_what_only_serving_shows_gates_only_where_the_candidate_serves_and_is_al
     for step in (False, True):
         found = evidence.readings(evidence.tail([]), serving=step)
         assert [r.metric for r in found if r.log_e_harm is not None] == [
-            "zero_one", "errors", "latency", "serving_errors", "latency_p99",
+            "zero_one", "errors", "request_errors", "latency", "serving_errors", "latency_p99",
         ]  # fmt: skip
         assert (reading(evidence, "latency_p99", serving=step).log_e_advance is None) is not step
 

@@ -150,9 +150,12 @@ def test_a_retry_that_goes_back_to_an_earlier_step_does_not_confuse_it(quiet):
     if not quiet:
         world.serve(30)
     process.tick()
+    assert world.kinds == ["started", "advance", "advance", "rollback", "retry"]
+    world.serve(1_500, "worse")
+    process.tick()
 
     assert world.kinds == ["started", "advance", "advance", "rollback", "retry", "rollback"]
-    assert [mark[0] for mark in world.kept["evidence"]["marks"]] == [1, 2, 0]
+    assert [(mark[0], mark[-1]) for mark in world.kept["evidence"]["marks"]] == [(1, 1), (2, 1), (0, 2)]
     assert disagreements(world) == []
 
 
@@ -189,6 +192,8 @@ def test_a_rollback_after_the_promotion_and_one_while_paused_are_reached_again()
         world.serve(1_200, "worse")
         process.tick()
         world.order(Order.RETRY)
+        process.tick()
+        world.serve(1_200, "worse")
         process.tick()
         assert world.kinds[-3:] == ["rollback", "retry", "rollback"]
         assert disagreements(world) == []
