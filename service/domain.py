@@ -63,11 +63,11 @@ class Status(enum.StrEnum):
     """How one model's attempt at one request ended."""
 
     OK = "ok"
-    FAILED = "failed"  # it raised, or its process is gone
+    FAILED = "failed"  # it raised
     TIMEOUT = "timeout"  # no answer inside its time limit
     INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
     WITHHELD = "withheld"  # there is an answer to this row, but its request failed because of another of its rows
-    DOWN = "down"  # never asked: its process was known to be away
+    DOWN = "down"  # its process was away: not asked, or gone before it answered
     DROPPED = "dropped"  # never asked: the shadow queue was full
     NONE = "none"  # never asked: not part of the sample
 

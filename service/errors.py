@@ -209,7 +209,7 @@ class WrongShape(InferenceError):
 
 
 class CandidateAway(InferenceError):
-    """The candidate's process was not asked: it is away, and being probed.
+    """The candidate's process is away, and being probed: it was not asked, or it died before it answered.
 
     Attributes:
         ever_up: False while it has not answered once: it is starting, which is no fault of the model's.

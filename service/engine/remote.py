@@ -100,8 +100,9 @@ class RemoteEngine:
             columns: the rows of all the requests; `sizes`: how many rows each request has.
 
         Raises:
-            InferenceError: the process is down, failed, or answered something unreadable.
-            TimeoutError: no answer within `timeout_s`.
+            CandidateAway: the process is down, or went down while the call was under way.
+            InferenceError: it failed, or answered something unreadable.
+            TimeoutError: no answer within `timeout_s`, from a process that is up.
         """
         if not self.up:
             raise CandidateAway(ever_up=self._ever_up)
@@ -115,11 +116,15 @@ class RemoteEngine:
             parts, retries = wire.unpack_reply(body)
             if sum(part.requests for part in parts) != len(sizes):
                 raise InferenceError("the candidate's process answered other requests than it was asked")
-        except (TimeoutError, InferenceError, OSError, ValueError, msgspec.DecodeError) as error:
+        except (InferenceError, ValueError, msgspec.DecodeError) as error:
             self._failed()
-            if isinstance(error, TimeoutError | InferenceError):
+            raise error if isinstance(error, InferenceError) else _unreadable(error) from error
+        except OSError as error:
+            # It died, or went away while this call was under way: one incident, however many calls it takes along.
+            self._lost(late=isinstance(error, TimeoutError))
+            if isinstance(error, TimeoutError) and self.up:
                 raise
-            raise InferenceError(f"the candidate's process: {error}") from error
+            raise CandidateAway(ever_up=self._ever_up) from error
         self._failures = 0
         for _ in range(retries):
             self.on_retry()
@@ -133,6 +138,13 @@ class RemoteEngine:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._prober
         self._channel.close()
+
+    def _lost(self, *, late: bool) -> None:
+        """Note a call without an answer. A closed connection is a process that is gone, until a probe says otherwise."""
+        if late:
+            self._failed()
+        elif self.up and not self._closed:
+            self._go_down()
 
     def _failed(self) -> None:
         self._failures += 1
@@ -155,6 +167,10 @@ class RemoteEngine:
         self._ever_up = True
         self._came_up.set()
         self.on_change(True)
+
+
+def _unreadable(error: Exception) -> InferenceError:
+    return InferenceError(f"the candidate's process: {error}")
 
 
 class RemoteModel:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from service.engine import wire
 from service.engine.remote import RemoteEngine
-from service.errors import InferenceError
+from service.errors import CandidateAway, InferenceError
 
 X = {"x": np.array([[1.0], [2.0]], dtype=np.float32)}
 Reply = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -148,20 +148,21 @@ def test_a_hang_ends_at_the_time_limit_and_its_late_answer_is_nobody_s(tmp_path:
 
 
 def test_the_breaker_opens_and_closes_again(tmp_path: Path) -> None:
-    """After some failures in a row nobody is kept waiting; a probe that succeeds lets calls through."""
+    """After some late calls in a row no more are made; a probe that succeeds lets calls through."""
     broken = True
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not broken:
-            await respond(reader, writer)
+        while broken:
+            await asyncio.sleep(0.01)
+        await respond(reader, writer)
 
     async def test(engine: RemoteEngine) -> None:
         nonlocal broken
         seen: list[bool] = []
         engine.on_change = seen.append
         for _ in range(3):
-            with pytest.raises(InferenceError):
-                await y_of(engine, X, 0.2)
+            with pytest.raises((InferenceError, TimeoutError)):
+                await y_of(engine, X, 0.05)
         assert not engine.up
         with pytest.raises(InferenceError, match="down"):
             await y_of(engine, X, 0.2)
@@ -173,6 +174,36 @@ def test_the_breaker_opens_and_closes_again(tmp_path: Path) -> None:
         assert seen == [False, True]
 
     asyncio.run(with_server(tmp_path, reply, test, breaker_failures=3))
+
+
+def test_calls_under_way_when_the_process_dies_find_it_away_and_the_breaker_is_open_at_once(tmp_path: Path) -> None:
+    """A closed connection is one incident (A24): no call fails by itself, and none is made until a probe is answered."""
+    dies, alive = asyncio.Event(), False
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if alive:
+            await respond(reader, writer)
+        else:
+            await dies.wait()
+
+    async def test(engine: RemoteEngine) -> None:
+        nonlocal alive
+        calls = [asyncio.create_task(y_of(engine, X, 5.0)) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        dies.set()
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each) for each in ended] == [CandidateAway] * 4
+        assert all(each.ever_up for each in ended if isinstance(each, CandidateAway))
+        assert not engine.up
+        with pytest.raises(CandidateAway):
+            await y_of(engine, X, 5.0)
+        alive = True
+        async with asyncio.timeout(5):
+            while not engine.up:
+                await asyncio.sleep(0.01)
+        assert await y_of(engine, X, 1.0) == [[2], [4]]
+
+    asyncio.run(with_server(tmp_path, reply, test))
 
 
 def test_nobody_listening_is_a_failure(tmp_path: Path) -> None:
