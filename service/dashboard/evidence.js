@@ -2,10 +2,11 @@
 
 import { bandChart, meter, responsive } from "./chart.js";
 import { byId, el, onChange, say } from "./dom.js";
-import { count, METRICS, number, percent, sentence } from "./format.js";
+import { count, METRICS, number, percent, raw, sentence } from "./format.js";
 
 const ANSWERS = { advance: ["good", "✓ goal met"], hold: ["warn", "… not decided"], rollback: ["bad", "✕ worse than allowed"] };
 const ROWS = 12;
+const UNBOUNDED = new Set(["log_loss", "absolute_error", "squared_error"]); // what these are at most, the goal's clip says
 const cards = new Map();
 
 /** How a metric's picture is labelled. */
@@ -33,11 +34,17 @@ function look(metric, goals) {
     };
     case "poc_target": return {
       title, up: "↑ the primary is worse", across: "labelled requests", zeroText: null, floor: 0,
-      lineText: `target: ${metric.line}`, format: (value) => number(value, 2),
+      lineText: `target: ${metric.line.toLocaleString("en")}`, format: (value) => raw(value, metric.line),
+    };
+    case "win_rate": return {
+      title, up: "↑ candidate farther off more often", across: "labelled pairs", zeroText: "as often nearer as farther", floor: -1,
+      lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 1),
     };
     default: return {
-      title, up: "↑ candidate worse · better ↓", across: "labelled pairs", zeroText: "as good as the primary", floor: -1,
-      lineText: `margin: ${metric.line} worse`, format: (value) => number(value, 3), lower,
+      title, up: "↑ candidate worse · better ↓", across: "labelled pairs", zeroText: "as good as the primary",
+      floor: UNBOUNDED.has(metric.metric) ? -Infinity : -1,
+      lineText: `margin: ${metric.line.toLocaleString("en", { maximumSignificantDigits: 6 })} worse`,
+      format: (value) => raw(value, metric.line), lower,
     };
   }
 }

@@ -2,7 +2,7 @@
 
 import { latencyChart, responsive } from "./chart.js";
 import { byId, el, onChange, replace, say } from "./dom.js";
-import { count, duration, METRICS, number, percent } from "./format.js";
+import { count, duration, METRICS, number, percent, raw } from "./format.js";
 
 const VARIANTS = ["primary", "candidate"];
 const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "not finite numbers", down: "process down", starting: "still starting" };
@@ -25,7 +25,10 @@ export function prepareFigures() {
   drawLatency = responsive(parts.latency, 130, latencyChart);
 }
 
-const LOSSES = [["brier", 4], ["log_loss", 4], ["absolute_error", 3], ["squared_error", 3]];
+const LOSSES = ["brier", "log_loss", "absolute_error", "squared_error"];
+
+/** A mean loss: four decimals, of a large one less. */
+const figure = (value) => (Math.abs(value) < 10 ? number(value, 4) : raw(value, value));
 
 const SAME = 0.98; // of the labelled rows of one variant the other has at least this share: nearly the same rows
 
@@ -37,8 +40,8 @@ const showTable = onChange((variants) => {
     + "above compares both on the same requests.");
   const rows = [
     ["labelled rows", (figures) => count(figures.labelled)],
-    ...LOSSES.filter(([name]) => names.some((variant) => variants[variant][name] !== undefined))
-      .map(([name, digits]) => [METRICS[name], (figures) => number(figures[name], digits), name]),
+    ...LOSSES.filter((name) => names.some((variant) => variants[variant][name] !== undefined))
+      .map((name) => [METRICS[name], (figures) => figure(figures[name]), name]),
     ["accuracy", (figures) => percent(figures.accuracy)],
     ["requests answered", (figures) => count(figures.requests)],
     ["gave no answer", (figures) => (figures.asked ? `${count(figures.failed)} of ${count(figures.asked)}` : "–")],

@@ -8,6 +8,14 @@ export function number(value, digits = 3) {
   return value === null || value === undefined ? "–" : value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1");
 }
 
+/** A loss in its own unit, with the decimals that a margin of this size needs: 12,346 beside 500, 0.012 beside 0.005. */
+export function raw(value, line) {
+  if (value === null || value === undefined) return "–";
+  const power = Math.floor(Math.log10(Math.abs(line) || 1));
+  const digits = Math.min(12, Math.max(power >= 0 ? 0 : 3, power >= 0 ? 2 - power : -power));
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace(/^-(0\.?0*)$/, "$1");
+}
+
 export function percent(value, digits = 1) {
   return value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
 }
@@ -40,6 +48,7 @@ export const METRICS = {
   zero_one: "Wrong answers",
   absolute_error: "Absolute error",
   squared_error: "Squared error",
+  win_rate: "Who is nearer to the truth",
   errors: "Failures",
   latency: "Late or missing answers",
   poc_target: "The primary's own target",

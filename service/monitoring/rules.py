@@ -102,12 +102,13 @@ def alerts(policy: Policy) -> list[dict[str, Any]]:
     ]  # fmt: skip
     quality = goals.quality
     if quality is not None and quality.poc_target is not None:
+        target = f"{quality.poc_target:.10g}"
         found.append(_alert(
             "UnderstudyTargetMissed",
-            f'understudy:loss:mean_rate1d{{loss="{quality.loss}"}} > {quality.poc_target:g} '
-            'and on (job, variant) sum by (job, variant) (increase(understudy_loss_count{loss="zero_one"}[1d])) > 500',
+            f'understudy:loss:mean_rate1d{{loss="{quality.loss}"}} > {target} '
+            f'and on (job, variant) sum by (job, variant) (increase(understudy_loss_count{{loss="{quality.loss}"}}[1d])) > 500',
             "1h", "ticket",
-            f"The {{{{ $labels.variant }}}}'s {quality.loss} over a day is {{{{ $value }}}}; the target is {quality.poc_target:g}.",
+            f"The {{{{ $labels.variant }}}}'s {quality.loss} over a day is {{{{ $value }}}}; the target is {target}.",
         ))  # fmt: skip
     return found
 

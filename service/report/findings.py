@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from service.report import offline
-from service.report.words import EVENTS, METRICS, PHASES, number, sentence, share
+from service.report.words import EVENTS, METRICS, PHASES, number, raw, sentence, share
 
 Document = Mapping[str, Any]
 
@@ -65,11 +65,14 @@ def goals(metrics: Sequence[Document], policy: Document, load: Document | None) 
 def _judged(metric: Document, policy: Document) -> dict[str, str]:
     name, line, n = metric["metric"], metric["line"], f"{metric['n']:,}"
     title = METRICS.get(name, name.replace("_", " "))
-    band = f"{number(metric['estimate'])}{_span(metric, number)}, {n} pairs"
+    band = f"{raw(metric['estimate'], line)}{_span(metric, lambda value: raw(value, line))}, {n} pairs"
     answer = {"advance": MET, "rollback": MISSED, "hold": OPEN}[metric["answer"]]
     if name == "poc_target":
         answer = MET if metric["high"] <= line else MISSED if metric["low"] > line else OPEN
-        text = f"the primary's own mean loss at most {line:g}"
+        text = f"the primary's own mean loss at most {line:,.10g}"
+    elif name == "win_rate":
+        text = f"the candidate farther from the truth on at most {share(line, 1)} more of the rows than nearer"
+        band = f"{share(metric['estimate'], 2)}{_span(metric, _fine)}, {n} pairs"
     elif name == "latency":
         limit = policy["goals"]["latency"]["p99_ms"]
         text = f"at most {share(line, 0)} of the candidate's answers later than {limit:g} ms or missing"
@@ -88,7 +91,7 @@ def _judged(metric: Document, policy: Document) -> dict[str, str]:
             f"{number(metric['estimate'], 2)} times, {n} answers of each",
         )
     else:
-        text = f"the candidate at most {line:g} worse than the primary (less is better)"
+        text = f"the candidate at most {line:,.10g} worse than the primary (less is better)"
     return {"goal": title, "target": text, "measured": band, "answer": answer}
 
 

@@ -14,6 +14,14 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 14, 22, 36
 Point = tuple[float, float]
 
 
+_FLOORS = {
+    "latency": 0.0,
+    "poc_target": 0.0,
+    **dict.fromkeys(("log_loss", "absolute_error", "squared_error"), -math.inf),
+}
+"""The least value that there can be, where it is not -1."""
+
+
 def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: Mapping[str, Any]) -> Markup:
     """One metric over the pairs (logarithmic): estimate, band, zero and margin; empty where nothing was counted."""
     points = [
@@ -27,8 +35,8 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
     name, line = metric["metric"], metric["line"]
     most = 0
     xs = [most := max(most, p[0]) for p in points]
-    low, high = _range(points, line, floor=0.0 if name in {"latency", "poc_target"} else -1.0)
-    in_percent = name in {"errors", "latency"}
+    low, high = _range(points, line, floor=_FLOORS.get(name, -1.0))
+    in_percent = name in {"errors", "latency", "win_rate"}
     frame = _Frame(math.log(max(xs[0], 10)), math.log(max(xs[-1], 20)), low, high)
 
     def x(n: float) -> float:
@@ -39,13 +47,14 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
     middle = [(x(n), frame.y(p[1])) for n, p in zip(xs, points, strict=True)]
     zero = "" if name in {"latency", "poc_target"} else _line("zero", frame.y(0.0))
     words = {
-        "errors": f"margin: {share(line, 1)} more often", "poc_target": f"target: {line:g}",
+        "errors": f"margin: {share(line, 1)} more often", "poc_target": f"target: {line:,.10g}",
+        "win_rate": f"margin: {share(line, 1)} more often farther",
         "latency": f"allowed: {share(line, 0)} later than {goals['latency']['p99_ms']:g} ms or missing",
-    }.get(name, f"margin: {line:g} worse")  # fmt: skip
+    }.get(name, f"margin: {line:,.10g} worse")  # fmt: skip
     steps = [x(n) for n, p, before in zip(xs[1:], points[1:], points, strict=False) if p[4] != before[4]]
     parts = [
         f'<rect class="beyond" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{max(0.0, frame.y(line) - TOP):.1f}"/>',
-        *(_tick_y(frame.y(t), share(t, 2) if in_percent else f"{t:.3f}") for t in _ticks(low, high)),
+        *(_tick_y(frame.y(t), share(t, 2) if in_percent else _written(t, high - low)) for t in _ticks(low, high)),
         *(_tick_x(x(t), f"{t:,}") for t in _log_ticks(max(xs[0], 10), max(xs[-1], 20))),
         *(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>' for at in steps),
         f'<path class="area" d="{_path(upper)}{_path(lower[::-1]).replace("M", "L", 1)}Z"/>', zero,
@@ -109,6 +118,11 @@ def _range(points: Sequence[tuple[float, ...]], line: float, *, floor: float) ->
     high = max(2.5 * abs(line), last[3], *settled)
     room = max(3 * abs(line), (last[3] - last[2]) * 1.3) / 4
     return max(low - room, floor), high + room
+
+
+def _written(tick: float, span: float) -> str:
+    """A tick of an axis that spans so much: three decimals, of large numbers none."""
+    return f"{tick:.3f}" if span < 10 else f"{tick:,.{0 if span > 50 else 1}f}"
 
 
 def _ticks(low: float, high: float, most: int = 4) -> list[float]:

@@ -1,6 +1,7 @@
 """How a report writes numbers, times and names."""
 
 import datetime
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ from markupsafe import Markup
 
 METRICS = {
     "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
-    "squared_error": "Squared error", "errors": "Failures", "latency": "Late or missing answers",
+    "squared_error": "Squared error", "win_rate": "Who is nearer to the truth",
+    "errors": "Failures", "latency": "Late or missing answers",
     "poc_target": "The POC's own target",
     "serving_errors": "Whose failures callers met", "latency_p50": "Median latency, against the primary's",
     "latency_p95": "p95 latency, against the primary's", "latency_p99": "p99 latency, against the primary's",
@@ -35,6 +37,17 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def raw(value: float | None, line: float) -> str:
+    """A loss in its own unit, with the decimals that a margin of this size needs, or a dash.
+
+    >>> raw(12_345.678, 500.0), raw(0.01234, 0.005), raw(0.00001234, 0.00001)
+    ('12,346', '0.0123', '0.000012')
+    """
+    power = math.floor(math.log10(abs(line) or 1.0))
+    digits = max(0, 2 - power) if power >= 0 else max(4, 1 - power)
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
 def figure(value: float | None) -> str:
     """A number with as many digits as one can use: three, or all of its whole part.
 
@@ -48,11 +61,13 @@ def interval(found: Mapping[str, Any] | None, sign: str = "") -> Markup:
     """A mean and, under it, between what it lies, where that is known; a dash where there is none."""
     if found is None or found["mean"] is None:
         return Markup("–")
-    mean = f"{found['mean']:{sign}.4f}"
+    whole = len(f"{abs(found['mean']):.0f}")  # digits before the point
+    form = f"{sign},.{4 if whole == 1 else max(0, 4 - whole)}f"
+    mean = f"{found['mean']:{form}}"
     if found["low"] is None:
         return Markup("{}").format(mean)
     return Markup('{} <br><span class="between">({} to {})</span>').format(
-        mean, f"{found['low']:{sign}.4f}", f"{found['high']:{sign}.4f}"
+        mean, f"{found['low']:{form}}", f"{found['high']:{form}}"
     )
 
 
