@@ -139,6 +139,26 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     return found
 
 
+def over_classes(loss: str, answer: Answer, at: Mapping[int | str, int], labels: Classes) -> list[float] | None:
+    """The raw losses of one answered row for each label that may come, in one pass; None for answers without probabilities.
+
+    As `losses` for each of them, which takes the square of the number of classes.
+
+    Args:
+        loss: `brier` or `log_loss`.
+        at: the position of each of the model's own classes among its probabilities.
+        labels: the classes of both models.
+    """
+    said = answer.probabilities
+    if said is None or len(said) != len(at):
+        return None
+    chances = [said[at[label]] if label in at else 0.0 for label in labels]
+    if loss == "log_loss":
+        return [-math.log(min(max(chance, LOG_FLOOR), 1.0)) for chance in chances]
+    most = sum(p * p for p in said) + 1.0
+    return [(most - 2.0 * chance) / 2.0 for chance in chances]
+
+
 def error_of(answer: Answer, label: Label) -> float | None:
     """How far an answered number is from the truth, in label units; None for a label or an answer that is no number."""
     if answer.score is None or answer.label is not None or isinstance(label, str | tuple):

@@ -220,7 +220,10 @@ def _label(record: Mapping[str, Any], name: str, classes: Sequence[int | str], w
     if value is None or value == "":
         return None
     if not classes:
-        return _number(record, name, where)
+        found = _number(record, name, where)
+        if math.isinf(found):
+            raise ConfigurationError(f"{where}: the label {value!r} is not a finite number")
+        return None if math.isnan(found) else found  # NaN is how many tools write a missing value
     for each in classes:
         # A cell says "1" or "1.0" for the class 1, and a JSON line may say true.
         if value == each or str(value) == str(each) or (isinstance(each, int) and _as_int(value) == each):

@@ -106,6 +106,7 @@ class Scorer:
         self._scale = self._quality.scale if self._quality is not None else LossScale(LOSSES["zero_one"])
         # A label may be any class of either model: one that a model does not have is a class that it gave no chance.
         self._classes = tuple(dict.fromkeys(name for model in models.values() for name in model.classes))
+        self._at = {v: {name: i for i, name in enumerate(model.classes)} for v, model in models.items()}
 
     def pair(self, observation: Observation, report: LabelReport | None) -> Pair | None:
         """The row's value; None where the row is no evidence about quality, with or without a label: not asked of both."""
@@ -204,10 +205,20 @@ class Scorer:
         """The largest and the smallest value that any label could give this pair."""
         if self._scale.loss.needs == "value":
             return self._bounds_of_numbers(observation.primary, observation.candidate)
+        if self._scale.loss.name in {"brier", "log_loss"} and observation.primary.given and observation.candidate.given:
+            ours, theirs = (self._over_classes(observation.answer(variant), variant) for variant in Variant)
+            if ours and theirs:
+                apart = [c - p for c, p in zip(theirs, ours, strict=True)]
+                return max(apart), min(apart)
         # Where nothing names the classes, what either of them predicts stands for all labels: any other is as good for both.
         said = [answer.label for answer in (observation.primary, observation.candidate) if answer.label is not None]
         values = [d for label in self._classes or said if (d := self._difference(observation, label)) is not None]
         return (max(values), min(values)) if values else (1.0, -1.0)
+
+    def _over_classes(self, answer: Answer, variant: Variant) -> list[float] | None:
+        """The losses in [0, 1] that each label could give; None where they have to be looked at one by one."""
+        found = losses.over_classes(self._scale.loss.name, answer, self._at[variant], self._classes)
+        return None if found is None else [self._scale.bounded(loss) for loss in found]
 
     def _bounds_of_numbers(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
         failed = (not primary.given, not candidate.given)
