@@ -8,11 +8,14 @@ from service.rollout.feasibility import needs
 from service.rollout.feasibility.asked import asked
 from service.rollout.feasibility.problems import Limits, Problem, Subject
 from service.rollout.feasibility.steps import named
+from service.rollout.firsts import BITS
 from service.rollout.policy import Policy
 
 DAY_S = 86_400.0
 CALLERS_FEW = 10
 """Fewer values of `route_by` than this in a variant's share are too few to rely on chance."""
+CALLERS_TOLD_APART = int(0.8 * BITS)
+"""So many callers are found in the bits that remember them: of more, hardly one is new."""
 DAYS_MANY = 30
 """A step that takes more days than this is warned about."""
 ROOM = 4
@@ -59,7 +62,7 @@ def labels(policy: Policy, limits: Limits) -> Iterator[Problem]:
 
 def served(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Problem]:
     """Goals that only serving shows, and callers that are too few for them."""
-    quality, drawn = policy.goals.quality, [needs.drawn_share(step) for step in policy.steps]
+    drawn = [needs.drawn_share(step) for step in policy.steps]
     goals = {"goals.latency.ratio": policy.goals.latency.ratio, "goals.errors.ratio": _errors_ratio(policy)}
     for key, goal in goals.items():
         if goal is not None and policy.steps and not any(drawn):
@@ -69,23 +72,35 @@ def served(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Proble
                 "step `- canary: N` of more than 0 and less than 100, or leave the goal out",
             )
     yield from _units(policy, models)
+    yield from _callers(policy, models)
+
+
+def _callers(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Problem]:
+    """Callers that are too few, or too many to be told apart, where a caller counts once."""
+    quality, drawn = policy.goals.quality, [needs.drawn_share(step) for step in policy.steps]
+    served = quality is not None and quality.evidence == "served"
+    amounts = [needs.quality(policy, step).labels or 0 for step in policy.steps if served and needs.drawn_share(step)]
+    if sum(amounts) > CALLERS_TOLD_APART:
+        yield Problem(
+            "goals.quality.margin",
+            f"with `evidence: served` each caller counts once, and the service tells some {CALLERS_TOLD_APART:,} of them apart; "
+            f"the canary steps take about {sum(amounts):,}: write a larger margin, or larger canary shares",
+        )
     if policy.route_by is None:
         return
     known = _values(policy.route_by, models)
     few = [n for n, share in enumerate(drawn) if 0 < known * share < CALLERS_FEW]
     if few:
-        asked_for = [key for key, goal in goals.items() if goal is not None]
+        waits = policy.goals.latency.ratio is not None
         yield Problem(
             "route_by",
             f"`{policy.route_by}` had {known:,} different values in training, and a variant is drawn for each of them: at "
             f"{named(policy, few[0])} chance may give one of the models none of them, or a share far from the stated one"
-            + (f", and `{asked_for[0]}` would wait for ever. " if asked_for else ". ")
+            + (", and `goals.latency.ratio` would wait for ever. " if waits else ". ")
             + "Route by a field with more values, or leave `route_by` out",
-            refused=bool(asked_for),
+            refused=waits,
         )
-    if quality is None or quality.evidence != "served":
-        return
-    most = max((needs.quality(policy, step).labels or 0 for step in policy.steps if needs.drawn_share(step)), default=0)
+    most = max(amounts, default=0)
     if 0 < known < most:
         yield Problem(
             "route_by",
