@@ -8,21 +8,18 @@ from typing import Any
 
 import structlog
 
-from service import traffic, watch
+from service import traffic
 from service.clock import Clock
-from service.compare import Summary
-from service.compare import figures as compared
 from service.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from service.engine.catalog import Card
 from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
-from service.figures import figures, label_figures, part_of
 from service.metrics import Metrics
-from service.pairs import COMPARED
 from service.rollout.controller import SHOWN, bands_of, move
 from service.rollout.loadtest import LOADTEST, steps_entered
-from service.rollout.phases import PEOPLE, TABLE, Order
+from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy
 from service.rollout.requirements import Requirements
+from service.shown import known_to, shown
 from service.store import Store
 
 log = structlog.get_logger(__name__)
@@ -32,7 +29,6 @@ HEAR_S = 0.5
 """How long a thread waits for word of a plan at a time: closing waits for it."""
 UNKNOWN = Plan(Phase.SERVING, weight=0, shadow=0, salt=0)
 """What is obeyed before any plan could be read."""
-_NOTHING_YET = "nothing has been judged yet: no pair has been recorded"
 
 
 class Control:
@@ -169,11 +165,9 @@ class Control:
 
     async def state(self, *, candidate_up: bool) -> dict[str, Any]:
         """The body of `GET /rollout`."""
-        counters, kept, drift = await asyncio.to_thread(
-            lambda: (self._store.counters(), self._store.load_state(SHOWN), self._store.load_state(watch.STATE))
-        )
+        known = await asyncio.to_thread(known_to, self._store, self.plan, self._clock.now())
         up = {Variant.PRIMARY: self.primary_up(), Variant.CANDIDATE: candidate_up}
-        return shown(self.policy, self.cards, self.plan, counters, kept, drift, up)
+        return shown(self.policy, self.cards, self.plan, known, up)
 
     async def evidence_mark(self) -> dict[str, Any]:
         """What is another whenever `evidence` answers something else, and costs little to know."""
@@ -272,46 +266,3 @@ def without_trial(plan: Plan) -> Plan:
     (0, 10000)
     """
     return plan if plan.phase is Phase.PROMOTED else dataclasses.replace(plan, weight=0)
-
-
-def shown(
-    policy: Policy, cards: Mapping[Variant, Card], plan: Plan, counters: Mapping[str, float], kept: Mapping[str, Any] | None,
-    drift: Mapping[str, Any] | None, up: Mapping[Variant, bool],
-) -> dict[str, Any]:  # fmt: skip
-    """The body of `GET /rollout`, of what the store has: `kept` and `drift` are the leader's states.
-
-    Args:
-        up: whether each variant can be asked.
-    """
-    verdict = kept["verdict"] if kept else {"answer": "hold", "reason": _NOTHING_YET}
-    orders = TABLE[plan.phase]
-    return {
-        "model": policy.model,
-        "phase": plan.phase.value,
-        "step": plan.step,
-        "weight": plan.weight * 100 / SHARE_ONE,
-        "shadow_share": plan.shadow * 100 / SHARE_ONE,
-        "primary": _who(cards, up, Variant.PRIMARY),
-        "candidate": _who(cards, up, Variant.CANDIDATE),
-        "verdict": verdict,
-        "metrics": kept["metrics"] if kept else [],
-        "variants": {variant.value: figures(counters, variant) for variant in Variant},
-        "labels": label_figures(counters),
-        "progress": kept["progress"] if kept else None,
-        "shadow": {
-            name: int(counters.get(f"shadow/{name}", 0)) for name in ("sent", "compared", "dropped", "failed", "late")
-        },
-        "comparison": compared(Summary(part_of(counters, COMPARED))),
-        "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
-        "allowed": [order.value for order in PEOPLE if order in orders],
-        "drift": {"alarms": drift["alarms"] if drift else []},
-        "revision": plan.revision,
-        "updated_at": plan.updated_at,
-    }
-
-
-def _who(cards: Mapping[Variant, Card], up: Mapping[Variant, bool], variant: Variant) -> dict[str, Any] | None:
-    card = cards.get(variant)
-    return (
-        None if card is None else {"name": card.name, "version": card.version, "digest": card.digest, "up": up[variant]}
-    )

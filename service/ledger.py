@@ -21,6 +21,7 @@ from service.inputs import Rows
 from service.loss_table import LossScale
 from service.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from service.pairs import COMPARED, Pairs
+from service.rollout.funnel import GIVEN_UP
 from service.store import Store
 from service.turns import in_turns, let_go, take_turns
 
@@ -89,7 +90,7 @@ class Ledger:
         bundle = unpack(packed)
         if bundle.exchanges:
             try:
-                self._write(bundle.exchanges)
+                self._write(bundle.exchanges, bundle.dropped)
             except StoreError:
                 self._metrics.store_errors.labels(call="add_observations").inc()
                 raise
@@ -98,7 +99,10 @@ class Ledger:
                 rows = sum(exchange.count for exchange in bundle.exchanges)
                 log.exception("a batch of records is given up", rows=rows)
                 self._metrics.store_dropped.inc(rows)
+                self._store.add_observations([], {GIVEN_UP: rows + bundle.dropped})
             self._written.append(digest)
+        elif bundle.dropped:
+            self._store.add_observations([], {GIVEN_UP: bundle.dropped})
         self._count(bundle)
         let_go(bundle.exchanges)
 
@@ -125,7 +129,7 @@ class Ledger:
         """Join labels that a race kept apart from their predictions."""
         self._joined(self._store.join_pending())
 
-    def _write(self, batch: Sequence[Exchange]) -> None:
+    def _write(self, batch: Sequence[Exchange], dropped: int) -> None:
         agreement = self._pairs.agreement(batch)
         observations = [
             o
@@ -133,6 +137,8 @@ class Ledger:
             for o in exchange.observations(self._readings, self._units_of, self._salt, agreement.get(i))
         ]
         counts, histograms = self._counts(batch)
+        if dropped:
+            counts[GIVEN_UP] = dropped
         with self._metrics.store_flush.time():
             outcomes = self._store.add_observations(observations, counts)
         take_turns()

@@ -1,14 +1,15 @@
 """A rollout's past from its store, without serving it: the documents that the service would answer. Blocks."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
-from service import loading, watch, wiring
+from service import loading, wiring
 from service.about import about
-from service.control import shown
 from service.domain import Event, Variant
-from service.rollout.controller import SHOWN, bands_of
+from service.rollout.controller import bands_of
 from service.settings import Settings
+from service.shown import known_to, shown
 from service.store import Store
 
 PAGE = 500
@@ -35,11 +36,12 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
         plan = store.load_plan()
         if plan is None:
             return None
-        kept, drift, counters = store.load_state(SHOWN), store.load_state(watch.STATE), store.counters()
+        known = known_to(store, plan, time.time())
+        drift = known.drift
         fields = loading.fields_of(cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE))
         return {
             "rollout": rollout,
-            "state": shown(policy, cards, plan, counters, kept, drift, dict.fromkeys(Variant, True)),
+            "state": shown(policy, cards, plan, known, dict.fromkeys(Variant, True)),
             "policy": about(policy, fields, [], cards),
             "evidence": {"bands": bands_of(store)},
             "events": [asdict(event) | {"details": dict(event.details)} for event in _events(store)],

@@ -16,6 +16,7 @@ of it catches up first.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ class Controller:
         self.holder, self._lease_s = holder, lease_s
         self._evidence: Evidence | None = None
         self._history: list[dict[str, Any]] = []
-        self._points = 0
+        self._points, self._shown_revision = 0, -1
         self._behind = (0, 0)
         self._moved = False  # since the state was kept
         self._tail_at = 0.0  # when to look at the tail again, on the performance clock
@@ -125,6 +126,7 @@ class Controller:
             order = Order.RELEASE
         if looked_at is not None or order is not None:
             self.verdict = verdict  # what is shown does not come and go with the tail
+        self._moved |= self._shown_revision != plan.revision  # what is shown belongs to the plan in force
         kept = order is not None or (self._moved and looked_at is not None)
         if kept and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
             return None
@@ -144,7 +146,8 @@ class Controller:
         elif state is not None:
             self._fold_anew(kept)
         self._history = list(bands_of(self._store))
-        self._points = (self._store.load_state(SHOWN) or {}).get("points", 0)
+        shown = self._store.load_state(SHOWN) or {}
+        self._points, self._shown_revision = shown.get("points", 0), shown.get("revision", -1)
         return evidence
 
     def _fold_anew(self, kept: Any) -> None:
@@ -179,7 +182,11 @@ class Controller:
         if began < self._tail_at:
             return None
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
-        tail = evidence.tail(row for rows in pages for row in in_turns(rows) if row[0] <= evidence.seen)
+        taken = itertools.count()
+        tail = evidence.tail(
+            row for rows in pages for row in in_turns(rows) if next(taken) >= 0 and row[0] <= evidence.seen
+        )
+        tail.complete = next(taken) < TAIL_MAX_ROWS
         ended = self._clock.perf()
         self._tail_at = ended + (ended - began) * (1 / TAIL_SHARE - 1)
         return tail
@@ -230,8 +237,9 @@ class Controller:
             self._history = self._history[::-2][::-1]  # the newest stays
         self._points += 1  # of all points ever: it tells whether the bands are other ones
         shown = {
-            "points": self._points, "verdict": verdict.as_dict(), "metrics": metrics,
+            "points": self._points, "revision": plan.revision, "verdict": verdict.as_dict(), "metrics": metrics,
             "progress": evidence.standing(tail).as_dict(), "wanted": tail.wanted,
+            "funnel": {**evidence.funnel.plus(tail.funnel).state(), "complete": tail.complete},
         }  # fmt: skip
         try:
             self._store.save_state(STATE, {"evidence": evidence.state()}, holder=self.holder)
@@ -243,7 +251,7 @@ class Controller:
         except NotAllowedNow:
             self._evidence = None  # somebody else leads: they fold on from what was kept before
             return False
-        self._moved = False
+        self._moved, self._shown_revision = False, plan.revision
         return True
 
     def _pages(self, after: int, limit: int, known_by: float, *, first: int | None = None) -> Iterator[Sequence[Row]]:

@@ -35,6 +35,7 @@ from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Var
 from service.rollout.attempts import Attempts
 from service.rollout.drops import Drops
 from service.rollout.firsts import Firsts
+from service.rollout.funnel import Funnel, How, place
 from service.rollout.policy import Policy
 from service.rollout.reading import Clipped, Coverage, Reading, Standing
 from service.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, unknown
@@ -42,7 +43,7 @@ from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
 from service.rollout.served import Served
 
-VERSION = 2
+VERSION = 3
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 BLOCK_ROWS = 256
 TAIL_CUTS = 16
@@ -61,6 +62,7 @@ class Tail:
     Attributes:
         harm: what each says about harm at best; None where it does not count for that.
         in_step: whether each was routed by the present step's plan. wanted: predictions that an audit waits for.
+        funnel: where each of these rows is. complete: whether these are all rows behind the prefix that were seen.
     """
 
     worst: list[float] = field(default_factory=list)
@@ -70,6 +72,8 @@ class Tail:
     labelled: int = 0
     labelled_in_step: int = 0
     pending: int = 0
+    funnel: Funnel = field(default_factory=Funnel)
+    complete: bool = False
     no_loss: int = 0
     clipped: Clipped = field(default_factory=Clipped)
     last: int = 0
@@ -92,6 +96,7 @@ class Evidence:
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage, self.clipped = Coverage(), Clipped()
+        self.funnel = Funnel()
         self.no_loss = 0  # labels that came and that no loss can be computed from
         self.seen = self.settled = 0
         # Where each step began: step, plan's revision, seen, settled, trial.
@@ -156,6 +161,7 @@ class Evidence:
         """Fold what needs no label."""
         for seq, observation, _ in rows:
             self.seen = seq
+            self.funnel.read += 1
             if observation.mode is not Mode.LIVE:
                 continue  # pinned requests and load tests are no evidence, and their time is not the callers'
             self.watermark = max(self.watermark, observation.at)
@@ -179,13 +185,16 @@ class Evidence:
         taken = 0
         for seq, observation, report in rows:
             pair = self._scorer.pair(observation, report)
+            first = True
             if pair is not None:
                 if pair.waits:
                     if not self._expired(observation):
                         break
                     self._miss(seq)
-                if pair.kind == AWAY or self._firsts_settled.first(observation.unit, observation.at):
+                first = pair.kind == AWAY or self._firsts_settled.first(observation.unit, observation.at)
+                if first:
                     self._fold(observation, report, pair)
+            self._place(self.funnel, (observation, report, pair), first=first, settled=True)
             self.settled = seq
             taken += 1
             came = report is not None and pair is not None and (pair.labelled or pair.lost)
@@ -221,7 +230,9 @@ class Evidence:
         for seq, observation, report in rows:
             tail.last = seq
             pair = self._scorer.pair(observation, report)
-            if pair is None or pair.kind == AWAY or not firsts.first(observation.unit, observation.at):
+            first = pair is None or pair.kind == AWAY or firsts.first(observation.unit, observation.at)
+            self._place(tail.funnel, (observation, report, pair), first=first, settled=False)
+            if pair is None or pair.kind == AWAY or not first:
                 continue
             in_step = observation.revision >= self.revision
             if not drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
@@ -247,6 +258,15 @@ class Evidence:
             tail.harm.append(pair.best if counts else None)
         return tail
 
+    def _place(
+        self, funnel: Funnel, row: tuple[Observation, LabelReport | None, Pair | None], *, first: bool, settled: bool
+    ) -> None:
+        observation, report, pair = row
+        quality = self.policy.goals.quality
+        how = How(quality is not None, quality is not None and not self._paired, settled)
+        label = None if report is None else self._scorer.in_time(observation, report)
+        funnel.add(*place(observation, pair, label=label, first=first, how=how), label=report is not None)
+
     def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
         """How far the rollout has come."""
         return Standing(
@@ -256,6 +276,7 @@ class Evidence:
             clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss, trial=self.trial,
             drawn=self.attempts.drops["latency"].drawn[1], dropped=self.attempts.drops["latency"].dropped[1],
             incidents=self.attempts.incidents.count, away=self.attempts.incidents.away,
+            labels_by_use=self.funnel.labels + tail.funnel.labels,
         )  # fmt: skip
 
     def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
@@ -332,7 +353,7 @@ class Evidence:
             "quality": self.quality.state() if self.quality else None,
             "attempts": self.attempts.state(), "drops": self._drops.state(), "version": VERSION,
             "served": self.served.state(), "poc": self.poc.state(),
-            "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(),
+            "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(), "funnel": self.funnel.state(),
             "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
             **{name: getattr(self, name) for name in _PLAIN},
@@ -347,6 +368,7 @@ class Evidence:
         self.quality = self.quality.resume(state["quality"]) if self.quality else None
         self.attempts.take(state["attempts"])
         self._drops.take(state["drops"])
+        self.funnel = Funnel.of(state["funnel"])
         self.served.take(state["served"])
         self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from service.domain import Phase
+from service.rollout.funnel import why_unused
 from service.rollout.policy import CanaryStep, Policy, ShadowStep, Until
 from service.rollout.reading import Reading, Standing
 from service.rollout.sentences import blame, saturated, sentence, span
@@ -214,8 +215,12 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | N
     until = (current.until if isinstance(current, ShadowStep | CanaryStep) else None) or Until()
     quality = policy.goals.quality
     asked = quality is not None and (quality.evidence == "paired" or serving(policy, step))
+    unused = why_unused(standing.labels_by_use, standing.step_labels)
     if asked and not standing.labels:
-        return "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad", LABELS
+        return (
+            "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad" + unused,
+            LABELS,
+        )
     if asked and quality is not None and (cut := standing.clipped.too_many):
         return saturated(cut[0], standing.clipped, quality.scale), OPERATOR
     for have, wanted, size, what in (
@@ -225,7 +230,10 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | N
     ):
         if wanted is not None and have < wanted:
             numbers = f"{have:,} of the {wanted:,}" if size == 1 else f"{have / size:.1f} of the {wanted / size:.1f}"
-            return f"{numbers} {'hours' if what == TIME else what} that this step asks for", what
+            return (
+                f"{numbers} {'hours' if what == TIME else what} that this step asks for{unused if what == LABELS else ''}",
+                what,
+            )
     return None
 
 

@@ -1,6 +1,6 @@
 """One metric as it stands, and what a verdict needs to know besides. Plain values; pure."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -134,6 +134,7 @@ class Standing:
         elapsed_s: event time since the rollout's first request; step_s: since the step began.
         labels: of pairs that count, in this rollout; step_labels and step_requests: in this step.
         doubts: why what was served is no evidence, in sentences; empty where nothing speaks against it.
+        labels_by_use: labels that came, by the reason why they do not count, empty for those that do: see `funnel`.
         met: requirements that are fulfilled ("loadtest", "approval").
         clipped: how many losses were cut at the goal's `clip`.
         no_loss: labels that came and that the goal's loss cannot be computed from; their rows count as the worst.
@@ -150,6 +151,7 @@ class Standing:
     step_requests: int = 0
     doubts: tuple[str, ...] = ()
     met: frozenset[str] = frozenset()
+    labels_by_use: Mapping[str, int] = field(default_factory=dict)
     clipped: Clipped = field(default_factory=Clipped)
     no_loss: int = 0
     trial: int = 1

@@ -61,6 +61,20 @@ class RolloutRecord:
     pruned: Pruned | None
 
 
+@dataclass(frozen=True, slots=True)
+class WaitingLabels:
+    """Labels that wait for their observation.
+
+    Attributes:
+        count: all of them; stray: those that were received before some time.
+        oldest: when the oldest of them was received; None where none waits.
+    """
+
+    count: int
+    stray: int
+    oldest: float | None
+
+
 class Store(Protocol):
     """What the house remembers about one rollout.
 
@@ -135,6 +149,14 @@ class Store(Protocol):
 
     def join_pending(self) -> Sequence[Outcome]:
         """Join waiting labels whose observation is there, should a race have kept them apart; each once ever."""
+        ...
+
+    def waiting_labels(self, *, received_before: float) -> WaitingLabels:
+        """How many labels wait for their observation, and how many of them were received before a time."""
+        ...
+
+    def decision(self, revision: int) -> Event | None:
+        """The event that put the plan of this revision in force; None where there is no such plan."""
         ...
 
     def outcomes(

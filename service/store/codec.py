@@ -270,6 +270,16 @@ class SortedReports:
         return LabelReceipt(fates, tuple(outcomes))
 
 
+def fates(receipt: LabelReceipt) -> Iterator[tuple[str, float]]:
+    """What a batch of labels adds to the counters: how many had which fate."""
+    return ((f"label_fates/{fate.value}", float(n)) for fate, n in receipt.counts.items() if n)
+
+
+def joined(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, float]]:
+    """What labels add to the counters that waited for their observation."""
+    return iter([("label_fates/joined", float(len(outcomes)))] if outcomes else [])
+
+
 def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Label]) -> SortedReports:
     """Hold each report against the labels that stand; `known` grows by the fresh ones."""
     batch = SortedReports()

@@ -3,10 +3,22 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 
 from service.domain import Fate, Label, LabelReceipt, LabelReport, Observation, Outcome
-from service.store import Tally, codec
+from service.store import Tally, WaitingLabels, codec
 from service.store.database import Database
 from service.store.schema import (
     MATCHED,
@@ -56,8 +68,9 @@ class Joins:
         _insert_all(connection, labels, rows)
         conflicts = [codec.label_row(self._rollout, report, received_at) for report in batch.conflicts]
         _insert_all(connection, label_conflicts, conflicts)
-        self.count(connection, matched)
-        return batch.receipt(matched)
+        receipt = batch.receipt(matched)
+        self.count(connection, matched, codec.fates(receipt))
+        return receipt
 
     def receipt_of(self, connection: Connection, batch_id: str) -> LabelReceipt | None:
         """What became of a batch that was stored; None: it was not."""
@@ -92,6 +105,13 @@ class Joins:
         for part in _parts(list(waiting)):
             connection.execute(update(labels).where(*self._these(part)).values(state=MATCHED))
         return [codec.outcome(found[own], *waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
+
+    def waiting(self, connection: Connection, received_before: float) -> WaitingLabels:
+        """How many labels wait for their observation, and since when."""
+        received = labels.c.received_at
+        stray = func.coalesce(func.sum(case((received < received_before, 1), else_=0)), 0)
+        row = connection.execute(select(func.count(), stray, func.min(received)).where(*self._pending)).one()
+        return WaitingLabels(int(row[0]), int(row[1]), row[2])
 
     def parted(self, connection: Connection) -> list[str]:
         """The predictions whose label waits although their observation is there."""

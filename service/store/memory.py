@@ -10,7 +10,7 @@ from typing import Any
 
 from service.domain import Event, Fate, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Pruned, Retention, RolloutRecord, Tally, codec
+from service.store import Pruned, Retention, RolloutRecord, Tally, WaitingLabels, codec
 
 
 class MemoryStore:
@@ -98,7 +98,7 @@ class MemoryStore:
             if observations and not fresh:
                 return []  # the batch has come before
             waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
-            sums = codec.total(self._tally, waited, (counts or {}).items())
+            sums = codec.total(self._tally, waited, [*(counts or {}).items(), *codec.joined(waited)])
             for own, each in fresh.items():
                 self._stored += 1
                 self._observations[self._stored] = each
@@ -123,10 +123,10 @@ class MemoryStore:
                 for own, report in batch.fresh.items()
                 if own in self._seqs
             ]
-            self._add(codec.total(self._tally, matched))
+            receipt = batch.receipt(matched)
+            self._add(codec.total(self._tally, matched, codec.fates(receipt)))
             self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
-            receipt = batch.receipt(matched)
             if batch_id is not None:
                 self._batches[batch_id] = receipt.fates
                 for old in list(self._batches)[: -codec.BATCHES_KEPT]:
@@ -137,6 +137,19 @@ class MemoryStore:
         """See `Store.join_pending`: under one lock no label and observation ever miss each other."""
         with self._turn():
             return []
+
+    def waiting_labels(self, *, received_before: float) -> WaitingLabels:
+        """See `Store.waiting_labels`."""
+        with self._turn():
+            received = [at for own, (_, at) in self._labels.items() if own not in self._seqs]
+            return WaitingLabels(
+                len(received), sum(at < received_before for at in received), min(received, default=None)
+            )
+
+    def decision(self, revision: int) -> Event | None:
+        """See `Store.decision`."""
+        with self._turn():
+            return next((event for event in self._events if event.revision == revision), None)
 
     def outcomes(
         self, *, after: int = 0, limit: int = 1000, known_by: float | None = None

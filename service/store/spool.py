@@ -24,6 +24,7 @@ import structlog
 
 from service.domain import Observation, Outcome
 from service.errors import StoreError
+from service.rollout.funnel import GIVEN_UP
 from service.store import Store, codec
 from service.store.schema import OBSERVATION_COLUMNS
 
@@ -248,6 +249,8 @@ class Spooled:
         except Exception:
             # Damage, or what no row can hold: trying again would stop all that waits behind it.
             log.exception("a batch of the spool is given up", rows=len(observations))
+            with contextlib.suppress(StoreError):
+                self._store.add_observations([], {GIVEN_UP: len(observations)})
             return len(observations)
         with self._lock:
             self._late += outcomes

@@ -14,7 +14,7 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func,
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Retention, RolloutRecord, Tally, codec, partitions, pruning, records
+from service.store import Retention, RolloutRecord, Tally, WaitingLabels, codec, partitions, pruning, records
 from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
@@ -154,6 +154,13 @@ class SqlStore:
             rows = connection.execute(statement.order_by(events.c.id).limit(max(limit, 0)))
             return [codec.event_of(row) for row in rows]
 
+    def decision(self, revision: int) -> Event | None:
+        """See `Store.decision`."""
+        mine = select(events).where(events.c.rollout == self._key, events.c.revision == revision)
+        with self._db.reading() as connection:
+            row = connection.execute(mine.order_by(events.c.id).limit(1)).one_or_none()
+        return None if row is None else codec.event_of(row)
+
     def add_observations(
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
@@ -165,7 +172,7 @@ class SqlStore:
                 if not self._insert_rows(connection, rows):
                     return []  # the batch has come before
                 outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
-            self._joins.count(connection, outcomes, (counts or {}).items())
+            self._joins.count(connection, outcomes, [*(counts or {}).items(), *codec.joined(outcomes)])
         return outcomes
 
     def add_labels(
@@ -190,8 +197,13 @@ class SqlStore:
                 return []
         with self._writing() as connection:
             outcomes = self._joins.waiting_for(connection, self._joins.parted(connection))
-            self._joins.count(connection, outcomes)
+            self._joins.count(connection, outcomes, codec.joined(outcomes))
         return outcomes
+
+    def waiting_labels(self, *, received_before: float) -> WaitingLabels:
+        """See `Store.waiting_labels`."""
+        with self._db.reading() as connection:
+            return self._joins.waiting(connection, received_before)
 
     def outcomes(
         self, *, after: int = 0, limit: int = 1000, known_by: float | None = None

@@ -103,7 +103,7 @@ def test_processes_that_write_one_file_count_each_once(url: str) -> None:
         assert [child.returncode for child in started] == [0, 0]
     assert Counter("\n".join(printed).split()) == Counter(f"p{i}" for i in range(400))
     store = SqlStore(url, "flight-1", tally)
-    counters = dict(store.counters())
+    counters = tallied(store)
     assert counters.pop("flushes/1", 0) + counters.pop("flushes/2", 0) == 40, "each batch counts for who was first"
     assert counters == {"joined": 400, "delay": 400 * 60, "label/1": 400}
     assert all(label is not None for _, _, label in store.outcomes())

@@ -348,7 +348,9 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
         assert [state["variants"]["candidate"][name] for name in ("requests", "asked", "failed")] == [0, 6, 3]
         assert state["allowed"] == ["promote", "promote_full", "weight", "pause", "abort"]
         assert state["variants"]["candidate"]["latency_p50_ms"] is None
-        assert state["labels"] == {"matched": 1, "coverage": 1.0, "delay_p50_s": pytest.approx(35.0)}
+        assert state["labels"] | {"funnel": 0} == {
+        "matched": 1, "coverage": 1.0, "delay_p50_s": pytest.approx(35.0), "funnel": 0, "oldest_waiting_s": None,
+    }  # fmt: skip
         assert state["shadow"] == {"sent": 1, "compared": 1, "dropped": 0, "failed": 0, "late": 0}
         assert state["fallbacks"] == {"timeout": 1, "starting": 2}
         assert state["revision"] == 1
