@@ -72,7 +72,7 @@ class Tail:
     labelled: int = 0
     labelled_in_step: int = 0
     pending: int = 0
-    funnel: Funnel = field(default_factory=Funnel)
+    funnel: Funnel = field(default_factory=Funnel, compare=False)
     complete: bool = False
     no_loss: int = 0
     clipped: Clipped = field(default_factory=Clipped)

@@ -70,3 +70,8 @@ def receipt(store: Store, *reports: LabelReport, received_at: float = 200.0) -> 
     assert len(got.outcomes) == matched
     assert matched + duplicate + conflict + pending == len(reports)
     return matched, duplicate, conflict, pending
+
+
+def tallied(store: Store) -> dict[str, float]:
+    """The counters without those of what became of labels, which every store adds."""
+    return {name: value for name, value in store.counters().items() if not name.startswith("label_fates/")}

@@ -13,7 +13,7 @@ import pytest
 from service.domain import Answer, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
 from service.errors import NotAllowedNow, StoreError
 from service.store import Pruned, Retention, Store
-from tests.contract.stores import event, names, observation, plan, receipt, report, stored
+from tests.contract.stores import event, names, observation, plan, receipt, report, stored, tallied
 
 FOREVER = Retention(max_age_s=math.inf, max_bytes=sys.maxsize)
 
@@ -219,7 +219,7 @@ def test_a_label_after_its_observation_matches(store: Store) -> None:
     got = store.add_labels(iter([report("a", 1, at=160.5)]), received_at=200.0)
     assert got.fates == [Fate.MATCHED]
     assert list(got.outcomes) == [Outcome(observation("a", at=100.0), 1, 60.5)]
-    assert store.counters() == {"joined": 1.0, "delay": 60.5, "label/1": 1.0}
+    assert tallied(store) == {"joined": 1.0, "delay": 60.5, "label/1": 1.0}
 
 
 def test_the_fate_of_each_label_is_told_in_the_order_of_the_batch(store: Store) -> None:
@@ -234,10 +234,10 @@ def test_the_fate_of_each_label_is_told_in_the_order_of_the_batch(store: Store) 
 
 def test_a_label_before_its_observation_waits_for_it(store: Store) -> None:
     assert receipt(store, report("b", "x", at=90.0), report("a"), report("zzz")) == (0, 0, 0, 3)
-    assert store.counters() == {}
+    assert tallied(store) == {}
     outcomes = store.add_observations([observation("a"), observation("n"), observation("b")], {"seen": 1})
     assert list(outcomes) == [Outcome(observation("a"), 1, 60.0), Outcome(observation("b"), "x", -10.0)]
-    assert store.counters() == {"joined": 2, "delay": 50, "label/1": 1, "label/'x'": 1, "seen": 1}
+    assert tallied(store) == {"joined": 2, "delay": 50, "label/1": 1, "label/'x'": 1, "seen": 1}
     assert store.outcomes()[2][2] == LabelReport("b", "x", 90.0)
 
 
@@ -330,10 +330,10 @@ def test_a_tally_that_raises_undoes_the_labels(open_store: Callable[..., Store])
     store.add_observations([observation("a"), observation("b"), observation("c")])
     with pytest.raises(Broken):
         receipt(store, report("a"), report("x"), report("b", 13), report("a", 2))
-    assert store.counters() == {}
+    assert tallied(store) == {}
     assert [label for _, _, label in store.outcomes()] == [None, None, None]
     assert receipt(store, report("a"), report("x"), report("b")) == (2, 0, 0, 1), "nothing was half done"
-    assert store.counters() == {"joined": 2.0}
+    assert tallied(store) == {"joined": 2.0}
 
 
 def test_a_tally_that_raises_undoes_the_observations(open_store: Callable[..., Store]) -> None:
@@ -342,15 +342,15 @@ def test_a_tally_that_raises_undoes_the_observations(open_store: Callable[..., S
     with pytest.raises(Broken):
         store.add_observations([observation("a"), observation("b")], {"seen": 2})
     assert store.outcomes() == []
-    assert store.counters() == {}
+    assert tallied(store) == {}
     assert names(store.add_observations([observation("a")], {"seen": 1})) == ["a"]
-    assert store.counters() == {"joined": 1.0, "seen": 1.0}
+    assert tallied(store) == {"joined": 1.0, "seen": 1.0}
 
 
 def test_counts_and_tally_of_one_name_add_up(store: Store) -> None:
     receipt(store, report("a"))
     store.add_observations([observation("a")], {"joined": 10, "ü/é": -0.5})
-    assert store.counters() == {"joined": 11.0, "delay": 60.0, "label/1": 1.0, "ü/é": -0.5}
+    assert tallied(store) == {"joined": 11.0, "delay": 60.0, "label/1": 1.0, "ü/é": -0.5}
 
 
 # Pruning

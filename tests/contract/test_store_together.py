@@ -11,7 +11,7 @@ from service.domain import Outcome
 from service.errors import NotAllowedNow
 from service.store import Store
 from service.store.sql import SqlStore
-from tests.contract.stores import CHILD, ROOT, event, names, observation, plan, receipt, report, tally
+from tests.contract.stores import CHILD, ROOT, event, names, observation, plan, receipt, report, tallied, tally
 
 THREADS = 4
 
@@ -68,7 +68,7 @@ def test_threads_that_write_the_same_predictions_count_each_once(store: Store) -
 
     outcomes = at_once(work)
     assert Counter(names(outcomes)) == Counter(f"p{i}" for i in range(200))
-    assert store.counters() == {"flushes": 40, "joined": 200, "delay": 200 * 60, "label/1": 200}
+    assert tallied(store) == {"flushes": 40, "joined": 200, "delay": 200 * 60, "label/1": 200}
     assert store.join_pending() == []
     assert len(store.outcomes()) == 200
 
