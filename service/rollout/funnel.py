@@ -98,7 +98,10 @@ def _not_asked_of_both(observation: Observation, *, served: bool) -> str | None:
     if served:
         tried = observation.answer(observation.drawn).status in TRIED
         return None if tried and observation.point is not None else "not routed by chance"
-    if unknown(observation) is not None and Status.DROPPED not in (observation.primary.status, observation.candidate.status):
+    if unknown(observation) is not None and Status.DROPPED not in (
+        observation.primary.status,
+        observation.candidate.status,
+    ):
         return "rehearsal late"
     statuses = {observation.primary.status, observation.candidate.status}
     if statuses <= TRIED and observation.sampled:
