@@ -76,10 +76,10 @@ def unpack_call(body: bytes) -> tuple[dict[str, Array], list[int]]:
         ValueError: when the bytes are not what `pack_call` makes.
     """
     call = _decode_call(body)
-    columns = _unpacked(call.columns)
-    if not columns or any(len(array) != sum(call.sizes) for array in columns.values()):
+    rows = sum(call.sizes)
+    if not call.columns or any(columns.shape[:1] != (rows,) for columns in call.columns):
         raise ValueError("the columns of the call have not as many rows as its requests")
-    return columns, call.sizes
+    return _unpacked(call.columns), call.sizes
 
 
 def pack_reply(parts: Sequence[Part], retries: int) -> bytes:

@@ -18,10 +18,10 @@ delay and absence of a label say nothing about the outcome.
 
 What counts: live requests that the draw for rehearsals chose, the first row of each, and the first request of a unit in its
 window (`units`). An answer that failed, timed out or was not finite is a loss of 1, never left out; one whose rehearsal was
-dropped counts at its worst (`drops`). While the candidate's process is away it is not asked: a failure for the errors goal, and
-nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and to the trial whose
-plan it was routed by. Time is the observations' own;
-nothing here reads a clock.
+dropped counts at its worst (`drops`). A row of a request that failed because of another of its rows (`withheld`) has its own
+loss, and the request is a failure for the errors goal. While the candidate's process is away it is not asked: a failure for
+the errors goal, and nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and
+to the trial whose plan it was routed by. Time is the observations' own; nothing here reads a clock.
 """
 
 import hashlib
