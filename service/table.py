@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from service.errors import InvalidInput
-from service.inputs import Array, Batch, Columns, Field, Row
+from service.inputs import Array, Batch, Columns, Field, Row, Rows
 
 
 class Table:
@@ -59,6 +59,23 @@ class Table:
         if field.scalar and field.dtype == "string" and field.nullable:
             return np.full(shape, "", object)
         raise _refused(field, f"is missing; this model takes {field.describe()}")
+
+
+class WithoutArrays:
+    """Leaves images and other arrays out of a request's rows, which are then small enough to be recorded."""
+
+    def __init__(self, fields: Sequence[Field], positions: Mapping[str, int]) -> None:
+        self._names = {field.name for field in fields if not field.scalar}
+        self._places = [positions[name] for name in self._names]
+
+    def __call__(self, rows: Rows) -> Rows:
+        """The rows with nothing in the place of an array."""
+        if not self._names:
+            return rows
+        if isinstance(rows, Table):
+            return Table({name: c for name, c in rows.columns.items() if name not in self._names}, len(rows))
+        assert isinstance(rows, list)
+        return [tuple(None if i in self._places else value for i, value in enumerate(row)) for row in rows]
 
 
 class Joined:

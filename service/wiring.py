@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from service.engine.onnx import OnnxEngine, device_of
 from service.engine.remote import RemoteEngine, RemoteModel
 from service.errors import NotAllowedNow, StoreError
 from service.files import Changed, start_files
-from service.inputs import Batch, Decoder, Row, Rows
+from service.inputs import Batch, Decoder, Rows
 from service.labels import LabelQueue
 from service.ledger import Ledger
 from service.loading import (
@@ -53,7 +53,7 @@ from service.store import Retention, RolloutRecord, Store, records
 from service.store.patient import Patient
 from service.store.spool import Spooled
 from service.store.sql import SqlStore
-from service.table import Table
+from service.table import WithoutArrays
 from service.traffic import Tracer
 from service.upkeep import Upkeep
 from service.watch import Watch
@@ -233,15 +233,14 @@ class Worker(House):
         self.tokens = Tokens(settings.tokens_file)
         engine = self._load(Variant.PRIMARY)
         self.next_id = 0
-        self._arrays = {field.name for field in self.fields if not field.scalar}
-        self._places = [self.decoder.positions[name] for name in self._arrays]
         self._records = RecordsRoad(records_url) if records_url is not None else None
         self._batches = 0  # of labels
         self.files = start_files(policy, settings, self.cards)
         self._labels = LabelQueue(self._write_labels, waiting_max=settings.queue_max_labels)
         self.recorder = Recorder(
             self.id_prefix, self.ledger.write, settings, [field.name for field in self.fields],
-            ship=self._records.write if self._records is not None else None, keep=self._kept,
+            keep=WithoutArrays(self.fields, self.decoder.positions),
+            ship=self._records.write if self._records is not None else None,
         )  # fmt: skip
         self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
         self.deadline_s = policy.goals.latency.deadline_ms / 1000
@@ -252,9 +251,7 @@ class Worker(House):
         self.primary: LocalModel | Released = self._seat(Variant.PRIMARY, engine)
         self.remote: RemoteEngine | None = None
         self.candidate: SpreadModel | LocalModel | None = None
-        self.rehearsals: dict[Variant, Rehearsal] = {
-            Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)
-        }
+        self.rehearsals = {Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)}
         if candidate_url is not None:
             self._connect_candidate(self.cards[Variant.CANDIDATE], candidate_url)
         self.control = Control(
@@ -321,21 +318,6 @@ class Worker(House):
             again = True
         return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now, batch_id, again=again)).fates
 
-    def _kept(self, rows: Rows) -> Rows:
-        """What of a request's rows goes to the records process: everything but images and other arrays."""
-        if not self._arrays:
-            return rows
-        if not isinstance(rows, list):
-            assert isinstance(rows, Table)
-            return Table({name: c for name, c in rows.columns.items() if name not in self._arrays}, len(rows))
-        return [self._without_arrays(row) for row in rows]
-
-    def _without_arrays(self, row: Row) -> Row:
-        values = list(row)
-        for place in self._places:
-            values[place] = None
-        return tuple(values)
-
     def _load(self, variant: Variant) -> OnnxEngine:
         """A variant's model: the one that was checked at the start, whatever is in its place now."""
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
@@ -356,20 +338,18 @@ class Worker(House):
         )  # fmt: skip
         remote.on_change = lambda up: self.metrics.candidate_up.set(1.0 if up else 0.0)
         remote.start()
-        remote.on_retry = self._count_retry(Variant.CANDIDATE)
+        limits = self._limits(Variant.CANDIDATE)
+        remote.on_retry = limits["on_retry"]
         model = RemoteModel(remote, inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
-        shadow_timeout_s = settings.shadow_timeout_ms / 1000
-
-        async def answer(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
-            return await model.infer(requests, self.candidate_timeout_s)
-
-        async def rehearse(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
-            await remote.wait_until_up(shadow_timeout_s)  # a rehearsal can wait; a caller cannot
-            return await model.infer(requests, shadow_timeout_s)
-
+        timeout_s = settings.shadow_timeout_ms / 1000
         self.remote = remote
-        self.candidate = SpreadModel(answer, self.spawn, **self._limits(Variant.CANDIDATE))
-        self.rehearsals[Variant.CANDIDATE] = self._rehearsal(Variant.CANDIDATE, rehearse)
+        self.candidate = SpreadModel(
+            lambda requests: model.infer(requests, self.candidate_timeout_s),
+            self.spawn, **limits,
+        )  # fmt: skip
+        self.rehearsals[Variant.CANDIDATE] = self._rehearsal(
+            Variant.CANDIDATE, lambda requests: model.rehearse(requests, timeout_s)
+        )
 
     def _rehearsal(self, variant: Variant, infer: Any) -> Rehearsal:
         settings = self.settings
@@ -385,11 +365,8 @@ class Worker(House):
             "queue_max_rows": self.settings.queue_max_rows,
             "max_delay_s": self.settings.batch_max_delay_ms / 1000,
             "on_batch": self.recorder.batch_sizes[variant].append,
-            "on_retry": self._count_retry(variant),
+            "on_retry": self.metrics.batch_retries.labels(variant=variant.value).inc,
         }
-
-    def _count_retry(self, variant: Variant) -> Callable[[], None]:
-        return cast("Callable[[], None]", self.metrics.batch_retries.labels(variant=variant.value).inc)
 
     async def _rehearse_primary(self, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
         if isinstance(self.primary, Released):

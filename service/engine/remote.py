@@ -199,6 +199,15 @@ class RemoteModel:
             return await self._in_parts(requests, timeout_s)
         return await self._call(built, requests, timeout_s)
 
+    async def rehearse(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
+        """As `infer`, for requests that nobody waits for: the process is waited for as long, where it is away.
+
+        Raises:
+            CandidateAway: it does not come back.
+        """
+        await self._remote.wait_until_up(timeout_s)
+        return await self.infer(requests, timeout_s)
+
     async def _in_parts(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
         """As `infer`, for rows that are no batch together: some do not fit the model, or they have different shapes."""
         ends = time.perf_counter() + timeout_s
