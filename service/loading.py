@@ -18,7 +18,6 @@ from service.engine.fetch import ModelCache
 from service.engine.onnx import OnnxEngine, cpu_quota, named, resolve
 from service.errors import ConfigurationError
 from service.inputs import Columns, Field
-from service.losses import class_differences
 from service.pairs import tolerances
 from service.rollout import policy as rollout_file
 from service.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
@@ -272,7 +271,6 @@ def examine(settings: Settings) -> Preflight:
         seconds.append(engine.seconds(1))
         engine.close()
     tolerances(policy, cards)
-    told += class_differences(*cards) if len(cards) > 1 else []
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     check_keys(policy, fields)
     told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")

@@ -41,8 +41,8 @@ def quality(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Probl
             says = f"{both}: no label fits both, so one of them would be wrong on every row. Name both models' classes alike"
             yield Problem("candidate", says)
         else:
-            says = f"{both}: a label that only one of them knows counts as a class to which the other gave no chance"
-            yield Problem("candidate", says, refused=False)
+            for says in losses.class_differences(models[Variant.PRIMARY], models[Variant.CANDIDATE]):
+                yield Problem("candidate", says, refused=False)
     if goal.harm != "margin" and goal.harm > goal.margin:
         says = "a candidate whose loss lies between `margin` and `harm` is never promoted and never rolled back"
         yield Problem("goals.quality.harm", says, refused=False)
