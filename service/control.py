@@ -15,6 +15,7 @@ from service.engine.catalog import Card
 from service.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from service.metrics import Metrics
 from service.rollout.controller import SHOWN, bands_of, move
+from service.rollout.judge import trial_budget
 from service.rollout.loadtest import LOADTEST, steps_entered
 from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy
@@ -138,6 +139,9 @@ class Control:
             "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
             "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
         }  # fmt: skip
+        if order is Order.RETRY:
+            # A trial may end in a wrong rollback with this chance; all trials together with the harm budget at most.
+            told |= {"trial": plan.trial, "harm_budget": trial_budget(self.policy, plan.trial)}
         skipped = await asyncio.to_thread(self._skipped, before, order, share, force=force)
         event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details | skipped)
         await self.prepare(plan)

@@ -273,7 +273,7 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
                          "about the split, and label coverage where only one of the models says the positive class"},
             "shadow": {"type": "object"},
             "comparison": _comparison(), "fallbacks": {"type": "object"}, "drift": {"type": "object"},
-            "allowed": {"type": "array", "items": string}, "revision": whole, "updated_at": number},
+            "allowed": {"type": "array", "items": string}, "trial": whole, "revision": whole, "updated_at": number},
             "required": ["model", "phase", "step", "weight", "primary", "verdict", "labels", "shadow", "revision"]},
         "Drift": {"type": "object", "required": ["window", "alarms", "features", "estimates", "notes"], "properties": {
             "window": {"type": "object", "nullable": True}, "alarms": {"type": "array", "items": {"type": "object"}},

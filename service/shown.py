@@ -87,6 +87,7 @@ def shown(
         "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
         "allowed": [order.value for order in PEOPLE if order in orders],
         "drift": {"alarms": drift["alarms"] if drift else []},
+        "trial": plan.trial,
         "revision": plan.revision,
         "updated_at": plan.updated_at,
     }

@@ -46,7 +46,7 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
             out.print(f"Drift since {_day(alarm['since'])}: {alarm['reason']}.", markup=False)
         if budget := verdict.get("error_budget"):
             out.print(
-                f"The chance of any wrong rollback in this rollout stays below {budget['harm']:.2%}, that of any wrong advance "
+                f"The chance of any wrong rollback in this trial stays below {budget['harm']:.2%}, that of any wrong advance "
                 f"below {budget['advance']:.2%}, however often one looks."
             )
 
@@ -57,6 +57,16 @@ def _coverage(progress: Mapping[str, Any]) -> Iterator[str]:
         if pairs := progress.get(side):
             share = progress[f"{side}_labelled"] / pairs
             yield f"Of {pairs:,} pairs where only the {name} says the positive class, {share:.1%} have their label"
+    if (trial := progress.get("trial", 1)) > 1:
+        yield (
+            f"This is trial {trial}: with the last retry the evidence for harm began anew, on half of the budget before "
+            "it; the evidence for advancing went on"
+        )
+    if incidents := progress.get("incidents"):
+        yield (
+            f"{incidents:,} incidents of the candidate in this trial count once each for harm; {progress['away']:,} requests "
+            "found its process away"
+        )
     for doubt in progress.get("doubts", ()):
         yield f"What was served is no evidence: {doubt}"
 

@@ -18,6 +18,10 @@ function look(metric, goals) {
       title, up: "↑ candidate fails more often", across: "pairs", zeroText: "as often as the primary", floor: -1,
       lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 2),
     };
+    case "request_errors": return {
+      title, up: "↑ candidate fails more often", across: "intervals of 10 s", zeroText: "as often as the primary", floor: -1, bare: true,
+      lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 2),
+    };
     case "serving_errors": return {
       title, up: "↑ more of the failures are the candidate's", across: "failures", zeroText: null, floor: 0, bare: true,
       lineText: "", format: (value) => percent(value, 1),

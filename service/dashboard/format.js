@@ -52,6 +52,7 @@ export const METRICS = {
   errors: "Failures",
   latency: "Late or missing answers",
   poc_target: "The primary's own target",
+  request_errors: "Failures of all requests",
   serving_errors: "Whose failures callers met",
   latency_p50: "Median latency, against the primary's",
   latency_p95: "p95 latency, against the primary's",

@@ -80,6 +80,9 @@ def _judged(metric: Document, policy: Document) -> dict[str, str]:
     elif name == "errors":
         text = f"the candidate fails on at most {share(line, 2)} more requests than the primary"
         band = f"{share(metric['estimate'], 2)}{_span(metric, _fine)}, {n} pairs"
+    elif name == "request_errors":
+        text = f"the candidate fails on at most {share(line, 2)} more of all requests than the primary"
+        band = f"{share(metric['estimate'], 2)}, {n} intervals of 10 s"
     elif name == "serving_errors":
         text, band = (
             f"failing at most {line:g} times as often as the primary",

@@ -12,7 +12,8 @@ METRICS = {
     "squared_error": "Squared error", "win_rate": "Who is nearer to the truth",
     "errors": "Failures", "latency": "Late or missing answers",
     "poc_target": "The POC's own target",
-    "serving_errors": "Whose failures callers met", "latency_p50": "Median latency, against the primary's",
+    "serving_errors": "Whose failures callers met", "request_errors": "Failures of all requests",
+    "latency_p50": "Median latency, against the primary's",
     "latency_p95": "p95 latency, against the primary's", "latency_p99": "p99 latency, against the primary's",
 }  # fmt: skip
 EVENTS = {

@@ -150,7 +150,13 @@ def _largest(scale: LossScale) -> str:
 class Errors(Strict):
     """How much more often than the primary the candidate may fail."""
 
-    margin: float = pydantic.Field(gt=0, lt=1, description="as a share of requests")
+    margin: float = pydantic.Field(
+        gt=0,
+        lt=1,
+        description=(
+            "as a share of requests; with `unit`, of each unit's first request a day; all requests are watched for harm besides"
+        ),
+    )
     ratio: float | None = pydantic.Field(
         default=None,
         ge=1,
