@@ -18,11 +18,12 @@ from service.engine.fetch import ModelCache
 from service.engine.onnx import OnnxEngine, cpu_quota, named, resolve
 from service.errors import ConfigurationError
 from service.inputs import Columns, Field
-from service.pairs import tolerances
+from service.pairs import incomparable, judged_by_agreement, tolerances
 from service.rollout import policy as rollout_file
 from service.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
 from service.rollout.policy import Policy
 from service.settings import Settings
+from service.tasks import fitted, mismatch
 
 
 def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
@@ -162,14 +163,17 @@ def open_engine(source: str, settings: Settings, policy: Policy, expected: str |
         ModelChanged: its digest is not the `expected` one.
         ConfigurationError: it cannot be served.
     """
-    return OnnxEngine(
+    engine = OnnxEngine(
         local(source, settings),
         device=policy.device,
         threads=thread_count(settings, policy),
         warm_max_rows=settings.batch_max_rows,
         classes=policy.classes,
+        task=policy.task,
         expected=expected,
     )
+    engine.card = fitted(engine.card, policy.task)
+    return engine
 
 
 def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
@@ -208,7 +212,7 @@ def hand_on_candidate(settings: Settings, policy: Policy) -> None:
         ConfigurationError: when the candidate cannot be read, or the rollout file was edited meanwhile.
     """
     if not started.models_handed_on() and policy.candidate is not None:
-        hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy.classes)})
+        hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,11 +270,11 @@ def examine(settings: Settings) -> Preflight:
             f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
             f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
         )
-        if policy.task != "other" and engine.card.task not in {policy.task, "other"}:
-            raise ConfigurationError(f"{source} is a {engine.card.task} model; the rollout file says {policy.task}")
         seconds.append(engine.seconds(1))
         engine.close()
     tolerances(policy, cards)
+    if len(cards) > 1:
+        check_together(policy, *cards)
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     check_keys(policy, fields)
     told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
@@ -302,10 +306,23 @@ def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
     if (found := started.read()) is not None and found.cards and Path(found.cards).exists():
         kept: dict[str, Any] = pydantic_core.from_json(Path(found.cards).read_bytes())
         return {Variant(name): Card.model_validate(card) for name, card in kept.items()}
-    primary = {Variant.PRIMARY: _card_of(local(policy.primary, settings), policy.classes)}
+    primary = _card_of(local(policy.primary, settings), policy)
     if policy.candidate is None:
-        return primary
-    return primary | {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy.classes)}
+        return {Variant.PRIMARY: primary}
+    candidate = _card_of(local(policy.candidate, settings), policy)
+    check_together(policy, primary, candidate)
+    return {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate}
+
+
+def check_together(policy: Policy, primary: Card, candidate: Card) -> None:
+    """Make sure that the two models' answers can be judged side by side.
+
+    Raises:
+        ConfigurationError: saying why they cannot.
+    """
+    why = incomparable(primary, candidate) if judged_by_agreement(policy) else mismatch(primary, candidate)
+    if why is not None and policy.task != "other":
+        raise ConfigurationError(why)
 
 
 def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
@@ -314,13 +331,13 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
     return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
 
 
-def _card_of(source: str, classes: Sequence[int | str]) -> Card:
+def _card_of(source: str, policy: Policy) -> Card:
     """A model's card without keeping the model: for a bare file the graph is opened and let go again."""
     _, card = resolve(source)
     if card is not None:
-        card = named(card, classes)
+        card = named(card, policy.classes)
     else:
-        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=classes)
+        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=policy.classes, task=policy.task)
         card = engine.card
         engine.close()
-    return card
+    return fitted(card, policy.task)

@@ -12,7 +12,10 @@ from typing import Literal
 LOG_CLIP = 5.0
 """Where log-loss is cut unless the goal says otherwise, in nats: the loss of a row whose true class got a chance of 0.7 %."""
 
-Needs = Literal["class", "probabilities", "value"]
+DISAGREEMENT: Literal["disagreement"] = "disagreement"
+"""The loss of a rollout that needs no labels: whether the two models' answers to a row differ."""
+
+Needs = Literal["class", "classes", "probabilities", "value", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +24,13 @@ class Loss:
 
     Attributes:
         words: what a sentence calls it.
-        needs: what an answer must hold: the predicted class, a probability per class, or a number.
+        needs: what an answer must hold: the predicted class, the predicted set of classes, a probability per class, a number or a
+            vector of numbers, or anything at all.
         unit: of its raw values: "" for a share or a squared probability, "nats", "label units", "label units²".
         clip: "none" where it is bounded by itself, "required" where only the user knows where to cut, or the default.
         power: the raw loss is the error to this power, so `clip`, which is given for the error, cuts it at clip ** power.
-        of_one: whether one answer has this loss by itself; `win_rate` compares two answers.
+        of_one: whether one answer has this loss by itself; `win_rate` and `disagreement` compare two answers.
+        labelled: whether it takes a label; `disagreement` takes none.
         widest: from the distance of two answers (as a share of the clip), the largest difference of their bounded losses that
             any label could make. None where the labels can be listed.
     """
@@ -37,6 +42,7 @@ class Loss:
     clip: Literal["none", "required"] | float = "none"
     power: int = 1
     of_one: bool = True
+    labelled: bool = True
     widest: Callable[[float], float] | None = None
 
 
@@ -44,6 +50,7 @@ LOSSES: Mapping[str, Loss] = {
     loss.name: loss
     for loss in (
         Loss("zero_one", "share of wrong answers", "class"),
+        Loss("hamming", "share of wrong classes", "classes"),
         Loss("brier", "Brier score", "probabilities"),
         Loss("log_loss", "log-loss", "probabilities", "nats", LOG_CLIP),
         Loss("absolute_error", "absolute error", "value", "label units", "required", widest=lambda d: min(d, 1.0)),
@@ -52,6 +59,7 @@ LOSSES: Mapping[str, Loss] = {
             widest=lambda d: 1.0 - (1.0 - min(d, 1.0)) ** 2,
         ),
         Loss("win_rate", "win rate", "value", of_one=False, widest=lambda d: float(d > 0.0)),
+        Loss(DISAGREEMENT, "share of rows with another answer", "answer", of_one=False, labelled=False),
     )
 }  # fmt: skip
 """All losses by name, those of answers without probabilities first."""

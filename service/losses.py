@@ -7,10 +7,10 @@ judge cuts and bounds them.
 import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from service.domain import Answer, Label, Mode, Outcome, Variant
-from service.loss_table import LOSSES, LossScale
+from service.domain import Answer, Label, Mode, Outcome, Scalar, Variant
+from service.loss_table import LOSSES, LossScale, Needs
 
 LOG_FLOOR = 1e-15
 """Probabilities are kept this far from 0, so that one certain mistake costs 34.5 and not infinity."""
@@ -22,6 +22,7 @@ CLASSES_MAX = 20
 CLASSES_TOLD = 10
 """Classes beyond this many are not listed in a sentence."""
 
+MULTILABEL = "multilabel-classification"
 Classes = Sequence[int | str]
 
 
@@ -43,6 +44,11 @@ class Answering(Protocol):
         """The roles of its outputs: "label", "probabilities", "value", "other"."""
         ...
 
+    @property
+    def task(self) -> str:
+        """What the model does."""
+        ...
+
 
 def computable(loss: str, card: Answering) -> str | None:
     """Why a loss can never be computed for a model's answers, and what to write instead; None where it can.
@@ -50,17 +56,14 @@ def computable(loss: str, card: Answering) -> str | None:
     Args:
         loss: a name in `LOSSES`.
     """
-    spec, roles = LOSSES[loss], card.roles
-    if spec.needs == "value":
-        if "value" in roles:
-            return None
-        return f"`{loss}` needs a predicted number, and {card.name} has no output that is one: {_instead(card)}"
-    if spec.needs == "class" and "label" in roles:
-        return None
-    if "probabilities" not in roles:
-        what = "a predicted class" if spec.needs == "class" else "a probability for each class"
-        return f"`{loss}` needs {what}, and {card.name} has no output that is one: {_instead(card)}"
-    if not card.classes:
+    spec = LOSSES[loss]
+    lacking = _lacking(spec.needs, card)
+    if lacking is not None:
+        return f"`{loss}` needs {lacking}, and {card.name} has no output that is one: {_instead(card)}"
+    itself = (
+        spec.needs == "class" and "label" in card.roles and card.task != MULTILABEL
+    )  # the predicted class names itself
+    if spec.needs in {"class", "classes", "probabilities"} and not card.classes and not itself:
         return (
             f"`{loss}` needs to know which class each probability of {card.name} belongs to, and nothing names them: "
             "write `classes: [..]` into the rollout file, in the order of the probabilities"
@@ -68,14 +71,31 @@ def computable(loss: str, card: Answering) -> str | None:
     return None
 
 
+def _lacking(needs: Needs, card: Answering) -> str | None:
+    """What a loss needs and a model's answers do not hold, in words."""
+    roles = card.roles
+    if needs == "value":
+        return None if "value" in roles else "a predicted number"
+    if needs == "probabilities":
+        return None if "probabilities" in roles else "a probability for each class"
+    if needs == "classes" and card.task != MULTILABEL:
+        return "a predicted set of classes"
+    return None if needs == "answer" or {"label", "probabilities"} & roles else "a predicted class"
+
+
 def _instead(card: Answering) -> str:
     if "value" in card.roles:
         return "for a regression write `win_rate`, or `absolute_error` with a `clip`"
+    if card.task == MULTILABEL:
+        return "write `hamming`, the share of wrong classes"
+    if "probabilities" in card.roles:
+        return "write `brier`, `log_loss` or `zero_one`"
     if "label" in card.roles:
         return "write `loss: zero_one`, which needs the predicted class alone"
-    if any(role == "probabilities" for role in card.roles):
-        return "write `brier`, `log_loss` or `zero_one`"
-    return "write `classes: [..]` into the rollout file if an output holds probabilities, or leave `goals.quality` out"
+    return (
+        "write `classes: [..]` into the rollout file if an output holds probabilities, or `loss: disagreement`, which compares "
+        "the two models' answers without labels"
+    )
 
 
 def label_classes(primary: Classes, candidate: Classes | None) -> list[int | str]:
@@ -108,7 +128,12 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     Classification: `zero_one`, and with probabilities `brier` and `log_loss` (natural logarithm). Binary Brier is
     (p − y)², as scikit-learn has it; for more classes it is half the squared distance (Brier 1950 has the whole), so
     that both lie in [0, 1]. A label that is none of the model's classes has the probability 0 that the model gave it: the
-    Brier loss is (1 + Σp²) / 2 and the log-loss its largest. Regression: `absolute_error`, `squared_error`.
+    Brier loss is (1 + Σp²) / 2 and the log-loss its largest.
+
+    Multilabel: a label is the tuple of the classes that are true. `hamming` is the share of classes that are predicted
+    wrong, `zero_one` whether any is, `brier` and `log_loss` are means over the classes.
+
+    Regression: `absolute_error`, `squared_error`; of a vector their means over its numbers.
 
     >>> from service.domain import Status
     >>> losses(Answer(Status.OK, label=0, score=0.25), 1, [0, 1], 1)
@@ -119,8 +144,10 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     if not answer.given:
         return {}
     if answer.label is None:
-        error = error_of(answer, label)
-        return {} if error is None else {"absolute_error": error, "squared_error": error * error}
+        errors = errors_of(answer, label)
+        return {} if errors is None else {"absolute_error": errors.mean, "squared_error": errors.mean_square}
+    if isinstance(answer.label, tuple):
+        return _of_sets(answer.label, answer.probabilities, label, classes) if isinstance(label, tuple) else {}
     found = {"zero_one": float(answer.label != label)}
     if answer.score is not None:
         score = answer.score
@@ -135,7 +162,7 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
         found["brier"] = (sum((p - (i == at)) ** 2 for i, p in enumerate(answer.probabilities)) + (at < 0)) / 2
     else:
         return found
-    found["log_loss"] = -math.log(min(max(right, LOG_FLOOR), 1.0))
+    found["log_loss"] = _surprise(right)
     return found
 
 
@@ -159,22 +186,89 @@ def over_classes(loss: str, answer: Answer, at: Mapping[int | str, int], labels:
     return [(most - 2.0 * chance) / 2.0 for chance in chances]
 
 
-def error_of(answer: Answer, label: Label) -> float | None:
-    """How far an answered number is from the truth, in label units; None for a label or an answer that is no number."""
-    if answer.score is None or answer.label is not None or isinstance(label, str | tuple):
+def _of_sets(
+    predicted: tuple[Scalar, ...], probabilities: Sequence[float] | None, truth: tuple[Scalar, ...], classes: Classes
+) -> dict[str, float]:
+    """The losses of a multilabel classifier's answer: each class is true or false by itself."""
+    if not classes:
+        return {"zero_one": float(set(predicted) != set(truth))}
+    wrong = len(set(predicted) ^ set(truth))
+    found = {"zero_one": float(wrong > 0), "hamming": wrong / len(classes)}
+    if probabilities is not None:
+        rights = [p if name in truth else 1.0 - p for name, p in zip(classes, probabilities, strict=True)]
+        found["brier"] = sum((1.0 - right) ** 2 for right in rights) / len(rights)
+        found["log_loss"] = sum(map(_surprise, rights)) / len(rights)
+    return found
+
+
+def by_class(loss: str, answer: Answer, classes: Classes) -> dict[Scalar, tuple[float, float]] | None:
+    """For each class what a multilabel answer costs there: if the class turns out false, and if it turns out true.
+
+    `hamming`, `brier` and `log_loss` are the means of these; None where the answer does not hold what the loss needs.
+    """
+    if loss == "hamming":
+        if not isinstance(answer.label, tuple):
+            return None
+        return {name: (float(name in answer.label), float(name not in answer.label)) for name in classes}
+    if answer.probabilities is None or len(answer.probabilities) != len(classes):
         return None
-    return abs(answer.score - float(label))
+    if loss == "brier":
+        return {name: (p * p, (1.0 - p) ** 2) for name, p in zip(classes, answer.probabilities, strict=True)}
+    return {name: (_surprise(1.0 - p), _surprise(p)) for name, p in zip(classes, answer.probabilities, strict=True)}
 
 
-def distance(one: Answer, other: Answer) -> float | None:
-    """How far two answered numbers are from each other, in label units; None where one of them is none."""
-    return None if other.score is None else error_of(one, other.score)
+def _surprise(probability: float) -> float:
+    return -math.log(min(max(probability, LOG_FLOOR), 1.0))
+
+
+class Errors(NamedTuple):
+    """How far an answered number, or vector of numbers, is from the truth: means over its numbers, in label units."""
+
+    mean: float
+    mean_square: float
+
+
+def errors_of(answer: Answer, label: Label) -> Errors | None:
+    """How far an answer is from the truth; None for a label or an answer that is no number, or vectors of other lengths.
+
+    >>> from service.domain import Status
+    >>> errors_of(Answer(Status.OK, vector=(1.0, 2.0)), (1.0, 4.0))
+    Errors(mean=1.0, mean_square=2.0)
+    """
+    if answer.label is not None:
+        return None
+    if answer.vector is None:
+        if answer.score is None or isinstance(label, str | tuple):
+            return None
+        error = abs(answer.score - float(label))
+        return Errors(error, error * error)
+    if not isinstance(label, tuple) or len(label) != len(answer.vector):
+        return None
+    errors = [abs(said - float(truth)) for said, truth in zip(answer.vector, label, strict=True)]
+    return Errors(sum(errors) / len(errors), sum(error * error for error in errors) / len(errors))
+
+
+def distance(one: Answer, other: Answer, power: int = 1) -> float | None:
+    """How far two answers are from each other, in label units; None where one of them is no number.
+
+    Of vectors: the mean over the numbers, or for a loss of the second power the root of the mean square. By the triangle
+    inequality no label makes the two errors differ by more.
+    """
+    errors = (
+        None
+        if (value := other.score if other.vector is None else tuple(other.vector)) is None
+        else errors_of(one, value)
+    )
+    if errors is None:
+        return None
+    return errors.mean if power == 1 else math.sqrt(errors.mean_square)
 
 
 def nearer(primary: Answer, candidate: Answer, label: Label) -> float | None:
     """The value of a pair under `win_rate`: 1 where the candidate is farther from the truth, −1 where it is nearer, 0 for a tie.
 
-    An attempt that gave no answer loses against one that did. None where an answer or the label is no number.
+    Of vectors the one with the smaller Euclidean distance is nearer. An attempt that gave no answer loses against one that did.
+    None where an answer or the label is no number.
 
     >>> from service.domain import Status
     >>> near, far = Answer(Status.OK, score=9.0), Answer(Status.OK, score=12.5)
@@ -184,10 +278,12 @@ def nearer(primary: Answer, candidate: Answer, label: Label) -> float | None:
     failed = (not primary.given, not candidate.given)
     if any(failed):
         return float(failed[1]) - float(failed[0])
-    ours, theirs = error_of(primary, label), error_of(candidate, label)
+    ours, theirs = errors_of(primary, label), errors_of(candidate, label)
     if ours is None or theirs is None:
         return None
-    return float(theirs > ours) - float(theirs < ours)
+    # A single number by its error: the square of a small one may be 0.
+    near, far = (ours.mean, theirs.mean) if primary.vector is None else (ours.mean_square, theirs.mean_square)
+    return float(far > near) - float(far < near)
 
 
 def tally(
@@ -219,7 +315,9 @@ def scored(
     outcome: Outcome, classes: Mapping[Variant, Classes], positive: Mapping[Variant, int | str | None],
     scale: LossScale | None = None,
 ) -> Iterator[tuple[Variant, str | None, str, dict[str, float]]]:  # fmt: skip
-    """For each variant that answered: its predicted class (None for a regression), the actual one, and its raw losses.
+    """For each variant that answered: its predicted class, the actual one, and its raw losses.
+
+    A regression, and a set of classes, have no predicted class (None).
 
     Args:
         scale: the goal's. Its loss is cut as the judge cuts it, so that a mean has one meaning wherever it is shown.
@@ -228,7 +326,9 @@ def scored(
         answer = outcome.observation.answer(variant)
         if answer.given:
             names = classes.get(variant, ())
-            predicted = None if answer.label is None else _metric_label(answer.label, names)
+            predicted = (
+                None if answer.label is None or isinstance(answer.label, tuple) else _metric_label(answer.label, names)
+            )
             found = losses(answer, outcome.label, names, positive.get(variant))
             if scale is not None and scale.loss.name in found:
                 found[scale.loss.name] = scale.cut(found[scale.loss.name])

@@ -12,6 +12,7 @@ from service.domain import Label, Status, Variant
 from service.engine import Reading, Scores
 from service.engine.catalog import Card
 from service.errors import ConfigurationError
+from service.loss_table import DISAGREEMENT
 from service.rollout.policy import Policy, Tolerance
 from service.turns import in_turns, take_turns
 
@@ -19,8 +20,6 @@ COMPARED = "compare/"
 """What the names of a `Summary`'s sums begin with among the store's counters."""
 VALUE = "value"
 """What a regression's output is called here, whatever the graph calls it."""
-DISAGREEMENT = "disagreement"
-"""The loss of a rollout that needs no labels: whether the two models' answers to a row differ."""
 EXACT = Tolerance(atol=0.0, rtol=0.0)
 
 

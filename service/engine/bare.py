@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from service.engine.catalog import Card, InputSpec, OutputSpec, Task
+from service.engine.catalog import MULTILABEL, Card, InputSpec, OutputSpec, Task
 from service.engine.class_names import class_names
 from service.errors import ConfigurationError
 
@@ -43,6 +43,7 @@ class _Found:
     outputs: list[OutputSpec]
     classes: Classes = field(default_factory=list)
     width: int = 0
+    multilabel: bool = False
     said: str = "Made from the graph's signature."
 
     def names(self, *roles: str) -> list[str]:
@@ -51,7 +52,7 @@ class _Found:
 
 def read(
     session: Any, path: Path, graph: bytes, digest: str, classes: Sequence[int | str],
-    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]],
+    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]], task: str = "other",
 ) -> Bare:  # fmt: skip
     """The card of a session's model.
 
@@ -59,6 +60,7 @@ def read(
         graph: the bytes of the `.onnx` file.
         classes: what the rollout file calls the classes, in the order of the probabilities; empty where it does not.
         run: the raw outputs of the smallest batch there is.
+        task: what the rollout file says that the model does. It alone tells independent probabilities from those of one class.
 
     Raises:
         ConfigurationError: an input or output is of a kind that is not served, or `classes` does not fit the model.
@@ -66,6 +68,7 @@ def read(
     """
     inputs = [InputSpec(name=i.name, dtype=_dtype(i, path), shape=_shape(i.shape)) for i in session.get_inputs()]
     found = _Found([_output(output, path, alone=len(session.get_outputs()) == 1) for output in session.get_outputs()])
+    found.multilabel = task == MULTILABEL
     unnamed = 0
     if found.names("probabilities", "label"):
         _name(found, path, graph, classes, run(inputs))
@@ -77,7 +80,7 @@ def read(
     return Bare(
         Card(
             name=path.stem, version="0", task=_task(found), description=found.said, inputs=inputs, outputs=found.outputs,
-            classes=found.classes, positive=_positive(found.classes), digest=digest,
+            classes=found.classes, positive=None if found.multilabel else _positive(found.classes), digest=digest,
         ),
         unnamed,
     )  # fmt: skip
@@ -101,11 +104,12 @@ def _output(output: Any, path: Path, *, alone: bool) -> OutputSpec:
 def _name(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]) -> None:
     """Find the classes' names: in a ZipMap's dicts, in the graph, or else in the rollout file."""
     names: Classes = []
+    _sets(found, path, ran)
     for name in found.names("probabilities"):
         given = ran[name]
         names = list(given[0]) if isinstance(given, list) else []
         found.width = len(names) or int(given.shape[-1])
-    if not names:
+    if not names and not found.multilabel:  # there, each class has a classifier of its own in the graph, of 0 and 1
         names = class_names(graph, found.names("label", "probabilities"), found.width) or []
         names = names if _fit(names, found, ran) else []
     if names and classes and not set(names) <= set(classes):
@@ -119,6 +123,22 @@ def _name(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str],
             " Nothing names its classes: probabilities are a list. The rollout file's `classes`, or a card.json beside model.onnx, "
             "can name them."
         )
+
+
+def _sets(found: _Found, path: Path, ran: Mapping[str, Any]) -> None:
+    """A label of several numbers a row is a set of classes: for each class whether it is true."""
+    for name in found.names("label"):
+        label = np.asarray(ran[name])
+        if label.ndim != 2 or label.shape[1] < 2:
+            continue
+        for other, values in ran.items():
+            if np.shape(values)[:1] != label.shape[:1]:
+                raise ConfigurationError(
+                    f"{path} gives several labels a row, and its output {other} has shape {list(np.shape(values))} for "
+                    f"{len(label)} rows: its first axis is not the rows, so nothing says which row a number belongs to. Export the "
+                    "model with probabilities of the shape [rows, labels] (scikit-learn: `OneVsRestClassifier`), or without them"
+                )
+        found.multilabel, found.width = True, label.shape[1]
 
 
 def _fit(names: Classes, found: _Found, ran: Mapping[str, Any]) -> bool:
@@ -157,7 +177,13 @@ def _matrix(
             f"the rollout file's `classes` names {len(classes)} classes, and of the outputs of {path} {len(fitting)} have so many "
             f"columns (they are {columns}): a card.json beside model.onnx says which one holds the probabilities"
         )
-    if not _sums_to_one(ran[fitting[0]]):
+    if found.multilabel:
+        if not _between_0_and_1(ran[fitting[0]]):
+            raise ConfigurationError(
+                f"the output `{fitting[0]}` of {path} holds no probabilities: some are below 0 or above 1. If they are logits, end "
+                "the graph with a Sigmoid"
+            )
+    elif not _sums_to_one(ran[fitting[0]]):
         raise ConfigurationError(
             f"the output `{fitting[0]}` of {path} holds no probabilities: the {len(classes)} numbers of a row sum to "
             f"{float(np.sum(ran[fitting[0]][0])):.4g}, or one is negative. If they are logits, end the graph with a Softmax; "
@@ -166,6 +192,11 @@ def _matrix(
     found.outputs = [o.model_copy(update={"role": "probabilities"}) if o.name in fitting else o for o in found.outputs]
     found.classes, found.width = list(classes), len(classes)
     return 0
+
+
+def _between_0_and_1(values: Any) -> bool:
+    numbers = np.asarray(values, dtype=np.float64)
+    return bool((numbers >= 0).all() and (numbers <= 1 + SUM_TOLERANCE).all())
 
 
 def _sums_to_one(values: Any) -> bool:
@@ -178,6 +209,8 @@ def _task(found: _Found) -> Task:
         return "regression"
     if not found.names("probabilities", "label"):
         return "other"
+    if found.multilabel:
+        return MULTILABEL
     return "binary-classification" if (found.width or len(found.classes)) == 2 else "multiclass-classification"
 
 

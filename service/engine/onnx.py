@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from service.engine import bare
-from service.engine.catalog import CARD_FILE, MODEL_FILE, Card, InputSpec, ModelBytes, read_card, read_model
+from service.engine.catalog import CARD_FILE, MODEL_FILE, MULTILABEL, Card, InputSpec, ModelBytes, read_card, read_model
 from service.errors import ConfigurationError, InferenceError, ModelChanged, WrongShape
 from service.inputs import Array
 
@@ -55,6 +55,7 @@ class OnnxEngine:
     Args:
         expected: the digest that the model must have; None: any.
         classes: what the rollout file calls the classes, for a model that does not name them itself.
+        task: what the rollout file says that the model does, for a bare file.
 
     Raises:
         ConfigurationError: the model cannot be loaded, or is not the one that is expected.
@@ -62,7 +63,7 @@ class OnnxEngine:
 
     def __init__(
         self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024,
-        expected: str | None = None, classes: Sequence[int | str] = (),
+        expected: str | None = None, classes: Sequence[int | str] = (), task: str = "other",
     ) -> None:  # fmt: skip
         self.path, folder = locate(source)
         model = read_model(self.path)
@@ -77,7 +78,7 @@ class OnnxEngine:
         if card is None:
             found = bare.read(
                 self._session, self.path, model.graph, model.digest, classes,
-                lambda inputs: _one_run(self._session, self.path, inputs),
+                lambda inputs: _one_run(self._session, self.path, inputs), task,
             )  # fmt: skip
             card, self.unnamed = found.card, found.unnamed
         del model
@@ -296,7 +297,8 @@ def named(card: Card, classes: Sequence[int | str]) -> Card:
     widths = {output.shape[-1] for output in card.outputs if output.role == "probabilities" and output.shape}
     if card.classes or not classes or widths != {len(classes)}:
         return card
-    positive = classes[1] if len(classes) == 2 and card.positive is None else card.positive
+    two = len(classes) == 2 and card.positive is None and card.task != MULTILABEL
+    positive = classes[1] if two else card.positive
     return card.model_copy(update={"classes": list(classes), "positive": positive})
 
 

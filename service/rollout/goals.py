@@ -57,7 +57,9 @@ Share = Annotated[
         {"type": "number", "minimum": 0, "maximum": 100, "description": "percent, at most two decimals"}
     ),
 ]
-Loss = Literal["brier", "log_loss", "zero_one", "absolute_error", "squared_error", "win_rate"]
+Loss = Literal[
+    "brier", "log_loss", "zero_one", "hamming", "absolute_error", "squared_error", "win_rate", "disagreement"
+]
 
 
 class Strict(pydantic.BaseModel):

@@ -214,7 +214,9 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | N
     current = policy.steps[step]
     until = (current.until if isinstance(current, ShadowStep | CanaryStep) else None) or Until()
     quality = policy.goals.quality
-    asked = quality is not None and (quality.evidence == "paired" or serving(policy, step))
+    asked = (
+        quality is not None and quality.scale.loss.labelled and (quality.evidence == "paired" or serving(policy, step))
+    )
     unused = why_unused(standing.labels_by_use, standing.step_labels)
     if asked and not standing.labels:
         return (

@@ -15,10 +15,19 @@ import yaml
 
 from service.domain import SHARE_ONE, Phase, Plan
 from service.errors import ConfigurationError
-from service.loss_table import LOSSES
+from service.loss_table import DISAGREEMENT, LOSSES
 from service.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 
-Task = Literal["binary-classification", "multiclass-classification", "regression", "other"]
+Task = Literal[
+    "binary-classification",
+    "multiclass-classification",
+    "multilabel-classification",
+    "regression",
+    "agreement",
+    "other",
+]
+MULTILABEL: Literal["multilabel-classification"] = "multilabel-classification"
+AGREEMENT: Literal["agreement"] = "agreement"
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
@@ -119,7 +128,8 @@ class Policy(Strict):
     labels: Labels = Labels()
     compare: dict[str, Tolerance] = pydantic.Field(
         default={},
-        description="by output: how far the two models' numbers may be apart and still count as equal; `value` is a regression's",
+        description="by output: how far the two models' numbers may be apart and still count as equal; `value` is a regression's. "
+        "`loss: disagreement` is judged by these tolerances, and there `probabilities` may have one as well",
     )
     unit: str | None = pydantic.Field(
         default=None,
@@ -179,6 +189,26 @@ class Policy(Strict):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _agreement_needs_no_labels(self) -> "Policy":
+        quality = self.goals.quality
+        if quality is None:
+            return self
+        if self.task == AGREEMENT and quality.loss != DISAGREEMENT:
+            raise ValueError(
+                f"`task: agreement` compares the two models' answers without labels, and `{quality.loss}` needs labels: write "
+                f"`loss: {DISAGREEMENT}`"
+            )
+        if quality.loss == DISAGREEMENT and self.labels.audit is not None:
+            raise ValueError(f"`{DISAGREEMENT}` needs no labels: leave `labels.audit` out")
+        waiting = [i for i, step in enumerate(self.steps) if step != "promote" and step.until and step.until.labels]
+        if quality.loss == DISAGREEMENT and waiting:
+            raise ValueError(
+                f"steps.{waiting[0]}.until waits for labels, and `{DISAGREEMENT}` needs none, so the step might never end: write "
+                "`until: {requests: ..}`"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _what_was_served_was_drawn(self) -> "Policy":
         """Evidence from who answered counts a caller once; what keeps a caller on one variant must be what counts once."""
         quality = self.goals.quality
@@ -222,6 +252,8 @@ class Policy(Strict):
         # Where quality is judged by what was served, the steps' shares bound its values, and bounds are frozen.
         served = self.goals.quality is not None and self.goals.quality.evidence == "served"
         keys = {*JUDGED, "steps"} if served else set(JUDGED)
+        if self.goals.quality is not None and self.goals.quality.loss == DISAGREEMENT:
+            keys.add("compare")  # what counts as the same answer
         return bare.model_dump(mode="json", include=keys, exclude_defaults=exclude_defaults)
 
     def followed(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from service import losses, route
 from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
 from service.loss_table import LOSSES, LossScale
-from service.rollout.policy import Policy
+from service.rollout.policy import MULTILABEL, Policy
 
 TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID, Status.WITHHELD})
 OWED = TRIED | {Status.DOWN}
@@ -118,13 +118,17 @@ class Scorer:
         if (whose := unknown(observation)) is not None:
             return self._half(observation, whose, label)
         if not is_pair(observation):
-            return self._away(observation, label) if observation.sampled else None
+            return self._away(observation, label) if observation.sampled and self._scale.loss.labelled else None
+        if not self._scale.loss.labelled:
+            return self._of_answers(observation)
         if label is None:
             return self._weighed(observation, None, *self._bounds(observation))
         return self._labelled(observation, label)
 
     def _half(self, observation: Observation, whose: Variant, label: Label | None) -> Pair:
         """A pair with one answer unknown: anything between no loss and the largest one."""
+        if not self._scale.loss.labelled:
+            return Pair(None, 1.0, 0.0, asked=False, kind=DROPPED, lost=DROPPED)
         known, classes = whose.other, (label,) if label is not None else self._classes
         answer = observation.answer(known)
         found = [loss for each in classes if (loss := self.loss(answer, known, each)) is not None] or [0.0, 1.0]
@@ -140,6 +144,14 @@ class Scorer:
         if not drawn or not counts(observation) or not self.sampled(observation.prediction_id):
             return None
         return Pair(None, 0.0, 0.0, kind=AWAY, lost=None if label is None else AWAY)
+
+    @staticmethod
+    def _of_answers(observation: Observation) -> Pair | None:
+        """Whether the two answers differ; None where the primary gave none, and so there is nothing to agree with."""
+        if not observation.primary.given:
+            return None
+        value = 0.0 if observation.agrees else 1.0  # a candidate without an answer differs
+        return Pair(value, value, value, asked=False)
 
     def _labelled(self, observation: Observation, label: Label) -> Pair:
         known = self._difference(observation, label)
@@ -205,6 +217,8 @@ class Scorer:
         """The largest and the smallest value that any label could give this pair."""
         if self._scale.loss.needs == "value":
             return self._bounds_of_numbers(observation.primary, observation.candidate)
+        if self._policy.task == MULTILABEL:
+            return self._bounds_of_sets(observation.primary, observation.candidate)
         if self._scale.loss.name in {"brier", "log_loss"} and observation.primary.given and observation.candidate.given:
             ours, theirs = (self._over_classes(observation.answer(variant), variant) for variant in Variant)
             if ours and theirs:
@@ -228,11 +242,32 @@ class Scorer:
             value = 1.0 if failed[1] else -1.0
             certain = not self._scale.loss.of_one  # who gives no answer loses, whatever the other one's error is
             return max(value, value if certain else 0.0), min(value, value if certain else 0.0)
-        apart = losses.distance(primary, candidate)
+        apart = losses.distance(primary, candidate, self._scale.loss.power)
         if apart is None or self._scale.loss.widest is None:
             return 1.0, -1.0
         most = self._scale.loss.widest(apart / (self._scale.clip or 1.0))
         return most, -most
+
+    def _bounds_of_sets(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
+        """As `_bounds`, for labels that are any set of classes: each class may be true or false, whatever the others are."""
+        failed = (primary.status is not Status.OK, candidate.status is not Status.OK)
+        if any(failed):
+            return (0.0, 0.0) if all(failed) else (1.0, 0.0) if failed[1] else (0.0, -1.0)
+        if self._scale.loss.name == "zero_one":
+            most = float(primary.label != candidate.label)
+            return most, -most
+        ours, theirs = (
+            losses.by_class(self._scale.loss.name, answer, self._models[variant].classes)
+            for variant, answer in ((Variant.PRIMARY, primary), (Variant.CANDIDATE, candidate))
+        )
+        if ours is None or theirs is None or ours.keys() != theirs.keys():
+            return 1.0, -1.0
+        apart = [[c - p for c, p in zip(theirs[name], ours[name], strict=True)] for name in ours]
+        worst, best = (sum(map(pick, apart)) / len(apart) / self._scale.most for pick in (max, min))
+        if self._scale.clip is None:
+            return worst, best
+        # Cutting both losses brings them no further apart, and turns none of them around.
+        return min(max(worst, 0.0), 1.0), max(min(best, 0.0), -1.0)
 
     def _difference(self, observation: Observation, label: Label) -> float | None:
         if not self._scale.loss.of_one:

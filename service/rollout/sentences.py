@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from service.domain import Variant
-from service.loss_table import LossScale
+from service.loss_table import DISAGREEMENT, LossScale
 from service.rollout.incidents import INTERVAL_S
 from service.rollout.reading import CLIPPED_MAX, Clipped, Reading
 
@@ -80,6 +80,11 @@ def saturated(variant: Variant, clipped: Clipped, scale: LossScale) -> str:
 
 
 def _of_loss(r: Reading) -> str:
+    if r.metric == DISAGREEMENT:
+        return (
+            f"on {r.n:,} rows the candidate's answer differs from the primary's on {r.estimate:.2%} (between {max(r.low, 0.0):.2%} "
+            f"and {max(r.high, 0.0):.2%}; {r.line:.2%} is allowed)"
+        )
     if r.metric == "win_rate":
         # Less is better inside; a reader asks how much more often the candidate is the nearer one.
         side, band = (
