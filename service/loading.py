@@ -294,7 +294,7 @@ def subject(card: Card, seconds: float | None = None) -> Subject:
     """What feasibility needs of a model; `seconds` is what one row takes, where that was measured."""
     known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
     values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
-    return Subject(card.name, tuple(card.classes), frozenset(output.role for output in card.outputs), values, seconds)
+    return Subject(card.name, tuple(card.classes), card.roles, values, seconds, card.task)
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:

@@ -37,6 +37,7 @@ def init(
     from service.cli import starter  # noqa: PLC0415 - a command that needs no runtime should not load it
     from service.domain import Variant  # noqa: PLC0415
     from service.loading import fields_of, subject  # noqa: PLC0415
+    from service.pairs import incomparable  # noqa: PLC0415
 
     with said():
         if output.exists() and not force:
@@ -51,7 +52,12 @@ def init(
         fields = fields_of(*cards)
         named = poc.stem if poc.suffix else poc.name
         text = starter.write(
-            named, cards[0].task, (str(poc), str(candidate)), dict(zip(Variant, subjects, strict=True)), names
+            named,
+            cards[0].task,
+            (str(poc), str(candidate)),
+            dict(zip(Variant, subjects, strict=True)),
+            names,
+            comparable=incomparable(*cards) is None,
         )
         output.write_text(text, encoding="utf-8")
         row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)

@@ -9,8 +9,9 @@ from pathlib import Path
 from service.domain import Variant
 from service.engine.catalog import Card
 from service.errors import ConfigurationError
+from service.loss_table import DISAGREEMENT
 from service.rollout.feasibility import Subject, feasibility
-from service.rollout.policy import parse
+from service.rollout.policy import AGREEMENT, MULTILABEL, parse
 
 COMMENT_MAX_CHARS = 120
 TEMPLATE = """\
@@ -74,6 +75,10 @@ class Starter:
     deadline_ms: int
     measured: float
 
+    @property
+    def _labelled(self) -> bool:
+        return self.quality is not None and self.quality["loss"] != DISAGREEMENT
+
     def text(self) -> str:
         """The file."""
         quality = "".join(f"  # {line}\n" for line in textwrap.wrap(self.why, COMMENT_MAX_CHARS))
@@ -89,7 +94,7 @@ class Starter:
         return TEMPLATE.format(
             classes=classes,
             model=_scalar(self.model), task=self.task, primary=_scalar(self.primary), candidate=_scalar(self.candidate),
-            quality=quality, latency=latency, amount="labels: 500" if self.quality is not None else "requests: 500",
+            quality=quality, latency=latency, amount="labels: 500" if self._labelled else "requests: 500",
         )  # fmt: skip
 
 
@@ -135,9 +140,18 @@ def opened(sources: tuple[Path, Path], named: Names) -> tuple[list[Card], list[f
 
 
 def write(
-    model: str, task: str, sources: tuple[str, str], models: Mapping[Variant, Subject], named: Names = Names()
+    model: str,
+    task: str,
+    sources: tuple[str, str],
+    models: Mapping[Variant, Subject],
+    named: Names = Names(),
+    *,
+    comparable: bool = True,
 ) -> str:
     """The text of a rollout file that can finish with these models: the first of the goals that fit the task.
+
+    Args:
+        comparable: whether the two models' answers can be equal; see `service.pairs.incomparable`.
 
     Raises:
         ConfigurationError: when none of them can ever be judged, naming what is in the way.
@@ -146,10 +160,14 @@ def write(
     p99_ms, deadline_ms = milliseconds(slower)
     refused = ""
     # Failures and latency come last: they need no meaning of an answer.
-    for quality, why in (*_goals(task), (None, "No `quality` goal, so only failures and latency are judged: ")):
+    for quality, why in (
+        *_goals(task, comparable=comparable),
+        (None, "No `quality` goal, so only failures and latency are judged: "),
+    ):
         reason = why if quality is not None else why + (refused or "nothing says what the outputs mean.")
+        does = AGREEMENT if task == "other" and quality is not None else task
         starter = Starter(
-            _model_name(model), task, *sources, quality, reason, named, p99_ms, deadline_ms, slower * 1000
+            _model_name(model), does, *sources, quality, reason, named, p99_ms, deadline_ms, slower * 1000
         )
         text = starter.text()
         found = feasibility(parse(text, "the rollout file that init would write"), models)
@@ -159,16 +177,27 @@ def write(
     raise ConfigurationError(f"no rollout of these two models can finish: {refused}")
 
 
-def _goals(task: str) -> Iterator[tuple[Mapping[str, str | float], str]]:
+def _goals(task: str, *, comparable: bool) -> Iterator[tuple[Mapping[str, str | float], str]]:
     """Goals for a task, the best first, each with a comment."""
     if task == "regression":
         why = "A guess: of 100 rows, the candidate may be farther from the truth on five more than it is nearer."
         yield {"loss": "win_rate", "margin": 0.05}, why
+    elif task == MULTILABEL:
+        why = "A guess: the mean Brier score of a class, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
+        yield {"loss": "brier", "margin": 0.01}, why
+        why = "A guess: the share of wrong classes may be so much larger. (These models give no probabilities.)"
+        yield {"loss": "hamming", "margin": 0.01}, why
     elif task in {"binary-classification", "multiclass-classification"}:
         why = "A guess: the mean Brier score, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
         yield {"loss": "brier", "margin": 0.01}, why
         why = "A guess: the share of wrong answers may be so much larger. (These models give no probabilities with class names.)"
         yield {"loss": "zero_one", "margin": 0.01}, why
+    if comparable:
+        why = "The two models' answers are compared with each other, without labels, since nothing says what the outputs mean. A"
+        yield (
+            {"loss": DISAGREEMENT, "margin": 0.01},
+            f"{why} guess: they may differ on 1 of 100 rows (`compare` says by how much).",
+        )
 
 
 def _model_name(name: str) -> str:

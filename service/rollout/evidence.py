@@ -197,7 +197,7 @@ class Evidence:
             self._place(self.funnel, (observation, report, pair), first=first, settled=True)
             self.settled = seq
             taken += 1
-            came = report is not None and pair is not None and (pair.labelled or pair.lost)
+            came = report is not None and pair is not None and pair.asked and (pair.labelled or pair.lost)
             self._link(seq, observation, report.label if report is not None and came else None)
         return taken
 

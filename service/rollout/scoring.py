@@ -250,7 +250,7 @@ class Scorer:
 
     def _bounds_of_sets(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
         """As `_bounds`, for labels that are any set of classes: each class may be true or false, whatever the others are."""
-        failed = (primary.status is not Status.OK, candidate.status is not Status.OK)
+        failed = (not primary.given, not candidate.given)
         if any(failed):
             return (0.0, 0.0) if all(failed) else (1.0, 0.0) if failed[1] else (0.0, -1.0)
         if self._scale.loss.name == "zero_one":

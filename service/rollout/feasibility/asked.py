@@ -38,7 +38,7 @@ def asked(policy: Policy) -> Iterator[Asked]:
     goals, quality = policy.goals, policy.goals.quality
     if quality is not None:
         where = drawn if quality.evidence == "served" else steps
-        says = f"that {quality.loss} is at most {quality.margin:g} worse"
+        says = f"that {quality.loss} is at most {quality.margin:g}" + (" worse" if quality.scale.loss.labelled else "")
         yield Asked("goals.quality.margin", says, {n: needs.quality(policy, step) for n, step in where.items()})
     if goals.errors is not None:
         says = f"that at most {goals.errors.margin:.4%} more requests fail"

@@ -50,7 +50,10 @@ def quality(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Probl
 
 def labels(policy: Policy, limits: Limits) -> Iterator[Problem]:
     """Labels that are waited for longer than their rows are kept."""
-    if policy.goals.quality is None or limits.retention_s is None or policy.labels.wait <= limits.retention_s:
+    quality = policy.goals.quality
+    if quality is None or not quality.scale.loss.labelled:
+        return
+    if limits.retention_s is None or policy.labels.wait <= limits.retention_s:
         return
     wait, kept = policy.labels.wait / DAY_S, limits.retention_s / DAY_S
     yield Problem(

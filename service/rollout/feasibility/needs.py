@@ -17,9 +17,12 @@ FAILURES = 0.001
 SLOW = 0.002
 """Assumed share of the candidate's answers that are slower than the p99 limit; 1 % are allowed."""
 SLOW_ALLOWED = 0.01
-SPREAD = {"zero_one": 0.10, "brier": 0.04, "log_loss": 0.04, "absolute_error": 0.04, "squared_error": 0.04}
+SPREAD = {"zero_one": 0.10, "brier": 0.04, "log_loss": 0.04, "absolute_error": 0.04, "squared_error": 0.04,
+          "hamming": 0.04}  # fmt: skip
 """Assumed variance of a pair's difference, as a share of the largest loss squared: for `zero_one`, models that disagree on 10 % of
 the rows; for the others, a standard deviation of a fifth of the largest loss."""
+DIFFERENT = 0.5
+"""Assumed share of rows whose answers differ, as a part of the allowed one, for `disagreement`."""
 SPREAD_OTHER = 1.0
 """Of any other loss: the largest that there is, where each row is won or lost."""
 ALIKE = 0.01
@@ -74,6 +77,9 @@ def quality(policy: Policy, step: object) -> Amount:
             alpha, split_variance(min(0.5, variance), drawn_share(step)), margin, alike, 1 / policy.smallest_share
         )
         return found if found.requests is None else Amount(found.requests, found.requests)
+    if not goal.scale.loss.labelled:
+        rate = DIFFERENT * margin
+        return _of_pairs(policy, step, rate * (1 - rate), margin - rate)
     audit = 1.0 if policy.labels.audit is None else policy.labels.audit / SHARE_ONE
     # A sampled pair carries the weight of its chance.
     found = _pairs(alpha, variance / audit, margin, alike, 1 / audit)

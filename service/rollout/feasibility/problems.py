@@ -13,6 +13,7 @@ class Subject:
         classes: in the order of the probabilities; empty where nothing names them.
         values: how many different values an input had in training, by name, where that is known.
         seconds: that one row takes, measured; None where it was not run.
+        task: what its card says that it does.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Subject:
     roles: frozenset[str] = frozenset()
     values: Mapping[str, int] = field(default_factory=dict)
     seconds: float | None = None
+    task: str = "other"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,11 +44,14 @@ def _goals(policy: Policy) -> Iterator[Need]:
         )
         both = "requests that the router drew" if quality.evidence == "served" else "requests that both models answered"
         source = "canary answers" if quality.evidence == "served" else "rehearsals"
+        labelled = quality.scale.loss.labelled
+        if not labelled:
+            subject = f"{quality.loss}, at most {quality.margin:.2%} of the rows"
         yield Need(
             "goals.quality",
             subject,
-            f"labels of {both}{audited}",
-            f"POST /feedback, {source}",
+            f"labels of {both}{audited}" if labelled else both,
+            f"POST /feedback, {source}" if labelled else source,
             amount.labels,
             amount.requests,
         )
@@ -101,7 +104,7 @@ def _of_step(policy: Policy, number: int, step: ShadowStep | CanaryStep) -> Need
 
 def _sources(policy: Policy, step: ShadowStep | CanaryStep) -> str:
     found = ["requests"]
-    if policy.goals.quality is not None:
+    if policy.goals.quality is not None and policy.goals.quality.scale.loss.labelled:
         found.append("labels")
     if isinstance(step, CanaryStep) and policy.goals.latency.ratio is not None:
         found.append("canary answers")
