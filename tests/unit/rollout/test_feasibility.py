@@ -88,6 +88,7 @@ def rows(own: Policy, plan: Plan, kind: Kind, start: int, chance: random.Random)
         found = Observation(
             f"p-{number}", f"p-{number}", at=1e6 + number * ROW_S, revision=plan.revision, variant=answered, mode=Mode.LIVE,
             share=plan.weight, unit=f"u-{number}" if own.unit else None, point=chance.getrandbits(62) if drawn else None,
+            agrees=True if all(answer.given for answer in answers.values()) else None,
             **answers,
         )  # fmt: skip
         yield number, found, LabelReport(found.prediction_id, kind.truth, found.at + 1.0)
