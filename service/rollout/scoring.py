@@ -110,25 +110,21 @@ class Scorer:
 
     def pair(self, observation: Observation, report: LabelReport | None) -> Pair | None:
         """The row's value; None where the row is no evidence about quality, with or without a label: not asked of both."""
-        if self._quality is None:
-            return None
+        if self._quality is None or not self._scale.loss.labelled:
+            return self._of_answers(observation) if self._quality is not None else None
         label = report.label if report is not None and self.in_time(observation, report) else None
         if self._served:
             return self._of_served(observation, label)
         if (whose := unknown(observation)) is not None:
             return self._half(observation, whose, label)
         if not is_pair(observation):
-            return self._away(observation, label) if observation.sampled and self._scale.loss.labelled else None
-        if not self._scale.loss.labelled:
-            return self._of_answers(observation)
+            return self._away(observation, label) if observation.sampled else None
         if label is None:
             return self._weighed(observation, None, *self._bounds(observation))
         return self._labelled(observation, label)
 
     def _half(self, observation: Observation, whose: Variant, label: Label | None) -> Pair:
         """A pair with one answer unknown: anything between no loss and the largest one."""
-        if not self._scale.loss.labelled:
-            return Pair(None, 1.0, 0.0, asked=False, kind=DROPPED, lost=DROPPED)
         known, classes = whose.other, (label,) if label is not None else self._classes
         answer = observation.answer(known)
         found = [loss for each in classes if (loss := self.loss(answer, known, each)) is not None] or [0.0, 1.0]
@@ -147,8 +143,13 @@ class Scorer:
 
     @staticmethod
     def _of_answers(observation: Observation) -> Pair | None:
-        """Whether the two answers differ; None where the primary gave none, and so there is nothing to agree with."""
-        if not observation.primary.given:
+        """Whether the two answers differ; None where the primary gave none, and so there is nothing to agree with.
+
+        No label is waited for, not even where one of the answers is unknown.
+        """
+        if unknown(observation) is not None:
+            return Pair(None, 1.0, 0.0, asked=False, kind=DROPPED, lost=DROPPED)
+        if not is_pair(observation) or not observation.primary.given:
             return None
         value = 0.0 if observation.agrees else 1.0  # a candidate without an answer differs
         return Pair(value, value, value, asked=False)
