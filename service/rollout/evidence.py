@@ -263,7 +263,8 @@ class Evidence:
     ) -> None:
         observation, report, pair = row
         quality = self.policy.goals.quality
-        how = How(quality is not None, quality is not None and not self._paired, settled)
+        asked = quality is not None and quality.scale.loss.labelled  # a row needs no label to count by agreement
+        how = How(asked, quality is not None and not self._paired, settled)
         label = None if report is None else self._scorer.in_time(observation, report)
         funnel.add(*place(observation, pair, label=label, first=first, how=how), label=report is not None)
 
