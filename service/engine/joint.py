@@ -2,12 +2,14 @@
 
 A request that fails must not fail the others of its run, and a caller who sends nothing but such requests must not multiply the
 work. So the number of requests to a run adapts: a joint run that fails is repeated with half as many requests, down to one; each
-run that succeeds doubles the number again. It is kept from batch to batch:
+run that succeeds adds a quarter to the number. It is kept from batch to batch:
 
-* the search for one bad request among n takes about 3 log2(n) runs, much as a bisection;
+* the search for one bad request among n takes a few times log2(n) runs, much as a bisection;
 * where every request is bad, each is run once, by itself;
 * in any sequence of requests there are at most two runs to a request, and log2(`REQUESTS_MAX`) more in all: each failed joint run
-  halves the number, so it takes a success, of at least one request, to allow for another.
+  halves the number, and a success, of at least one request, at most doubles it;
+* where requests are bad by chance, whatever their share, a request costs at most 1.3 runs, and its rows are run 1.9 times, both
+  on average (1.6 times where one of sixteen callers sends nothing else). `tests/faults/test_a05_bad_row_is_alone.py` holds it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +23,8 @@ _Result = TypeVar("_Result")
 
 REQUESTS_MAX = 1 << 20
 """Most requests to a run, as far as this is concerned: batches are bounded by their rows."""
+GROWTH = 4
+"""A run that succeeds adds this part, a quarter, to the number of requests to a run. Doubling it ran rows 2.8 times."""
 
 
 class JointRuns:
@@ -73,7 +77,7 @@ class JointRuns:
     def succeeded(self) -> None:
         """Note that a run succeeded."""
         if self.most < REQUESTS_MAX:
-            self.most *= 2
+            self.most += max(1, self.most // GROWTH)
 
 
 def split(requests: Sequence[Batch], scores: Scores) -> Sequence[Scores]:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,6 +123,23 @@ def test_the_search_never_takes_more_than_two_runs_to_a_request(batches: list[li
         assert runs <= count + math.log2(max(map(len, batches))) + 1
 
 
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2, 0.5, 0.9])
+@pytest.mark.parametrize("at_once", [16, 64])
+def test_bad_requests_do_not_multiply_the_work(share: float, at_once: int) -> None:
+    """By chance, whatever their share: fewer runs than each by itself and some, and each row less than twice."""
+    joint, chance, sizes = JointRuns(), random.Random(9), []
+
+    def run(part: Any) -> None:
+        sizes.append(len(part))
+        if any(part):
+            raise ValueError
+
+    for _ in range(200):
+        joint.run([chance.random() < share for _ in range(at_once)], run)
+    assert len(sizes) <= 1.35 * 200 * at_once
+    assert sum(sizes) <= 1.95 * 200 * at_once
+
+
 def test_a_search_for_the_bad_one_among_many_is_a_bisection() -> None:
     joint, runs = JointRuns(), []
 
@@ -132,7 +150,7 @@ def test_a_search_for_the_bad_one_among_many_is_a_bisection() -> None:
 
     found = joint.run(range(1024), run)
     assert [count for count, result in found if result is not None] == [1]
-    assert len(runs) <= 3 * math.log2(1024) + 2
+    assert len(runs) <= 5 * math.log2(1024)
 
 
 def test_a_long_search_does_not_hold_up_the_event_loop() -> None:
