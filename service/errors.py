@@ -165,6 +165,12 @@ class StoreError(NotReady):
     kind = "store"
 
 
+class StoreLost(StoreError):
+    """The database is not the one that was opened any more: deleted, replaced or truncated under the running service."""
+
+    kind = "store-lost"
+
+
 class DeadlineExceeded(UnderstudyError):
     """No answer inside the deadline."""
 

@@ -1,5 +1,6 @@
 """What the rollout file names, read and opened: the policy, the models with their cards, the folders of one running service."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -16,7 +17,7 @@ from service.domain import Variant
 from service.engine.catalog import Card
 from service.engine.fetch import ModelCache
 from service.engine.onnx import OnnxEngine, cpu_quota, named, resolve
-from service.errors import ConfigurationError
+from service.errors import ConfigurationError, StoreLost
 from service.inputs import Columns, Field
 from service.pairs import incomparable, judged_by_agreement, tolerances
 from service.rollout import policy as rollout_file
@@ -24,6 +25,9 @@ from service.rollout.feasibility import Feasibility, Limits, Lines, Subject, fea
 from service.rollout.policy import Policy
 from service.settings import Settings
 from service.tasks import fitted, mismatch
+
+STORE_FILE = "store"
+"""In the run folder: the identity of the store that this service has."""
 
 
 def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
@@ -86,6 +90,41 @@ def _placed(source: str | None, folder: Path) -> str | None:
 def run_dir(settings: Settings) -> Path:
     """The folder of one running service: metrics files and readiness marks. Named after its supervisor's process."""
     return settings.state_dir.absolute() / "run" / str(started.supervisor())
+
+
+def known_store(settings: Settings) -> str | None:
+    """The `uuid` of the store that this service's processes have opened; None before the first.
+
+    Raises:
+        StoreLost: the run folder was removed under the running service, and with it what was known.
+    """
+    try:
+        return (run_dir(settings) / STORE_FILE).read_text(encoding="ascii")
+    except OSError:
+        found = started.read()
+        if found is not None and found.cards and not Path(found.cards).exists():
+            raise StoreLost(
+                f"the folder {settings.state_dir.absolute()} was removed while the service runs; restart the service to begin a "
+                "new store"
+            ) from None
+        return None
+
+
+def store_was_open(settings: Settings) -> bool:
+    """Whether a process of this service had opened its store before."""
+    try:
+        return known_store(settings) is not None
+    except StoreLost:
+        return True
+
+
+def note_store(settings: Settings, uuid: str) -> None:
+    """Let the other processes of this service know which store it has."""
+    file = run_dir(settings) / STORE_FILE
+    with contextlib.suppress(FileExistsError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="ascii") as written:
+            written.write(uuid)
 
 
 def private_metrics_dir(settings: Settings) -> None:

@@ -54,6 +54,8 @@ TABLE = (
     Spec("understudy_probability_distance", "histogram",
          "total variation distance between the two models' probabilities for a row, 0 to 1", (), DISTANCE_BUCKETS),
     Spec("understudy_fallbacks_total", "counter", "requests routed to the candidate that the primary answered", ("cause",)),
+    Spec("understudy_store_lost", "gauge",
+         "1 while the database is not the one that was opened: deleted, replaced or truncated", (), multiprocess="livemax"),
     Spec("understudy_file_changed", "gauge",
          "1 while the rollout file (`rollout`) or a model's files are not those that the service was started with", ("file",)),
     Spec("understudy_candidate_up", "gauge", "1 while the candidate's process is asked, 0 while it is only probed"),
@@ -122,6 +124,7 @@ class Metrics:
         self.disagreements = made["understudy_disagreements_total"]
         self.distance = made["understudy_probability_distance"]
         self.fallbacks = made["understudy_fallbacks_total"]
+        self.store_lost = made["understudy_store_lost"]
         self.file_changed = made["understudy_file_changed"]
         self.candidate_up = made["understudy_candidate_up"]
         self.labels = made["understudy_labels_total"]

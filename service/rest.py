@@ -242,7 +242,7 @@ class Rest:
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
     async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
-        """`GET /readyz`: every worker has loaded and warmed the primary. The candidate is never asked."""
+        """`GET /readyz`: every worker has the primary, and the store is the one it opened. The candidate is never asked."""
         self._check_ready()
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
@@ -256,6 +256,8 @@ class Rest:
     def _check_ready(self) -> None:
         if not self._ready():
             raise NotReady("a worker is still loading")
+        if (lost := self.worker.store_lost()) is not None:
+            raise NotReady(lost)
 
     def _viewer(self, scope: Scope) -> None:
         tokens = self.worker.tokens

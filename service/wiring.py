@@ -32,10 +32,13 @@ from service.loading import (
     check_keys,
     fields_of,
     inputs_of,
+    known_store,
     load_policy,
+    note_store,
     open_engine,
     read_cards,
     rollout_key,
+    store_was_open,
     thread_count,
 )
 from service.metrics import Metrics
@@ -133,16 +136,19 @@ class House:
         def open_store() -> Store:
             store = SqlStore(
                 url, self.rollout, tally, busy_timeout_s=settings.store_timeout_s,
-                connections_max=settings.store_connections_max,
+                connections_max=settings.store_connections_max, expected=known_store(settings),
             )  # fmt: skip
             try:
+                note_store(settings, store.uuid)
                 store.keep_identity(identity(self.policy, self.cards))
             except BaseException:
                 store.close()
                 raise
             return store
 
-        patient = Patient(open_store, may_be_away=not url.startswith("sqlite"))
+        # A file that cannot be opened is a mistake, unless this service had opened it before.
+        patient = Patient(open_store, may_be_away=not url.startswith("sqlite") or store_was_open(settings))
+        self.store_lost: Callable[[], str | None] = lambda: patient.lost
 
         def told(rows: int) -> None:
             self.metrics.store_spooled.set(rows)
@@ -290,6 +296,7 @@ class Worker(House):
         """Say when a file is not that of the start any more, and when it is again; see whether the candidate refuses."""
         known: list[Changed] = []
         while True:
+            self.metrics.store_lost.set(self.store_lost() is not None)
             if self.remote is not None:
                 await self.remote.check()
             found = await asyncio.to_thread(self.files.look)

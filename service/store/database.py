@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, create_en
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.errors import ConfigurationError, StoreError
+from service.store.file import DatabaseFile
 from service.turns import take_turns
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
@@ -48,6 +49,7 @@ class Database:
     Attributes:
         postgres: whether it is PostgreSQL.
         engine: SQLAlchemy's.
+        file: SQLite's; None on PostgreSQL.
 
     Raises:
         ConfigurationError: when the URL is not one that works here.
@@ -61,6 +63,7 @@ class Database:
         self.name = parsed.render_as_string(hide_password=True)
         self.postgres = parsed.get_backend_name() == "postgresql"
         self._upsert = _UPSERTS[parsed.get_backend_name()]
+        self.file: DatabaseFile | None = None
         try:
             if self.postgres:
                 from service.store.postgres import REFUSED, make_engine  # noqa: PLC0415 - psycopg is an optional extra
@@ -68,7 +71,8 @@ class Database:
                 engine = make_engine(parsed, timeout_s=busy_timeout_s, connections_max=connections_max)
                 self._refused: tuple[type[Exception], ...] = REFUSED
             else:
-                engine = _sqlite_engine(parsed, busy_timeout_s, synchronous)
+                self.file = DatabaseFile(Path(str(parsed.database)))
+                engine = _sqlite_engine(parsed, busy_timeout_s, synchronous, self.file)
                 self._refused = ()
         except (exc.SQLAlchemyError, ImportError) as error:
             hint = "; `pip install 'understudy[postgres]'`" if isinstance(error, ImportError) else ""
@@ -99,6 +103,8 @@ class Database:
             if lock is not None and self.postgres:
                 connection.execute(lock.with_for_update(key_share=True))
             yield connection
+            if self.file is not None:
+                self.file.check_log()  # else what is committed now would be acknowledged, and lost
 
     @contextmanager
     def alone(self, *, unhurried: bool = False) -> Iterator[Connection]:
@@ -137,6 +143,8 @@ class Database:
     def _translated(self) -> Iterator[None]:
         if self._closed:
             raise StoreError(f"{self.name}: the store is closed")
+        if self.file is not None:
+            self.file.check()
         try:
             yield
         except (exc.IntegrityError, exc.DataError) as error:  # the next try would end like this one
@@ -174,11 +182,13 @@ def parsed_url(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL, busy_timeout_s: float, synchronous: Synchronous) -> Engine:
+def _sqlite_engine(url: URL, busy_timeout_s: float, synchronous: Synchronous, file: DatabaseFile) -> Engine:
     Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": busy_timeout_s, "isolation_level": None})
     event.listen(engine, "connect", _sqlite_connect(busy_timeout_s, synchronous))
     event.listen(engine, "begin", _sqlite_begin)
+    event.listen(engine, "do_connect", lambda *_: file.check())  # SQLite would make an empty file
+    event.listen(engine, "close", lambda *_: file.closed())
     return engine
 
 

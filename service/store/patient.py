@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from service.errors import ConfigurationError, StoreError
+from service.errors import ConfigurationError, StoreError, StoreLost
 from service.store import Store
 
 log = structlog.get_logger(__name__)
@@ -83,6 +83,9 @@ class Patient:
         open_store: opens it; called again, from the thread of whoever needs it, until it succeeds.
         may_be_away: whether one that cannot be opened now is waited for; a file that cannot be opened is a mistake.
 
+    Attributes:
+        lost: why the database is not the one that was opened any more; None while it is.
+
     Raises:
         ConfigurationError: when it can never be opened.
         StoreError: when it cannot be opened now, and is not waited for.
@@ -95,12 +98,13 @@ class Patient:
         self._opening = threading.Lock()
         self._closed = threading.Event()
         self._not_before, self._why = 0.0, "it is being opened"
+        self.lost: str | None = None
         try:
             self._opened()
         except StoreError as error:
             if not may_be_away:
                 raise
-            self.outage.failed(error.detail)
+            self._failed(error)
 
     def __getattr__(self, name: str) -> Any:
         """A method of the store; nothing happens before it is called."""
@@ -110,12 +114,22 @@ class Patient:
                 found = getattr(self._store or self._opened(), name)(*args, **keywords)
             except StoreError as error:
                 if not self._closed.is_set():
-                    self.outage.failed(error.detail)
+                    self._failed(error)
                 raise
             self.outage.answered()
+            if self.lost is not None:
+                self.lost = None
+                log.info("the database is the one that was opened again")
             return found
 
         return call
+
+    def _failed(self, error: StoreError) -> None:
+        self.outage.failed(error.detail)
+        if isinstance(error, StoreLost):
+            if self.lost is None:
+                log.error("the database is lost: labels are refused, records wait", reason=error.detail)
+            self.lost = error.detail
 
     def await_plan(self, timeout_s: float) -> bool:
         """See `Store.await_plan`: of a store that is not open nobody hears."""

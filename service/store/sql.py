@@ -14,7 +14,7 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func,
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Retention, RolloutRecord, Tally, WaitingLabels, codec, partitions, pruning, records
+from service.store import Retention, RolloutRecord, Tally, WaitingLabels, codec, identity, partitions, pruning, records
 from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
@@ -45,8 +45,13 @@ class SqlStore:
         synchronous: SQLite only; with NORMAL what was acknowledged survives `kill -9`, but the last transactions may be
             lost when the machine's power goes; FULL keeps those too, at one fsync per transaction.
         connections_max: PostgreSQL only; how many connections this process may have, less one that listens.
+        expected: the `uuid` of the database that it must be; None: any, and one that is not there is made.
+
+    Attributes:
+        uuid: names the database, whatever it is called and wherever it is copied to.
 
     Raises:
+        StoreLost: it is not the expected database.
         ConfigurationError: when the URL does not work here, or the database was written by a newer version.
         StoreError: when the database cannot be opened.
     """
@@ -60,6 +65,7 @@ class SqlStore:
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         synchronous: Synchronous = "NORMAL",
         connections_max: int = CONNECTIONS_MAX,
+        expected: str | None = None,
     ) -> None:
         self.rollout = rollout
         self._db = Database(
@@ -70,7 +76,10 @@ class SqlStore:
         self._insert_rows: Callable[[Connection, Sequence[tuple[Any, ...]]], int]
         self._notify: Callable[[Connection], None] = lambda connection: None
         try:
+            if expected is not None:
+                identity.expect(self._db, expected)
             upgrade(self._db)
+            self.uuid = identity.uuid_of(self._db)
             self._key, self._first_seq = self._register(rollout)
             if self._db.postgres:
                 self._use_postgres()
@@ -107,8 +116,11 @@ class SqlStore:
         return self._db.writing(lock=select(rollouts.c.id).where(rollouts.c.id == self._key))
 
     def load_plan(self) -> Plan | None:
-        """See `Store.load_plan`."""
+        """See `Store.load_plan`. Polled, so it is here that another database in this one's place is noticed."""
+        if self._db.file is not None:
+            self._db.file.look()
         with self._db.reading() as connection:
+            identity.check(connection, self.uuid, self._db.name)
             return self._plan(connection)
 
     def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:

@@ -1,9 +1,11 @@
-"""Small ONNX models for the tests of faults, made on the spot."""
+"""Small ONNX models for the tests of faults, made on the spot, and a rollout of two of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -31,3 +33,20 @@ def table_model(path: Path, value: float, *, data: str = "", rows: int = 300) ->
     (path.parent / data).unlink(missing_ok=True)
     onnx.save_model(model, path, save_as_external_data=True, location=data, size_threshold=0)
     return path
+
+
+TABLES: dict[str, Any] = {
+    "model": "table", "task": "regression", "primary": "poc.onnx", "candidate": "better.onnx",
+    "goals": {"quality": {"loss": "absolute_error", "clip": 10.0, "margin": 0.5}},
+    "steps": [{"shadow": 100}, {"canary": 50}, "promote"],
+}  # fmt: skip
+"""A rollout file beside two models of `table_model`, which answer 1 and 2."""
+
+
+def tables_rollout(folder: Path) -> Path:
+    """A folder with the rollout `TABLES` and its models; its rollout file."""
+    table_model(folder / "poc.onnx", 1.0)
+    table_model(folder / "better.onnx", 2.0)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(TABLES, sort_keys=False), encoding="utf-8")
+    return file

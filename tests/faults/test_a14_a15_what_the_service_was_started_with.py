@@ -21,22 +21,14 @@ from service.files import StartFiles
 from service.promotion import Promotion, Released
 from service.settings import Settings
 from tests.acceptance.conftest import Running, start
-from tests.faults.models import table_model
-
-POLICY: dict[str, Any] = {
-    "model": "table", "task": "regression", "primary": "poc.onnx", "candidate": "better.onnx",
-    "goals": {"quality": {"loss": "absolute_error", "clip": 10.0, "margin": 0.5}},
-    "steps": [{"shadow": 100}, {"canary": 50}, "promote"],
-}  # fmt: skip
+from tests.faults.models import TABLES, table_model, tables_rollout
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A rollout file beside its two models."""
-    table_model(tmp_path / "poc.onnx", 1.0)
-    table_model(tmp_path / "better.onnx", 2.0)
+    tables_rollout(tmp_path)
     table_model(tmp_path / "another.onnx", 3.0)
-    (tmp_path / "rollout.yaml").write_text(yaml.safe_dump(POLICY, sort_keys=False), encoding="utf-8")
     return tmp_path
 
 
@@ -57,7 +49,7 @@ def child(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def edit(settings: Settings, **changes: Any) -> None:
-    settings.rollout_file.write_text(yaml.safe_dump(POLICY | changes, sort_keys=False), encoding="utf-8")
+    settings.rollout_file.write_text(yaml.safe_dump(TABLES | changes, sort_keys=False), encoding="utf-8")
 
 
 def test_a_process_obeys_the_policy_that_its_supervisor_read(child: Settings) -> None:
