@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from service.domain import Variant
 from service.engine.catalog import CARD_FILE, Card, model_digest
 from service.engine.graph import external_files
@@ -18,6 +20,8 @@ from service.errors import UnderstudyError
 from service.loading import local, rollout_text
 from service.rollout.policy import Policy
 from service.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 ROLLOUT = "rollout"
 POLICY_CHANGED = (
@@ -72,11 +76,6 @@ class StartFiles:
         self._seen: dict[str, tuple[Any, str | None]] = {}
         self.changed: list[Changed] = []
 
-    @property
-    def roles(self) -> list[str]:
-        """What is looked at."""
-        return list(self._looks)
-
     def look(self) -> list[Changed]:
         """What has changed. A file is read only when its size, time or inode has changed since the last look."""
         found = []
@@ -91,6 +90,18 @@ class StartFiles:
                 found.append(Changed(role, str(path), problem))
         self.changed = found
         return found
+
+    def look_and_tell(self) -> dict[str, bool]:
+        """As `look`, with a line in the log for each change; whether each role's file has changed."""
+        before = self.changed
+        found = self.look()
+        for each in found:
+            if each not in before:
+                log.warning("a file was changed", role=each.role, file=each.file, problem=each.problem)
+        gone = {each.role for each in found}
+        for role in dict.fromkeys(each.role for each in before if each.role not in gone):
+            log.info("a file is that of the start again", role=role)
+        return {role: role in gone for role in self._looks}
 
 
 def start_files(policy: Policy, settings: Settings, cards: Mapping[Variant, Card]) -> StartFiles:

@@ -7,41 +7,29 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
-from service import floor, losses, machine, webhooks
+from service import floor, loading, losses, machine, webhooks
 from service.auth import Tokens
 from service.clock import SystemClock
 from service.control import Control
-from service.domain import Event, Fate, LabelReceipt, LabelReport, Outcome, Plan, Variant
+from service.domain import Event, Fate, LabelReceipt, LabelReport, Plan, Variant
 from service.engine import Engine, Reading, Scores
 from service.engine.batching import LocalModel, SpreadModel
 from service.engine.catalog import Card
 from service.engine.onnx import OnnxEngine, device_of
 from service.engine.remote import RemoteEngine, RemoteModel
 from service.errors import NotAllowedNow, StoreError
-from service.files import Changed, start_files
+from service.files import start_files
 from service.inputs import Batch, Decoder, Rows
 from service.labels import LabelQueue
 from service.ledger import Ledger
-from service.loading import (
-    check_keys,
-    fields_of,
-    inputs_of,
-    known_store,
-    load_policy,
-    note_store,
-    open_engine,
-    read_cards,
-    rollout_key,
-    store_was_open,
-    thread_count,
-)
 from service.metrics import Metrics
+from service.opening import open_store
 from service.pairs import Pairs, tolerances
 from service.promotion import Promotion, Released
 from service.record import Recorder
@@ -52,9 +40,7 @@ from service.rollout.requirements import Requirements
 from service.rollout.scoring import Model
 from service.settings import Settings
 from service.shadow import Rehearsal, rehearse_here
-from service.store import Retention, RolloutRecord, Store, records
-from service.store.patient import Patient
-from service.store.spool import Spooled
+from service.store import Retention, RolloutRecord, Store, Tally, records
 from service.store.sql import SqlStore
 from service.table import WithoutArrays
 from service.traffic import Tracer
@@ -90,14 +76,14 @@ class House:
     """What every process that reads the rollout file has: the models' cards, the fields, the metrics, the store, a ledger."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.policy, self.clock = settings, load_policy(settings), SystemClock()
+        self.settings, self.policy, self.clock = settings, loading.load_policy(settings), SystemClock()
         policy = self.policy
-        self.cards = read_cards(policy, settings)
+        self.cards = loading.read_cards(policy, settings)
         if len(self.cards) > 1:
             for line in losses.class_differences(*self.cards.values()):
                 log.warning("the models' classes differ", what=line)
-        self.fields = fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
-        check_keys(policy, self.fields)
+        self.fields = loading.fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
+        loading.check_keys(policy, self.fields)
         self.decoder = Decoder(
             self.fields, context=[name for name in (policy.route_by, policy.unit) if name],
             rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,
@@ -106,8 +92,18 @@ class House:
         self.readings = {variant: Reading(card) for variant, card in self.cards.items()}
         # Ids sort by the start of their process and then by arrival, and no two processes ever share a prefix.
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
-        self.store = self._open_store()
-        setup = machine.setup_of(settings, policy, self.cards, device_of(policy.device), thread_count(settings, policy))
+        self.rollout = loading.rollout_key(policy, self.cards)
+        self.store, self.store_lost = open_store(
+            settings,
+            self.rollout,
+            self._tally(),
+            identity(policy, self.cards),
+            self.id_prefix,
+            self.metrics.store_spooled.set,
+        )
+        setup = machine.setup_of(
+            settings, policy, self.cards, device_of(policy.device), loading.thread_count(settings, policy)
+        )
         self.requirements = Requirements(policy, setup, self.store)
         self.watch = Watch(
             self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, holder(), settings
@@ -119,46 +115,11 @@ class House:
             scale=policy.goals.quality.scale if policy.goals.quality else None,
         )  # fmt: skip
 
-    def _open_store(self) -> Store:
-        settings = self.settings
-        settings.state_dir.mkdir(parents=True, exist_ok=True)
+    def _tally(self) -> Tally:
         classes = {variant: card.classes for variant, card in self.cards.items()}
         positive = {variant: card.positive for variant, card in self.cards.items()}
-
         scale = self.policy.goals.quality.scale if self.policy.goals.quality else None
-
-        def tally(outcome: Outcome) -> Mapping[str, float]:
-            return losses.tally(outcome, classes, positive, scale)
-
-        self.rollout = rollout_key(self.policy, self.cards)
-        url = settings.resolved_store_url()
-
-        def open_store() -> Store:
-            store = SqlStore(
-                url, self.rollout, tally, busy_timeout_s=settings.store_timeout_s,
-                connections_max=settings.store_connections_max, expected=known_store(settings),
-            )  # fmt: skip
-            try:
-                note_store(settings, store.uuid)
-                store.keep_identity(identity(self.policy, self.cards))
-            except BaseException:
-                store.close()
-                raise
-            return store
-
-        # A file that cannot be opened is a mistake, unless this service had opened it before.
-        patient = Patient(open_store, may_be_away=not url.startswith("sqlite") or store_was_open(settings))
-        self.store_lost: Callable[[], str | None] = lambda: patient.lost
-
-        def told(rows: int) -> None:
-            self.metrics.store_spooled.set(rows)
-            patient.outage.waiting(rows)
-
-        spooled = Spooled(
-            cast("Store", patient), self.rollout, settings.state_dir / "spool", self.id_prefix,
-            max_bytes=settings.spool_max_mib * 2**20, patience_s=settings.spool_after_ms / 1000, told=told,
-        )  # fmt: skip
-        return cast("Store", spooled)
+        return lambda outcome: losses.tally(outcome, classes, positive, scale)
 
     def _units_of(self, rows: Rows) -> Sequence[str | None]:
         return self.decoder.values(rows, self.policy.unit)
@@ -271,7 +232,7 @@ class Worker(House):
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
         self.recorder.start()
-        self._files_task = asyncio.get_running_loop().create_task(self._watch_files())
+        self._files_task = asyncio.get_running_loop().create_task(self._look())
         self.control.start(self.settings.plan_poll_ms / 1000, self.settings.plan_stale_s)
 
     async def close(self) -> None:
@@ -292,22 +253,14 @@ class Worker(House):
                 model.engine.close()
         self.store.close()
 
-    async def _watch_files(self) -> None:
-        """Say when a file is not that of the start any more, and when it is again; see whether the candidate refuses."""
-        known: list[Changed] = []
+    async def _look(self) -> None:
+        """Look at what may change under a running service: its files, its store, its candidate."""
         while True:
             self.metrics.store_lost.set(self.store_lost() is not None)
             if self.remote is not None:
                 await self.remote.check()
-            found = await asyncio.to_thread(self.files.look)
-            for each in found:
-                if each not in known:
-                    log.warning("a file was changed", role=each.role, file=each.file, problem=each.problem)
-            for role in {each.role for each in known} - {each.role for each in found}:
-                log.info("a file is that of the start again", role=role)
-            known = found
-            for role in self.files.roles:
-                self.metrics.file_changed.labels(file=role).set(any(each.role == role for each in found))
+            for role, changed in (await asyncio.to_thread(self.files.look_and_tell)).items():
+                self.metrics.file_changed.labels(file=role).set(changed)
             await asyncio.sleep(self.settings.files_interval_s)
 
     async def labels(self, reports: Sequence[LabelReport]) -> LabelReceipt:
@@ -329,11 +282,11 @@ class Worker(House):
         """A variant's model: the one that was checked at the start, whatever is in its place now."""
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
         assert source is not None
-        return open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
+        return loading.open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
 
     def _seat(self, variant: Variant, engine: Engine) -> LocalModel:
         return LocalModel(
-            engine, inputs_of(engine.card, self.decoder.positions), self._executor,
+            engine, loading.inputs_of(engine.card, self.decoder.positions), self._executor,
             inline_max_s=self.settings.inline_max_ms / 1000, **self._limits(variant),
         )  # fmt: skip
 
@@ -347,7 +300,7 @@ class Worker(House):
         remote.start()
         limits = self._limits(Variant.CANDIDATE)
         remote.on_retry = limits["on_retry"]
-        model = RemoteModel(remote, inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
+        model = RemoteModel(remote, loading.inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
         timeout_s = settings.shadow_timeout_ms / 1000
         self.remote = remote
         self.candidate = SpreadModel(

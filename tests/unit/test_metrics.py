@@ -159,7 +159,7 @@ SIZES = {
     "model": 1, "variant": len(Variant) + 1, "mode": len(Mode), "status": 15, "result": 6, "cause": len(Status),
     "predicted": CLASSES_MAX + 1, "actual": CLASSES_MAX + 1, "loss": 3, "phase": len(Phase), "problem": 3, "event": 10,
     "call": 10, "feature": 500, "metric": 8, "bound": 3,
-    "output": 100, "figure": 2, "receiver": URLS_MAX,
+    "output": 100, "figure": 2, "receiver": URLS_MAX, "file": 3,
 }  # fmt: skip
 """How many values each label can take; an id, a key or a path has no place here."""
 
