@@ -191,4 +191,4 @@ def test_processes_that_are_killed_come_back_with_what_the_service_was_started_w
         service.wait_for(lambda: service.rollout()["candidate"]["up"], 30)
         service.wait_for(lambda: [f["role"] for f in service.rollout()["files"]] == ["rollout"])
     finally:
-        service.stop()
+        service.kill()

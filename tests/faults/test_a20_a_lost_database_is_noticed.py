@@ -201,4 +201,4 @@ def test_a_running_service_refuses_labels_and_says_why(tmp_path: Path) -> None:
         assert service.rollout()["revision"] == before
         assert label(service, prediction).json()["duplicate"] == 1
     finally:
-        service.stop()
+        service.kill()
