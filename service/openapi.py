@@ -5,7 +5,7 @@ from typing import Any
 
 from service import __version__
 from service.domain import Phase, Variant
-from service.engine.catalog import Card
+from service.engine.catalog import MULTILABEL, Card, width_of
 from service.errors import (
     BodyTimeout,
     DeadlineExceeded,
@@ -224,8 +224,11 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
     label: dict[str, Any] = {"description": card.label or "what the model predicts"}
     if card.classes:
         label["enum"] = label_classes(card.classes, candidate.classes if candidate else None)
+    if card.task == MULTILABEL:
+        text = "the classes that are true; a label may also be 0 or 1 for each class, in their order"
+        label = {"type": "array", "items": {}, "description": text}
     prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
-    if card.task in {"binary-classification", "multiclass-classification"}:
+    if card.task.endswith("-classification"):
         by_class = {"type": "object", "additionalProperties": {"type": "number"}}
         in_order = {
             "type": "array",
@@ -234,7 +237,9 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
         }
         prediction |= {"label": label, "probabilities": by_class if card.classes else in_order}
     elif card.task == "regression":
-        prediction["value"] = {"type": "number"}
+        vector = any(output.role == "value" and width_of(output.shape) != 1 for output in card.outputs)
+        prediction["value"] = {"type": "array", "items": {"type": "number"}} if vector else {"type": "number"}
+        label = label | (prediction["value"] if vector else {})
     else:
         prediction["outputs"] = {"type": "object"}
     number: dict[str, Any] = {"type": "number"}

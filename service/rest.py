@@ -59,7 +59,10 @@ class Rest:
     def __init__(self, worker: Worker, ready: Callable[[], bool], document: Callable[[], Mapping[str, Any]]) -> None:
         self.worker, self._ready, self._document = worker, ready, document
         self._feedback = FeedbackDecoder(
-            worker.cards[Variant.PRIMARY], worker.settings.labels_max, worker.cards.get(Variant.CANDIDATE)
+            worker.cards[Variant.PRIMARY],
+            worker.settings.labels_max,
+            worker.cards.get(Variant.CANDIDATE),
+            worker.policy.task,
         )
         self._clock = worker.clock
         self._path = RequestPath(worker)

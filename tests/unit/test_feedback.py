@@ -69,9 +69,9 @@ def test_a_label_of_another_kind_is_refused_with_what_the_model_knows(
     assert says in error["problem"]
 
 
-@pytest.mark.parametrize("item", [{"label": None}, {"label": [1]}, {"label": {}}, {}])
+@pytest.mark.parametrize("item", [{"label": None}, {"label": [[1]]}, {"label": {}}, {}])
 def test_what_is_no_label_is_refused_with_the_form_of_the_body(item: dict[str, Any]) -> None:
-    """null, a list, an object, and none at all."""
+    """null, a list of lists, an object, and none at all."""
     (error,) = errors(BINARY, body({"prediction_id": "a-0", **item}))
 
     assert "prediction_id" in error["problem"]
