@@ -30,7 +30,7 @@ from service.labels import LabelQueue
 from service.ledger import Ledger
 from service.metrics import Metrics
 from service.opening import open_store
-from service.pairs import Pairs, tolerances
+from service.pairs import Pairs, judged_by_agreement, tolerances
 from service.promotion import Promotion, Released
 from service.record import Recorder
 from service.records_road import LabelBatch, RecordsAway, RecordsRoad
@@ -111,7 +111,9 @@ class House:
         noise = floor.read(settings.state_dir, self.cards[Variant.PRIMARY].digest)
         self.ledger = Ledger(
             policy.model, self.store, self.metrics, self.readings, self._units_of, salt=int(self.rollout, 16),
-            pairs=Pairs(self.readings, tolerances(policy, self.cards.values()), noise), watch=self.watch.add,
+            pairs=Pairs(
+                self.readings, tolerances(policy, self.cards.values()), noise, judged=judged_by_agreement(policy)
+            ), watch=self.watch.add,
             scale=policy.goals.quality.scale if policy.goals.quality else None,
         )  # fmt: skip
 
