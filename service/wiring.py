@@ -79,9 +79,6 @@ class House:
         self.settings, self.policy, self.clock = settings, loading.load_policy(settings), SystemClock()
         policy = self.policy
         self.cards = loading.read_cards(policy, settings)
-        if len(self.cards) > 1:
-            for line in losses.class_differences(*self.cards.values()):
-                log.warning("the models' classes differ", what=line)
         self.fields = loading.fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
         loading.check_keys(policy, self.fields)
         self.decoder = Decoder(

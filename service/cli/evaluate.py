@@ -193,8 +193,10 @@ def _means(title: str, names: Sequence[str], parts: Sequence[Any], left_out: Seq
 def _interval(found: Any, sign: str = "") -> str:
     if found.rows == 0:
         return "-"
-    between = "" if found.low is None else f" [{found.low:{sign}.4f}, {found.high:{sign}.4f}]"
-    return f"{found.mean:{sign}.4f}{between}".replace("[", "\\[") if not sign else f"{found.mean:{sign}.4f}{between}"
+    whole = len(f"{abs(found.mean):.0f}")  # digits before the point: of a large loss decimals say nothing
+    form = f"{sign},.{4 if whole == 1 else max(0, 4 - whole)}f"
+    between = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
+    return f"{found.mean:{form}}{between}".replace("[", "\\[") if not sign else f"{found.mean:{form}}{between}"
 
 
 def _beliefs(found: Any, names: Sequence[str]) -> Table:

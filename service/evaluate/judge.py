@@ -225,37 +225,41 @@ def _method(sample: Sample, segments: int) -> str:
 
 
 def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) -> list[Answered]:
-    """The goals' questions of quality, answered with the intervals."""
+    """The goals' questions of quality, answered with the intervals, in raw units of the loss."""
     if goal is None:
         return []
     answers = []
-    for i, model in enumerate(models):
-        if goal.poc_target is not None:
-            asked = f"does {model.name} reach the target that the proof of concept was set ({goal.loss} {goal.poc_target:g})?"
-            answers.append(
-                _below(asked, found.everything.loss[i], goal.poc_target, goal.loss, found.months, i, goal.poc_target)
-            )
+    digits, unit = goal.scale.digits, f" {goal.scale.loss.unit}" if goal.scale.loss.unit else ""
+    if goal.poc_target is not None:
+        for i, model in enumerate(models):
+            target = f"{goal.loss} {goal.poc_target:,.10g}{unit}"
+            asked = f"does {model.name} reach the target that the proof of concept was set ({target})?"
+            values: list[tuple[str, Interval | None]] = [(part.name, part.loss[i]) for part in found.months]
+            answers.append(_below(asked, found.everything.loss[i], goal.poc_target, values, goal.loss, f",.{digits}f"))
     if found.everything.difference is not None:
         first, second = models[0].name, models[1].name
-        difference = found.everything.difference
-        asked = f"is {second} at most {goal.margin:g} worse than {first}?"
-        answers.append(_below(asked, difference, goal.margin, f"difference of {goal.loss}", found.months, None, 0.0))
+        asked = f"is {second} at most {goal.margin:,.10g}{unit} worse than {first}?"
+        if goal.loss == "win_rate":
+            asked = f"is {second} farther from the truth than {first} on at most {goal.margin:.2%} more of the rows than nearer?"
+        apart = [(part.name, part.difference) for part in found.months]
+        form, what = f"+,.{digits}f", f"difference of {goal.loss}"
+        answers.append(_below(asked, found.everything.difference, goal.margin, apart, what, form, better=True))
     return answers
 
 
 def _below(
-    question: str, found: Interval, line: float, what: str, months: Sequence[Part], model: int | None, per_month: float
-) -> Answered:
-    sign = "+" if model is None else ""
+    question: str, found: Interval, line: float, months: Sequence[tuple[str, Interval | None]], what: str, form: str,
+    *, better: bool = False,
+) -> Answered:  # fmt: skip
+    """Whether a mean is below a line: of each month too, where those are `better` that are below 0 instead."""
     if found.low is None or found.high is None:
         answer, between = "not certain", "too few days to say how certain"
     else:
         answer = "yes" if found.high <= line else "no" if found.low > line else "not certain"
-        between = f"between {found.low:{sign}.4f} and {found.high:{sign}.4f}"
-    means = [(part.name, part.difference if model is None else part.loss[model]) for part in months]
-    inside = [name for name, each in means if each is not None and each.mean <= per_month]
+        between = f"between {found.low:{form}} and {found.high:{form}}"
+    inside = [name for name, each in months if each is not None and each.mean <= (0.0 if better else line)]
     told = ""
     if len(months) > 1:
-        verb = "better" if model is None else "within it"
+        verb = "better" if better else "within it"
         told = f"; {verb} in {len(inside)} of {len(months)} months" + (f" ({', '.join(inside)})" if inside else "")
-    return Answered(question, answer, f"{what} {found.mean:{sign}.4f}, {between}{told}")
+    return Answered(question, answer, f"{what} {found.mean:{form}}, {between}{told}")
