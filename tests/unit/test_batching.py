@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine import Scores
+from service.engine import Scores, batching
 from service.engine.batching import YOUNG_S, LocalModel, SpreadModel
 from service.errors import InferenceError, Overloaded
 from service.inputs import Columns, Field
@@ -223,7 +223,9 @@ async def turns(n: int = 4) -> None:
         await asyncio.sleep(0)
 
 
-def test_what_comes_while_a_young_call_is_under_way_is_the_next_call() -> None:
+def test_what_comes_while_a_young_call_is_under_way_is_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
+
     async def main() -> None:
         there = Elsewhere()
         waiting = [there.model.infer(rows(1))]
@@ -266,7 +268,9 @@ def test_a_call_that_takes_long_holds_up_nobody() -> None:
     asyncio.run(main())
 
 
-def test_a_full_batch_waits_for_no_call() -> None:
+def test_a_full_batch_waits_for_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
+
     async def main() -> None:
         there = Elsewhere(max_rows=2)
         waiting = [there.model.infer(rows(1))]
