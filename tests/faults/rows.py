@@ -22,10 +22,10 @@ from service.engine.remote import RemoteModel
 from service.errors import InferenceError, UnderstudyError
 from service.exchange import Exchange
 from service.inputs import Array, Decoder
+from service.loading import fields_of, inputs_of
 from service.request_path import Asked, RequestPath
 from service.shadow import Rehearsal, rehearse_here
 from service.testing import ManualClock
-from service.wiring import fields_of, inputs_of
 from tests.unit.rollout.world import policy
 
 SHADOW = Plan(Phase.SHADOW, weight=0, shadow=10_000, salt=7, revision=1)

@@ -17,12 +17,12 @@ from service.engine.batching import LocalModel
 from service.errors import InferenceError
 from service.exchange import Exchange
 from service.inputs import Decoder
+from service.loading import fields_of, inputs_of
 from service.request_path import Asked, RequestPath
 from service.rollout.evidence import Evidence
 from service.rollout.scoring import Model
 from service.shadow import Rehearsal, rehearse_here
 from service.testing import FakeEngine, ManualClock, card
-from service.wiring import fields_of, inputs_of
 from tests.unit.rollout.world import policy
 
 FAILS = 0.04

@@ -16,12 +16,12 @@ from service.domain import Mode, Phase, Plan, Variant
 from service.engine.batching import LocalModel
 from service.front_door import FrontDoor
 from service.inputs import Decoder
+from service.loading import fields_of, inputs_of
 from service.protocol_v2.handlers import ProtocolV2, tell
 from service.request_path import RequestPath
 from service.rollout.policy import parse
 from service.settings import Settings
 from service.testing import FakeEngine, ManualClock, card
-from service.wiring import fields_of, inputs_of
 
 INFER = "/v2/models/m/infer"
 CARDS = {Variant.PRIMARY: card(), Variant.CANDIDATE: card(version="2")}
