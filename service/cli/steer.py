@@ -11,6 +11,7 @@ from rich.table import Table
 
 from service.cli.common import Json, Reason, Revision, Token, Url, app, err, out, said
 from service.cli.compared import told
+from service.cli.funnel import compact, full
 from service.client import DEFAULT_URL, Client
 
 Force = Annotated[bool, typer.Option("--force", help="start a step without what it requires; needs a --reason")]
@@ -37,11 +38,14 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
         out.print(
             f"{state['model']} is in {state['phase']}; the candidate answers {state['weight']:g} % of the requests."
         )
+        out.print(f"{state['headline']}.", markup=False)
         out.print(f"The verdict is to {_VERBS[verdict['answer']]}: {verdict['reason']}.", markup=False)
         for metric in state["metrics"]:
             out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
         for line in _coverage(state.get("progress") or {}):
             out.print(f"{line}.", markup=False)
+        for line in full(state):
+            out.print(line, markup=False)
         for alarm in state["drift"]["alarms"]:
             out.print(f"Drift since {_day(alarm['since'])}: {alarm['reason']}.", markup=False)
         if budget := verdict.get("error_budget"):
@@ -221,6 +225,7 @@ def _show(state: Mapping[str, Any]) -> None:
         out.print(f"candidate  {candidate['name']} {candidate['version']}  {candidate['digest'][:19]}…  {up}")
     for file in state.get("files", []):
         out.print(f"file       {file['file']}: {file['problem']}", style="yellow", markup=False)
+    out.print(f"stands     {state['headline']}", markup=False)
     out.print(f"verdict    {state['verdict']['answer']}: {state['verdict']['reason']}", markup=False)
     table = Table("", *state["variants"], box=None)
     names = dict.fromkeys(name for figures in state["variants"].values() for name in figures)
@@ -239,6 +244,8 @@ def _show(state: Mapping[str, Any]) -> None:
         else f", half of them within {datetime.timedelta(seconds=round(labels['delay_p50_s']))}"
     )
     out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
+    for line in compact(state):
+        out.print(line, markup=False)
     for line in told(state.get("comparison", {})):
         out.print(f"compared   {line}", markup=False)
     for alarm in state["drift"]["alarms"]:

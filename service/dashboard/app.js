@@ -6,6 +6,7 @@ import { showDrift } from "./drift.js";
 import { showEvidence } from "./evidence.js";
 import { prepareFigures, showFigures } from "./figures.js";
 import { showLog } from "./log.js";
+import { showFunnel } from "./funnel.js";
 import { prepareOrders, showOrders } from "./orders.js";
 import { followTraffic, prepareTraffic, showTraffic } from "./traffic.js";
 import { prepareTry } from "./try.js";
@@ -78,6 +79,7 @@ async function look() {
   showSteps(policy.steps, state.phase, state.step);
   showOrders(state, me.role);
   showEvidence(state, evidence, policy);
+  showFunnel(state.funnel, state.labels.funnel);
   showFigures(state, policy);
   showTraffic(policy.goals.latency.p99_ms);
   showLog(events);

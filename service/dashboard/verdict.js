@@ -1,7 +1,7 @@
 // The head of the page: the verdict in a sentence, who answers, and the steps as a path.
 
 import { byId, el, onChange, say } from "./dom.js";
-import { count, duration, EVENTS, PHASES, sentence, share } from "./format.js";
+import { count, duration, PHASES, sentence, share } from "./format.js";
 
 const ANSWERS = {
   advance: ["good", "✓ Go on"],
@@ -10,40 +10,13 @@ const ANSWERS = {
 };
 const TONES = { promoted: "good", aborted: "bad", waiting: "warn", paused: "warn" };
 
-/** One sentence that can be read from across the room. */
-export function headline(state, decision) {
-  const candidate = state.candidate?.name;
-  const at = share(state.weight);
-  switch (state.phase) {
-    case "serving": return `${state.primary.name} answers every request; there is no candidate`;
-    case "promoted": return `Promoted: ${candidate} answers every request`;
-    case "aborted": return `${stopped(decision)}: ${state.primary.name} answers every request`;
-    case "paused": return `Paused with ${candidate} at ${at}`;
-    case "waiting": return `The evidence is there: waiting for a person at ${at}`;
-    default:
-  }
-  const where = state.phase === "shadow" ? `${candidate} rehearses` : `${candidate} answers ${at}`;
-  const what = { advance: "ready to go on", hold: "not decided yet", rollback: "harm was found" }[state.verdict.answer];
-  return `${where}: ${what}`;
-}
-
-function stopped(decision) {
-  if (decision?.kind === "rollback") return "Rolled back";
-  if (decision?.kind === "undo") return "The promotion was taken back";
-  return "Aborted";
-}
-
 /**
  * What the verdict rests on, in sentences: the judge's own, or why the rollout ended where it did. An advance rests on every
  * metric: its sentences are those of the metrics, as they stood.
  */
 function reasons(state, decision) {
-  const ended = ["promoted", "aborted", "paused", "waiting"].includes(state.phase) && decision;
-  if (!ended) return [state.verdict.reason];
-  if (decision.actor !== "judge") {
-    return [`${EVENTS[decision.kind] ?? decision.kind} by ${decision.actor}${decision.reason ? `: ${decision.reason}` : ""}`, state.verdict.reason];
-  }
-  if (state.phase !== "promoted") return [decision.reason];
+  const advanced = state.phase === "promoted" && decision?.actor === "judge";
+  if (!advanced) return [state.verdict.reason];
   const standing = state.shadow_share ? state.verdict.reason : "the promotion has baked, and the old primary was released";
   return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), standing];
 }
@@ -52,10 +25,11 @@ const showReasons = onChange((sentences) => {
   byId("reason").replaceChildren(...sentences.map((text) => el("p", {}, sentence(text))));
 });
 
-const showLeft = onChange((labels, seconds) => {
+const showLeft = onChange((labels, requests, seconds) => {
   const box = byId("left");
-  box.hidden = !labels;
-  if (labels) say(box, `About ${count(labels)} more labels${seconds ? `, ${duration(seconds)} at the present rate` : ""}`);
+  const more = [labels && `${count(labels)} more labels`, requests && `${count(requests)} more requests`].filter(Boolean);
+  box.hidden = !more.length;
+  if (more.length) say(box, `About ${more.join(" and ")}${seconds ? `, ${duration(seconds)} at the present rate` : ""}`);
 });
 
 export function showVerdict(state, decision) {
@@ -69,9 +43,10 @@ export function showVerdict(state, decision) {
   answer.className = `badge ${tone}`;
   say(answer, word);
   byId("verdict").dataset.tone = TONES[state.phase] ?? tone;
-  say(byId("headline"), headline(state, decision));
+  say(byId("headline"), state.headline);
   showReasons(reasons(state, decision));
-  showLeft(ended ? null : state.verdict.labels_left, state.verdict.seconds_left);
+  const { labels_left: labels, requests_left: requests, seconds_left: seconds } = state.verdict;
+  showLeft(ended ? null : labels, ended ? null : requests, seconds);
   document.title = `${PHASES[state.phase]} · ${state.model}`;
 }
 

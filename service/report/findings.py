@@ -20,26 +20,16 @@ LOST_MIN = 0.01
 
 def verdict(state: Document, events: Sequence[Document]) -> dict[str, Any]:
     """The head of the page: one sentence, its tone, and what it rests on."""
-    primary, candidate = state["primary"]["name"], (state["candidate"] or {}).get("name")
-    phase, at = state["phase"], f"{state['weight']:g} %"
+    phase = state["phase"]
     moves = (e for e in reversed(events) if e["details"].get("to") == phase != e["details"].get("from"))
     decision = next(moves, None)
     kind = decision["kind"] if decision else ""
-    stopped = {"rollback": "rolled back", "undo": "taken back"}.get(kind, "aborted")
-    said = {
-        "serving": (f"{primary} answers every request; there is no candidate", "plain"),
-        "promoted": (f"{candidate} is promoted: it answers every request", "good"),
-        "aborted": (f"{candidate} was {stopped}: {primary} answers every request", "bad"),
-        "paused": (f"Paused by a person, with {candidate} at {at}", "warn"),
-        "waiting": (f"The evidence is there; a person must approve the next step ({candidate} at {at})", "warn"),
-        "shadow": (f"{candidate} rehearses; {primary} answers every request", "warn"),
-        "canary": (f"{candidate} answers {at} of the requests", "warn"),
-    }[phase]
+    tone = {"serving": "plain", "promoted": "good", "aborted": "bad"}.get(phase, "warn")
     ended = decision is not None and phase in {"promoted", "aborted", "paused"}
     reasons = [decision["reason"] if ended and decision else state["verdict"]["reason"]]
     if decision and kind in {"advance", "finish"} and ended:  # an advance rests on every metric
         reasons = [m["reason"] for m in decision["details"]["metrics"] if m["answer"] == "advance"]
-    return {"sentence": said[0], "tone": said[1], "reasons": reasons, "decision": decision if ended else None}
+    return {"sentence": state["headline"], "tone": tone, "reasons": reasons, "decision": decision if ended else None}
 
 
 def goals(metrics: Sequence[Document], policy: Document, load: Document | None) -> list[dict[str, str]]:

@@ -182,7 +182,7 @@ def test_an_order_needs_a_reason_and_the_page_follows_without_a_reload(look: Loo
     page.get_by_label("Reason").fill("lunch <b>break</b>")
     dialog.get_by_role("button", name="Pause").click()
     expect(dialog).to_be_hidden()
-    expect(page.locator("#headline")).to_have_text("Paused with flight_candidate at 0 %")
+    expect(page.locator("#headline")).to_have_text(re.compile("^Paused by .* with flight_candidate at 0 %"))
     expect(page.locator("#log tr").first).to_contain_text("Lunch <b>break</b>")
     assert served.http.get(f"/rollout/events?after={revision}").json()["events"][-1]["reason"] == "lunch <b>break</b>"
     served.http.post("/rollout/resume", json={"reason": "from elsewhere"})

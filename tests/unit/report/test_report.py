@@ -59,6 +59,7 @@ def state(**changes: Any) -> dict[str, Any]:
     variant = {"requests": 10}
     found = {
         "model": "m", "phase": "canary", "step": 1, "weight": 5.0, "primary": who, "candidate": who | {"name": "better"},
+        "headline": "better answers 5 %: waits for labels",
         "verdict": {"answer": "hold", "reason": "not yet", "error_budget": {"advance": 0.025, "harm": 0.025}},
         "metrics": [metric()], "variants": {"primary": variant, "candidate": variant},
         "labels": {"matched": 20, "coverage": 0.99, "delay_p50_s": 7200.0},
@@ -223,10 +224,11 @@ def test_who_decided_what_and_why_it_ended() -> None:
         event("pause", "olga", 4, to="paused", weight=5.0, **{"from": "canary"}),
         event("abort", "olga", 5, to="aborted", weight=0.0, **{"from": "paused"}),
     ]  # fmt: skip
-    page = text_of(render(documents(state=state(phase="aborted", weight=0.0), events=events), now=0.0))
+    aborted = state(phase="aborted", weight=0.0, headline="Aborted by olga: because")
+    page = text_of(render(documents(state=aborted, events=events), now=0.0))
 
     assert findings.deciders(events) == [("judge", ["advanced"]), ("olga", ["paused", "aborted"])]
-    assert "better was aborted: poc answers every request" in page
+    assert "Aborted by olga: because" in page
     assert "Decided by olga, 1 Jul 2013, 00:00:05 UTC" in page
     assert "shadow → canary 5 %" in page
     assert [told["what"] for told in findings.story(events)] == ["began", "advanced", "paused", "aborted"]
