@@ -28,6 +28,7 @@ STATE: dict[str, Any] = {
     "model": "flight-delay", "phase": "canary", "step": 1, "weight": 12.5, "shadow_share": 100.0,
     "primary": {"name": "flight_poc", "version": "1.0.0", "digest": "sha256:" + "a" * 64, "up": True},
     "candidate": {"name": "flight_candidate", "version": "2.0.0", "digest": "sha256:" + "b" * 64, "up": False},
+    "headline": "better answers 12.5 %: not decided yet",
     "verdict": {"answer": "hold", "reason": "weights are set by hand; [nothing] is judged yet"}, "metrics": [],
     "variants": {"primary": {"requests": 12345, "latency_p50_ms": 1.25, "brier": 0.2},
                  "candidate": {"requests": 0, "latency_p50_ms": None}},
@@ -461,14 +462,30 @@ def test_explain_says_why_in_sentences() -> None:
         stub.answers["GET /rollout"] = (200, STATE)
         short = done("explain", "--url", stub.url, COLUMNS="300")
 
-    first, second, third, drift, last = said.splitlines()
+    first, headline, second, third, drift, last = said.splitlines()
     assert first == "flight-delay is in canary; the candidate answers 12.5 % of the requests."
+    assert headline == "better answers 12.5 %: not decided yet."
     assert second == "The verdict is to roll back: brier is worse [than] allowed."
     assert third == "  quality: after 900 pairs it is worse."
     assert drift == "Drift since 2013-07-02 13:00 UTC: [temp] is unlike training."
     assert re.search(r"rollback .* below 2\.50%", last)
     assert re.search(r"advance .*below 1\.25%", last)
-    assert len(short.splitlines()) == 3
+    assert len(short.splitlines()) == 4
+
+
+def test_the_funnel_is_short_in_status_and_has_its_hints_in_explain() -> None:
+    """Rows and labels by stage; what was lost, and why."""
+    lost = {"reason": "request already counted", "count": 11_760, "hint": "A request counts once."}
+    rows = [{"stage": "settled", "count": 12_000, "lost": [lost]}, {"stage": "counted", "count": 240, "lost": []}]
+    labels = STATE["labels"] | {"funnel": [{"stage": "received", "count": 0, "lost": []}], "oldest_waiting_s": 90.0}
+    with serving(GET_rollout=(200, STATE | {"funnel": rows, "labels": labels})) as stub:
+        short, full = (done(name, "--url", stub.url, COLUMNS="200") for name in ("status", "explain"))
+
+    assert "rows       12,000 settled → 240 counted" in short
+    assert "not further: 11,760 request already counted" in short
+    assert "11,760   not further: request already counted. A request counts once." in full
+    assert "The oldest label that waits for its prediction came 90 seconds ago." in full
+    assert "Where the labels are" not in full
 
 
 @pytest.mark.parametrize("weight", ["101", "-1", "five"])
