@@ -9,6 +9,7 @@ from service import loading
 from service.domain import Answer, Status
 from service.drift.alarms import Limits
 from service.engine import Engine, Reading, Scores, ended
+from service.engine.catalog import MULTILABEL, Card, width_of
 from service.engine.joint import JointRuns
 from service.engine.onnx import OnnxEngine
 from service.errors import ConfigurationError
@@ -57,12 +58,37 @@ def run(request: Request, step: Step = lambda what, rows: None) -> Evaluation:
     """
     device = request.policy.device if request.policy else "auto"
     classes = request.policy.classes if request.policy else []
-    engines = [OnnxEngine(source, device=device, warm_max_rows=1, classes=classes) for source in request.models]
+    task = request.policy.task if request.policy else "other"
+    engines = [
+        OnnxEngine(source, device=device, warm_max_rows=1, classes=classes, task=task) for source in request.models
+    ]
     try:
+        for engine in engines:
+            _check_task(engine.card, request.policy)
         return _run(request, engines, step)
     finally:
         for engine in engines:
             engine.close()
+
+
+def _check_task(card: Card, policy: Policy | None) -> None:
+    """Make sure that a label is one class or one number, which is what a column of the data holds.
+
+    Raises:
+        ConfigurationError: saying what the model predicts instead.
+    """
+    if policy is not None and policy.goals.quality is not None and not policy.goals.quality.scale.loss.labelled:
+        raise ConfigurationError(
+            f"the rollout is judged by `{policy.goals.quality.loss}`, which takes no labels, so there is nothing to evaluate: "
+            "`understudy check --rows FILE` compares the two models' answers"
+        )
+    several = card.task == MULTILABEL or any(o.role == "value" and width_of(o.shape) != 1 for o in card.outputs)
+    if several:
+        what = "a set of classes" if card.task == MULTILABEL else "several numbers"
+        raise ConfigurationError(
+            f"{card.name} predicts {what} a row, and `understudy evaluate` scores one class or one number: the service judges such "
+            "models, and `understudy check --rows FILE` compares their answers"
+        )
 
 
 def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluation:
