@@ -105,15 +105,18 @@ def test_a_process_that_stays_away_is_taken_off_within_minutes() -> None:
     )
 
 
-def test_rare_restarts_are_not_rolled_back_more_often_than_the_budget_says() -> None:
+@pytest.mark.parametrize(
+    "seeds", [range(4), pytest.param(range(100, 140), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_rare_restarts_are_not_rolled_back_more_often_than_the_budget_says(seeds: range) -> None:
     """A restart of three seconds in every half hour by chance, in two hours; the rows fail at half of the margin besides."""
     wrong = 0
-    for seed in range(4):
+    for seed in seeds:
         chance, away, at = random.Random(seed), [], 0.0
         while (at := at + chance.expovariate(1 / 1_800.0)) < 2 * 3_600:
             away.append((at, at + 3.0))
         wrong += rolled_back_at(stream(2 * 3_600, 1, away, seed, fails=0.005), every_s=120.0) is not None
-    assert wrong == 0
+    assert wrong <= len(seeds) * 0.025
 
 
 def test_a_retry_begins_anew_within_the_budget() -> None:

@@ -5,6 +5,7 @@ Each hour and each day is a test of its own besides, in which every caller count
 
 import random
 
+import pytest
 from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Answer, LabelReport, Phase, Status, Variant
@@ -63,9 +64,13 @@ def test_a_candidate_that_breaks_when_all_callers_are_known_is_taken_off() -> No
     assert when >= 6 * 2 * CALLERS
 
 
-def test_returning_callers_of_an_equal_candidate_do_no_harm() -> None:
+@pytest.mark.parametrize(
+    "seeds", [range(3), pytest.param(range(100, 140), marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_returning_callers_of_an_equal_candidate_do_no_harm(seeds: range) -> None:
     """Each caller counts again and again with one draw; over all the windows it is rolled back no more often than planned."""
-    assert not any(rolled_back_at(traffic(6, seed=seed), every=600) for seed in range(3))
+    wrong = sum(rolled_back_at(traffic(6, seed=seed), every=600) is not None for seed in seeds)
+    assert wrong <= len(seeds) * 0.025
 
 
 def test_failures_of_known_callers_are_watched_too() -> None:
