@@ -269,16 +269,12 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
         "WeightOrder": _object(
             {"weight": {**number, "minimum": 0, "maximum": 100, "description": "percent"}, "reason": string,
              "force": _FORCED}, ["weight"]),
-        "Stage": _object({"stage": string, "count": whole, "lost": {"type": "array", "items": _object(
-            {"reason": string, "count": whole, "hint": string}, ["reason", "count", "hint"])}}, ["stage", "count", "lost"]),
+        "Stage": _object({"stage": string, "count": whole, "lost": {"type": "array", "items": {"type": "object"}}}, ["stage"]),
         "Rollout": {"type": "object", "properties": {
             "model": string, "phase": {**string, "enum": [p.value for p in Phase]}, "step": whole, "weight": number,
             "shadow_share": number, "primary": {"type": "object"}, "candidate": {"type": "object", "nullable": True},
-            "headline": {**string, "description": "where the rollout stands, in one sentence"},
-            "funnel": {"type": "array", "items": _ref("Stage"), "description": "prediction rows: each is "
-                       "counted at the last stage that it reached; a stage's count is the next one's and what was lost between"},
-            "verdict": {"type": "object"}, "metrics": {"type": "array", "items": {"type": "object"}},
-            "variants": {"type": "object"}, "labels": {"type": "object"},
+            "headline": string, "funnel": {"type": "array", "items": _ref("Stage")}, "verdict": {"type": "object"},
+            "metrics": {"type": "array", "items": {"type": "object"}}, "variants": {"type": "object"}, "labels": {"type": "object"},
             "progress": {"type": "object", "nullable": True, "description": "labels, what the present step has seen, doubts "
                          "about the split, and label coverage where only one of the models says the positive class"},
             "shadow": {"type": "object"},

@@ -26,13 +26,14 @@ from service.clock import Clock
 from service.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
 from service.errors import NotAllowedNow
 from service.rollout import phases
-from service.rollout.evidence import VERSION, Evidence, Tail
+from service.rollout.evidence import VERSION, Evidence
 from service.rollout.judge import Verdict, judge, serving
 from service.rollout.loadtest import LOADTEST
 from service.rollout.phases import Order
 from service.rollout.policy import CanaryStep, Policy, ShadowStep
 from service.rollout.requirements import Requirements
 from service.rollout.scoring import Model
+from service.rollout.tail import Tail
 from service.store import Store
 from service.turns import in_turns, let_go
 

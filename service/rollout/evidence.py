@@ -25,8 +25,7 @@ to the trial whose plan it was routed by. Time is the observations' own; nothing
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -42,42 +41,17 @@ from service.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, S
 from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
 from service.rollout.served import Served
+from service.rollout.tail import Tail, views
 
 VERSION = 3
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 BLOCK_ROWS = 256
-TAIL_CUTS = 16
 WANTED_MAX = 1_000
 """Predictions of an audit that are listed as waiting for their label."""
 
 _pack = msgspec.msgpack.encode
 
 Row = tuple[int, Observation, LabelReport | None]
-
-
-@dataclass(slots=True)
-class Tail:
-    """The pairs behind the settled prefix, in request order: what each may be at worst and at best (equal where it is known).
-
-    Attributes:
-        harm: what each says about harm at best; None where it does not count for that.
-        in_step: whether each was routed by the present step's plan. wanted: predictions that an audit waits for.
-        funnel: where each of these rows is. complete: whether these are all rows behind the prefix that were seen.
-    """
-
-    worst: list[float] = field(default_factory=list)
-    best: list[float] = field(default_factory=list)
-    harm: list[float | None] = field(default_factory=list)
-    in_step: list[bool] = field(default_factory=list)
-    labelled: int = 0
-    labelled_in_step: int = 0
-    pending: int = 0
-    funnel: Funnel = field(default_factory=Funnel, compare=False)
-    complete: bool = False
-    no_loss: int = 0
-    clipped: Clipped = field(default_factory=Clipped)
-    last: int = 0
-    wanted: list[str] = field(default_factory=list)
 
 
 class Evidence:
@@ -301,7 +275,7 @@ class Evidence:
         quality = self.policy.goals.quality
         assert quality is not None
         margin = quality.scale.bounded(quality.margin)
-        log_e, cut = max(_views(goal, tail, margin), key=lambda view: view[0])
+        log_e, cut = max(views(goal, tail, margin), key=lambda view: view[0])
         harm, peak = goal.harm_peak(tail.harm)
         if harm > max(log_e, 0.0):
             cut = peak  # what speaks for a rollback is what is shown then
@@ -399,24 +373,3 @@ def _paired_goal(policy: Policy) -> PairedGoal:
 def _largest(policy: Policy) -> float:
     """The largest value of a pair: a sampled one carries the weight of its chance."""
     return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit
-
-
-def _views(goal: PairedGoal, tail: Tail, margin: float) -> Iterator[tuple[float, int]]:
-    """The evidence for an advance at some cuts through the tail, nearest first: any prefix may decide, at no extra risk."""
-    whole, step, start = goal.whole, goal.step, 0
-    for cut in sorted({round(len(tail.worst) * part / TAIL_CUTS) for part in range(TAIL_CUTS + 1)}):
-        values, own = tail.worst[start:cut], tail.in_step[start:cut]
-        whole, step, start = (
-            _extended(whole, values),
-            _extended(step, [x for x, o in zip(values, own, strict=True) if o]),
-            cut,
-        )
-        yield min(whole.log_e_below(margin), step.log_e_below(margin)), cut
-
-
-def _extended(evidence: MeanEvidence, values: Iterable[float]) -> MeanEvidence:
-    """A copy of some evidence with more values in it."""
-    copy = MeanEvidence.from_state(evidence.state())
-    for value in values:
-        copy.update(value)
-    return copy

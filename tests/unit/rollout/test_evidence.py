@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from service.domain import Answer, LabelReport, Mode, Status, Variant
 from service.rollout import firsts as firsts_module
-from service.rollout.evidence import Evidence, Tail
+from service.rollout.evidence import Evidence
 from service.rollout.firsts import UNIT_WINDOW_S
 from service.rollout.scoring import Model
 from service.rollout.sequential import PairedGoal
+from service.rollout.tail import Tail
 from tests.unit.rollout.world import MODELS, SCORES, START, answer, folded, pair, policy, row
 
 WAIT = 3600.0
