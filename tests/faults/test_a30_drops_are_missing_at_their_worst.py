@@ -1,7 +1,6 @@
-"""Dropped rehearsals were left out, so a candidate that is worse in the busy hard tenth of the time was promoted; and with 30 %
-dropped, identical models were held by the split guard (A29).
+"""Dropped rehearsals were left out, so a candidate that is worse in the busy hard tenth of the time was promoted.
 
-Drops beyond a tenth of the margin count at their worst for advancing, a reason says so, and the guards count what was routed.
+Drops beyond a tenth of the margin count at their worst for advancing, and a reason says so.
 """
 
 import random
@@ -102,15 +101,6 @@ def canary(requests: int, dropped: float = 0.0, away: float = 0.0) -> list[Row]:
         made = pair(number, share=SHARE_ONE // 4, point=number * 7919, unit=None, **shown)
         rows.append((number, made, LabelReport(made.prediction_id, 1, made.at + 10)))
     return rows
-
-
-@pytest.mark.parametrize("lost", [{"dropped": 0.3}, {"away": 0.3}], ids=["dropped", "away"])
-def test_a29_the_split_guards_count_what_was_routed(lost: dict[str, float]) -> None:
-    """A quarter was planned and a quarter was routed, whatever became of the rehearsals."""
-    evidence = folded(own(), canary(6_000, **lost))  # type: ignore[arg-type]
-    assert evidence.settled == 6_000
-    assert evidence.served.labelled.n == 6_000
-    assert evidence.standing(evidence.tail([])).doubts == ()
 
 
 def test_the_state_keeps_all_of_it() -> None:
