@@ -62,7 +62,7 @@ def test_check_names_the_line_and_the_way_out(models: Path) -> None:
     result = understudy("check", COLUMNS="200")
 
     assert result.exit_code == 1
-    assert "line 7, goals.quality.loss: no labelled row of the primary could ever be scored" in result.stderr
+    assert "line 7, goals.quality.loss: no row of the primary could ever be scored" in result.stderr
     assert "classes" in result.stderr
     assert "ready to serve" not in result.output
     (row,) = (line for line in result.stdout.splitlines() if "brier, at most 0.05 worse" in line)

@@ -32,7 +32,7 @@ def quality(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Probl
         return
     for variant, model in models.items():
         if why := losses.computable(goal.loss, model):
-            yield Problem("goals.quality.loss", f"no labelled row of the {variant} could ever be scored: {why}")
+            yield Problem("goals.quality.loss", f"no row of the {variant} could ever be scored: {why}")
     found = [model.classes for model in models.values() if model.classes]
     if len(found) == 2 and set(found[0]) != set(found[1]):
         ours, theirs = (", ".join(map(repr, classes[:6])) + (", …" if len(classes) > 6 else "") for classes in found)

@@ -53,6 +53,7 @@ KINDS = {
     "unnamed": Kind("multiclass-classification", Subject("m", (), ROLES), ok(label="a", **THREE), "a"),
     "label only": Kind("multiclass-classification", Subject("m", (), frozenset({"label"})), ok(label="a"), "a"),
     "number": Kind("regression", Subject("m", (), frozenset({"value"})), ok(score=3.0), 3.5),
+    "agreement": Kind("agreement", Subject("m", (), frozenset({"other"}), task="other"), ok(), 1),
     "anything": Kind("other", Subject("m", (), frozenset({"other"})), ok(), 1),
 }  # fmt: skip
 
@@ -137,7 +138,10 @@ REQUIRE = st.sampled_from([[], [], ["loadtest"], ["approval"]])
 SHADOW = st.fixed_dictionaries({"shadow": SHARES}, optional={"until": UNTIL, "require": REQUIRE})
 CANARY = st.fixed_dictionaries({"canary": SHARES}, optional={"rehearse": SHARES, "until": UNTIL, "require": REQUIRE})
 QUALITY = st.fixed_dictionaries(
-    {"loss": st.sampled_from(["brier", "zero_one", "log_loss", "win_rate"]), "margin": st.sampled_from([0.05, 0.2])},
+    {
+        "loss": st.sampled_from(["brier", "zero_one", "log_loss", "win_rate", "disagreement"]),
+        "margin": st.sampled_from([0.05, 0.2]),
+    },
     optional={"evidence": st.just("served")},
 )
 GOALS = st.fixed_dictionaries(
