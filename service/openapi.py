@@ -213,27 +213,20 @@ def _health_paths() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]) -> dict[str, Any]:
-    card, candidate = cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE)
-    row = {field.name: _field_schema(field) for field in fields}
-    for name in (policy.route_by, policy.unit):
-        if name and name not in row:
-            text = "keeps a caller on one variant, or says what repeats; no input of the model"
-            # `nullable` stands beside the type that it widens: OpenAPI 3.0 has no other place for it.
-            row[name] = {"anyOf": [{"type": "string", "nullable": True}, {"type": "integer"}], "description": text}
+def _label_and_prediction(card: Card, candidate: Card | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schemas of a label, and of the parts of one row's prediction."""
     label: dict[str, Any] = {"description": card.label or "what the model predicts"}
     if card.classes:
         label["enum"] = label_classes(card.classes, candidate.classes if candidate else None)
     if card.task == MULTILABEL:
-        text = "the classes that are true; a label may also be 0 or 1 for each class, in their order"
-        label = {"type": "array", "items": {}, "description": text}
+        label = {"type": "array", "items": {}, "description": "the classes that are true"}
     prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
     if card.task.endswith("-classification"):
         by_class = {"type": "object", "additionalProperties": {"type": "number"}}
         in_order = {
             "type": "array",
             "items": {"type": "number"},
-            "description": "in the model's order: it names no classes",
+            "description": "in the order of classes without names",
         }
         prediction |= {"label": label, "probabilities": by_class if card.classes else in_order}
     elif card.task == "regression":
@@ -242,6 +235,18 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
         label = label | (prediction["value"] if vector else {})
     else:
         prediction["outputs"] = {"type": "object"}
+    return label, prediction
+
+
+def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Card]) -> dict[str, Any]:
+    card, candidate = cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE)
+    row = {field.name: _field_schema(field) for field in fields}
+    for name in (policy.route_by, policy.unit):
+        if name and name not in row:
+            text = "keeps a caller on one variant, or says what repeats; no input of the model"
+            # `nullable` stands beside the type that it widens: OpenAPI 3.0 has no other place for it.
+            row[name] = {"anyOf": [{"type": "string", "nullable": True}, {"type": "integer"}], "description": text}
+    label, prediction = _label_and_prediction(card, candidate)
     number: dict[str, Any] = {"type": "number"}
     string: dict[str, Any] = {"type": "string"}
     whole: dict[str, Any] = {"type": "integer"}

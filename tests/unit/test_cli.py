@@ -180,7 +180,7 @@ def change(file: Path, **keys: Any) -> None:
     ("keys", "says"),
     [
         ({"candidate": "gone.onnx"}, "gone.onnx is missing"),
-        ({"task": "regression"}, "poc.onnx is a binary-classification model; the rollout file says regression"),
+        ({"task": "regression"}, "poc is a binary-classification model, and the rollout file says `task: regression`"),
         ({"device": "cuda"}, "device: cuda was asked for"),
         ({"candidate": "words.onnx"}, "primary and candidate disagree on x: float32 and string"),
     ],
