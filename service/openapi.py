@@ -32,10 +32,7 @@ _REF = "#/components/schemas/"
 _HEADER = {"in": "header", "schema": {"type": "string"}}
 _KNOWN = {**_HEADER, "name": "If-None-Match", "description": "the `ETag` of what one has: 304, should nothing be new"}
 _UNCHANGED = {"304": {"description": "nothing is new since the answer with that tag"}}
-_FORCED = {
-    "type": "boolean",
-    "description": "start a step without what it requires; needs a `reason`, and the log says so",
-}
+_FORCED = {"type": "boolean", "description": "start a step without what it requires; needs a `reason`, which is logged"}
 _SECURE: list[dict[str, list[str]]] = [{}, {"token": []}]
 
 
@@ -223,11 +220,7 @@ def _label_and_prediction(card: Card, candidate: Card | None) -> tuple[dict[str,
     prediction: dict[str, Any] = {"prediction_id": {"type": "string"}}
     if card.task.endswith("-classification"):
         by_class = {"type": "object", "additionalProperties": {"type": "number"}}
-        in_order = {
-            "type": "array",
-            "items": {"type": "number"},
-            "description": "in the order of classes without names",
-        }
+        in_order = {"type": "array", "items": {"type": "number"}}  # of classes that nothing names
         prediction |= {"label": label, "probabilities": by_class if card.classes else in_order}
     elif card.task == "regression":
         vector = any(output.role == "value" and width_of(output.shape) != 1 for output in card.outputs)
