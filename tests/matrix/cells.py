@@ -201,7 +201,7 @@ async def _played(
         while sent < requests and service.plan.phase.value not in {"promoted", "aborted"}:
             many = min(JUDGED_EVERY, requests - sent)
             for start in range(sent, sent + many, TOGETHER):
-                service.away = cell.burst != "none" and (start // TOGETHER) == 10
+                service.take_away(away=cell.burst != "none" and (start // TOGETHER) == 10)
                 await callers.send(range(start, min(start + TOGETHER, sent + many)))
             sent += many
             await callers.label()

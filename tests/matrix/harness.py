@@ -19,10 +19,12 @@ import yaml
 
 from service import loading, wiring
 from service.domain import LabelReport, Plan, Variant
-from service.engine import Engine, wire
+from service.engine import Engine, Scores, wire
 from service.engine.batching import SpreadModel
+from service.engine.calls import Calls
 from service.engine.catalog import Card
 from service.engine.onnx import OnnxEngine
+from service.engine.remote import RemoteEngine, RemoteModel
 from service.errors import CandidateAway, InferenceError
 from service.front_door import FrontDoor
 from service.inputs import Array, Batch
@@ -33,6 +35,7 @@ from service.rollout.verify import Check, verify
 from service.settings import read_settings
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD
 
+TIMEOUT_S = 30.0
 SETTLE_S = 2.0
 """The judge looks at what was known a second ago; the clock goes on for so long before it is asked."""
 SETTINGS = {"flush_interval_ms": 1.0, "shadow_gather_ms": 0.0, "inline_max_ms": 1_000.0}
@@ -89,22 +92,44 @@ class FaultyEngine:
         self._engine.close()
 
 
+class CandidateProcess(RemoteEngine):
+    """The candidate's process without its socket: calls and replies are packed and unpacked all the same.
+
+    Attributes:
+        away: while it is true the process does not answer.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self._calls = Calls(engine)
+        self.away = False
+
+    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
+        """See `RemoteEngine.run`."""
+        if self.away:
+            raise CandidateAway(ever_up=True)
+        parts, _ = wire.unpack_reply(self._calls.run(*wire.unpack_call(wire.pack_call(columns, sizes))))
+        return parts
+
+
 class Service:
     """What callers, labels, and the judge's beat meet.
 
     Attributes:
-        away: while it is true the candidate's process does not answer.
         drops: says of each rehearsal whether the queue is full for it.
     """
 
     def __init__(self, worker: wiring.Worker, controller: Controller, clock: Clock) -> None:
         self.worker, self.controller, self.clock = worker, controller, clock
-        self.away = False
         self.drops = lambda: False
         self._door = FrontDoor(mock.Mock(routes=[]))
         rest = Rest(worker, lambda: True, dict)
         self._door.open(rest.routes(), TELLERS)
         self._place_models()
+
+    def take_away(self, *, away: bool) -> None:
+        """Stop the candidate's process, or start it again."""
+        self._process.away = away
 
     @property
     def plan(self) -> Plan:
@@ -119,14 +144,14 @@ class Service:
         candidate = worker._load(Variant.CANDIDATE)
         assert isinstance(candidate, OnnxEngine)
         faulty: Engine = FaultyEngine(candidate, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
-        columns = loading.inputs_of(candidate.card, worker.decoder.positions)
-        reading = worker.readings[Variant.CANDIDATE]
+        process = CandidateProcess(faulty)
+        self._process = process
+        model = RemoteModel(
+            process, loading.inputs_of(candidate.card, worker.decoder.positions), worker.readings[Variant.CANDIDATE]
+        )  # fmt: skip
 
-        async def ask(rows: Batch) -> Any:
-            if self.away:
-                raise CandidateAway(ever_up=True)
-            sent = wire.unpack(wire.pack(columns.build(rows)))
-            return reading.read(wire.unpack(wire.pack(faulty.run(sent))), len(rows))
+        async def ask(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+            return await model.infer(requests, TIMEOUT_S)
 
         worker.candidate = SpreadModel(ask, worker.spawn, **worker._limits(Variant.CANDIDATE))
         worker.rehearsals[Variant.CANDIDATE] = worker._rehearsal(Variant.CANDIDATE, ask)
