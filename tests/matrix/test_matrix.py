@@ -15,7 +15,7 @@ def chosen() -> list[tuple[Cell, str]]:
     """One cell of each style, the plain one of every third, and each of them with one of the three truths."""
     every = cells()
     dealt = [every[3 * style + style % 3] for style in range(len(STYLES))]
-    return [(cell, TRUTHS[number % 3]) for number, cell in enumerate(dealt)]
+    return [(cell, TRUTHS[(number + number // 3) % 3]) for number, cell in enumerate(dealt)]
 
 
 @pytest.fixture(scope="module")
