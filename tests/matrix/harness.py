@@ -254,7 +254,7 @@ async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncI
         worker = wiring.Worker(settings)
     controller = Controller(worker.policy, models_of(worker), worker.store, clock, "matrix")
     try:
-        worker.recorder.start()
+        await worker.start()
         yield Service(worker, controller, clock)
     finally:
         await worker.close()
