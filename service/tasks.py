@@ -5,6 +5,7 @@ from typing import Literal
 from service.engine.catalog import MULTILABEL, Card, OutputSpec, width_of
 from service.errors import ConfigurationError
 
+BINARY, MULTICLASS = "binary-classification", "multiclass-classification"
 UNJUDGED = frozenset({"agreement", "other"})
 """Tasks that ask nothing of a model's outputs: they are compared, or passed on."""
 
@@ -18,8 +19,8 @@ def fitted(card: Card, task: str) -> Card:
     Raises:
         ConfigurationError: the model is of another task, or several of its outputs could be meant.
     """
-    if task in UNJUDGED or card.task == task:
-        return card
+    if task in UNJUDGED or card.task == task or (card.task == BINARY and task == MULTICLASS):
+        return card  # a model may know two of the classes that the others know
     if card.task != "other":
         raise ConfigurationError(
             f"{card.name} is a {card.task} model, and the rollout file says `task: {task}`: write `task: {card.task}`, or correct "

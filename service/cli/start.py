@@ -38,13 +38,16 @@ def init(
     from service.domain import Variant  # noqa: PLC0415
     from service.loading import fields_of, subject  # noqa: PLC0415
     from service.pairs import incomparable  # noqa: PLC0415
+    from service.tasks import BINARY, MULTICLASS  # noqa: PLC0415
 
     with said():
         if output.exists() and not force:
             raise ConfigurationError(f"{output} exists; --force overwrites it")
         cards, seconds, names = starter.opened((poc, candidate), starter.names(classes))
         subjects = [subject(card, took) for card, took in zip(cards, seconds, strict=True)]
-        tasks = [card.task for card in cards]
+        tasks: list[str] = [card.task for card in cards]
+        if set(tasks) == {BINARY, MULTICLASS}:
+            tasks = [MULTICLASS, MULTICLASS]  # one of the models knows only two of the classes
         if tasks[0] != tasks[1] and "other" not in tasks:
             raise ConfigurationError(
                 f"{poc} is a {tasks[0]} model and {candidate} a {tasks[1]} model: both must do the same task to be compared"
@@ -53,7 +56,7 @@ def init(
         named = poc.stem if poc.suffix else poc.name
         text = starter.write(
             named,
-            cards[0].task,
+            tasks[0],
             (str(poc), str(candidate)),
             dict(zip(Variant, subjects, strict=True)),
             names,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from service.engine.catalog import MULTILABEL, Card, InputSpec, OutputSpec, Task
-from service.engine.class_names import class_names
+from service.engine.class_names import class_names, last_operator
 from service.errors import ConfigurationError
 
 DTYPES = {
@@ -22,6 +22,9 @@ DTYPES = {
 }  # fmt: skip
 SUM_TOLERANCE = 1e-3
 """How far the probabilities of a row may sum from 1: float16 keeps three digits."""
+
+UNBOUNDED = {"Add", "Gemm", "LinearRegressor", "MatMul", "Mul", "Sub"}
+"""What these give may be any number, so it is no probability, whatever one run gave."""
 
 Classes = list[int | str]
 
@@ -77,6 +80,8 @@ def read(
         o for o in found.outputs if o.role == "other" and len(o.shape) == 2 and o.dtype.startswith("float")
     ]:
         unnamed = _matrix(found, path, matrices, classes, run(inputs))
+    elif found.names("value") and task != "regression":
+        unnamed = _column(found, path, graph, classes, run(inputs))
     return Bare(
         Card(
             name=path.stem, version="0", task=_task(found), description=found.said, inputs=inputs, outputs=found.outputs,
@@ -191,6 +196,30 @@ def _matrix(
         )
     found.outputs = [o.model_copy(update={"role": "probabilities"}) if o.name in fitting else o for o in found.outputs]
     found.classes, found.width = list(classes), len(classes)
+    return 0
+
+
+def _column(
+    found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]
+) -> int:  # fmt: skip
+    """A graph of one number a row: where `classes` names two classes, it is the probability of the second.
+
+    Returns:
+        2 where the number comes from a Sigmoid and nothing names two classes; 0 otherwise.
+    """
+    (name,) = found.names("value")
+    operator = last_operator(graph, name)
+    if len(classes) != 2:
+        return 2 if not classes and operator == "Sigmoid" else 0
+    if operator in UNBOUNDED or not _between_0_and_1(ran[name]):
+        raise ConfigurationError(
+            f"the rollout file's `classes` names two classes, and the output `{name}` of {path} is no probability of the second: "
+            f"it comes from {operator or 'an unknown operator'}, and was {float(np.ravel(ran[name])[0]):.4g}. If it is a logit, end the graph with a Sigmoid; if the model predicts a "
+            "number, leave `classes` out and write `task: regression`"
+        )
+    found.outputs = [o.model_copy(update={"role": "probabilities", "shape": [o.shape[0], 2]}) for o in found.outputs]
+    found.classes, found.width = list(classes), 2
+    found.said += f" {name} is the probability of {classes[1]}."
     return 0
 
 

@@ -89,6 +89,19 @@ def class_names(model: bytes, outputs: Sequence[str], columns: int = 0) -> Names
     return None
 
 
+def last_operator(model: bytes, output: str) -> str:
+    """The operator that computes an output, such as Sigmoid or Gemm; empty where the graph does not show it.
+
+    Args:
+        model: the bytes of the `.onnx` file.
+    """
+    try:
+        node = _maker(_Graph(model), output)
+    except (ValueError, RecursionError, struct.error):
+        return ""
+    return "" if node is None else node.kind
+
+
 def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:
     """The names of the nearest node behind some tensors that has any."""
     waiting, known = deque(start), set(start)
@@ -106,10 +119,16 @@ def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:
 
 def _is_a_column(graph: _Graph, output: str, columns: int) -> bool:
     """Whether an output is the number of the largest column, as it is; of two also whether something is above a line, as 0 or 1."""
+    node = _maker(graph, output)
+    return node is not None and (node.kind == "ArgMax" or (columns == 2 and node.kind in {"Greater", "GreaterOrEqual"}))
+
+
+def _maker(graph: _Graph, output: str) -> _Node | None:
+    """The node that computes an output, behind those that only change its form."""
     node = graph.made_by.get(output)
     while node is not None and node.kind in _PASSES and node.inputs:
         node = graph.made_by.get(node.inputs[0])
-    return node is not None and (node.kind == "ArgMax" or (columns == 2 and node.kind in {"Greater", "GreaterOrEqual"}))
+    return node
 
 
 def _names_at(graph: _Graph, node: _Node) -> Names | None:

@@ -85,6 +85,9 @@ class OnnxEngine:
         self.card = named(card, classes)
         _check_signature(self._session, self.card)
         self._names = [output.name for output in self.card.outputs]
+        # Of two classes a model may give the probability of the second alone.
+        of_two = len(self.card.classes) == 2 and self.card.task != MULTILABEL
+        self._of_two = [o.name for o in self.card.outputs if o.role == "probabilities" and of_two]
         self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
         batch = self.card.inputs[0].shape[0] if self.card.inputs[0].shape else None
         self._fixed_rows = batch
@@ -115,7 +118,10 @@ class OnnxEngine:
         if self._session is None:
             raise RuntimeError("the engine is closed")
         outputs = self._session.run(self._names, dict(columns))
-        return {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
+        plain = {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
+        for name in self._of_two:
+            plain[name] = _two_columns(plain[name])
+        return plain
 
     def _run_in_pieces(self, columns: Mapping[str, Array], size: int) -> dict[str, Array]:
         rows = len(next(iter(columns.values())))
@@ -280,6 +286,14 @@ def _plain(value: Any, classes: Sequence[int | str]) -> Array:
         order = list(classes) or (list(value[0]) if value else [])
         return np.array([[row[name] for name in order] for row in value], dtype=np.float32)
     return np.asarray(value)
+
+
+def _two_columns(values: Array) -> Array:
+    """Probabilities of two classes, [rows, 2]: as they are, or made of that of the second class, [rows] or [rows, 1]."""
+    if values.ndim == 0 or values.size != len(values):
+        return values
+    second = values.reshape(-1, 1)
+    return np.concatenate([1 - second, second], axis=1)
 
 
 def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str, Any]:
