@@ -214,8 +214,8 @@ def _column(
     if operator in UNBOUNDED or not _between_0_and_1(ran[name]):
         raise ConfigurationError(
             f"the rollout file's `classes` names two classes, and the output `{name}` of {path} is no probability of the second: "
-            f"it comes from {operator or 'an unknown operator'}, and was {float(np.ravel(ran[name])[0]):.4g}. If it is a logit, end the graph with a Sigmoid; if the model predicts a "
-            "number, leave `classes` out and write `task: regression`"
+            f"it comes from {operator or 'an unknown operator'}, and was {float(np.ravel(ran[name])[0]):.4g}. If it is a logit, "
+            "end the graph with a Sigmoid; if the model predicts a number, leave `classes` out and write `task: regression`"
         )
     found.outputs = [o.model_copy(update={"role": "probabilities", "shape": [o.shape[0], 2]}) for o in found.outputs]
     found.classes, found.width = list(classes), 2
