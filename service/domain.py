@@ -151,7 +151,7 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         request_id: the first `prediction_id` of its request; rows of one request are not independent.
-        at: when the request arrived.
+        at: when the request happened, in Unix seconds: when it arrived, or when a replay of history says.
         unit: what repeats must not be counted twice for (the policy's `unit`), or None.
         variant: who answered the caller.
         share: the candidate's share of live answers that the router used, in hundredths of a percent.
@@ -162,6 +162,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
             compared: one of them gave no answer, or the policy does not judge by agreement.
         sampled: whether the draw for rehearsals chose this request. Only such a request can be a pair. The draw depends on
             the request's id and the plan, never on how the request ended.
+        replay: the time base of `at`: None for the service's clock, else the id of a replay of history ("" if it has none).
+        received_at: when a replayed request arrived, on the service's clock; None for the others, which arrived at `at`.
     """
 
     prediction_id: str
@@ -178,11 +180,18 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     point: int | None = None
     agrees: bool | None = None
     sampled: bool = True
+    replay: str | None = None
+    received_at: float | None = None
 
     @property
     def drawn(self) -> Variant:
         """Whom the router chose, also where the primary answered in the candidate's place."""
         return Variant.CANDIDATE if self.fallback is not None else self.variant
+
+    @property
+    def arrived_at(self) -> float:
+        """When it arrived, on the service's clock."""
+        return self.at if self.received_at is None else self.received_at
 
     def answer(self, variant: Variant) -> Answer:
         """The answer of `variant` to this row."""
@@ -191,16 +200,25 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class LabelReport:
-    """A label as it was reported: which prediction, what happened, and when that became known (`at`)."""
+    """A label as it was reported: which prediction, what happened, and when that became known (`at`).
+
+    Attributes:
+        timed: whether the caller said the time. Otherwise `at` is when the label was received, on the service's clock.
+    """
 
     prediction_id: str
     label: Label
     at: float
+    timed: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An observation whose label has come."""
+    """An observation whose label has come.
+
+    Attributes:
+        delay: seconds from the request to its label, on the time base of the request; below 0 where the reported time is before it.
+    """
 
     observation: Observation
     label: Label
@@ -216,6 +234,7 @@ class Fate(enum.StrEnum):
         "conflict"  # another label is known already; the first one stands and this one is kept for people to look at
     )
     PENDING = "pending"  # no such prediction is stored yet; the label waits for it
+    CORRECTED = "corrected"  # the same label was known, with a later time: from now on this time counts
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         key: what the router drew by; None: the first prediction's id.
         http: the status that it was answered with.
         sampled: whether the draw for rehearsals chose it; see `Observation.sampled`.
+        replay, received_at: as in `Observation`.
     """
 
     prefix: str
@@ -58,6 +59,8 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
     key: str | None = None
     http: int = 200
     sampled: bool = True
+    replay: str | None = None
+    received_at: float | None = None
 
     @property
     def count(self) -> int:
@@ -100,6 +103,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
                 self.prediction_id(i) if i else request_id, request_id, self.at, self.revision, self.variant, self.mode,
                 self.share, primary[i], candidate[i], unit, self.fallback, point,
                 None if equal is None else _agrees(primary[i], candidate[i], equal[i]), self.sampled,
+                self.replay, self.received_at,
             )
             for i, unit in enumerate(units_of(self.rows))
         ]  # fmt: skip

@@ -9,6 +9,7 @@ from service.domain import Label, LabelReport, Scalar
 from service.engine.catalog import MULTILABEL, Card, width_of
 from service.errors import InvalidInput, MalformedRequest, TooLarge
 from service.losses import label_classes
+from service.times import TimeLimits
 
 WHOLE_MAX = 2**63 - 1
 """Largest whole number that a label may be."""
@@ -30,10 +31,13 @@ class FeedbackDecoder:
     A multilabel classifier's is the list of the classes that are true, a regression's of several numbers the list of those.
 
     Args:
-        judged: the rollout file's `task`.
+        judged: the rollout file's `task`. times: which times are plausible.
     """
 
-    def __init__(self, card: Card, labels_max: int, candidate: Card | None = None, judged: str = "") -> None:
+    def __init__(
+        self, card: Card, labels_max: int, candidate: Card | None = None, judged: str = "", times: TimeLimits | None = None
+    ) -> None:
+        self._times = times or TimeLimits()
         self._classes = label_classes(card.classes, candidate.classes if candidate else None)
         self._task, self._labels_max = "agreement" if judged == "agreement" else card.task, labels_max
         widths = [width_of(output.shape) for output in card.outputs if output.role == "value"]
@@ -43,10 +47,12 @@ class FeedbackDecoder:
     def decode(self, body: bytes, now: float) -> list[LabelReport]:
         """The labels in a body; `at` (Unix seconds or RFC 3339) is when each became known, `now` where it is left out.
 
+        A time that the clock (`now`, Unix seconds) makes implausible is refused: see `service.times`.
+
         Raises:
             MalformedRequest: not JSON.
             TooLarge: more labels than `labels_max`.
-            InvalidInput: the JSON is of another form, or a label is not one of the models' classes.
+            InvalidInput: the JSON is of another form, a label is not one of the models' classes, or a time is not plausible.
         """
         try:
             items = self._decode(body).labels
@@ -61,7 +67,8 @@ class FeedbackDecoder:
         reports: list[LabelReport] = []
         for row, item in enumerate(items):
             try:
-                reports.append(LabelReport(item.prediction_id, self._label(item.label), _time(item.at, now)))
+                at = now if item.at is None else self._time(item.at, now)
+                reports.append(LabelReport(item.prediction_id, self._label(item.label), at, timed=item.at is not None))
             except ValueError as error:
                 errors.append({"row": row, "field": str(error.args[0]), "problem": error.args[1]})
         if errors:
@@ -123,10 +130,14 @@ class FeedbackDecoder:
             raise ValueError("label", f"has {unknown[0]!r}; the models' classes are {self._classes}")
         return tuple(name for name in self._classes if name in label)
 
+    def _time(self, at: float | str, now: float) -> float:
+        moment = _unix(at)
+        if problem := self._times.problem(moment, now):
+            raise ValueError("at", problem)
+        return moment
 
-def _time(at: float | str | None, now: float) -> float:
-    if at is None:
-        return now
+
+def _unix(at: float | str) -> float:
     if isinstance(at, str):
         try:
             moment = datetime.datetime.fromisoformat(at)

@@ -56,10 +56,6 @@ class Ledger:
         units_of: each row's unit, or None; salt: the plan's.
         pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
         scale: the goal's, see `losses.scored`.
-
-    Attributes:
-        latest_at: when the latest live request that was written here happened; 0 before the first. That of a load test happens now,
-            also where callers' history is replayed.
     """
 
     def __init__(
@@ -72,7 +68,6 @@ class Ledger:
         self._readings, self._units_of, self._salt = readings, units_of, salt
         self._scale = scale
         self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
-        self.latest_at = 0.0
         self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
 
     def write(self, packed: bytes) -> None:
@@ -160,7 +155,6 @@ class Ledger:
             elif kind == "fallbacks":
                 self._metrics.fallbacks.labels(cause=rest).inc(count)
         self._metrics.store_rows.inc(len(observations))
-        self.latest_at = max([self.latest_at, *(exchange.at for exchange in batch if exchange.mode is Mode.LIVE)])
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
         self._joined(outcomes)
         take_turns()
@@ -213,7 +207,7 @@ class Ledger:
     def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         classes = {variant: reading.classes for variant, reading in self._readings.items()}
         positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
-        observe_many(self._metrics.label_delay, [outcome.delay for outcome in outcomes])
+        observe_many(self._metrics.label_delay, [max(0.0, outcome.delay) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
                 continue

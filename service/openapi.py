@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service import __version__
-from service.domain import Phase, Variant
+from service.domain import Fate, Phase, Variant
 from service.engine.catalog import MULTILABEL, Card, width_of
 from service.errors import (
     BodyTimeout,
@@ -79,7 +79,11 @@ def _model_paths() -> dict[str, Any]:
                  "description": "pins the request to a variant (operators only, where there are tokens); no evidence. `any`: "
                                 "routed, rehearsed and recorded like every request, and no evidence: for load tests"},
                 {**_HEADER, "name": "X-Rollout-At", "schema": {"type": "number"},
-                 "description": "when the request happened, Unix seconds: for replaying history (operators only)"},
+                 "description": "when the request happened, Unix seconds: for replaying history (operators only). Not before 2000, "
+                                "nor more than `time_ahead_max_s` ahead of the service's clock"},
+                {**_HEADER, "name": "X-Rollout-Replay", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
+                 "description": "names the replay that `X-Rollout-At` belongs to: waits, steps and bakes of one replay are "
+                                "apart from those of live callers and of other replays"},
             ],
             "requestBody": _body("PredictRequest"),
             "responses": {"200": {**_json("the predictions", "PredictResponse"), "headers": {
@@ -255,10 +259,10 @@ def _schemas(policy: Policy, fields: Sequence[Field], cards: Mapping[Variant, Ca
             ["model", "variant", "version", "fallback", "predictions"]),
         "FeedbackRequest": _object({"labels": {"type": "array", "minItems": 1, "items": _object(
             {"prediction_id": {**string, "minLength": 1, "maxLength": 64}, "label": label or {},
-             "at": {"oneOf": [number, {**string, "format": "date-time"}], "description": "when it became known; now, if left out"}},
+             "at": {"oneOf": [number, {**string, "format": "date-time"}],
+                    "description": "when it became known (not in the future, not before 2000); now, if left out"}},
             ["prediction_id", "label"])}}, ["labels"]),
-        "FeedbackResponse": _object(dict.fromkeys(("matched", "duplicate", "conflict", "pending"), whole),
-                                    ["matched", "duplicate", "conflict", "pending"]),
+        "FeedbackResponse": _object(dict.fromkeys([fate.value for fate in Fate], whole), [fate.value for fate in Fate]),
         "Order": _object({"reason": string}, []),
         "PromoteOrder": _object({"reason": string, "full": {"type": "boolean"}, "force": _FORCED}, []),
         "ArgoVerdict": _object({"data": _object({"ok": {"type": "boolean"}, "inconclusive": {"type": "boolean"}, "reason": string},

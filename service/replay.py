@@ -1,13 +1,15 @@
 """History sent again: requests in the order in which they happened, labels when they became known, on a fast clock.
 
 Each request says when it happened (`X-Rollout-At`), so that delays, waits and windows are those of history however fast it is
-sent. Before the request of a moment goes out, every label that was known by then has been posted. At the end the
+sent. It also names the replay (`X-Rollout-Replay`), whose time is then apart from that of live callers and of other replays.
+Before the request of a moment goes out, every label that was known by then has been posted. At the end the
 service's figures are read twice, from its store and from its Prometheus metrics, and must agree.
 """
 
 import asyncio
 import heapq
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +18,8 @@ from typing import Any, Protocol
 import aiohttp
 import msgspec
 
-from service.client import CallFailed, headers
+from service.client import CallFailed
+from service.client import headers as headers_of
 from service.domain import Variant
 from service.metrics import LATENCY_BUCKETS, parse
 
@@ -85,14 +88,15 @@ class Replay:
     Args:
         rate: requests per second; None for as fast as `connections` allow.
         progress: called after every request with the summary so far and the moment's time.
+        name: what the replay is called; by default, something random.
     """
 
     def __init__(
         self, url: str, *, token: str | None = None, rate: float | None = None, connections: int = 16,
-        progress: Callable[[Summary, float], None] = lambda summary, at: None,
+        progress: Callable[[Summary, float], None] = lambda summary, at: None, name: str | None = None,
     ) -> None:  # fmt: skip
-        self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers(token), rate, connections
-        self._progress = progress
+        self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers_of(token), rate, connections
+        self._progress, self._name = progress, name or secrets.token_hex(6)
         self.summary = Summary()
         self._due: list[tuple[float, str, Any]] = []
         self._now = -math.inf
@@ -175,7 +179,8 @@ class Replay:
         begun = time.perf_counter()
         summary.sent += 1
         data = _encode({"rows": [moment.row]})
-        async with http.post("/predict", data=data, headers={"X-Rollout-At": repr(moment.scheduled_at)}) as response:
+        headers = {"X-Rollout-At": repr(moment.scheduled_at), "X-Rollout-Replay": self._name}
+        async with http.post("/predict", data=data, headers=headers) as response:
             answer = await response.read()
         seconds = time.perf_counter() - begun
         if response.status >= 400:

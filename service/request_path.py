@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 
 import msgspec
 
@@ -35,6 +36,8 @@ _ENDED = {
     Status.NONE: "is still starting",
 }
 _ANSWERED_BADLY = frozenset({Status.FAILED, Status.INVALID})
+_REPLAY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+"""What a replay may be called."""
 _CAUSES = {Status.NONE: "starting"}
 """What a fallback's cause is called, where it is not the status itself."""
 _FAILURES = {
@@ -57,12 +60,14 @@ class Asked(msgspec.Struct, gc=False):
         key: what to route by.
         pin: the variant it names; mode: why the model is run then. Both take an operator.
         at: when it happened, in Unix seconds: now, or what an operator who replays history says.
+        replay: the id of that replay, "" if it has none; None where `at` is the clock's.
     """
 
     key: str | None
     pin: Variant | None
     mode: Mode
     at: float
+    replay: str | None = None
 
 
 class RequestPath:
@@ -74,6 +79,7 @@ class RequestPath:
 
     def __init__(self, worker: Worker) -> None:
         self.worker, self._clock, self.now = worker, worker.clock, worker.clock.perf
+        self._times = worker.settings.time_limits()
 
     async def run(self, rows: Rows, asked: Asked, started: float) -> tuple[Exchange, Scores, Plan]:
         """Route, and infer.
@@ -101,6 +107,8 @@ class RequestPath:
         chosen = asked.pin or route.variant(plan, key or f"{worker.id_prefix}-{first}")
         exchange = Exchange(worker.id_prefix, first, rows, asked.at, plan.revision, plan.weight, chosen, asked.mode)
         exchange.key = key
+        if asked.replay is not None:
+            exchange.replay, exchange.received_at = asked.replay, self._clock.now()
         worker.recorder.open(exchange)
         return exchange, plan
 
@@ -224,8 +232,8 @@ class RequestPath:
         if not headers:
             return Asked(key, None, Mode.LIVE, self._clock.now())
         pin, mode = self._pin(scope, headers.get(b"x-rollout-variant"))
-        at = self._at(scope, headers.get(b"x-rollout-at"))
-        return Asked(text_of(headers.get(b"x-rollout-key", "")) or key, pin, mode, at)
+        at, replay = self._at(scope, headers.get(b"x-rollout-at"), headers.get(b"x-rollout-replay"))
+        return Asked(text_of(headers.get(b"x-rollout-key", "")) or key, pin, mode, at, replay)
 
     def _pin(self, scope: Scope, wanted: str | None) -> tuple[Variant | None, Mode]:
         if wanted is None:
@@ -239,17 +247,26 @@ class RequestPath:
             raise NotReady("the rollout file names no candidate")
         return (None, Mode.LOAD) if wanted == "any" else (Variant(wanted), Mode.PINNED)
 
-    def _at(self, scope: Scope, said: str | None) -> float:
+    def _at(self, scope: Scope, said: str | None, replay: str | None) -> tuple[float, str | None]:
+        """When the request happened, and the id of the replay that says so; None where it happens now."""
         if said is None:
-            return self._clock.now()
+            if replay is not None:
+                raise MalformedRequest("X-Rollout-Replay goes with X-Rollout-At, which says when the request happened")
+            return self._clock.now(), None
         self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
         try:
             at = float(said)
         except ValueError:
             at = math.nan
         if not math.isfinite(at):
-            raise MalformedRequest(f"X-Rollout-At is {said!r}; it takes Unix seconds")
-        return at
+            raise MalformedRequest(f"X-Rollout-At is {said[:64]!r}; it takes Unix seconds")
+        if problem := self._times.problem(at, self._clock.now()):
+            raise MalformedRequest(f"X-Rollout-At {problem}")
+        if replay is not None and not _REPLAY.fullmatch(replay):
+            raise MalformedRequest(
+                f"X-Rollout-Replay is {replay[:64]!r}; it takes up to 64 letters, digits, `.`, `_`, `:` and `-`"
+            )
+        return at, replay or ""
 
 
 def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:

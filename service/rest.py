@@ -63,6 +63,7 @@ class Rest:
             worker.settings.labels_max,
             worker.cards.get(Variant.CANDIDATE),
             worker.policy.task,
+            worker.settings.time_limits(),
         )
         self._clock = worker.clock
         self._path = RequestPath(worker)
@@ -104,7 +105,11 @@ class Rest:
         require_json(scope)
         body = await read_body(scope, receive, **self.worker.body_limits)
         now = self._clock.now()
-        reports: list[LabelReport] = self._feedback.decode(body, now)
+        try:
+            reports: list[LabelReport] = self._feedback.decode(body, now)
+        except InvalidInput as error:
+            self.worker.metrics.labels.labels(result="invalid").inc(len(error.errors))
+            raise
         receipt = await self.worker.labels(reports)
         await answer(send, 200, encode(receipt.counts))
 

@@ -10,6 +10,7 @@ import pydantic
 import pydantic_settings
 
 from service.errors import ConfigurationError
+from service.times import AHEAD_MAX_S, EARLIEST_S, TimeLimits
 
 
 class Settings(pydantic_settings.BaseSettings):
@@ -59,6 +60,15 @@ class Settings(pydantic_settings.BaseSettings):
     )
     loadtest_max_bytes: int = pydantic.Field(
         131_072, ge=1024, description="largest record of a load test; more is 413: it stays in the audit log for ever"
+    )
+    time_ahead_max_s: float = pydantic.Field(
+        AHEAD_MAX_S,
+        ge=0,
+        description="how far a label's `at` or `X-Rollout-At` may be ahead of the service's clock; more is refused",
+    )
+    time_earliest_s: float = pydantic.Field(
+        EARLIEST_S,
+        description="the earliest such time that is accepted, in Unix seconds; by default 2000-01-01",
     )
     key_max_chars: int = pydantic.Field(256, ge=16, description="longest routing key")
     body_timeout_s: float = pydantic.Field(10.0, gt=0, description="a body that is not here by then is 408")
@@ -183,6 +193,10 @@ class Settings(pydantic_settings.BaseSettings):
     webhook_give_up_days: float = pydantic.Field(
         3.0, gt=0, description="an event that a receiver has refused for so long is given up and counted"
     )
+
+    def time_limits(self) -> TimeLimits:
+        """Which times that callers report are accepted."""
+        return TimeLimits(self.time_ahead_max_s, self.time_earliest_s)
 
     def resolved_store_url(self) -> str:
         """The store's URL, with the default filled in."""

@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import dataclasses
-import math
 from collections.abc import Awaitable, Callable
 
 import structlog
 
-from service.clock import Clock
+from service.clock import Clock, SteadyClock
 from service.domain import Plan
 from service.errors import StoreError
 from service.ledger import Ledger
@@ -32,7 +30,7 @@ class Upkeep:
         self, store: Store, metrics: Metrics, clock: Clock, ledger: Ledger, controller: Controller | None,
         ready: Callable[[], Awaitable[bool]], tracer: Tracer | None = None,
     ) -> None:  # fmt: skip
-        self._store, self._metrics, self._clock = store, metrics, clock
+        self._store, self._metrics, self._steady = store, metrics, SteadyClock(clock)
         self._ledger, self._controller, self._ready = ledger, controller, ready
         self._tracer = tracer
         self._tasks: list[asyncio.Task[None]] = []
@@ -90,10 +88,7 @@ class Upkeep:
             await asyncio.sleep(sweep_s)
             try:
                 await asyncio.to_thread(self._ledger.sweep)
-                # Age counts in the requests' own time, so that history which is replayed is not old when it arrives. Before the
-                # first of them only the size counts.
-                latest, now = self._ledger.latest_at, self._clock.now()
-                kept = retention if latest else dataclasses.replace(retention, max_age_s=math.inf)
-                await asyncio.to_thread(self._store.prune, kept, now=min(latest or now, now))
+                # Age counts from arrival, so that history which is replayed is not old when it arrives.
+                await asyncio.to_thread(self._store.prune, retention, now=self._steady.now())
             except StoreError:  # it is put off
                 self._metrics.store_errors.labels(call="housekeeping").inc()

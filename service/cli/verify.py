@@ -227,8 +227,8 @@ def _all_events(store: Any) -> list[Any]:
     return events
 
 
-def _rows(store: Any) -> Callable[[int, int, float], Iterable[Any]]:
-    def rows(after: int, upto: int, known_by: float) -> Iterator[Any]:
+def _rows(store: Any) -> Callable[[int, int, int], Iterable[Any]]:
+    def rows(after: int, upto: int, known_by: int) -> Iterator[Any]:
         while after < upto:
             page = store.outcomes(after=after, limit=2_000, known_by=known_by)
             if not page:

@@ -51,8 +51,6 @@ SEE_MAX_ROWS = 50_000
 """Rows folded per tick, so that a controller that catches up still renews its lease."""
 HISTORY_MAX = 400
 """Points of the bands over time; when there are more, every other one goes."""
-LABEL_LAG_S = 1.0
-"""A label counts this long after it was received: by then its transaction has ended, whoever wrote it."""
 BAND = ("metric", "estimate", "low", "high", "n", "log_e_advance", "log_e_harm")
 """What a point of the bands keeps of each metric."""
 STATE = "evidence"
@@ -112,8 +110,8 @@ class Controller:
         if plan.step >= 0 or plan.trial != evidence.trial:
             evidence.begin_step(plan.step if plan.step >= 0 else evidence.step, plan.revision, plan.trial)
         evidence.stand(plan.revision if plan.phase is Phase.PROMOTED else None)
-        # What is looked at is what was known a moment ago, committed by now whoever wrote it: so it can be looked at again.
-        known_by = self._clock.now() - LABEL_LAG_S
+        # Batches of labels are numbered as they are committed, so what is looked at now can be looked at again.
+        known_by = self._store.receipts()
         self._moved |= self._fold(evidence, known_by)
         looked_at = self._tail(evidence, known_by)
         tail = looked_at or Tail(last=evidence.settled)
@@ -164,7 +162,7 @@ class Controller:
         )
         log.info("the evidence is counted again", reason=reason)
 
-    def _fold(self, evidence: Evidence, known_by: float) -> bool:
+    def _fold(self, evidence: Evidence, known_by: int) -> bool:
         before = (evidence.seen, evidence.settled)
         for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
             together = evidence.settled == evidence.seen  # nothing waits: these rows need not be read twice
@@ -177,7 +175,7 @@ class Controller:
                     break
         return before != (evidence.seen, evidence.settled)
 
-    def _tail(self, evidence: Evidence, known_by: float) -> Tail | None:
+    def _tail(self, evidence: Evidence, known_by: int) -> Tail | None:
         """The tail, or None when it was looked at just now for what that costs."""
         began = self._clock.perf()
         if began < self._tail_at:
@@ -200,8 +198,7 @@ class Controller:
 
     def _baked(self, plan: Plan, evidence: Evidence) -> bool:
         """Whether the old primary has rehearsed long enough after a promotion, in the requests' own time."""
-        since = evidence.baking_since
-        return plan.phase is Phase.PROMOTED and since is not None and evidence.watermark - since >= self._policy.bake
+        return plan.phase is Phase.PROMOTED and evidence.baked(self._policy.bake)
 
     def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
@@ -233,7 +230,7 @@ class Controller:
     def _keep(self, evidence: Evidence, tail: Tail, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
         metrics = [metric.as_dict() for metric in verdict.metrics]
         bands = [{name: metric[name] for name in BAND} for metric in metrics]
-        self._history.append({"at": evidence.watermark, "revision": plan.revision, "metrics": bands})
+        self._history.append({"at": evidence.latest_at, "revision": plan.revision, "metrics": bands})
         if len(self._history) > HISTORY_MAX:
             self._history = self._history[::-2][::-1]  # the newest stays
         self._points += 1  # of all points ever: it tells whether the bands are other ones
@@ -255,7 +252,7 @@ class Controller:
         self._moved, self._shown_revision = False, plan.revision
         return True
 
-    def _pages(self, after: int, limit: int, known_by: float, *, first: int | None = None) -> Iterator[Sequence[Row]]:
+    def _pages(self, after: int, limit: int, known_by: int, *, first: int | None = None) -> Iterator[Sequence[Row]]:
         """Rows after a cursor, a page at a time, at most `limit` of them."""
         taken, size = 0, first or PAGE_ROWS
         while taken < limit:

@@ -21,7 +21,8 @@ window (`units`). An answer that failed, timed out or was not finite is a loss o
 dropped counts at its worst (`drops`). A row of a request that failed because of another of its rows (`withheld`) has its own
 loss, and the request is a failure for the errors goal. While the candidate's process is away it is not asked: a failure for
 the errors goal, and nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and
-to the trial whose plan it was routed by. Time is the observations' own; nothing here reads a clock.
+to the trial whose plan it was routed by. Time is the observations' own, each on its time base
+(`timebase`); nothing here reads a clock. A step has lasted as long as the base that has moved on furthest.
 """
 
 import hashlib
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Variant
 from service.rollout.attempts import Attempts
@@ -42,8 +44,9 @@ from service.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from service.rollout.sequential.staged import Staged
 from service.rollout.served import Served
 from service.rollout.tail import Tail, views
+from service.rollout.timebase import TimeBases
 
-VERSION = 3
+VERSION = 4
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 BLOCK_ROWS = 256
 WANTED_MAX = 1_000
@@ -82,9 +85,11 @@ class Evidence:
         self.step = self.revision = 0
         self.trial, self.trial_revision = 1, 0
         self.step_requests = self.step_labels = self.labels = 0
-        self.watermark = self.started_at = self.step_at = 0.0
+        self.latest_at = 0.0  # when the request that was seen last happened, on its own time base
+        self.bases, self._bases_settled = TimeBases(policy.labels.wait), TimeBases(policy.labels.wait)
+        self._step_from: dict[str | None, float] = {}  # how far each time base had moved on when the step began
         self.promoted: int | None = None  # the revision of the plan that promoted the candidate
-        self.baking_since: float | None = None  # when the first request came that this plan routed
+        self._baking: dict[str | None, float] = {}  # how far each base had moved on at its first request of this plan
         self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
 
     def begin_step(self, step: int, revision: int, trial: int = 1) -> None:
@@ -109,7 +114,7 @@ class Evidence:
         self.step, self.revision = step, revision
         self.marks.append((step, revision, self.seen, self.settled, self.trial))
         self.step_requests = self.step_labels = 0
-        self.step_at = self.watermark
+        self._step_from = self.bases.totals()
         if self.quality is not None:
             self.quality.begin_step()
         self.attempts.begin_step()
@@ -129,7 +134,17 @@ class Evidence:
     def stand(self, promoted: int | None) -> None:
         """The plan with this revision has promoted the candidate; None: it stands before a promotion, or behind one undone."""
         if promoted != self.promoted:
-            self.promoted, self.baking_since = promoted, None
+            self.promoted, self._baking = promoted, {}
+
+    def baked(self, bake: float) -> bool:
+        """Whether requests have come for `bake` seconds since the promotion, on every time base that had any and is not over."""
+        totals, found = self.bases.totals(), False
+        for base, since in self._baking.items():
+            if totals.get(base, since) - since >= bake:
+                found = True
+            elif not self.bases.over(base):
+                return False
+        return found
 
     def see(self, rows: Iterable[Row]) -> None:
         """Fold what needs no label."""
@@ -138,19 +153,19 @@ class Evidence:
             self.funnel.read += 1
             if observation.mode is not Mode.LIVE:
                 continue  # pinned requests and load tests are no evidence, and their time is not the callers'
-            self.watermark = max(self.watermark, observation.at)
-            self.started_at = self.started_at or observation.at
-            self.step_at = self.step_at or observation.at
-            if self.promoted is not None and self.baking_since is None and observation.revision >= self.promoted:
-                self.baking_since = observation.at
+            self.latest_at = observation.at
+            self.bases.move(observation)
+            placed = _placed(observation, self.bases)
+            if self.promoted is not None and observation.revision >= self.promoted:
+                self._baking.setdefault(observation.replay, self.bases.total(observation.replay))
             in_step = observation.revision >= self.revision
             in_trial = observation.revision >= self.trial_revision
-            harm = self.attempts.incidents.see(observation) and in_trial
-            self.served.see(observation, in_step=in_step, harm=harm)
+            harm = self.attempts.incidents.see(placed) and in_trial
+            self.served.see(placed, in_step=in_step, harm=harm)
             whose, paired = unknown(observation), is_pair(observation, OWED)
             if paired and in_trial and self.attempts.requests is not None:
-                self.attempts.requests.see(observation)
-            if (paired or whose) and self._firsts_seen.first(observation.unit, observation.at):
+                self.attempts.requests.see(placed)
+            if (paired or whose) and self._firsts_seen.first(observation.unit, observation.at, observation.replay):
                 self.step_requests += paired and in_step
                 self.attempts.see(observation, whose, in_step=in_step, harm=harm)
 
@@ -158,14 +173,17 @@ class Evidence:
         """Fold the prefix of `rows` that is settled; returns how many rows that was."""
         taken = 0
         for seq, observation, report in rows:
+            arrived = self._bases_settled.move(observation) if observation.mode is Mode.LIVE else 0.0
             pair = self._scorer.pair(observation, report)
             first = True
             if pair is not None:
                 if pair.waits:
-                    if not self._expired(observation):
+                    if not self.bases.waited(observation, arrived):
                         break
                     self._miss(seq)
-                first = pair.kind == AWAY or self._firsts_settled.first(observation.unit, observation.at)
+                first = pair.kind == AWAY or self._firsts_settled.first(
+                    observation.unit, observation.at, observation.replay
+                )
                 if first:
                     self._fold(observation, report, pair)
             self._place(self.funnel, (observation, report, pair), first=first, settled=True)
@@ -189,7 +207,7 @@ class Evidence:
         row = _pack((
             self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
             o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
-            b.probabilities, b.seconds, o.sampled, *added,
+            b.probabilities, b.seconds, o.sampled, *added, *(() if o.replay is None else (o.replay, o.received_at)),
         ))  # fmt: skip
         self.chain = hashlib.blake2b(row, digest_size=8).hexdigest()
         self._in_block += 1
@@ -204,7 +222,9 @@ class Evidence:
         for seq, observation, report in rows:
             tail.last = seq
             pair = self._scorer.pair(observation, report)
-            first = pair is None or pair.kind == AWAY or firsts.first(observation.unit, observation.at)
+            first = (
+                pair is None or pair.kind == AWAY or firsts.first(observation.unit, observation.at, observation.replay)
+            )
             self._place(tail.funnel, (observation, report, pair), first=first, settled=False)
             if pair is None or pair.kind == AWAY or not first:
                 continue
@@ -244,8 +264,10 @@ class Evidence:
 
     def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
         """How far the rollout has come."""
+        totals = self.bases.totals()
         return Standing(
-            coverage=self.coverage, elapsed_s=self.watermark - self.started_at, step_s=self.watermark - self.step_at,
+            coverage=self.coverage, elapsed_s=max(totals.values()),
+            step_s=max(total - self._step_from.get(base, 0.0) for base, total in totals.items()),
             labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
             step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
             clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss, trial=self.trial,
@@ -291,7 +313,7 @@ class Evidence:
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
         in_trial = observation.revision >= self.trial_revision
-        self.served.settle(observation, pair, in_step=in_step, harm=in_trial)
+        self.served.settle(_placed(observation, self._bases_settled), pair, in_step=in_step, harm=in_trial)
         if pair.kind == AWAY:
             return
         if not self._drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
@@ -319,9 +341,6 @@ class Evidence:
             return tuple(Variant) if self._paired else (observation.drawn,)
         return ()
 
-    def _expired(self, observation: Observation) -> bool:
-        return self.watermark > observation.at + self.policy.labels.wait
-
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
         return {
@@ -330,6 +349,8 @@ class Evidence:
             "served": self.served.state(), "poc": self.poc.state(),
             "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(), "funnel": self.funnel.state(),
             "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
+            "bases": self.bases.state(), "bases_settled": self._bases_settled.state(),
+            "step_from": list(self._step_from.items()), "baking": list(self._baking.items()),
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
             **{name: getattr(self, name) for name in _PLAIN},
         }  # fmt: skip
@@ -352,6 +373,9 @@ class Evidence:
         self.blocks = [tuple(block) for block in state["blocks"]]
         self.missing = [tuple(rows) for rows in state["missing"]]
         self._in_block = state["in_block"]
+        self.bases.take(state["bases"])
+        self._bases_settled.take(state["bases_settled"])
+        self._step_from, self._baking = dict(state["step_from"]), dict(state["baking"])
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
         for name in _PLAIN:
@@ -359,9 +383,16 @@ class Evidence:
 
 
 _PLAIN = (
-    "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "watermark", "started_at",
-    "step_at", "promoted", "baking_since", "no_loss", "trial", "trial_revision",
+    "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
+    "no_loss", "trial", "trial_revision",
 )  # fmt: skip
+
+
+def _placed(observation: Observation, bases: TimeBases) -> Observation:
+    """The observation at the one time of all bases, for windows and incidents that are of no one base."""
+    if observation.at == bases.lived or bases.lived is None:
+        return observation
+    return replace(observation, at=bases.lived)
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:

@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Mapping
 
 UNIT_WINDOW_S = 86_400.0
+WINDOWS_MAX = 8
+"""Windows that are remembered, of all time bases: those that were used last."""
 BITS = 2**21
-"""256 KiB a window, the present one and the one before."""
+"""256 KiB a window."""
 
 
 class Firsts:
-    """Whether a unit is seen for the first time in its window; remembers the present window and the one before.
+    """Whether a unit is seen for the first time in its window; a window belongs to one time base.
 
     >>> firsts = Firsts()
     >>> [firsts.first("ann", 10.0), firsts.first("ann", 20.0), firsts.first("ann", 10.0 + UNIT_WINDOW_S)]
@@ -24,23 +26,28 @@ class Firsts:
     """
 
     def __init__(self) -> None:
-        self._windows: dict[int, bytearray] = {}
+        self._windows: dict[str, bytearray] = {}  # the one used last is the last
 
-    def first(self, unit: str | None, at: float) -> bool:
-        """Whether this request counts. Without a unit every request does."""
+    def first(self, unit: str | None, at: float, replay: str | None = None) -> bool:
+        """Whether this request counts. Without a unit every request does.
+
+        Args:
+            at: when it happened; replay: on which time base, as `Observation` has them.
+        """
         if unit is None:
             return True
-        window = int(at // UNIT_WINDOW_S)
+        window = f"{int(at // UNIT_WINDOW_S)}" if replay is None else f"{int(at // UNIT_WINDOW_S)}/{replay}"
         fresh = self._mark(window, int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=8).digest()))
-        for old in [w for w in self._windows if w < window - 1]:
-            del self._windows[old]
+        self._windows[window] = self._windows.pop(window)
+        if len(self._windows) > WINDOWS_MAX:
+            del self._windows[next(iter(self._windows))]
         return fresh
 
     def first_ever(self, point: int) -> bool:
         """Whether this point, which is a hash already, was never seen before; no window ends."""
-        return self._mark(0, point)
+        return self._mark("", point)
 
-    def _mark(self, window: int, hashed: int) -> bool:
+    def _mark(self, window: str, hashed: int) -> bool:
         seen = self._windows.get(window)
         if seen is None:
             seen = self._windows[window] = bytearray(BITS // 8)
@@ -59,8 +66,7 @@ class Firsts:
     def state(self) -> dict[str, str]:
         """As JSON: window → its bits, deflated, in base64."""
         return {
-            str(window): base64.b64encode(zlib.compress(bytes(seen), 1)).decode()
-            for window, seen in self._windows.items()
+            window: base64.b64encode(zlib.compress(bytes(seen), 1)).decode() for window, seen in self._windows.items()
         }
 
     def take(self, state: Mapping[str, str]) -> None:
@@ -69,7 +75,7 @@ class Firsts:
         Raises:
             ValueError: when it was made with another number of bits.
         """
-        found = {int(window): bytearray(zlib.decompress(base64.b64decode(seen))) for window, seen in state.items()}
+        found = {window: bytearray(zlib.decompress(base64.b64decode(seen))) for window, seen in state.items()}
         for seen in found.values():
             if len(seen) != BITS // 8:
                 raise ValueError(

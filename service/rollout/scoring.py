@@ -168,8 +168,8 @@ class Scorer:
         return replace(pair, clipped=frozenset(v for v in Variant if self._is_clipped(observation.answer(v), v, label)))
 
     def in_time(self, observation: Observation, report: LabelReport) -> bool:
-        """Whether a label came before the wait for it was over."""
-        return report.at - observation.at <= self._policy.labels.wait
+        """Whether a label came before the wait for it was over. One without a time of its own did if it is known."""
+        return not report.timed or report.at - observation.at <= self._policy.labels.wait
 
     def loss(self, answer: Answer, variant: Variant, label: Label) -> float | None:
         """The loss of one answer, in [0, 1]; 1 for an attempt that gave none.

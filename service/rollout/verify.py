@@ -23,8 +23,8 @@ from service.rollout.loadtest import LOADTEST, Record, shortcoming
 from service.rollout.policy import Policy
 from service.rollout.scoring import Model
 
-Rows = Callable[[int, int, float], Iterable[Row]]
-"""Rows after a sequence number, up to another, with the labels that were known by a time."""
+Rows = Callable[[int, int, int], Iterable[Row]]
+"""Rows after a sequence number, up to another, with the labels that were known by a receipt."""
 Kept = Callable[[int], Mapping[str, Any] | None]
 """The evidence that was kept with the decision of a revision, or None where none was."""
 TOLERANCE = 1e-6
@@ -119,7 +119,7 @@ def _as_settled(rows: Rows, missing: Sequence[Sequence[int]]) -> Rows:
     """The rows without the labels that came too late: `missing` are the first and last of those settled without."""
     firsts = [first for first, _ in missing]
 
-    def found(after: int, upto: int, known_by: float) -> Iterator[Row]:
+    def found(after: int, upto: int, known_by: int) -> Iterator[Row]:
         for seq, observation, report in rows(after, upto, known_by):
             at = bisect_right(firsts, seq) - 1
             yield seq, observation, None if at >= 0 and seq <= missing[at][1] else report
@@ -127,7 +127,7 @@ def _as_settled(rows: Rows, missing: Sequence[Sequence[int]]) -> Rows:
     return found
 
 
-def _fold(evidence: Evidence, rows: Rows, seen: int, settled: int, known_by: float) -> None:
+def _fold(evidence: Evidence, rows: Rows, seen: int, settled: int, known_by: int) -> None:
     evidence.see(rows(evidence.seen, seen, known_by))
     evidence.settle(rows(evidence.settled, settled, known_by))
 

@@ -16,13 +16,18 @@ Tally: TypeAlias = Callable[[Outcome], Mapping[str, float]]
 joins the label, so a counter never misses an outcome and never counts one twice, whatever is killed."""
 
 
+LEASE_AHEAD_MAX_S = 3_600.0
+"""A lease that ends later than that from now was taken under a clock that was wrong: it binds nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """How much history is kept.
 
     Attributes:
-        max_age_s: observations (and their labels) older than this many seconds go.
-        max_bytes: when the observations take more than this on disk, the oldest go first.
+        max_age_s: observations (and their labels) that arrived more than this many seconds ago go. A replayed request's age counts
+            from when it arrived, not from when it happened.
+        max_bytes: when the observations take more than this on disk, those go that were stored first.
     """
 
     max_age_s: float
@@ -36,7 +41,7 @@ class Pruned:
     Attributes:
         up_to: no row with a greater sequence number is gone; of the others, some may be left.
         rows: how many are gone.
-        at: the latest time that ages were counted to, in the requests' own time.
+        at: the latest time that ages were counted to, on the service's clock.
     """
 
     up_to: int
@@ -136,9 +141,11 @@ class Store(Protocol):
 
         Idempotent and conflict-aware: the first label of a prediction stands, within a batch as well. Labels are
         compared as Python does (1, 1.0 and True are the same, "1" is another). Order does not matter, nor whether the
-        observation is stored before or after its label. An outcome's delay is the report's `at` less the observation's.
+        observation is stored before or after its label. A label that comes again with an earlier time corrects the time, once. An
+        outcome's delay is the report's `at` less the observation's; where the caller said no time, that on the service's clock.
 
         Args:
+            received_at: when they came, on the service's clock.
             batch_id: names this batch; one of the last `codec.BATCHES_KEPT` that was stored is not stored again.
             again: an earlier try may have stored it: the receipt is that of the earlier try then, `repeated`, without outcomes.
 
@@ -160,12 +167,19 @@ class Store(Protocol):
         ...
 
     def outcomes(
-        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+        self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """At most `limit` observations in the order in which they were stored, with their label if it has come.
 
         Each with its sequence number: greater than `after`, growing, and not without gaps.
+
+        Args:
+            known_by: labels and corrections of later batches are left out; None for none.
         """
+        ...
+
+    def receipts(self) -> int:
+        """How many batches of labels have been stored: what `outcomes` takes as `known_by`, to look at the same labels again."""
         ...
 
     def counters(self) -> Mapping[str, float]:

@@ -1,5 +1,6 @@
 """Domain values to rows of the tables and back, and the rules about labels that both stores share."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
@@ -137,6 +138,8 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
         None if candidate.vector is None else _numbers_text(candidate.vector),
         None if observation.agrees is None else int(observation.agrees),
         None if observation.sampled else 0,
+        observation.replay,
+        observation.received_at,
     )
 
 
@@ -154,7 +157,7 @@ _STATUSES = {each.value: each for each in Status}
 def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
     _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row
-    point, primary_vector, candidate_vector, agrees, unsampled = answers[10:15]
+    point, primary_vector, candidate_vector, agrees, unsampled, replay, received_at = answers[10:17]
     return Observation(
         prediction_id=own,
         request_id=own if request is None else request,
@@ -170,6 +173,8 @@ def observation_of(row: Row) -> Observation:
         point=point,
         agrees=None if agrees is None else bool(agrees),
         sampled=unsampled is None,
+        replay=replay,
+        received_at=received_at,
     )
 
 
@@ -232,8 +237,16 @@ def event_of(row: Row) -> Event:
     return Event(at, kind, actor, reason, revision, from_json(details), number)
 
 
+def received(reports: Iterable[LabelReport], received_at: float) -> list[LabelReport]:
+    """Reports as they are stored: without a time of its own, one has exactly that of its receipt, which tells it apart."""
+    return [
+        dataclasses.replace(each, at=received_at, timed=False) if not each.timed or each.at == received_at else each
+        for each in reports
+    ]
+
+
 def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, Any]:
-    """What `labels` and `label_conflicts` have in common."""
+    """What `labels` and `label_conflicts` have in common, of a report that went through `received`."""
     _number("at", report.at)
     return {
         "rollout": rollout,
@@ -244,9 +257,16 @@ def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str
     }
 
 
-def outcome(observation: Observation, label: Label, at: float) -> Outcome:
-    """The observation with its label, which became known at `at`."""
-    return Outcome(observation, label, delay=at - observation.at)
+def report_of(prediction_id: str, label: str, at: float, received_at: float) -> LabelReport:
+    """The report in a row of `labels`; `label` is JSON. See `received`."""
+    return LabelReport(prediction_id, label_value(label), at, timed=at != received_at)
+
+
+def outcome(observation: Observation, report: LabelReport) -> Outcome:
+    """The observation with its label. Its delay is on the time base of the request; without a said time, on the service's clock."""
+    if report.timed:
+        return Outcome(observation, report.label, delay=report.at - observation.at)
+    return Outcome(observation, report.label, delay=max(0.0, report.at - observation.arrived_at))
 
 
 @dataclass(slots=True)
@@ -254,10 +274,12 @@ class SortedReports:
     """A batch of reports: the first of each prediction, and what came after a label that stands.
 
     Attributes:
+        corrected: reports of labels that stand, with an earlier time.
         order: the prediction of each report that is fresh, and the fate of each other one.
     """
 
     fresh: dict[str, LabelReport] = field(default_factory=dict)
+    corrected: list[LabelReport] = field(default_factory=list)
     conflicts: list[LabelReport] = field(default_factory=list)
     order: list[str | Fate] = field(default_factory=list)
 
@@ -280,19 +302,40 @@ def joined(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, float]]:
     return iter([("label_fates/joined", float(len(outcomes)))] if outcomes else [])
 
 
-def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Label]) -> SortedReports:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A label that is stored. `corrected`: its time was corrected before, and once is all."""
+
+    report: LabelReport
+    corrected: bool = False
+
+    def corrects(self, report: LabelReport) -> bool:
+        """Whether a report of the same label says an earlier time than the one that was said before."""
+        return report.timed and self.report.timed and not self.corrected and report.at < self.report.at
+
+
+def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Standing]) -> SortedReports:
     """Hold each report against the labels that stand; `known` grows by the fresh ones."""
     batch = SortedReports()
     for report in reports:
-        if report.prediction_id not in known:
-            known[report.prediction_id] = report.label
-            batch.fresh[report.prediction_id] = report
-            batch.order.append(report.prediction_id)
-        elif same_label(known[report.prediction_id], report.label):
-            batch.order.append(Fate.DUPLICATE)
-        else:
+        own = report.prediction_id
+        standing = known.get(own)
+        if standing is None:
+            known[own] = Standing(report)
+            batch.fresh[own] = report
+            batch.order.append(own)
+        elif not same_label(standing.report.label, report.label):
             batch.conflicts.append(report)
             batch.order.append(Fate.CONFLICT)
+        elif standing.corrects(report):
+            if own in batch.fresh:  # nobody has seen the time before
+                batch.fresh[own] = report
+            else:
+                batch.corrected.append(report)
+            known[own] = Standing(report, corrected=own not in batch.fresh)
+            batch.order.append(Fate.CORRECTED)
+        else:
+            batch.order.append(Fate.DUPLICATE)
     return batch
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Connection,
     Table,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -17,7 +18,7 @@ from sqlalchemy import (
     update,
 )
 
-from service.domain import Fate, Label, LabelReceipt, LabelReport, Observation, Outcome
+from service.domain import Fate, LabelReceipt, LabelReport, Observation, Outcome
 from service.store import Tally, WaitingLabels, codec
 from service.store.database import Database
 from service.store.schema import (
@@ -30,6 +31,7 @@ from service.store.schema import (
     labels,
     observation_keys,
     observations,
+    rollouts,
 )
 
 FORGET_EVERY = 64
@@ -56,16 +58,18 @@ class Joins:
 
     def add(self, connection: Connection, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
         """Store the reports, join and count those whose observation is there."""
+        number = self._receipt(connection)
         batch = codec.sort_reports(reports, self._known(connection, [report.prediction_id for report in reports]))
         found = self._found(connection, list(batch.fresh))
         rows = [
-            codec.label_row(self._rollout, report, received_at) | {"state": MATCHED if own in found else PENDING}
+            codec.label_row(self._rollout, report, received_at)
+            | {"state": MATCHED if own in found else PENDING, "receipt": number}
             for own, report in batch.fresh.items()
         ]
-        matched = [
-            codec.outcome(found[own], report.label, report.at) for own, report in batch.fresh.items() if own in found
-        ]
+        matched = [codec.outcome(found[own], report) for own, report in batch.fresh.items() if own in found]
         _insert_all(connection, labels, rows)
+        if batch.corrected:
+            self._correct(connection, batch.corrected, number)
         conflicts = [codec.label_row(self._rollout, report, received_at) for report in batch.conflicts]
         _insert_all(connection, label_conflicts, conflicts)
         receipt = batch.receipt(matched)
@@ -95,16 +99,16 @@ class Joins:
         """Join the labels that wait for one of these stored observations; the outcomes in the order of `ids`."""
         if not ids or connection.execute(select(labels.c.rollout).where(*self._pending).limit(1)).first() is None:
             return []
-        waiting: dict[str, tuple[Label, float]] = {}
-        columns = select(labels.c.prediction_id, labels.c.label, labels.c.at, labels.c.state)
+        waiting: dict[str, LabelReport] = {}
+        columns = select(labels.c.prediction_id, labels.c.label, labels.c.at, labels.c.received_at, labels.c.state)
         for part in _parts(ids):
             # `state` is compared here, not there, so that the rows are found by their ids however many others wait.
             rows = connection.execute(columns.where(*self._these(part)))
-            waiting.update((own, (codec.label_value(label), at)) for own, label, at, state in rows if state == PENDING)
+            waiting.update((row[0], codec.report_of(*row[:4])) for row in rows if row.state == PENDING)
         found = self._found(connection, list(waiting))
         for part in _parts(list(waiting)):
             connection.execute(update(labels).where(*self._these(part)).values(state=MATCHED))
-        return [codec.outcome(found[own], *waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
+        return [codec.outcome(found[own], waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
 
     def waiting(self, connection: Connection, received_before: float) -> WaitingLabels:
         """How many labels wait for their observation, and since when."""
@@ -134,12 +138,27 @@ class Joins:
             rows = [{"rollout": self._rollout, "name": name, "value": value} for name, value in sums.items()]
             connection.execute(upsert, rows)
 
-    def _known(self, connection: Connection, ids: Sequence[str]) -> dict[str, Label]:
-        known: dict[str, Label] = {}
-        columns = select(labels.c.prediction_id, labels.c.label)
+    def _receipt(self, connection: Connection) -> int:
+        """The number of this batch of labels: one more than that of the batch before, whatever the clocks say."""
+        mine = update(rollouts).where(rollouts.c.id == self._rollout)
+        return int(
+            connection.execute(
+                mine.values(receipts=rollouts.c.receipts + 1).returning(rollouts.c.receipts)
+            ).scalar_one()
+        )
+
+    def _correct(self, connection: Connection, reports: Sequence[LabelReport], receipt: int) -> None:
+        """Let an earlier time count from this batch on; what was known before can be looked at again."""
+        own = labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == self._rollout
+        corrected = update(labels).where(*own).values(at_before=labels.c.at, at=bindparam("earlier"), corrected=receipt)
+        connection.execute(corrected, [{"of_id": report.prediction_id, "earlier": report.at} for report in reports])
+
+    def _known(self, connection: Connection, ids: Sequence[str]) -> dict[str, codec.Standing]:
+        known: dict[str, codec.Standing] = {}
+        columns = select(labels.c.prediction_id, labels.c.label, labels.c.at, labels.c.received_at, labels.c.corrected)
         for part in _parts(ids):
             rows = connection.execute(columns.where(*self._these(part)))
-            known.update((own, codec.label_value(label)) for own, label in rows)
+            known.update((row[0], codec.Standing(codec.report_of(*row[:4]), row[4] is not None)) for row in rows)
         return known
 
     def _these(self, ids: Sequence[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

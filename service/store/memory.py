@@ -4,13 +4,27 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from service.domain import Event, Fate, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Pruned, Retention, RolloutRecord, Tally, WaitingLabels, codec
+from service.store import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutRecord, Tally, WaitingLabels, codec
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A label as it is kept: the columns of `labels`."""
+
+    report: LabelReport
+    received_at: float
+    receipt: int
+    at_before: float = 0.0
+    corrected: int | None = None
+
+    def standing(self) -> codec.Standing:
+        return codec.Standing(self.report, self.corrected is not None)
 
 
 class MemoryStore:
@@ -31,7 +45,8 @@ class MemoryStore:
         self._stored = 0
         self._observations: dict[int, Observation] = {}  # by sequence number, in its order
         self._seqs: dict[str, int] = {}
-        self._labels: dict[str, tuple[LabelReport, float]] = {}
+        self._labels: dict[str, _Kept] = {}
+        self._receipts = 0
         self._conflicts: list[tuple[LabelReport, float]] = []
         self._batches: dict[str, Sequence[Fate]] = {}  # of labels, by batch_id
         self._counters: dict[str, float] = {}
@@ -115,17 +130,23 @@ class MemoryStore:
                 if again:
                     return LabelReceipt(self._batches[batch_id], repeated=True)
                 raise StoreError(codec.stored_before(batch_id))
-            reports = list(reports)
+            reports = codec.received(reports, received_at)
             asked = {report.prediction_id for report in reports} & self._labels.keys()
-            batch = codec.sort_reports(reports, {own: self._labels[own][0].label for own in asked})
+            batch = codec.sort_reports(reports, {own: self._labels[own].standing() for own in asked})
             matched = [
-                codec.outcome(self._observations[self._seqs[own]], report.label, report.at)
+                codec.outcome(self._observations[self._seqs[own]], report)
                 for own, report in batch.fresh.items()
                 if own in self._seqs
             ]
             receipt = batch.receipt(matched)
             self._add(codec.total(self._tally, matched, codec.fates(receipt)))
-            self._labels.update((own, (report, received_at)) for own, report in batch.fresh.items())
+            self._receipts += bool(reports)
+            self._labels.update(
+                (own, _Kept(report, received_at, self._receipts)) for own, report in batch.fresh.items()
+            )
+            for report in batch.corrected:
+                kept = self._labels[report.prediction_id]
+                kept.at_before, kept.report, kept.corrected = kept.report.at, report, self._receipts
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
             if batch_id is not None:
                 self._batches[batch_id] = receipt.fates
@@ -141,7 +162,7 @@ class MemoryStore:
     def waiting_labels(self, *, received_before: float) -> WaitingLabels:
         """See `Store.waiting_labels`."""
         with self._turn():
-            received = [at for own, (_, at) in self._labels.items() if own not in self._seqs]
+            received = [kept.received_at for own, kept in self._labels.items() if own not in self._seqs]
             return WaitingLabels(
                 len(received), sum(at < received_before for at in received), min(received, default=None)
             )
@@ -152,7 +173,7 @@ class MemoryStore:
             return next((event for event in self._events if event.revision == revision), None)
 
     def outcomes(
-        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+        self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """See `Store.outcomes`."""
         with self._turn():
@@ -161,9 +182,18 @@ class MemoryStore:
             found = [(seq, self._observations[seq]) for seq in islice(later, max(limit, 0))]
             return [(seq, each, self._known(each.prediction_id, known_by)) for seq, each in found]
 
-    def _known(self, prediction_id: str, known_by: float | None) -> LabelReport | None:
-        report, received_at = self._labels.get(prediction_id, (None, 0.0))
-        return report if known_by is None or received_at <= known_by else None
+    def _known(self, prediction_id: str, known_by: int | None) -> LabelReport | None:
+        kept = self._labels.get(prediction_id)
+        if kept is None or (known_by is not None and kept.receipt > known_by):
+            return None
+        if known_by is not None and kept.corrected is not None and kept.corrected > known_by:
+            return replace(kept.report, at=kept.at_before)
+        return kept.report
+
+    def receipts(self) -> int:
+        """See `Store.receipts`."""
+        with self._turn():
+            return self._receipts
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""
@@ -174,7 +204,7 @@ class MemoryStore:
         """See `Store.lead`."""
         with self._turn():
             current, expires_at = self._lease
-            if current not in {"", holder} and expires_at > now:
+            if current not in {"", holder} and now < expires_at <= now + ttl_s + LEASE_AHEAD_MAX_S:
                 return False
             self._lease = (holder, now + ttl_s)
             return True
@@ -217,9 +247,8 @@ class MemoryStore:
         """See `Store.prune`; the sizes are those that the rows would have on disk."""
         oldest = now - retention.max_age_s
         with self._turn():
-            by_age = sorted(self._observations.items(), key=lambda item: (item[1].at, item[0]))
-            gone = [seq for seq, each in by_age if each.at < oldest]
-            left = by_age[len(gone) :]
+            gone = [seq for seq, each in self._observations.items() if each.arrived_at < oldest]
+            left = [(seq, each) for seq, each in self._observations.items() if each.arrived_at >= oldest]
             size = sum(codec.row_bytes(codec.observation_row(0, each)) for _, each in left)
             for seq, each in left:
                 if size <= retention.max_bytes:
@@ -230,8 +259,8 @@ class MemoryStore:
                 own = self._observations.pop(seq).prediction_id
                 del self._seqs[own]
                 self._labels.pop(own, None)
-            for own, (_, received_at) in list(self._labels.items()):
-                if own not in self._seqs and received_at < oldest:
+            for own, label in list(self._labels.items()):
+                if own not in self._seqs and label.received_at < oldest:
                     del self._labels[own]
             self._conflicts = [each for each in self._conflicts if each[1] >= oldest]
             if gone:
@@ -263,8 +292,7 @@ class MemoryStore:
             self._closed = True
 
     def _outcome(self, observation: Observation) -> Outcome:
-        report, _ = self._labels[observation.prediction_id]
-        return codec.outcome(observation, report.label, report.at)
+        return codec.outcome(observation, self._labels[observation.prediction_id].report)
 
     def _add(self, sums: Mapping[str, float]) -> None:
         for name, value in sums.items():

@@ -13,7 +13,7 @@ from service.errors import ConfigurationError
 from service.store.database import BUSY_TIMEOUT_S, Database
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0009"
+HEAD = "0010"
 """The newest revision in `migrations/versions`; a test keeps the two equal."""
 
 _alembics_own = table("alembic_version", column("version_num"))

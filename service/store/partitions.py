@@ -124,8 +124,8 @@ def _partitions(connection: Connection) -> Sequence[_Partition]:
 
 
 def _edge(connection: Connection, name: str, which: str) -> float:
-    """The earliest (`min`) or latest (`max`) time in a partition; -inf for an empty one."""
-    found: Any = connection.exec_driver_sql(f"SELECT {which}(at) FROM {name}").scalar_one()  # noqa: S608 - names of ours
+    """The earliest (`min`) or latest (`max`) arrival in a partition; -inf for an empty one."""
+    found: Any = connection.exec_driver_sql(f"SELECT {which}(coalesce(received_at, at)) FROM {name}").scalar_one()  # noqa: S608 - names of ours
     return float("-inf") if found is None else float(found)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.sql.selectable import Select
 from service.store import Retention, codec, partitions
 from service.store.database import Database
 from service.store.records import note_pruned
-from service.store.schema import OBSERVATION_COLUMNS, PENDING, label_conflicts, labels, observations
+from service.store.schema import OBSERVATION_COLUMNS, PENDING, arrived_at, label_conflicts, labels, observations
 
 ROWS_AT_ONCE = 500
 """How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
@@ -35,11 +35,10 @@ def prune(database: Database, retention: Retention, *, now: float) -> int:
 
 
 def _prune_rows(database: Database, retention: Retention, now: float) -> int:
-    by_age = select(observations.c.seq, observations.c.prediction_id, observations.c.rollout).order_by(
-        observations.c.at, observations.c.seq
-    )
-    gone = _remove(database, by_age.where(observations.c.at < now - retention.max_age_s), None, now)
-    return gone + _remove(database, by_age, _beyond(database, retention.max_bytes), now)
+    rows = select(observations.c.seq, observations.c.prediction_id, observations.c.rollout)
+    old = rows.where(arrived_at < now - retention.max_age_s).order_by(arrived_at, observations.c.seq)
+    gone = _remove(database, old, None, now)
+    return gone + _remove(database, rows.order_by(observations.c.seq), _beyond(database, retention.max_bytes), now)
 
 
 def _beyond(database: Database, max_bytes: int) -> int:

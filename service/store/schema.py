@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    func,
     text,
 )
 from sqlalchemy import Text as _PlainText
@@ -97,6 +98,8 @@ rollouts = Table(
     Column("name", Text, nullable=False, unique=True),
     # No observation of this rollout has a smaller `seq`: reading it from the start skips its predecessors' rows.
     Column("first_seq", BigInteger, nullable=False),
+    # Batches of labels so far. Writers are alone, so all that have a smaller number are committed.
+    Column("receipts", BigInteger, nullable=False, server_default="0"),
 )
 
 plans = Table(
@@ -150,12 +153,16 @@ observations = Table(
     Column("candidate_vector", Text),
     Column("agrees", SmallInteger),
     Column("sampled", SmallInteger),  # NULL: the draw for rehearsals chose it
+    Column("replay", Text),  # NULL: `at` is the service's clock
+    Column("received_at", Double),  # NULL: the same as `at`
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
     # PostgreSQL has no unique constraint over all partitions that leaves out what they are partitioned by.
     UniqueConstraint("prediction_id", "rollout").ddl_if(dialect="sqlite"),
-    Index(None, "at"),
     sqlite_autoincrement=True,
 )
+arrived_at = func.coalesce(observations.c.received_at, observations.c.at)
+"""When an observation arrived on the service's clock: what retention counts ages from."""
+Index("ix_observations_arrived_at", arrived_at)
 
 # PostgreSQL only: which predictions are stored, and where. All there is of an observation outside of its partition.
 postgres_metadata = MetaData(naming_convention=metadata.naming_convention)
@@ -179,6 +186,10 @@ labels = Table(
     Column("at", Double, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("state", Text, nullable=False),
+    Column("receipt", BigInteger, nullable=False, server_default="0"),  # the number of the batch that it came with
+    # A time that was corrected: what it was before, and the batch that corrected it.
+    Column("at_before", Double),
+    Column("corrected", BigInteger),
     sqlite_with_rowid=False,
 )
 # Only what waits is in it: asking whether there is anything to join costs nothing while labels come after predictions.

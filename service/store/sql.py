@@ -14,7 +14,18 @@ from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func,
 
 from service.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from service.errors import NotAllowedNow, StoreError
-from service.store import Retention, RolloutRecord, Tally, WaitingLabels, codec, identity, partitions, pruning, records
+from service.store import (
+    LEASE_AHEAD_MAX_S,
+    Retention,
+    RolloutRecord,
+    Tally,
+    WaitingLabels,
+    codec,
+    identity,
+    partitions,
+    pruning,
+    records,
+)
 from service.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from service.store.joins import Joins, same_prediction
 from service.store.migrate import upgrade
@@ -191,7 +202,7 @@ class SqlStore:
         self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
         """See `Store.add_labels`."""
-        reports = list(reports)
+        reports = codec.received(reports, received_at)
         if not reports:
             return LabelReceipt([])
         with self._writing() as connection:
@@ -218,21 +229,26 @@ class SqlStore:
             return self._joins.waiting(connection, received_before)
 
     def outcomes(
-        self, *, after: int = 0, limit: int = 1000, known_by: float | None = None
+        self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
         """See `Store.outcomes`."""
         together = same_prediction()
         if known_by is not None:
-            together = and_(together, labels.c.received_at <= known_by)
+            together = and_(together, labels.c.receipt <= known_by)
         statement = (
-            select(*OBSERVATION_COLUMNS, observations.c.seq, labels.c.label, labels.c.at.label("label_at"))
+            select(*OBSERVATION_COLUMNS, observations.c.seq, *_OF_LABEL)
             .join_from(observations, labels, together, isouter=True)
             .where(observations.c.rollout == self._key, observations.c.seq > max(after, self._first_seq - 1))
             .order_by(observations.c.seq)
             .limit(max(limit, 0))
         )
         with self._db.reading() as connection:
-            return [_judged(row) for row in in_turns(connection.execute(statement).all())]
+            return [_judged(row, known_by) for row in in_turns(connection.execute(statement).all())]
+
+    def receipts(self) -> int:
+        """See `Store.receipts`."""
+        with self._db.reading() as connection:
+            return int(connection.execute(select(rollouts.c.receipts).where(rollouts.c.id == self._key)).scalar_one())
 
     def counters(self) -> Mapping[str, float]:
         """See `Store.counters`."""
@@ -243,7 +259,8 @@ class SqlStore:
     def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
         """See `Store.lead`."""
         row = {"rollout": self._key, "holder": holder, "expires_at": now + ttl_s}
-        free = or_(leases.c.holder == holder, leases.c.expires_at <= now)
+        ahead = leases.c.expires_at > now + ttl_s + LEASE_AHEAD_MAX_S
+        free = or_(leases.c.holder == holder, leases.c.expires_at <= now, ahead)
         statement = self._insert(leases).values(row)
         taken = statement.on_conflict_do_update(index_elements=[leases.c.rollout], set_=row, where=free)
         with self._writing() as connection:
@@ -327,8 +344,17 @@ class SqlStore:
         self._db.close()
 
 
-def _judged(row: codec.Row) -> tuple[int, Observation, LabelReport | None]:
-    *_, seq, label, label_at = row
-    observation = codec.observation_of(row)
-    known = None if label is None else LabelReport(observation.prediction_id, codec.label_value(label), label_at)
-    return seq, observation, known
+_OF_LABEL = (
+    labels.c.label, labels.c.at.label("label_at"), labels.c.received_at.label("label_received_at"), labels.c.at_before,
+    labels.c.corrected,
+)  # fmt: skip
+
+
+def _judged(row: codec.Row, known_by: int | None) -> tuple[int, Observation, LabelReport | None]:
+    seq, label, at, received_at, at_before, corrected = row[-6:]
+    observation = codec.observation_of(row[: len(OBSERVATION_COLUMNS)])
+    if label is None:
+        return seq, observation, None
+    if corrected is not None and known_by is not None and corrected > known_by:
+        at = at_before
+    return seq, observation, codec.report_of(observation.prediction_id, label, at, received_at)

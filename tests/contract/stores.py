@@ -8,6 +8,7 @@ from typing import Any
 from service.domain import (
     Answer,
     Event,
+    Fate,
     Label,
     LabelReport,
     Mode,
@@ -66,7 +67,9 @@ def stored(store: Store, *, limit: int = 1_000) -> list[str]:
 
 def receipt(store: Store, *reports: LabelReport, received_at: float = 200.0) -> tuple[int, int, int, int]:
     got = store.add_labels(reports, received_at=received_at)
-    matched, duplicate, conflict, pending = got.counts.values()
+    matched, duplicate, conflict, pending = (
+        got.counts[each] for each in (Fate.MATCHED, Fate.DUPLICATE, Fate.CONFLICT, Fate.PENDING)
+    )
     assert len(got.outcomes) == matched
     assert matched + duplicate + conflict + pending == len(reports)
     return matched, duplicate, conflict, pending

@@ -253,7 +253,6 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         early = ledger.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
-        assert ledger.latest_at == 100.0, "a load test happens now, whenever the requests did that are replayed"
 
         counters, metrics = store.counters(), read()
         assert (early.fates, receipt.fates) == ([Fate.PENDING], [Fate.MATCHED])

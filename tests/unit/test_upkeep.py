@@ -82,20 +82,21 @@ async def until(true: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-def test_housekeeping_counts_age_in_the_requests_own_time() -> None:
-    """History that is replayed is not old when it arrives; without any request nothing is pruned."""
+def test_housekeeping_counts_age_from_arrival() -> None:
+    """History that is replayed is not old when it arrives, whatever live requests say."""
 
     async def main() -> None:
         house = House()
-        house.store.add_observations([observation("old", at=1_000.0), observation("new", at=9_000.0)])
+        now = ManualClock().now()
+        replayed = observation("replayed", at=1_000.0, replay="july", received_at=now)
+        house.store.add_observations(
+            [observation("old", at=now - 9_000.0), observation("new", at=now - 10.0), replayed]
+        )
         house.upkeep.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
-        await asyncio.sleep(0.02)
-        assert len(house.store.outcomes()) == 2
-        house.ledger.latest_at = 9_000.0
-        await until(lambda: len(house.store.outcomes()) == 1)
+        await until(lambda: len(house.store.outcomes()) == 2)
         await asyncio.sleep(0.02)
         await house.upkeep.close()
-        assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new"]
+        assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new", "replayed"]
 
     run(main)
 

@@ -68,10 +68,10 @@ def folded(own: Policy, rows: Sequence[Row], models: dict[Variant, Model] = MODE
     return evidence
 
 
-def stored_rows(store: Any) -> Callable[[int, int, float], Iterator[Row]]:
+def stored_rows(store: Any) -> Callable[[int, int, int], Iterator[Row]]:
     """The store's rows as `verify` asks for them."""
 
-    def rows(after: int, upto: int, known_by: float) -> Iterator[Row]:
+    def rows(after: int, upto: int, known_by: int) -> Iterator[Row]:
         while after < upto and (page := store.outcomes(after=after, limit=500, known_by=known_by)):
             yield from (each for each in page if each[0] <= upto)
             after = page[-1][0]

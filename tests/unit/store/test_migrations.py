@@ -54,6 +54,7 @@ def test_a_database_that_is_up_to_date_is_opened_without_alembic(url: str) -> No
     assert done.stdout.split() == [HEAD, "False"]
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")  # the next test compares it
 def test_they_agree_with_the_schema(url: str) -> None:
     migrate(url)
     engine = create_engine(url)
