@@ -35,7 +35,12 @@ class FeedbackDecoder:
     """
 
     def __init__(
-        self, card: Card, labels_max: int, candidate: Card | None = None, judged: str = "", times: TimeLimits | None = None
+        self,
+        card: Card,
+        labels_max: int,
+        candidate: Card | None = None,
+        judged: str = "",
+        times: TimeLimits | None = None,
     ) -> None:
         self._times = times or TimeLimits()
         self._classes = label_classes(card.classes, candidate.classes if candidate else None)
