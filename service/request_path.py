@@ -79,7 +79,6 @@ class RequestPath:
 
     def __init__(self, worker: Worker) -> None:
         self.worker, self._clock, self.now = worker, worker.clock, worker.clock.perf
-        self._times = worker.settings.time_limits()
 
     async def run(self, rows: Rows, asked: Asked, started: float) -> tuple[Exchange, Scores, Plan]:
         """Route, and infer.
@@ -260,7 +259,7 @@ class RequestPath:
             at = math.nan
         if not math.isfinite(at):
             raise MalformedRequest(f"X-Rollout-At is {said[:64]!r}; it takes Unix seconds")
-        if problem := self._times.problem(at, self._clock.now()):
+        if problem := self.worker.settings.time_limits().problem(at, self._clock.now()):
             raise MalformedRequest(f"X-Rollout-At {problem}")
         if replay is not None and not _REPLAY.fullmatch(replay):
             raise MalformedRequest(

@@ -8,6 +8,7 @@ import pytest
 from service.errors import MalformedRequest
 from service.request_path import RequestPath
 from service.rollout.timebase import GAP_S, Progress
+from service.settings import Settings
 from service.times import TimeLimits
 from tests.unit.rollout.world import START, folded, policy, row
 
@@ -39,8 +40,11 @@ class _Path(RequestPath):
 
     def __init__(self):
         self._clock = type("Clock", (), {"now": staticmethod(lambda: NOW)})
-        self._times = TimeLimits()
-        self.worker = type("Worker", (), {"tokens": type("Tokens", (), {"operator": staticmethod(lambda *a: None)})})
+        self.worker = type(
+            "Worker",
+            (),
+            {"tokens": type("Tokens", (), {"operator": staticmethod(lambda *a: None)}), "settings": Settings()},
+        )
 
 
 @pytest.mark.parametrize("said", ["1795806504000", "1e300", "inf", "nan", "-5", "soon", ""])
