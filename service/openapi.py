@@ -79,11 +79,9 @@ def _model_paths() -> dict[str, Any]:
                  "description": "pins the request to a variant (operators only, where there are tokens); no evidence. `any`: "
                                 "routed, rehearsed and recorded like every request, and no evidence: for load tests"},
                 {**_HEADER, "name": "X-Rollout-At", "schema": {"type": "number"},
-                 "description": "when the request happened, Unix seconds: for replaying history (operators only). Not before 2000, "
-                                "nor more than `time_ahead_max_s` ahead of the service's clock"},
+                 "description": "when the request happened, Unix seconds: to replay history (operators only). Not in the future"},
                 {**_HEADER, "name": "X-Rollout-Replay", "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,64}$"},
-                 "description": "names the replay that `X-Rollout-At` belongs to: waits, steps and bakes of one replay are "
-                                "apart from those of live callers and of other replays"},
+                 "description": "names the replay that `X-Rollout-At` belongs to: its time is apart from all other requests'"},
             ],
             "requestBody": _body("PredictRequest"),
             "responses": {"200": {**_json("the predictions", "PredictResponse"), "headers": {

@@ -30,7 +30,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Variant
 from service.rollout.attempts import Attempts
@@ -155,7 +154,7 @@ class Evidence:
                 continue  # pinned requests and load tests are no evidence, and their time is not the callers'
             self.latest_at = observation.at
             self.bases.move(observation)
-            placed = _placed(observation, self.bases)
+            placed = self.bases.placed(observation)
             if self.promoted is not None and observation.revision >= self.promoted:
                 self._baking.setdefault(observation.replay, self.bases.total(observation.replay))
             in_step = observation.revision >= self.revision
@@ -313,7 +312,7 @@ class Evidence:
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
         in_trial = observation.revision >= self.trial_revision
-        self.served.settle(_placed(observation, self._bases_settled), pair, in_step=in_step, harm=in_trial)
+        self.served.settle(self._bases_settled.placed(observation), pair, in_step=in_step, harm=in_trial)
         if pair.kind == AWAY:
             return
         if not self._drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
@@ -386,13 +385,6 @@ _PLAIN = (
     "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
     "no_loss", "trial", "trial_revision",
 )  # fmt: skip
-
-
-def _placed(observation: Observation, bases: TimeBases) -> Observation:
-    """The observation at the one time of all bases, for windows and incidents that are of no one base."""
-    if observation.at == bases.lived or bases.lived is None:
-        return observation
-    return replace(observation, at=bases.lived)
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
+from msgspec.structs import replace
+
 from service.domain import Observation
 
 GAP_S = 86_400.0
@@ -123,6 +125,12 @@ class TimeBases:
         total = replay.progress.move(observation.at)
         self.lived += total - before
         return total
+
+    def placed(self, observation: Observation) -> Observation:
+        """The observation at `lived`, for windows and incidents that belong to no one base."""
+        if self.lived is None or observation.at == self.lived:
+            return observation
+        return replace(observation, at=self.lived)
 
     def waited(self, observation: Observation, since: float) -> bool:
         """Whether a request's wait is over: its base has moved on by more than the wait since `since`, or is over."""

@@ -113,7 +113,7 @@ def left_after(own: Policy, kind: Kind, most: Sequence[int]) -> list[int]:
                 return taken
         taken.append(count)
         last = plan.step + 1 >= len(own.steps) or own.steps[plan.step + 1] == "promote"
-        plan = move(own, plan, Order.FINISH if last else Order.ADVANCE, evidence.watermark)
+        plan = move(own, plan, Order.FINISH if last else Order.ADVANCE, evidence.latest_at)
         plan = Plan(plan.phase, plan.weight, plan.shadow, plan.salt, plan.step, plan.revision + 1)
     return taken
 
