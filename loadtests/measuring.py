@@ -60,6 +60,7 @@ class Server:
         command: starts it on `{port}`; `env` is added to the environment.
         path: what is posted to; ready: what answers 200 once it is ready.
         candidate: whether it is ready only when its candidate is up, too.
+        folder: the checkout that it runs in.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Server:
     path: str = "/predict"
     ready: str = "/readyz"
     candidate: bool = False
+    folder: Path = ROOT
     samples: list[Sample] = field(default_factory=list)
 
     def median(self, what: str) -> float:
@@ -107,7 +109,12 @@ def running(server: Server, cores: str = SERVER_CPU) -> Iterator[tuple[str, int]
     command = ["taskset", "-c", cores, *(word.replace("{port}", str(port)) for word in server.command)]
     env = os.environ | {"BENTOML_DO_NOT_TRACK": "True", "OMP_NUM_THREADS": "1", "PORT": str(port)} | server.env
     process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=server.folder,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     url = f"http://127.0.0.1:{port}"
     try:
