@@ -104,7 +104,7 @@ def test_the_rollout_that_is_asked_for_is_checked_by_its_own_policy_whatever_the
 def test_another_model_is_named_by_its_digest() -> None:
     """The file says the same, the model behind it is another."""
     decided(write())
-    classifier(Path("better.onnx"), width=3)
+    classifier(Path("better.onnx"), zipmap="ints")
     said = lines(code=1)
     assert said[1].startswith("  candidate.digest was sha256:")
     assert ", is now sha256:" in said[1]
