@@ -68,6 +68,7 @@ class Settings(pydantic_settings.BaseSettings):
     )
     time_earliest_s: float = pydantic.Field(
         EARLIEST_S,
+        ge=0,
         description="the earliest such time that is accepted, in Unix seconds; by default 2000-01-01",
     )
     key_max_chars: int = pydantic.Field(256, ge=16, description="longest routing key")
