@@ -73,6 +73,11 @@ class Evidence:
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage, self.clipped = Coverage(), Clipped()
         self.funnel = Funnel()
+        asked = (
+            goals.quality is not None and goals.quality.scale.loss.labelled
+        )  # a row needs no label to count by agreement
+        served = goals.quality is not None and not self._paired
+        self._how = {settled: How(asked, served, settled) for settled in (False, True)}
         self.no_loss = 0  # labels that came and that no loss can be computed from
         self.seen = self.settled = 0
         # Where each step began: step, plan's revision, seen, settled, trial.
@@ -255,9 +260,7 @@ class Evidence:
         self, funnel: Funnel, row: tuple[Observation, LabelReport | None, Pair | None], *, first: bool, settled: bool
     ) -> None:
         observation, report, pair = row
-        quality = self.policy.goals.quality
-        asked = quality is not None and quality.scale.loss.labelled  # a row needs no label to count by agreement
-        how = How(asked, quality is not None and not self._paired, settled)
+        how = self._how[settled]
         label = None if report is None else self._scorer.in_time(observation, report)
         funnel.add(*place(observation, pair, label=label, first=first, how=how), label=report is not None)
 

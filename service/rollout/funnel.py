@@ -98,6 +98,8 @@ def _not_asked_of_both(observation: Observation, *, served: bool) -> str | None:
     if served:
         tried = observation.answer(observation.drawn).status in TRIED
         return None if tried and observation.point is not None else "not routed by chance"
+    if observation.sampled and observation.primary.status is observation.candidate.status is Status.OK:
+        return None
     if unknown(observation) is not None and Status.DROPPED not in (
         observation.primary.status,
         observation.candidate.status,

@@ -87,9 +87,9 @@ def unknown(observation: Observation) -> Variant | None:
     Its rehearsal was dropped because too much waited. Or it was the primary's, in the background, and came too late: its caller
     had the candidate's answer, so this is no failure that the candidate could be better than.
     """
-    if not counts(observation) or not observation.sampled:
-        return None
     primary, candidate = observation.primary.status, observation.candidate.status
+    if primary is candidate is Status.OK or not counts(observation) or not observation.sampled:
+        return None  # both answered, mostly: several calls a row ask this
     if candidate is Status.DROPPED and primary in TRIED:
         return Variant.CANDIDATE
     late = primary is Status.TIMEOUT and observation.variant is Variant.CANDIDATE
