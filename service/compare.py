@@ -80,16 +80,21 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
 
     Returns:
         Sums `distance_rows`, `distance_sum`, `distance_equal` (at most the floor), `distance/<bucket>`; maxima `distance` and
-        `probability` (of one class). And shape [rows], bool: which rows are equal.
+        `probability` (of one class), of the rows that are finite. And shape [rows], bool: which rows are equal. A row with NaN is
+        as far as can be from any other, and equal to one that has NaN in the same places and the same numbers else.
     """
-    difference = np.abs(np.asarray(primary, np.float64) - np.asarray(candidate, np.float64))
-    distance = difference.sum(axis=1) / 2
-    equal = distance <= floor
+    a, b = np.asarray(primary, np.float64), np.asarray(candidate, np.float64)
+    with np.errstate(invalid="ignore"):
+        difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    finite = np.isfinite(difference).all(axis=1)
+    distance = np.where(finite, difference.sum(axis=1) / 2, 1.0)
+    equal = finite & (distance <= floor)
     buckets = np.bincount(np.searchsorted(DISTANCE_BUCKETS, distance), minlength=len(DISTANCE_BUCKETS) + 1)
     sums = {
         "distance_rows": float(len(distance)), "distance_sum": float(distance.sum()), "distance_equal": float(equal.sum()),
     } | {f"distance/{i}": float(count) for i, count in enumerate(buckets) if count}  # fmt: skip
-    maxima = {"distance": float(distance.max()), "probability": float(difference.max())} if difference.size else {}
+    most = {"distance": distance, "probability": difference}
+    maxima = {name: float(found[finite].max(initial=0.0)) for name, found in most.items()} if difference.size else {}
     return Summary(sums, maxima), equal
 
 

@@ -5,6 +5,7 @@ equal what lies below it.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def read(folder: Path, digest: str) -> dict[str, float]:
     """The floor that was left for a model file; empty when none was, or another model's."""
     try:
         kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {str(k): float(v) for k, v in kept["floor"].items()} if kept["digest"] == digest else {}
+        found = {str(k): float(v) for k, v in kept["floor"].items()} if kept["digest"] == digest else {}
+        return {name: value for name, value in found.items() if math.isfinite(value)}  # NaN would make all rows differ
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -211,6 +211,11 @@ def _column(
     operator = last_operator(graph, name)
     if len(classes) != 2:
         return 2 if not classes and operator == "Sigmoid" else 0
+    if operator not in UNBOUNDED and np.isnan(ran[name]).any():
+        raise ConfigurationError(
+            f"the output `{name}` of {path} was NaN on a row of zeros, which it is tried with, so nothing tells whether it is a "
+            "probability (a logarithm of an input may be the cause). Give it a folder with a card.json that says what it is"
+        )
     if operator in UNBOUNDED or not _between_0_and_1(ran[name]):
         raise ConfigurationError(
             f"the rollout file's `classes` names two classes, and the output `{name}` of {path} is no probability of the second: "

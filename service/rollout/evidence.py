@@ -268,7 +268,7 @@ class Evidence:
         """How far the rollout has come."""
         totals = self.bases.totals()
         return Standing(
-            coverage=self.coverage, elapsed_s=max(totals.values()),
+            coverage=self.coverage, elapsed_s=self.bases.total(None),
             step_s=max(total - self._step_from.get(base, 0.0) for base, total in totals.items()),
             labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
             step_requests=self.step_requests, doubts=self.served.doubts(), met=met,

@@ -47,7 +47,7 @@ HINTS: Mapping[str, str] = {
     "forgotten": "The label waited for its prediction longer than rows are kept.",
     "waits for its prediction": "No prediction of this id is stored yet; records are stored within about a second.",
     "label matches nothing": "No prediction has this id: send `prediction_id` back as it was answered, and to this service.",
-    "late, or not read yet": "The label came after its row was settled without it, or within the last second.",
+    "late, or not read yet": "The label came after its row was settled without it, or its row is not read yet (see above).",
 }  # fmt: skip
 _LABELS_ON: Mapping[str, str] = {
     "pinned": "on pinned requests", "load test": "of load tests", "not drawn for rehearsal": "on rows that were not rehearsed",

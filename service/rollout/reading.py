@@ -54,8 +54,9 @@ class Reading:
 
     @property
     def unit(self) -> str:
-        """What the metric counts, and so what it waits for: `requests` (failures, latency) or `labels` (losses)."""
-        return "requests" if self.metric == "errors" or self.metric.startswith("latency") else "labels"
+        """What the metric counts, and so what it waits for: `requests` (failures, latency, disagreement) or `labels` (losses)."""
+        unlabelled = self.metric in {"errors", "disagreement"} or self.metric.startswith("latency")
+        return "requests" if unlabelled else "labels"
 
 
 @dataclass(slots=True)
@@ -131,7 +132,8 @@ class Standing:
     """How far a rollout and its present step have come.
 
     Attributes:
-        elapsed_s: event time since the rollout's first request; step_s: since the step began.
+        elapsed_s: since the rollout's first request, on the service's clock, also for replays; step_s: event time since the step
+            began.
         labels: of pairs that count, in this rollout; step_labels and step_requests: in this step.
         doubts: why what was served is no evidence, in sentences; empty where nothing speaks against it.
         labels_by_use: labels that came, by the reason why they do not count, empty for those that do: see `funnel`.

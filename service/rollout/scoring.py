@@ -184,8 +184,9 @@ class Scorer:
         return None if found is None else self._scale.bounded(found)
 
     def says_positive(self, observation: Observation, variant: Variant) -> bool:
-        """Whether a variant predicts the positive class."""
-        return observation.answer(variant).label == self._models[Variant.PRIMARY].positive
+        """Whether a variant predicts the positive class; never where there is none, nor without an answer."""
+        positive = self._models[Variant.PRIMARY].positive
+        return positive is not None and observation.answer(variant).label == positive
 
     def sampled(self, prediction_id: str) -> bool:
         """Whether the audit asks for this prediction's label; always, where there is no audit."""
