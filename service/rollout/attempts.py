@@ -58,7 +58,8 @@ class Attempts:
         if whose is Variant.CANDIDATE:
             if self.drops["latency"].counts(dropped=True, in_step=in_step):
                 self.lost = [self.lost[0] + 1, self.lost[1] + in_step]
-        elif o.candidate.status in TRIED:
+        elif o.candidate.status in TRIED and (whose is not None or o.primary.status is Status.OK):
+            # A row to which the primary gave no answer either says nothing about how fast the candidate is.
             self.drops["latency"].counts(dropped=False, in_step=in_step)
             self._timed(o.candidate, in_step=in_step, harm=harm)
 

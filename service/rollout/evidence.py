@@ -45,7 +45,7 @@ from service.rollout.served import Served
 from service.rollout.tail import Tail, views
 from service.rollout.timebase import TimeBases
 
-VERSION = 4
+VERSION = 5
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 BLOCK_ROWS = 256
 WANTED_MAX = 1_000

@@ -143,7 +143,8 @@ def _population(world: World, cell: Cell, rng: np.random.Generator) -> tuple[Any
     """The rows with their guards, which of them fail at the candidate alone, and which at both models."""
     rows, u = world.rows.copy(), rng.random(POOL)
     both = (u < 0.02) if cell.bad.startswith("both") else np.zeros(POOL, bool)
-    fails = (u < 0.005) if cell.bad.startswith("candidate") else np.zeros(POOL, bool)
+    # Of the requests, which fail as a whole, so of the rows fewer: `latency` allows 1 % late or missing answers.
+    fails = (u < 0.005 / cell.rows) if cell.bad.startswith("candidate") else np.zeros(POOL, bool)
     rows[both, GUARD] = BOTH_RAISE
     rows[fails, GUARD] = np.where(rng.random(int(fails.sum())) < 0.5, CANDIDATE_RAISES, CANDIDATE_NAN)
     return rows, fails, both
