@@ -29,6 +29,10 @@ def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -
         _show(state)
 
 
+_JUDGED = {"shadow", "canary", "waiting"}
+"""Phases in which a verdict moves the rollout; in the others the reason says who ended or stopped it."""
+
+
 @app.command()
 def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
     """Say in sentences why the verdict is what it is."""
@@ -36,10 +40,12 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
         state = client.get("/rollout")
         verdict = state["verdict"]
         out.print(
-            f"{state['model']} is in {state['phase']}; the candidate answers {state['weight']:g} % of the requests."
+            f"{state['model']} is in phase {state['phase']}; the candidate answers {state['weight']:g} % of the requests."
         )
         out.print(f"{state['headline']}.", markup=False)
-        out.print(f"The verdict is to {_VERBS[verdict['answer']]}: {verdict['reason']}.", markup=False)
+        judged = state["phase"] in _JUDGED or verdict["answer"] == "rollback"
+        lead = f"The verdict is to {_VERBS[verdict['answer']]}" if judged else "Why"
+        out.print(f"{lead}: {verdict['reason']}.", markup=False)
         for metric in state["metrics"]:
             out.print(f"  {metric['metric']}: {metric['reason']}.", markup=False)
         for line in _coverage(state.get("progress") or {}):

@@ -463,7 +463,7 @@ def test_explain_says_why_in_sentences() -> None:
         short = done("explain", "--url", stub.url, COLUMNS="300")
 
     first, headline, second, third, drift, last = said.splitlines()
-    assert first == "flight-delay is in canary; the candidate answers 12.5 % of the requests."
+    assert first == "flight-delay is in phase canary; the candidate answers 12.5 % of the requests."
     assert headline == "better answers 12.5 %: not decided yet."
     assert second == "The verdict is to roll back: brier is worse [than] allowed."
     assert third == "  quality: after 900 pairs it is worse."
