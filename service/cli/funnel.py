@@ -1,5 +1,6 @@
 """The funnel on the terminal: where rows and labels are, or why they were lost."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ def compact(state: Mapping[str, Any]) -> Iterator[str]:
     """Rows by stage in one line, then what was lost between the stages, without zeros; for `status`."""
     for title, stages in _both(state):
         yield f"{title:<11}" + " → ".join(f"{stage['count']:,} {stage['stage']}" for stage in stages)
-        lost = [f"{each['count']:,} {each['reason']}" for stage in stages for each in stage["lost"]]
+        lost = Counter[str]()  # one reason may be at two stages
+        for stage in stages:
+            lost.update({each["reason"]: each["count"] for each in stage["lost"]})
         if lost:
-            yield " " * 11 + "not further: " + ", ".join(lost)
+            yield " " * 11 + "not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in lost.most_common())
 
 
 def full(state: Mapping[str, Any]) -> Iterator[str]:
@@ -22,7 +25,7 @@ def full(state: Mapping[str, Any]) -> Iterator[str]:
         for stage in stages:
             yield f"  {stage['count']:>12,} {stage['stage']}"
             for lost in stage["lost"]:
-                yield f"  {lost['count']:>12,}   not further: {lost['reason']}. {lost['hint']}"
+                yield f"  {lost['count']:>12,}   not counted: {lost['reason']}. {lost['hint']}"
     oldest = state["labels"].get("oldest_waiting_s")
     if oldest:
         yield f"The oldest label that waits for its prediction came {oldest:,.0f} seconds ago."

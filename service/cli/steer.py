@@ -16,6 +16,8 @@ from service.client import DEFAULT_URL, Client
 
 Force = Annotated[bool, typer.Option("--force", help="start a step without what it requires; needs a --reason")]
 _VERBS = {"advance": "advance", "hold": "hold", "rollback": "roll back"}
+_DETAILS = ("from", "from_weight", "to", "phase", "weight", "verdict", "alarm", "variant", "feature")
+"""What `history` shows of an event's details; `--json` has them all."""
 
 
 @app.command()
@@ -113,7 +115,7 @@ def history(
         table = Table("at", "event", "who", "why", "revision", "details", box=None)
         for event in events:
             at = datetime.datetime.fromtimestamp(event["at"], datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-            details = ", ".join(f"{k} {v}" for k, v in event["details"].items() if not isinstance(v, dict | list))
+            details = ", ".join(f"{k} {v}" for k, v in event["details"].items() if k in _DETAILS)
             cells = (event["kind"], event["actor"], event["reason"], str(event["revision"]), details)
             table.add_row(at, *(escape(cell) for cell in cells))
         out.print(table)

@@ -168,7 +168,7 @@ export function timeChart({ lines, from, to, log, least, limit, limitText, forma
       svg("text", { class: "tick", x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, format(tick)),
     ]),
     timeTicks(from, to, Math.max(2, Math.floor(width / 110))).map(([tick, text]) =>
-      svg("text", { class: "tick", x: Math.min(Math.max(x(tick), left + 14), width - right - 18), y: height - 5, "text-anchor": "middle" }, text)),
+      svg("text", { class: "tick", x: Math.min(Math.max(x(tick), left + 14), width - right - 28), y: height - 5, "text-anchor": "middle" }, text)),
     limit && limit <= most ? [
       svg("line", { class: "margin", x1: left, x2: width - right, y1: y(limit), y2: y(limit) }),
       svg("text", { class: "note margin-note", x: left + 6, y: y(limit) - 4 }, limitText),

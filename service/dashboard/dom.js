@@ -30,6 +30,14 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A sentence with its `code` between backticks, as children of `el`. */
+export const withCode = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
+
+/** The same as `say` for a sentence with code. */
+export function sayCode(node, text) {
+  if (node.textContent !== text.replaceAll("`", "")) node.replaceChildren(...withCode(text));
+}
+
 /** A function that renders only when what it is given has changed. */
 export function onChange(render) {
   let before;

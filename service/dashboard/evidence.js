@@ -1,7 +1,7 @@
 // The evidence: for each metric a band over the pairs against its margin, and how much of a decision is there.
 
 import { bandChart, meter, responsive } from "./chart.js";
-import { byId, el, onChange, say } from "./dom.js";
+import { byId, el, onChange, say, sayCode } from "./dom.js";
 import { count, METRICS, number, percent, raw, sentence } from "./format.js";
 
 const ANSWERS = { advance: ["good", "✓ goal met"], hold: ["warn", "… not decided"], rollback: ["bad", "✕ worse than allowed"] };
@@ -85,13 +85,16 @@ function show(card_, metric, points, { goals, budget, harms, promoted }) {
     const [met, missed] = [metric.high <= metric.line, metric.low > metric.line];
     card_.badge.className = `badge ${met ? "good" : missed ? "bad" : "warn"}`;
     say(card_.badge, met ? "✓ met" : missed ? "✕ missed" : "… not decided");
+  } else if (metric.answer === "hold" && !promoted && metric.log_e_advance === null && metric.log_e_harm !== null) {
+    card_.badge.className = "badge plain"; // a guard: it never allows an advance, so nothing about it is undecided
+    say(card_.badge, "no harm found");
   } else {
     // After a promotion there is nothing left to decide but harm; each step's evidence is its own.
     const watched = promoted && metric.answer === "hold";
     card_.badge.className = `badge ${watched ? "plain" : tone}`;
     say(card_.badge, watched ? "watched for harm" : word);
   }
-  say(card_.words, sentence(promoted ? metric.reason.replace(/: not decided yet$/, "") : metric.reason));
+  sayCode(card_.words, sentence(promoted ? metric.reason.replace(/: not decided yet$/, "") : metric.reason));
   if (budget) {
     card_.meter(strength(metric.log_e_harm, budget.harm, harms), strength(metric.log_e_advance, budget.advance, 1));
   }
@@ -126,8 +129,8 @@ export function showEvidence(state, evidence, policy) {
     return;
   }
   if (!cards.size) root.replaceChildren();
-  say(byId("budget"), budget ? `However often one looks: at most ${percent(budget.advance)} chance of any wrong advance, `
-    + `${percent(budget.harm)} of any wrong rollback` : "");
+  say(byId("budget"), budget ? `However often one looks: at most ${percent(budget.advance, 2)} chance of any wrong advance, `
+    + `${percent(budget.harm, 2)} of any wrong rollback` : "");
   const harms = state.metrics.filter((metric) => metric.log_e_harm !== null && metric.log_e_harm !== undefined).length || 1;
   const points = byMetric(evidence.bands);
   const given = { goals: policy.goals, budget, harms, promoted: state.phase === "promoted" };

@@ -1,6 +1,6 @@
 // The funnel: rows and labels by stage as bars, and under each why some went no further.
 
-import { byId, el, onChange } from "./dom.js";
+import { byId, el, onChange, withCode } from "./dom.js";
 import { count } from "./format.js";
 
 const STAGES = {
@@ -16,7 +16,7 @@ function bar(stage, most) {
     el("span", { class: "name" }, STAGES[stage.stage] ?? stage.stage, " ", el("strong", {}, count(stage.count))),
     el("span", { class: "track", "aria-hidden": "true" }, fill),
     stage.lost.length ? el("ul", { class: "lost" }, ...stage.lost.map((lost) =>
-      el("li", {}, el("strong", {}, count(lost.count)), ` ${lost.reason}`, el("span", { class: "soft" }, ` ${lost.hint}`)))) : null);
+      el("li", {}, el("strong", {}, count(lost.count)), ` ${lost.reason}`, ". ", el("span", { class: "soft" }, withCode(lost.hint))))) : null);
 }
 
 function picture(title, stages) {

@@ -29,7 +29,7 @@ const PICTURES = [
     kinds: [["p99", "without an answer", share]], about: "Of what each was asked, rehearsals too. Callers get the other model's answer where there is one.",
   },
   {
-    name: "requests", title: "Requests answered a second", log: false, least: 1, format: (value) => count(value), write: (value) => number(value, 1),
+    name: "requests", title: "Requests answered a second", log: false, least: 1, format: (value) => (Number.isInteger(value) ? count(value) : number(value, 1)), write: (value) => number(value, 1),
     kinds: [["p99", "a second", rate]], about: "Live requests, by who answered.",
   },
 ];
@@ -114,7 +114,7 @@ function draw() {
   const from = Math.max(to - length * most, Math.min(points[0]?.from ?? to, to - length * LEAST_POINTS));
   const seen = points.filter((point) => point.from >= from);
   for (const picture of PICTURES) show(picture, seen, { from, to });
-  say(byId("traffic-note"), `A point is ${duration(length)} of the clock's time, over all workers. The service keeps them: a restart loses none.`);
+  say(byId("traffic-note"), `A point is ${duration(length)} of real time, over all workers. The service stores the points, so a restart loses none.`);
 }
 
 /** Shows what is there; `limit` is the p99 goal in milliseconds. */

@@ -1,6 +1,6 @@
 // The head of the page: the verdict in a sentence, who answers, and the steps as a path.
 
-import { byId, el, onChange, say } from "./dom.js";
+import { byId, el, onChange, say, withCode } from "./dom.js";
 import { count, duration, PHASES, sentence, share } from "./format.js";
 
 const ANSWERS = {
@@ -16,13 +16,13 @@ const TONES = { promoted: "good", aborted: "bad", waiting: "warn", paused: "warn
  */
 function reasons(state, decision) {
   const advanced = state.phase === "promoted" && decision?.actor === "judge";
-  if (!advanced) return [state.verdict.reason];
+  if (!advanced) return sentence(state.verdict.reason) === sentence(state.headline) ? [] : [state.verdict.reason];
   const standing = state.shadow_share ? state.verdict.reason : "the promotion has baked, and the old primary was released";
   return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), standing];
 }
 
 const showReasons = onChange((sentences) => {
-  byId("reason").replaceChildren(...sentences.map((text) => el("p", {}, sentence(text))));
+  byId("reason").replaceChildren(...sentences.map((text) => el("p", {}, withCode(sentence(text)))));
 });
 
 const showLeft = onChange((labels, requests, seconds) => {

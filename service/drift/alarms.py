@@ -208,6 +208,18 @@ def name_of(reading: Reading) -> str:
     return f"{reading.feature} is unlike the {reading.variant.value}'s training"
 
 
+def _cleared(reading: Reading) -> str:
+    """Why an alarm is over, for people: the window's own numbers, never those that raised the alarm."""
+    what = (
+        f"the {reading.variant.value}'s predictions are" if reading.feature == PREDICTION else f"{reading.feature} is"
+    )
+    beside = "those in training" if reading.feature == PREDICTION else f"the {reading.variant.value}'s training"
+    return (
+        f"{what} like {beside} again: the distance (PSI) is {reading.psi:.2f}, the line {reading.line:.2f}; "
+        f"{reading.missing:.0%} are missing"
+    )
+
+
 class Machine:
     """Turns readings into alarms: on after `looks` hours above a line, off after as many well below it.
 
@@ -257,6 +269,6 @@ class Machine:
                 mark["since"] = at
                 changes.append(Change(on=True, at=at, reading=reading, reason=mark["reason"]))
             elif mark["since"] is not None and mark["clear"] >= self._limits.looks:
-                changes.append(Change(on=False, at=at, reading=reading, reason=f"no longer: {mark['reason']}"))
+                changes.append(Change(on=False, at=at, reading=reading, reason=_cleared(reading)))
                 mark["since"], mark["reason"] = None, ""
         return changes

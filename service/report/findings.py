@@ -10,7 +10,7 @@ from service.report.words import EVENTS, METRICS, PHASES, number, raw, sentence,
 Document = Mapping[str, Any]
 
 DRIFT = "drift"
-MET, MISSED, OPEN, UNMEASURED = "met", "missed", "not decided", "not measured"
+MET, MISSED, OPEN, UNMEASURED, UNHARMED = "met", "missed", "not decided", "not measured", "no harm found"
 HOURS_PER_MONTH = 730.0
 HEADROOM = 0.7
 """Share of the proven throughput that a machine is planned for: the rest is for bursts and for the loss of a machine."""
@@ -57,6 +57,8 @@ def _judged(metric: Document, policy: Document) -> dict[str, str]:
     title = METRICS.get(name, name.replace("_", " "))
     band = f"{raw(metric['estimate'], line)}{_span(metric, lambda value: raw(value, line))}, {n} pairs"
     answer = {"advance": MET, "rollback": MISSED, "hold": OPEN}[metric["answer"]]
+    if answer == OPEN and metric.get("log_e_advance") is None and metric.get("log_e_harm") is not None:
+        answer = UNHARMED  # a guard: it never allows an advance, so nothing about it is undecided
     if name == "poc_target":
         answer = MET if metric["high"] <= line else MISSED if metric["low"] > line else OPEN
         text = f"the primary's own mean loss at most {line:,.10g}"
@@ -100,7 +102,7 @@ def _fine(value: float) -> str:
 
 def _loaded(goal: str, target: str, load: Document | None, measured: str, finding: str) -> dict[str, str]:
     if load is None:
-        return {"goal": goal, "target": target, "measured": "no load test has been filed", "answer": UNMEASURED}
+        return {"goal": goal, "target": target, "measured": "no load test has been recorded", "answer": UNMEASURED}
     if load["details"]["verdict"] == "invalid":
         return {"goal": goal, "target": target, "measured": "the load test says nothing", "answer": UNMEASURED}
     held = [f for f in load["details"].get("findings", []) if finding in f["goal"].lower()]
@@ -237,7 +239,8 @@ def _drifted(drift: Document | None, events: Sequence[Document]) -> list[tuple[s
     changes = [e["details"] for e in events if e["kind"] == DRIFT]
     on = {(alarm["variant"], alarm["feature"]) for alarm in drift["alarms"]}
     was = {(d["variant"], d["feature"]) for d in changes if d["alarm"] == "on"} - on
-    over = f"Over by now: {', '.join(f'{feature} ({variant})' for variant, feature in sorted(was))}." if was else ""
+    names = ", ".join(f"{feature.strip('()')} ({variant})" for variant, feature in sorted(was))
+    over = f"Over by now: {names}." if was else ""
     if not on:
         calm = "In the newest window no feature is further from training than its line."
         return [("No drift alarm", [calm, *filter(None, [over])])]

@@ -20,7 +20,7 @@ EVENTS = {
     "started": "began", "advance": "advanced", "finish": "promoted", "wait": "waits for a person", "rollback": "rolled back",
     "promote": "advanced by hand", "promote_full": "promoted by hand", "weight": "weight set by hand",
     "shadow": "sent back to shadow", "pause": "paused", "resume": "resumed", "abort": "aborted", "retry": "began again",
-    "undo": "promotion taken back", "release": "old primary let go", "loadtest": "load test filed",
+    "undo": "promotion taken back", "release": "old primary let go", "loadtest": "load test recorded",
 }  # fmt: skip
 PHASES = {
     "serving": "serving", "shadow": "shadow", "canary": "canary", "waiting": "waiting", "paused": "paused",

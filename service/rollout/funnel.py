@@ -20,6 +20,7 @@ FATES = "label_fates/"
 """Counters of the store: labels by what became of them when they came (`domain.Fate`), and those that waited and `joined`."""
 GIVEN_UP = "lost/given_up"
 """Counter of the store: rows that were answered and never stored."""
+WAITS_FOR_EARLIER = "waits for an earlier label"
 
 HINTS: Mapping[str, str] = {
     "pinned": "The caller chose the model by name: such requests are no evidence.",
@@ -37,7 +38,7 @@ HINTS: Mapping[str, str] = {
     "expired": "No label came within `labels.wait`: the row counts as the worst that it could have been.",
     "late": "The label came after `labels.wait` was over: raise `labels.wait`, or send labels sooner.",
     "not in the audit": "`labels.audit` asks for the labels of a sample alone: no label of this row is needed.",
-    "waits for an earlier label": "Rows are counted in the order of their requests: an earlier row still waits for its label.",
+    WAITS_FOR_EARLIER: "Rows are counted in the order of their requests: an earlier row still waits for its label.",
     "request already counted": "Rows of one request are not independent, so a request counts once, by its first row.",
     "unit already counted": "Requests of one unit are not independent, so a unit counts once a day (`unit` in the rollout file).",
     "no loss for this label": "No loss can be computed from this label and these answers: the row counts at its worst.",
@@ -54,7 +55,7 @@ _LABELS_ON: Mapping[str, str] = {
     "queue full": "on rows whose rehearsal was dropped", "rehearsal late": "on rows whose rehearsal was late",
     "model away": "on rows for which the other model was away",
     "not routed by chance": "on rows that were not routed by chance", "late": "came too late",
-    "not in the audit": "outside of the audit's sample", "waits for an earlier label": "wait for an earlier row's label",
+    "not in the audit": "outside of the audit's sample",
     "request already counted": "on further rows of a request that counts already",
     "unit already counted": "on further requests of a unit that counts already", "no loss for this label": "give no loss",
     "no goal asks for it": "not asked for by any goal",
@@ -89,7 +90,7 @@ def _of_quality(pair: Pair | None, label: bool | None, *, settled: bool) -> tupl
     if not pair.asked:
         return REHEARSED, "not in the audit"
     if pair.known is not None:
-        return (COUNTED, "") if settled else (LABELLED, "waits for an earlier label")
+        return (COUNTED, "") if settled else (LABELLED, WAITS_FOR_EARLIER)
     waiting = "expired" if settled else "waiting for its label"
     return REHEARSED, waiting if label is None else "late"
 
@@ -166,8 +167,9 @@ def why_unused(labels_: Mapping[str, int], counted: int) -> str:
     ' (12,000 labels came; 11,760 of them on further rows of a request that counts already)'
     """
     came = sum(labels_.values())
-    parts = [(n, _LABELS_ON.get(reason, reason)) for reason, n in labels_.items() if n and reason]
-    if before := came - sum(n for n, _ in parts) - counted:
+    used = {"", WAITS_FOR_EARLIER}  # a step's labels include those that wait for an earlier row's label
+    parts = [(n, _LABELS_ON.get(reason, reason)) for reason, n in labels_.items() if n and reason not in used]
+    if (before := came - sum(n for n, _ in parts) - counted) > 0:
         parts.append((before, "counted before this step"))
     if came <= counted or not parts:
         return ""

@@ -199,6 +199,8 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
         answer, reason = "rollback", f"{reason}: worse than allowed"
     elif reading.log_e_advance is not None and crossed(reading.log_e_advance, alpha_advance):
         answer, reason = "advance", f"{reason}: the goal is met"
+    elif reading.log_e_advance is None and reading.log_e_harm is not None:
+        reason = f"{reason}: no harm found so far" if reading.n else reason
     else:
         reason = f"{reason}: not decided yet"
     return MetricVerdict(

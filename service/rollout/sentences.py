@@ -80,6 +80,9 @@ def saturated(variant: Variant, clipped: Clipped, scale: LossScale) -> str:
 
 
 def _of_loss(r: Reading) -> str:
+    if not r.n and r.metric != DISAGREEMENT:
+        what = r.words or r.metric.replace("_", "-")
+        return f"no labelled pair yet to compare the {what} by" if r.metric != "win_rate" else "no labelled pair yet"
     if r.metric == DISAGREEMENT:
         return (
             f"on {r.n:,} rows the candidate's answer differs from the primary's on {r.estimate:.2%} (between {max(r.low, 0.0):.2%} "
@@ -104,6 +107,8 @@ def _of_loss(r: Reading) -> str:
 
 
 def _in_time(r: Reading) -> str:
+    if not r.n:
+        return f"no answer of the candidate yet to hold against the limit ({r.line * 100:g} % may be slower)"
     causes = {cause: count for cause, count in r.causes if count}
     after = f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers"
     if not causes.keys() - {SLOW}:
@@ -124,6 +129,8 @@ def _cause(name: str) -> tuple[str, str]:
 def _failures(r: Reading) -> str:
     side = "more" if r.estimate >= 0 else "fewer"
     share, allowed = f"{abs(r.estimate):.2%} {side}", f"{r.line:.2%} more are allowed"
+    if not r.n:
+        return f"no request yet to compare failures by ({allowed})"
     if r.metric == "request_errors":
         return f"in {r.n:,} intervals of {INTERVAL_S:g} s the candidate fails {share} of all requests ({allowed})"
     band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")

@@ -33,7 +33,7 @@ def test_the_page_shows_where_the_rollout_stands(look: Look, served: Running) ->
     page = look.open()
     state = served.rollout()
 
-    expect(page.locator("#headline")).to_have_text("flight_candidate rehearses: not decided yet")
+    expect(page.locator("#headline")).to_have_text("flight_candidate rehearses: waits for labels")
     expect(page.locator("#reason")).to_contain_text("labels that this step asks for")
     assert page.locator("#steps li").count() == 5
     expect(page.locator("#steps li[aria-current=step]")).to_contain_text("Shadow")

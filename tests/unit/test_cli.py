@@ -482,8 +482,8 @@ def test_the_funnel_is_short_in_status_and_has_its_hints_in_explain() -> None:
         short, full = (done(name, "--url", stub.url, COLUMNS="200") for name in ("status", "explain"))
 
     assert "rows       12,000 settled → 240 counted" in short
-    assert "not further: 11,760 request already counted" in short
-    assert "11,760   not further: request already counted. A request counts once." in full
+    assert "not counted: 11,760 request already counted" in short
+    assert "11,760   not counted: request already counted. A request counts once." in full
     assert "The oldest label that waits for its prediction came 90 seconds ago." in full
     assert "Where the labels are" not in full
 
