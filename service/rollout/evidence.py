@@ -73,9 +73,8 @@ class Evidence:
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage, self.clipped = Coverage(), Clipped()
         self.funnel = Funnel()
-        asked = (
-            goals.quality is not None and goals.quality.scale.loss.labelled
-        )  # a row needs no label to count by agreement
+        # By agreement a row needs no label to count.
+        asked = goals.quality is not None and goals.quality.scale.loss.labelled
         served = goals.quality is not None and not self._paired
         self._how = {settled: How(asked, served, settled) for settled in (False, True)}
         self.no_loss = 0  # labels that came and that no loss can be computed from
