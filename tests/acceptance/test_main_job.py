@@ -88,9 +88,9 @@ def test_a_flight_is_answered_and_its_label_is_joined_once(service: Running, jul
         assert posted.status_code == 200
         return dict(posted.json())
 
-    assert feedback(1) == {"matched": 1, "duplicate": 0, "conflict": 0, "pending": 0}
-    assert feedback(1) == {"matched": 0, "duplicate": 1, "conflict": 0, "pending": 0}
-    assert feedback(0) == {"matched": 0, "duplicate": 0, "conflict": 1, "pending": 0}
+    assert feedback(1) == {"matched": 1, "duplicate": 0, "conflict": 0, "pending": 0, "corrected": 0}
+    assert feedback(1) == {"matched": 0, "duplicate": 1, "conflict": 0, "pending": 0, "corrected": 0}
+    assert feedback(0) == {"matched": 0, "duplicate": 0, "conflict": 1, "pending": 0, "corrected": 0}
 
 
 def test_replay_in_shadow_equals_the_offline_figures(service: Running, july: list[Flight]) -> None:
@@ -315,13 +315,13 @@ def test_a_killed_records_process_loses_nothing(tmp_path: Path, july: list[Fligh
                 early = [{"prediction_id": name, "label": 1} for name in names]
                 away = service.http.post("/feedback", json={"labels": early}).json()
                 supervisor.resume()
-                assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 10}
+                assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 10, "corrected": 0}
         assert slowest < 2.0
         labels = [{"prediction_id": name, "label": 1} for name in names]
         service.wait_for(lambda: counters(service)["requests/primary/live/200"] == 400, 30)
         service.wait_for(lambda: counters(service)["labels/matched"] == labelled + 10)
         back = service.http.post("/feedback", json={"labels": labels}).json()
-        assert back == {"matched": 90, "duplicate": 10, "conflict": 0, "pending": 0}
+        assert back == {"matched": 90, "duplicate": 10, "conflict": 0, "pending": 0, "corrected": 0}
         told = replay(service, "--month", "7", "--limit", "300", "--connections", "8")
 
         assert told["differences"] == []
