@@ -147,7 +147,8 @@ class MemoryStore:
             for report in batch.corrected:
                 kept = self._labels[report.prediction_id]
                 kept.at_before, kept.corrected = kept.report.at, self._receipts
-                kept.report = replace(kept.report, at=report.at)  # the label stands as it was written: 1 and True are equal
+                # The label stands as it was written: 1 and True are equal.
+                kept.report = replace(kept.report, at=report.at)
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
             if batch_id is not None:
                 self._batches[batch_id] = receipt.fates
