@@ -76,7 +76,7 @@ def shown(
         "labels": label_figures(counters)
         | {
             "funnel": funnel.labels(read, counters, waiting.count, waiting.stray),
-            "oldest_waiting_s": None if waiting.oldest is None else max(known.now - waiting.oldest, 0.0),
+            "oldest_waiting_s": None if waiting.oldest is None else max(known.now - waiting.oldest, 0.0) // 60 * 60,
         },
         "funnel": funnel.rows(read, counters),
         "progress": kept["progress"] if kept else None,
