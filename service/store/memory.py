@@ -26,6 +26,10 @@ class _Kept:
     def standing(self) -> codec.Standing:
         return codec.Standing(self.report, self.corrected is not None)
 
+    def with_time(self, at: float) -> LabelReport:
+        """The label as it was written (1 and True are equal), with another time; the database tells a said time like this."""
+        return replace(self.report, at=at, timed=at != self.received_at)
+
 
 class MemoryStore:
     """A Store whose database is this object.
@@ -147,8 +151,7 @@ class MemoryStore:
             for report in batch.corrected:
                 kept = self._labels[report.prediction_id]
                 kept.at_before, kept.corrected = kept.report.at, self._receipts
-                # The label stands as it was written: 1 and True are equal.
-                kept.report = replace(kept.report, at=report.at)
+                kept.report = kept.with_time(report.at)
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
             if batch_id is not None:
                 self._batches[batch_id] = receipt.fates
@@ -189,7 +192,7 @@ class MemoryStore:
         if kept is None or (known_by is not None and kept.receipt > known_by):
             return None
         if known_by is not None and kept.corrected is not None and kept.corrected > known_by:
-            return replace(kept.report, at=kept.at_before)
+            return kept.with_time(kept.at_before)
         return kept.report
 
     def receipts(self) -> int:

@@ -107,7 +107,7 @@ def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:
                 ["started", "advance", "advance", "advance", "finish"] if name == "good" else ["started", "rollback"]
             )
             said = events(service)[-1]["reason"]
-            assert "brier is" in said, said
+            assert "Brier score is" in said, said
         finally:
             service.stop()
         store = f"sqlite:///{tmp_path / name / 'understudy.db'}"

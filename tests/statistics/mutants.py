@@ -74,7 +74,7 @@ MUTANTS = [
         ("restarts never spent", "late_harm", "return 1.0 / math.log2(t + 2)", "return 1.0"),
         ("pending labels ignored", "goal", f"{PENDING}(pending or {{}}).items():", f"{PENDING}():"),
         ("pending labels as the best", "goal", "evidence.assuming(worst, times)", "evidence.assuming(-worst, times)"),
-        ("missing labels are harm", "goal", "self._late.update(x if least is None else least)", "self._late.update(x)"),
+        ("missing labels are harm", "goal", "self._late.update(best)", "self._late.update(x)"),
         ("promoted on any metric", "compose", "return min(log_es.values())", "return max(log_es.values())"),
         ("harm uncorrected", "compose", "return log_sum_exp(parts.values())", "return max(log_es.values())"),
         (
