@@ -28,6 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 SERVER_CPU, LOAD_CPU = "0", "1"
 START_S = 120.0
 WARM_UP_S = 1
+SETTLE_S = 0.5
+"""After a round, what was answered is still being recorded: it belongs to this round, and not into the next server's."""
 _DONE = """
 done = function(summary, latency, requests)
   io.write(string.format("percentiles %f %f %f\\n", latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
@@ -150,10 +152,20 @@ def measure(server: Server, lua: Path, seconds: int, connections: int) -> None:
     """
     with running(server) as (url, pid):
         wrk(url + server.path, lua, WARM_UP_S, connections)
-        before = _spent(pid)
-        shown = wrk(url + server.path, lua, seconds, connections)
-        after = _spent(pid)
-        memory = sum(each[1] for each in _family(pid)) / 2**20
+        sample(server, url, pid, lua, seconds, connections)
+
+
+def sample(server: Server, url: str, pid: int, lua: Path, seconds: int, connections: int) -> None:
+    """One round of a server that runs: wrk for `seconds`, then a moment in which records are written. The sample is added.
+
+    Raises:
+        ConfigurationError: it answered errors.
+    """
+    before = _spent(pid)
+    shown = wrk(url + server.path, lua, seconds, connections)
+    time.sleep(SETTLE_S)
+    after = _spent(pid)
+    memory = sum(each[1] for each in _family(pid)) / 2**20
     cpu = {name: (spent - before.get(name, 0.0)) / shown.count * 1e6 for name, spent in after.items()}
     server.samples.append(Sample(shown.rate, shown.p50_ms, shown.p99_ms, shown.p999_ms, cpu, memory))
 

@@ -16,18 +16,31 @@ from rich.console import Console
 from rich.progress import track
 
 from loadtests import asking, matrix
-from loadtests.measuring import LOAD_CPU, RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools
+from loadtests.measuring import (
+    LOAD_CPU,
+    RESULTS,
+    ROOT,
+    SERVER_CPU,
+    Server,
+    machine,
+    need_tools,
+    running,
+    sample,
+    wrk,
+)
 
 console = Console(highlight=False)
 KINDS = ("primary only", "shadow 100 %", "canary 50 %")
 CONNECTIONS = 16
+WARM_UP_S = 5
+"""A server that has just started spends more on a request: modules are imported, caches are empty."""
 NOW, BEFORE = "now", "before"
 
 
 def main(
     revision: Annotated[str, typer.Argument(help="the earlier revision: a commit, a branch or a tag")],
-    rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 5,
-    seconds: Annotated[int, typer.Option(help="seconds of load per round and server")] = 3,
+    rounds: Annotated[int, typer.Option(help="interleaved rounds")] = 15,
+    seconds: Annotated[int, typer.Option(help="seconds of load per round and server")] = 2,
     write: Annotated[bool, typer.Option(help="write a dated file to loadtests/results/")] = True,
 ) -> None:
     """Measure this checkout beside an earlier revision: one-row JSON, primary only, in shadow and in canary."""
@@ -40,11 +53,17 @@ def main(
         try:
             pairs = {kind: _pair(folder, kind, earlier) for kind in KINDS}
             lua = asking.scripts(folder, "float", asking.matrix_bodies(1))["rows"]
-            turns = [(kind, number) for number in range(rounds) for kind in KINDS]
-            for kind, number in track(turns, description="measuring", console=console):
-                # Who goes first alternates, so that a machine that gets slower favours neither.
-                for which in (NOW, BEFORE) if number % 2 else (BEFORE, NOW):
-                    measure(pairs[kind][which], lua, seconds, CONNECTIONS)
+            turns = iter(track(range(rounds * len(KINDS)), description="measuring", console=console))
+            for kind in KINDS:
+                with running(pairs[kind][NOW]) as now, running(pairs[kind][BEFORE]) as before:
+                    at = {NOW: now, BEFORE: before}
+                    for which, (url, _) in at.items():
+                        wrk(url + pairs[kind][which].path, lua, WARM_UP_S, CONNECTIONS)
+                    for number in range(rounds):
+                        next(turns)
+                        # Who goes first alternates, so that a machine that gets slower favours neither.
+                        for which in (NOW, BEFORE) if number % 2 else (BEFORE, NOW):
+                            sample(pairs[kind][which], *at[which], lua, seconds, CONNECTIONS)
         finally:
             _git("worktree", "remove", "--force", str(earlier))
     text = _report(pairs, commit, rounds, seconds)
@@ -72,8 +91,8 @@ def _report(pairs: dict[str, dict[str, Server]], commit: str, rounds: int, secon
     dirty = " with uncommitted changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
     head, at = _git("rev-parse", "--short", "HEAD"), datetime.datetime.now(datetime.UTC)
     method = (
-        f"{rounds} interleaved rounds of {seconds} s after a second of warm-up, one row of 16 floats in JSON, {CONNECTIONS} "
-        f"connections; the server and all its processes on core {SERVER_CPU}, wrk on core {LOAD_CPU}. "
+        f"{rounds} interleaved rounds of {seconds} s after {WARM_UP_S} s of warm-up, both servers up, one row of 16 floats in "
+        f"JSON, {CONNECTIONS} connections; both servers and all their processes on core {SERVER_CPU}, wrk on core {LOAD_CPU}. "
         f"Load at the end: {os.getloadavg()[1]:.1f}."
     )
     made = (
@@ -83,8 +102,8 @@ def _report(pairs: dict[str, dict[str, Server]], commit: str, rounds: int, secon
     lines = [
         f"# {head}{dirty} beside {commit}, {at:%Y-%m-%d %H:%M} UTC", "",
         method, machine(("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")), made, "",
-        "| | now, requests/s | before, requests/s | now / before | p99 now, before (ms) | CPU µs a request: now, before |",
-        "|---|---|---|---|---|---|",
+        "| | now, requests/s | before, requests/s | now / before | p99 now, before (ms) | CPU µs/request: now, before | by process |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind, pair in pairs.items():
         now, before = pair[NOW], pair[BEFORE]
@@ -95,8 +114,14 @@ def _report(pairs: dict[str, dict[str, Server]], commit: str, rounds: int, secon
         ]
         ratio = f"{ratios[len(ratios) // 2]:.3f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
         p99 = f"{now.median('p99_ms'):.2f}, {before.median('p99_ms'):.2f}"
-        lines.append(f"| {kind} | {shown[0]} | {shown[1]} | {ratio} | {p99} | {now.cpu():.0f}, {before.cpu():.0f} |")
+        cpu = f"{now.cpu():.0f}, {before.cpu():.0f} | {_by_process(now, before)}"
+        lines.append(f"| {kind} | {shown[0]} | {shown[1]} | {ratio} | {p99} | {cpu} |")
     return "\n".join([*lines, ""])
+
+
+def _by_process(now: Server, before: Server) -> str:
+    names = sorted({name for sample in now.samples for name in sample.cpu_us} - {"server"})
+    return "; ".join(f"{name} {now.cpu(name):.0f}, {before.cpu(name):.0f}" for name in names)
 
 
 def _git(*arguments: str) -> str:
