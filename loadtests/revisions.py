@@ -102,7 +102,7 @@ def _report(pairs: dict[str, dict[str, Server]], commit: str, rounds: int, secon
     lines = [
         f"# {head}{dirty} beside {commit}, {at:%Y-%m-%d %H:%M} UTC", "",
         method, machine(("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")), made, "",
-        "| | now, requests/s | before, requests/s | now / before | p99 now, before (ms) | CPU µs/request: now, before | by process |",
+        "| | now, requests/s | before, requests/s | now / before | p99 ms: now, before | CPU µs a request: both | by process |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind, pair in pairs.items():
