@@ -133,7 +133,7 @@ class Controller:
             return None
         looked = {
             "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail.last, "known_by": known_by,
-            "marks": len(evidence.marks), "chain": evidence.chain, "met": met, "evidence": VERSION,
+            "marks": len(evidence.marks), "chain": evidence.chain.digest, "met": met, "evidence": VERSION,
         }  # fmt: skip
         return self._apply(plan, order, verdict, looked)
 

@@ -25,14 +25,12 @@ to the trial whose plan it was routed by. Time is the observations' own, each on
 (`timebase`); nothing here reads a clock. A step has lasted as long as the base that has moved on furthest.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
-
-from service.domain import SHARE_ONE, Label, LabelReport, Mode, Observation, Variant
+from service.domain import SHARE_ONE, LabelReport, Mode, Observation, Variant
 from service.rollout.attempts import Attempts
+from service.rollout.digest_chain import DigestChain
 from service.rollout.drops import Drops
 from service.rollout.firsts import Firsts
 from service.rollout.funnel import Funnel, How, place
@@ -45,13 +43,10 @@ from service.rollout.served import Served
 from service.rollout.tail import Tail, views
 from service.rollout.timebase import TimeBases
 
-VERSION = 5
+VERSION = 6
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
-BLOCK_ROWS = 256
 WANTED_MAX = 1_000
 """Predictions of an audit that are listed as waiting for their label."""
-
-_pack = msgspec.msgpack.encode
 
 Row = tuple[int, Observation, LabelReport | None]
 
@@ -81,10 +76,8 @@ class Evidence:
         self.seen = self.settled = 0
         # Where each step began: step, plan's revision, seen, settled, trial.
         self.marks: list[tuple[int, int, int, int, int]] = []
-        self.chain = ""  # digest of all settled rows so far
-        self.blocks: list[tuple[int, str]] = []  # the chain at every `BLOCK_ROWS`th settled row: seq, digest
+        self.chain = DigestChain()  # of all settled rows
         self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
-        self._in_block = 0
         self.step = self.revision = 0
         self.trial, self.trial_revision = 1, 0
         self.step_requests = self.step_labels = self.labels = 0
@@ -193,7 +186,7 @@ class Evidence:
             self.settled = seq
             taken += 1
             came = report is not None and pair is not None and pair.asked and (pair.labelled or pair.lost)
-            self._link(seq, observation, report.label if report is not None and came else None)
+            self.chain.add(seq, observation, report.label if report is not None and came else None)
         return taken
 
     def _miss(self, seq: int) -> None:
@@ -201,22 +194,6 @@ class Evidence:
         joins = bool(self.missing) and self.missing[-1][1] == self.settled
         first = self.missing.pop()[0] if joins else seq
         self.missing.append((first, seq))
-
-    def _link(self, seq: int, observation: Observation, label: Label | None) -> None:
-        """Chain a settled row, so that a row which is changed later can be found."""
-        o, a, b = observation, observation.primary, observation.candidate
-        # Only where they are there: the digest of rows that were judged before these fields existed stays as it was.
-        added = () if o.agrees is None and a.vector is None and b.vector is None else (o.agrees, a.vector, b.vector)
-        row = _pack((
-            self.chain, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
-            o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
-            b.probabilities, b.seconds, o.sampled, *added, *(() if o.replay is None else (o.replay, o.received_at)),
-        ))  # fmt: skip
-        self.chain = hashlib.blake2b(row, digest_size=8).hexdigest()
-        self._in_block += 1
-        if self._in_block == BLOCK_ROWS:
-            self.blocks.append((seq, self.chain))
-            self._in_block = 0
 
     def tail(self, rows: Iterable[Row]) -> Tail:
         """What lies behind the prefix; changes nothing."""
@@ -349,7 +326,7 @@ class Evidence:
             "attempts": self.attempts.state(), "drops": self._drops.state(), "version": VERSION,
             "served": self.served.state(), "poc": self.poc.state(),
             "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(), "funnel": self.funnel.state(),
-            "marks": self.marks, "blocks": self.blocks, "in_block": self._in_block,
+            "marks": self.marks, "chain": self.chain.state(),
             "bases": self.bases.state(), "bases_settled": self._bases_settled.state(),
             "step_from": list(self._step_from.items()), "baking": list(self._baking.items()),
             "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
@@ -371,9 +348,8 @@ class Evidence:
         self.coverage = Coverage(**state["coverage"])
         self.clipped = Clipped(**state["clipped"])
         self.marks = [tuple(mark) for mark in state["marks"]]
-        self.blocks = [tuple(block) for block in state["blocks"]]
+        self.chain.take(state["chain"])
         self.missing = [tuple(rows) for rows in state["missing"]]
-        self._in_block = state["in_block"]
         self.bases.take(state["bases"])
         self._bases_settled.take(state["bases_settled"])
         self._step_from, self._baking = dict(state["step_from"]), dict(state["baking"])
@@ -384,7 +360,7 @@ class Evidence:
 
 
 _PLAIN = (
-    "chain", "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
+    "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
     "no_loss", "trial", "trial_revision",
 )  # fmt: skip
 

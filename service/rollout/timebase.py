@@ -141,10 +141,12 @@ class TimeBases:
         if step > 0.0:
             # Exact where no time was ever added up: a sum of steps would be off in the last digits.
             self.lived = arrived if self.lived == mark else self.lived + step
-            for clock in (self.clock, self._waits):
-                clock.mark = arrived
-                clock.total += step
-                clock.high = max(clock.high, arrived)
+            clock, waits = self.clock, self._waits
+            clock.mark = waits.mark = arrived
+            clock.total += step
+            waits.total += step
+            if arrived > clock.high:  # both have taken in the same times
+                clock.high = waits.high = arrived
         return self._waits.total
 
     def placed(self, observation: Observation) -> Observation:

@@ -83,14 +83,14 @@ def verify(
         met = looked.get("met", {})
         verdict = judge_at(followed, evidence, tail, Phase(looked["from"]), looked["judged_step"], frozenset(met))
         unfounded = _unfounded(events, event, met[LOADTEST]) if LOADTEST in met else None
-        checks.append(Check(event, False, unfounded) if unfounded else _compare(event, verdict, evidence.chain))
-    return checks, changed_block(evidence, state["evidence"]["blocks"])
+        checks.append(Check(event, False, unfounded) if unfounded else _compare(event, verdict, evidence.chain.digest))
+    return checks, changed_block(evidence, state["evidence"]["chain"]["blocks"])
 
 
 def changed_block(evidence: Evidence, blocks: Sequence[Sequence[Any]]) -> str | None:
     """Where the chain of row digests first differs from the one that was kept, in words."""
     before = 0
-    for (seq, digest), (kept_seq, kept) in zip(evidence.blocks, blocks, strict=False):
+    for (seq, digest), (kept_seq, kept) in zip(evidence.chain.blocks, blocks, strict=False):
         if (seq, digest) != (kept_seq, kept):
             return f"a row between {before + 1} and {kept_seq} is not what it was when it was judged"
         before = seq

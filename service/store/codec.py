@@ -156,38 +156,42 @@ _STATUSES = {each.value: each for each in Status}
 
 def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
-    _, own, request, at, revision, variant, mode, share, unit, fallback, *answers = row
-    point, primary_vector, candidate_vector, agrees, unsampled, replay, received_at = answers[10:17]
+    # All at once and by position: this runs for every row that the judge reads.
+    (
+        _, own, request, at, revision, variant, mode, share, unit, fallback, status, label, score, probabilities, seconds,
+        status_2, label_2, score_2, probabilities_2, seconds_2, point, vector, vector_2, agrees, unsampled, replay, received_at,
+        *_,
+    ) = row  # fmt: skip
     return Observation(
-        prediction_id=own,
-        request_id=own if request is None else request,
-        at=at,
-        revision=revision,
-        variant=_VARIANTS[variant],
-        mode=_MODES[mode],
-        share=share,
-        primary=_answer_of(primary_vector, *answers[:5]),
-        candidate=_answer_of(candidate_vector, *answers[5:10]),
-        unit=unit,
-        fallback=fallback,
-        point=point,
-        agrees=None if agrees is None else bool(agrees),
-        sampled=unsampled is None,
-        replay=replay,
-        received_at=received_at,
+        own,
+        own if request is None else request,
+        at,
+        revision,
+        _VARIANTS[variant],
+        _MODES[mode],
+        share,
+        _answer_of(status, label, score, probabilities, seconds, vector),
+        _answer_of(status_2, label_2, score_2, probabilities_2, seconds_2, vector_2),
+        unit,
+        fallback,
+        point,
+        None if agrees is None else bool(agrees),
+        unsampled is None,
+        replay,
+        received_at,
     )
 
 
 def _answer_of(
-    vector: str | None, status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float
+    status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float, vector: str | None
 ) -> Answer:
     return Answer(
-        status=_STATUSES[status],
-        label=None if label is None else label_value(label),
-        score=score,
-        probabilities=None if probabilities is None else _numbers(probabilities),
-        seconds=seconds,
-        vector=None if vector is None else _numbers(vector),
+        _STATUSES[status],
+        None if label is None else label_value(label),
+        score,
+        None if probabilities is None else _numbers(probabilities),
+        seconds,
+        None if vector is None else _numbers(vector),
     )
 
 

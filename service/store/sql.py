@@ -352,7 +352,7 @@ _OF_LABEL = (
 
 def _judged(row: codec.Row, known_by: int | None) -> tuple[int, Observation, LabelReport | None]:
     seq, label, at, received_at, at_before, corrected = row[-6:]
-    observation = codec.observation_of(row[: len(OBSERVATION_COLUMNS)])
+    observation = codec.observation_of(row)
     if label is None:
         return seq, observation, None
     if corrected is not None and known_by is not None and corrected > known_by:

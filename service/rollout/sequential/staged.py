@@ -1,6 +1,6 @@
 """The same evidence twice: over the whole rollout, and of the present step alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from service.rollout.sequential.base import Evidence
@@ -26,11 +26,9 @@ class Staged(Generic[E]):
         self._fresh = fresh
         self.whole, self.step = fresh(), fresh()
 
-    def parts(self, *, in_step: bool) -> Iterator[E]:
+    def parts(self, *, in_step: bool) -> tuple[E, ...]:
         """What a value is counted in: always the whole, and the step where it belongs to it."""
-        yield self.whole
-        if in_step:
-            yield self.step
+        return (self.whole, self.step) if in_step else (self.whole,)
 
     def begin_step(self) -> None:
         """The plan has moved on: the next advance needs evidence of its own."""
