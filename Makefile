@@ -75,13 +75,24 @@ haproxy: ## install Debian's HAProxy for the tests of several replicas, where th
 screenshots: models chromium ## play the three demo stories and take the documentation's pictures of the dashboard
 	@$(PY) docs/screenshots.py
 
+# Side by side, the fastest first; then, one after the other, those that measure a service and need the machine for themselves.
+# `TESTS=tests/unit make test` runs a part.
+TESTS ?= tests
+PYTEST = $(PY) -m pytest $(TESTS)
+SIDE_BY_SIDE = -n auto --dist loadgroup --no-loadscope-reorder
+
+# Bytecode is kept, whatever the environment says: otherwise every process that a test starts compiles the whole service.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: test
-test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (a few minutes)
-	@$(PY) -m pytest -m "not slow"
+test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (ten minutes on two cores)
+	@$(PYTEST) -m "not slow and not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m "not slow and alone" || [ $$? = 5 ]  # 5: this part has none
 
 .PHONY: test-all
 test-all: lint models chromium prometheus haproxy ## also the full-size statistics and soak tests
-	@$(PY) -m pytest
+	@$(PYTEST) -m "not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m alone || [ $$? = 5 ]
 
 .PHONY: bench
 bench: models ## this service beside its peers, in one run, into loadtests/results/ (needs wrk)

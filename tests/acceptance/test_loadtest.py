@@ -23,7 +23,7 @@ from models.data import Flight
 from tests.acceptance.conftest import ROOT, Running, free_port, start
 from tests.unit.rollout.test_loadtest import GOOD
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
 
 
 def record_for(service: Running, **setup: Any) -> dict[str, Any]:

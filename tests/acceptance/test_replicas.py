@@ -23,7 +23,7 @@ from service.domain import Variant
 from service.route import variant
 from service.store.records import read_from
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
 balanced = pytest.mark.skipif(HAPROXY is None, reason="NO HAPROXY: `apt-get install haproxy`")
 
 LEASE_S = 1.0

@@ -16,6 +16,8 @@ from service.connection import GATHER_S, READ_AHEAD, Connection
 from service.http import Whole
 
 KEEP_ALIVE_S = 1
+SILENCE_S = 0.3
+"""An exchange is over when nothing more comes for so long after the first bytes; those may take as long as a busy machine does."""
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -99,11 +101,11 @@ class Served:
             for piece in pieces:
                 connection.sendall(piece)
                 time.sleep(pause_s)
-            connection.settimeout(0.3)
             got = b""
             try:
                 while part := connection.recv(65536):
                     got += part
+                    connection.settimeout(SILENCE_S)
                 got += b"<closed>"
             except TimeoutError:
                 pass

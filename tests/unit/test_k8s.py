@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,14 @@ CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}
 """Kinds of others, which Kubernetes' schemas do not have."""
 
 
-def documents(overlay: str) -> list[dict[str, Any]]:
+@cache
+def parsed(overlay: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all((K8S / "rendered" / f"{overlay}.yaml").read_text()) if each]
+
+
+def documents(overlay: str) -> list[dict[str, Any]]:
+    """The caller's own copy."""
+    return deepcopy(parsed(overlay))
 
 
 def of_kind(overlay: str, *kinds: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 import yaml
 
 from service import loading
+from service.domain import Variant
+from service.engine.catalog import Card
 from service.rollout.identity import identity
+from service.rollout.policy import Policy
 from service.settings import read_settings
 from service.store import Retention
 from service.store.sql import SqlStore
@@ -44,8 +48,30 @@ def decided(file: Path, *, rows: int = 0, keep: bool = True) -> str:
     policy = loading.load_policy(settings)
     cards = loading.read_cards(policy, settings)
     key = loading.rollout_key(policy, cards)
-    settings.state_dir.mkdir(exist_ok=True)
-    store = SqlStore(settings.resolved_store_url(), key, lambda outcome: {})
+    database = settings.state_dir / "understudy.db"
+    if database.exists():  # a second rollout in the same store
+        played(policy, cards, key, database, keep=keep)
+    else:
+        settings.state_dir.mkdir(exist_ok=True)
+        if (key, keep) not in PLAYED:
+            played(policy, cards, key, database, keep=keep)
+            PLAYED[key, keep] = database.read_bytes()
+        database.write_bytes(PLAYED[key, keep])
+    if rows:
+        store = SqlStore(settings.resolved_store_url(), key, lambda outcome: {})
+        at = store.outcomes(limit=rows + 1)[rows][1].at
+        store.prune(Retention(0.0, sys.maxsize), now=at)
+        store.close()
+    return key
+
+
+PLAYED: dict[tuple[str, bool], bytes] = {}
+"""The database of a rollout that was played for one test, for the others: by its key, and by whether its identity was kept."""
+
+
+def played(policy: Policy, cards: Mapping[Variant, Card], key: str, database: Path, *, keep: bool) -> None:
+    """Play the rollout into the database."""
+    store = SqlStore(f"sqlite:///{database}", key, lambda outcome: {})
     if keep:
         store.keep_identity(identity(policy, cards))
     world = World(policy, store)
@@ -54,11 +80,8 @@ def decided(file: Path, *, rows: int = 0, keep: bool = True) -> str:
         world.serve(n)
         process.tick()
     assert world.kinds == RAMP
-    if rows:
-        at = store.outcomes(limit=rows + 1)[rows][1].at
-        store.prune(Retention(0.0, sys.maxsize), now=at)
     store.close()
-    return key
+    assert not list(database.parent.glob("*-wal")), "everything is in the one file"
 
 
 def lines(*arguments: Any, code: int) -> list[str]:
