@@ -28,6 +28,7 @@ ONE_BY_ONE = ORDER.index("acceptance")
 WORKERS_MAX = 8
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests by `ORDER`, and name the group of each for pytest-xdist: one group runs on one worker, in order."""
     items.sort(key=stage)

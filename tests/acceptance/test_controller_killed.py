@@ -84,12 +84,13 @@ def told(begun: Path, folder: Path, story: str, spot: Spot | None = None) -> tup
 
 
 SPOTS = [(story, effect) for story in STORIES for effect in (*WRITES, *READS)]
+QUICK = [("good", "save_plan"), *(("broken", effect) for effect in WRITES)]
+"""Every transition of the long story, and every write of the short one. `make test-all` has the others: the ticks of the long
+story are alike, and a kill after a read finds what the write before it left; `test_controller` has all of them in memory."""
 
 
 @pytest.mark.parametrize(
-    ("story", "effect"),
-    # A kill after a read finds what the write before it left: the short story shows it, the long one is for `make test-all`.
-    [pytest.param(*s, marks=pytest.mark.slow if s[0] == "good" and s[1] in READS else ()) for s in SPOTS],
+    ("story", "effect"), [pytest.param(*spot, marks=() if spot in QUICK else pytest.mark.slow) for spot in SPOTS]
 )
 def test_killed_anywhere_the_rollout_goes_on_and_every_transition_happens_once(
     begun: Path, tmp_path: Path, story: str, effect: str

@@ -424,9 +424,9 @@ def _card() -> Any:
     ("change", "says"),
     [
         ({"device": "cuda"}, "The library missing is onnxruntime-gpu"),
-        ({"device": "tensorrt"}, "The library missing is onnxruntime-gpu"),
-        ({"primary": "models/nowhere"}, "is missing"),
-        ({"task": "regression"}, "binary-classification"),
+        pytest.param({"device": "tensorrt"}, "The library missing is onnxruntime-gpu", marks=pytest.mark.slow),
+        pytest.param({"primary": "models/nowhere"}, "is missing", marks=pytest.mark.slow),
+        pytest.param({"task": "regression"}, "binary-classification", marks=pytest.mark.slow),
         ({"stepz": []}, "stepz"),
         ({"candidate": "{folder}"}, "its digest is"),
     ],

@@ -33,7 +33,7 @@ class Size:
     every: int  # pairs between two looks
 
 
-SMALL = Size(140, 420, 60)
+SMALL = Size(70, 420, 60)
 FULL = Size(2_000, 2_000, 50)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import prometheus_client
 
-from models import build
-from models.data import Flight, replay_rows
+from models import build, data
+from models.data import Flight
 from service.domain import Observation, Variant
 from service.drift.alarms import Change, Limits, Machine, look
 from service.drift.bins import Counts
@@ -55,8 +55,13 @@ def counted(parts: Sequence[Rows], observations: Sequence[Observation], **settin
 
 
 @cache
+def year() -> data.Frame:
+    return data.load()
+
+
+@cache
 def month(number: int) -> list[Flight]:
-    return replay_rows(number)
+    return list(data.flights(data.month_of(year(), number)))
 
 
 def told(flights: Sequence[Flight]) -> tuple[list[Rows], list[Observation]]:
