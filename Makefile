@@ -79,19 +79,18 @@ screenshots: models chromium ## play the three demo stories and take the documen
 # `TESTS=tests/unit make test` runs a part.
 TESTS ?= tests
 PYTEST = $(PY) -m pytest $(TESTS)
-SIDE_BY_SIDE = -n auto --dist loadgroup --no-loadscope-reorder
 
 # Bytecode is kept, whatever the environment says: otherwise every process that a test starts compiles the whole service.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
 test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (ten minutes on two cores)
-	@$(PYTEST) -m "not slow and not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m "not slow and not alone" -n auto
 	@$(PYTEST) -m "not slow and alone" || [ $$? = 5 ]  # 5: this part has none
 
 .PHONY: test-all
 test-all: lint models chromium prometheus haproxy ## also the full-size statistics and soak tests
-	@$(PYTEST) -m "not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m "not alone" -n auto
 	@$(PYTEST) -m alone || [ $$? = 5 ]
 
 .PHONY: bench

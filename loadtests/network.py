@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -39,11 +40,18 @@ backend replicas
 """
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections (`ip_local_port_range`), of which one might take a port that was free."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port of loopback that nobody listens on just now, drawn by chance: several processes may look for one at the same time."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.choice(PORTS)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class Looping:

@@ -3,13 +3,13 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from loadtests.network import free_port
 from service.client import CallFailed, Client
 from service.errors import ConfigurationError
 
@@ -34,9 +34,7 @@ def service(
         ConfigurationError: it did not start; where its log is.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     # Without tokens, whatever this machine's own service wants: it listens on loopback, for as long as the test takes.
     given = {k: v for k, v in os.environ.items() if k not in _NOT_ITS_OWN}

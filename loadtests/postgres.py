@@ -8,7 +8,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+
+from loadtests.network import free_port
 
 START_S = 30.0
 _AS_ROOT: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []}
@@ -42,9 +43,7 @@ class Postgres:
             self._folder.chmod(0o755)
             self._data.mkdir()
             shutil.chown(self._data, _AS_ROOT["user"], _AS_ROOT["group"])
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
+        self.port = free_port()
         made = subprocess.run(
             [self._programs / "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "--no-sync",
              "-D", self._data],

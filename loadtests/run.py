@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtests import gates
+from loadtests.network import free_port
 from loadtests.shapes import SHAPES, mean_share
 from loadtests.tally import Tally
 from loadtests.traffic import MIX, PROTOCOLS, mix_of
@@ -162,7 +162,7 @@ def _locust(test: LoadTest, deadline_ms: float) -> Iterator[tuple["subprocess.Po
         with errors.open("w", encoding="utf-8") as log:
             commands = [[*base, *users, *own]]
             if test.generators > 1 or test.workers_elsewhere:
-                host, port = ("0.0.0.0", MASTER_PORT) if test.workers_elsewhere else ("127.0.0.1", _free_port())  # noqa: S104
+                host, port = ("0.0.0.0", MASTER_PORT) if test.workers_elsewhere else ("127.0.0.1", free_port())  # noqa: S104
                 commands[0] += ["--master", "--master-bind-host", host, "--master-bind-port", str(port),
                                 "--expect-workers", str(test.generators)]  # fmt: skip
                 worker = [*base, "--worker", "--master-host", "127.0.0.1", "--master-port", str(port)]
@@ -188,12 +188,6 @@ def _locust(test: LoadTest, deadline_ms: float) -> Iterator[tuple["subprocess.Po
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _candidate(before: Mapping[str, Any], records: Records, tally: Tally) -> tuple[float, str | None]:

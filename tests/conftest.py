@@ -1,6 +1,7 @@
 """What all tests share: their order, how they run side by side, and examples that are the same in every run."""
 
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,18 +24,23 @@ ORDER = (
     "acceptance",
 )
 """The files and folders below `tests/`, fastest first: a broken unit test is reported within the first minutes."""
-ONE_BY_ONE = ORDER.index("acceptance")
-"""From here on a test that shares no fixture with its file may run on another worker than the rest of its file."""
+ONE_BY_ONE = "tests/acceptance/"
+"""Each of these starts a service of its own, and may run on another worker than the rest of its file."""
+TOGETHER = {
+    "tests/acceptance/test_bad_input.py": "",
+    "tests/acceptance/test_protocol_v2.py": "",
+    "tests/browser/": "one browser and one service",
+    "tests/unit/drift/": "a year of flights",
+    "tests/unit/test_watch.py": "a year of flights",
+    "tests/unit/models/": "two models that were fitted",
+}
+"""Files and folders whose tests share what takes long to start, and what that is, where it is shared with other files."""
 WORKERS_MAX = 8
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests by `ORDER`, and name the group of each for pytest-xdist: one group runs on one worker, in order."""
+    """Sort the tests by `ORDER`."""
     items.sort(key=stage)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 def stage(item: pytest.Item) -> int:
@@ -43,17 +49,29 @@ def stage(item: pytest.Item) -> int:
     return ORDER.index(place) if place in ORDER else len(ORDER)
 
 
-def group(item: pytest.Item) -> str:
-    """Tests that share what takes long to start: a folder with a package's fixtures, a file, or one test of its own."""
-    fixtures = item._fixtureinfo.name2fixturedefs.values() if isinstance(item, pytest.Function) else ()
-    scopes = {definitions[-1].scope for definitions in fixtures}
-    if "package" in scopes:
-        return item.path.parent.name
-    if "module" in scopes or stage(item) < ONE_BY_ONE:
-        return item.path.stem
-    return f"{item.path.stem}.{item.name}"
+def group(nodeid: str) -> str:
+    """Tests of one group run on one worker, one after the other: as a rule those of a file."""
+    file = nodeid.split("::", maxsplit=1)[0]
+    for path, shared in TOGETHER.items():
+        if file.startswith(path):
+            return shared or file
+    return nodeid if file.startswith(ONE_BY_ONE) else file
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """By `group`, in the order of the tests. (`--dist loadgroup` of pytest-xdist 3.8 sees no group under pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than there are cores, since a test that starts a service mostly waits for it."""
     return min(len(os.sched_getaffinity(0)) + 1, WORKERS_MAX)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from loadtests.network import free_port
 from models import build
 from models.data import Flight, replay_rows
 
@@ -80,12 +80,6 @@ class Running:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
         self.process.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def start(

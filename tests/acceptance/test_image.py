@@ -18,9 +18,10 @@ import httpx
 import pathspec
 import pytest
 
+from loadtests.network import free_port
 from models.data import Flight
 from service.auth import line_for, new_token
-from tests.acceptance.conftest import ROOT, START_S, free_port
+from tests.acceptance.conftest import ROOT, START_S
 
 pytestmark = pytest.mark.acceptance
 

@@ -18,9 +18,10 @@ import psutil
 import pytest
 import yaml
 
+from loadtests.network import free_port
 from loadtests.tally import Tally, merged
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, free_port, start
+from tests.acceptance.conftest import ROOT, Running, start
 from tests.unit.rollout.test_loadtest import GOOD
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.alone]

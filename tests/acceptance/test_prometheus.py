@@ -11,10 +11,11 @@ import httpx
 import pytest
 import yaml
 
+from loadtests.network import free_port
 from service.domain import Variant
 from service.monitoring import files
 from service.rollout.policy import parse
-from tests.acceptance.conftest import ROOT, Running, free_port, start
+from tests.acceptance.conftest import ROOT, Running, start
 from tests.acceptance.test_main_job import replay
 
 pytestmark = pytest.mark.acceptance

@@ -18,8 +18,6 @@ from service.watch import STATE, Gatherer, Lookout, Watch, watched_by
 from service.watch.gather import HELD_SLOTS
 from tests.unit.drift.world import cards, layout, month, positions, told
 
-pytestmark = pytest.mark.xdist_group("flights")  # a worker that has the year has it for both files
-
 
 class House:
     """A store, a clock, and workers that share them."""

@@ -16,7 +16,6 @@ from service.table import Table
 from service.testing import observation
 from tests.unit.drift.world import alarms, counted, layout, month, positions, told
 
-pytestmark = pytest.mark.xdist_group("flights")  # a worker that has the year has it for both files
 HOUR = 1_000
 
 
