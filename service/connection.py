@@ -7,13 +7,14 @@ that is there already. It is ASGI 3.0 as before (https://asgi.readthedocs.io/en/
 BentoML's own too, runs on it unchanged.
 
 The application may have a `direct` table beside that (`service.http.Direct`): a request to one of its paths is given to it once
-it is here whole, without a task, a scope and messages. What it does not take, and what takes long to come, goes on as above.
+it is here whole, without a task, a scope and messages. What takes long to come goes on as above.
 `loadtests/results/` has what both save.
 
 uvicorn's access log is not written: this service's processes have it off.
 """
 
 import asyncio
+import contextlib
 import functools
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 import httptools
 import structlog
 from uvicorn.config import HTTP_PROTOCOLS
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -51,9 +53,14 @@ def _parts(url: bytes) -> tuple[str, bytes, bytes]:
     return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
 
 
-def _proxied(headers: Headers) -> bool:
-    """Whether a proxy speaks for the caller: uvicorn's middleware, which is ASGI, weighs its word."""
-    return any(name.startswith(b"x-forwarded-") for name, _ in headers)
+async def _unused(*_: Any) -> Any:
+    """The application behind `_proxies`, and its messages."""
+
+
+@functools.cache
+def _proxies(trusted: str) -> ProxyHeadersMiddleware:
+    """The middleware of uvicorn, so that a request has the same client whichever way it takes."""
+    return ProxyHeadersMiddleware(_unused, trusted)
 
 
 class Connection(HttpToolsProtocol):
@@ -68,6 +75,10 @@ class Connection(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None  # when it has taken long to come
         self._idle_since = 0.0
         self._defaults: tuple[object, bytes] = (None, b"")
+        trusted = self.config.forwarded_allow_ips
+        self._proxies = (
+            _proxies(",".join(trusted) if isinstance(trusted, list) else trusted) if self.config.proxy_headers else None
+        )
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -85,7 +96,6 @@ class Connection(HttpToolsProtocol):
             and self.parser.get_method() == b"POST"
             and not (self.expect_100_continue or self.parser.should_upgrade())
             and not (self.flow.write_paused or self.limit_concurrency)
-            and not _proxied(self.headers)
         ):
             self._taker, self._pieces, self._gathered = taker, [], 0
         else:
@@ -140,13 +150,11 @@ class Connection(HttpToolsProtocol):
         if self._taker is not None:
             pieces = self._pieces
             body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            whole = Whole(self, self.headers, body, keep_alive=self._keeps_alive())
-            before, self.cycle = self.cycle, whole  # type: ignore[assignment]
-            if self._taken(self._taker, whole):
-                self._let_go()
-                return
-            self.cycle = before
-            self._go_on()
+            taker = self._taker
+            self._let_go()
+            self.cycle = whole = Whole(self, self.headers, body, keep_alive=self._keeps_alive())  # type: ignore[assignment]
+            self._take(taker, whole)
+            return
         cycle: Any = self.cycle
         if cycle is None or cycle.response_complete or (self.parser.should_upgrade() and self._should_upgrade()):
             return
@@ -191,13 +199,12 @@ class Connection(HttpToolsProtocol):
     def _unset_keepalive_if_required(self) -> None:
         """Nothing, where uvicorn cancels its timer: ours goes on, and looks at `_idle_since` when it is due."""
 
-    def _taken(self, taker: Direct, whole: Whole) -> bool:
+    def _take(self, taker: Direct, whole: Whole) -> None:
         try:
-            return taker(whole)
+            taker(whole)
         except Exception:
             log.exception("a bug: please report it", path=self.url)
             whole.reply(500, [(b"content-type", b"text/plain")], b"Internal Server Error")
-            return True
 
     def _go_on(self) -> None:
         """Make a task of a request that was to be taken directly."""
@@ -233,6 +240,16 @@ class Connection(HttpToolsProtocol):
 
     def _look_again(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def caller(self, headers: Headers) -> tuple[str, int] | None:
+        """The client's address: the connection's, or what a proxy says that uvicorn trusts (`FORWARDED_ALLOW_IPS`)."""
+        if self._proxies is None or not any(name == b"x-forwarded-for" for name, _ in headers):
+            return self.client
+        scope: Any = {"type": "http", "client": self.client, "headers": headers}
+        with contextlib.suppress(StopIteration):  # it awaits nothing
+            self._proxies(scope, _unused, _unused).send(None)
+        found: tuple[str, int] | None = scope["client"]
+        return found
 
     def defaults(self) -> bytes:
         """The headers of every answer, as they are sent: uvicorn makes them anew each second."""

@@ -33,6 +33,10 @@ class Line(Protocol):
         """All that are open on this server."""
         ...
 
+    def caller(self, headers: Headers) -> tuple[str, int] | None:
+        """The client's address, where a request has these headers."""
+        ...
+
     def defaults(self) -> bytes:
         """The headers of every answer, as they are sent."""
         ...
@@ -58,7 +62,7 @@ class Whole:
     @property
     def scope(self) -> Scope:
         """See `service.http.Whole`."""
-        return {"headers": self._headers, "client": self._connection.client}
+        return {"headers": self._headers, "client": self._connection.caller(self._headers)}
 
     @property
     def alone(self) -> bool:

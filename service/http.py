@@ -24,13 +24,13 @@ Teller: TypeAlias = Callable[[Send, UnderstudyError], Awaitable[None]]
 
 
 class Whole(Protocol):
-    """A request whose body is here."""
+    """A request whose body is here, and how to answer it."""
 
     body: bytes
 
     @property
     def scope(self) -> Scope:
-        """Its headers and its client, as in ASGI's scope; nothing else."""
+        """Its headers and its client, as in ASGI's scope; the other keys only where it came by ASGI's messages."""
         ...
 
     @property
@@ -43,8 +43,8 @@ class Whole(Protocol):
         ...
 
 
-Direct: TypeAlias = Callable[[Whole], bool]
-"""Takes a request and replies to it, now or later. Or says False: then nothing has happened, and it is given to the handler."""
+Direct: TypeAlias = Callable[[Whole], None]
+"""Takes a request and replies to it, now or later."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -121,6 +121,25 @@ def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generat
         except StopIteration as finished:
             message: Message = finished.value
             return message
+
+
+class Arrived:
+    """A request that came by ASGI's messages and is here whole now."""
+
+    alone = False
+
+    def __init__(self, scope: Scope, body: bytes) -> None:
+        self.scope, self.body = scope, body
+        self._answer: asyncio.Future[tuple[int, Headers, bytes]] = asyncio.get_running_loop().create_future()
+
+    def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """See `Whole.reply`."""
+        if not self._answer.done():  # else the caller's task was cancelled
+            self._answer.set_result((status, headers, body))
+
+    async def respond(self, send: Send) -> None:
+        """Wait for the answer, and send it."""
+        await respond(send, *await self._answer)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -217,6 +236,16 @@ def reply_problem(whole: Whole, error: UnderstudyError) -> None:
 def _problem(error: UnderstudyError) -> tuple[Headers, bytes]:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     return [(b"content-type", b"application/problem+json"), *headers], encode(error.problem())
+
+
+def check_size(body: bytes, max_bytes: int) -> None:
+    """Refuse a body that is too large.
+
+    Raises:
+        TooLarge: naming the limit.
+    """
+    if len(body) > max_bytes:
+        raise _too_large(len(body), max_bytes)
 
 
 def _too_large(size: int, limit: int) -> TooLarge:

@@ -1,5 +1,6 @@
-"""A request that was taken directly off its connection, from its routing to its answer."""
+"""One prediction, from its routing to its answer: the same for every protocol, and however the request arrived."""
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
@@ -16,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 class Pending:
     """Waits for its scores (see `service.engine.batching.Told`), replies, and hands over to the record and the rehearsal.
+
+    Callbacks instead of a coroutine: what a task and a future cost is two turns of the event loop, as much as a small model.
 
     Args:
         started: when its handling began, on the performance clock.
@@ -34,20 +37,27 @@ class Pending:
         self._answer, self._refuse = answer, refuse
 
     def ask(self) -> None:
-        """Ask whoever is to answer, in a coroutine only where it takes longer than a turn of the event loop."""
+        """Ask the model that is to answer. A run that may take long has a deadline; the candidate's process has its own."""
         self._begun = self._path.now()
         try:
-            if not self._path.infer_told(self._exchange, self, alone=self._whole.alone):
-                self._path.worker.spawn(self._infer())
-        except UnderstudyError as error:
+            if not self._path.ask(self._exchange, self, alone=self._whole.alone):
+                deadline = Deadline(self, self._path.left_s(self._exchange, self._started))
+                try:
+                    self._path.ask_by(self._exchange, deadline)
+                except UnderstudyError:
+                    deadline.cancel()
+                    raise
+        except CANDIDATES_FAULT as error:
             self.set_exception(error)
+        except UnderstudyError as error:
+            self._fail(error)
 
     def done(self) -> bool:
         """A caller who has gone leaves a record all the same."""
         return False
 
     def set_result(self, scores: Scores, /) -> None:
-        """The scores of who was asked. Nothing gets out of here: others wait for the same run."""
+        """The scores of the model that was asked. Nothing is raised here: others wait for the same run."""
         try:
             if self._exchange.variant is Variant.PRIMARY:
                 self._reply(self._path.answered(self._exchange, scores, self._begun))
@@ -60,7 +70,7 @@ class Pending:
         """Why there are none."""
         try:
             if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
-                self._fail(error)
+                self._fail(self._path.past_deadline() if isinstance(error, TimeoutError) else error)
             else:
                 self._candidate_ended(error)
         except Exception as ours:  # noqa: BLE001
@@ -87,8 +97,36 @@ class Pending:
         self._path.failed(self._exchange, self._plan, error, self._started)
         self._refuse(self._whole, error)
 
-    async def _infer(self) -> None:
-        try:
-            self._reply(await self._path.infer(self._exchange, self._started))
-        except Exception as error:  # noqa: BLE001
-            self._fail(error)
+
+class Deadline:
+    """Passes on what comes in time, and a `TimeoutError` where nothing does; what comes later is not delivered."""
+
+    __slots__ = ("_pending", "_timer")
+
+    def __init__(self, pending: Pending, seconds: float) -> None:
+        self._pending = pending
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self._passed)
+
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return self._timer is None
+
+    def set_result(self, scores: Scores, /) -> None:
+        """In time."""
+        self.cancel()
+        self._pending.set_result(scores)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """In time, too."""
+        self.cancel()
+        self._pending.set_exception(error)
+
+    def cancel(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _passed(self) -> None:
+        self._timer = None
+        self._pending.set_exception(TimeoutError())

@@ -1,7 +1,7 @@
 """`POST /predict`: a request's rows in, its predictions out.
 
-Most requests are whole within milliseconds: those are taken directly off the connection (`Predict.direct`). The others, and what
-is wrong with a request, go through ASGI (`Predict.__call__`). Both do the same by the same functions.
+Most requests are complete within milliseconds: those come directly from the connection. The others come through ASGI, which
+reads their bodies first; from then on there is no difference.
 """
 
 from collections.abc import Iterator
@@ -12,16 +12,17 @@ from service.engine import Scores
 from service.errors import InvalidInput, UnderstudyError
 from service.exchange import Exchange
 from service.http import (
+    Arrived,
     Headers,
     Receive,
     Scope,
     Send,
     Whole,
+    check_size,
     encode,
     read_body,
     reply_problem,
     require_json,
-    respond,
 )
 from service.pending import Pending
 from service.request_path import RequestPath
@@ -48,35 +49,32 @@ class Predict:
         self._clock = worker.clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
-        worker, clock = self.worker, self._clock
-        started = clock.perf()
+        """Read a body that comes in pieces, then as `take`."""
+        started = self._clock.perf()
         try:
             require_json(scope)
-            request = worker.decoder.decode(await read_body(scope, receive, **worker.body_limits))
-            asked = self._path.asked(scope, request.key)
+            request = Arrived(scope, await read_body(scope, receive, **self.worker.body_limits))
         except UnderstudyError as error:
-            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            self.worker.recorder.refused(int(error.status), ())
             raise
-        exchange, scores, plan = await self._path.run(request.rows, asked, started)
-        await respond(send, 200, *self._answer(exchange, scores))
-        exchange.total_seconds = clock.perf() - started
-        self._path.hand_over(exchange, plan)
+        self.take(request, started)
+        await request.respond(send)
 
-    def direct(self, whole: Whole) -> bool:
-        """As a call, for a request that is here whole; see `service.http.Direct`."""
-        worker, scope, started = self.worker, whole.scope, self._clock.perf()
-        if len(whole.body) > worker.body_limits["max_bytes"]:
-            return False
+    def take(self, whole: Whole, started: float | None = None) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, scope = self.worker, whole.scope
+        started = self._clock.perf() if started is None else started
         try:
+            check_size(whole.body, worker.body_limits["max_bytes"])
             require_json(scope)
             request = worker.decoder.decode(whole.body)
             asked = self._path.asked(scope, request.key)
-        except UnderstudyError:
-            return False  # whoever tells of it finds it again
+        except UnderstudyError as error:
+            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            reply_problem(whole, error)
+            return
         exchange, plan = self._path.begin(request.rows, asked)
         Pending(self._path, whole, exchange, plan, started, self._answer, reply_problem).ask()
-        return True
 
     def _answer(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
         variant = exchange.variant

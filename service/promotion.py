@@ -7,7 +7,7 @@ nobody asks it any more; `undo` loads it again before the plan that needs it com
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -15,25 +15,17 @@ from service.domain import Phase, Plan, Variant
 from service.engine import Engine
 from service.engine.batching import LocalModel, SpreadModel
 from service.errors import ConfigurationError, NotReady
-from service.inputs import Batch
 
 log = structlog.get_logger(__name__)
 
 
 class Released:
-    """Sits where a model was let go: whoever asks is told so at once."""
+    """Takes the place of a model that was closed."""
 
-    def infer(self, rows: Batch) -> NoReturn:  # noqa: ARG002
-        """See `LocalModel.infer`.
-
-        Raises:
-            NotReady: always.
-        """
-        raise NotReady("the old primary was released when its promotion had baked; `understudy undo` loads it again")
-
-    def inline(self, rows: int) -> bool:  # noqa: ARG002
-        """See `LocalModel.inline`."""
-        return False
+    @staticmethod
+    def refusal() -> NotReady:
+        """What those are told who ask for it."""
+        return NotReady("the old primary was released when its promotion had baked; `understudy undo` loads it again")
 
 
 class Seats(Protocol):

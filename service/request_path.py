@@ -1,6 +1,5 @@
-"""The request path: the way of every prediction, whatever the protocol. Route, infer; the rest is done when the answer has left."""
+"""The steps of every prediction, whatever the protocol: route, ask a model, and what is done when the answer has left."""
 
-import asyncio
 import math
 import re
 
@@ -35,7 +34,7 @@ _ENDED = {
     Status.DOWN: "is down",
     Status.NONE: "is still starting",
 }
-_ANSWERED_BADLY = frozenset({Status.FAILED, Status.INVALID})
+_ITS_OWN_FAULT = frozenset({Status.FAILED, Status.INVALID, Status.TIMEOUT})
 _REPLAY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 """What a replay may be called."""
 _CAUSES = {Status.NONE: "starting"}
@@ -80,23 +79,6 @@ class RequestPath:
     def __init__(self, worker: Worker) -> None:
         self.worker, self._clock, self.now = worker, worker.clock, worker.clock.perf
 
-    async def run(self, rows: Rows, asked: Asked, started: float) -> tuple[Exchange, Scores, Plan]:
-        """Route, and infer.
-
-        Args:
-            asked: what the caller asks for beside the rows.
-            started: when its handling began, on the performance clock.
-
-        Raises:
-            UnderstudyError: no variant could answer; the exchange has been seen to.
-        """
-        exchange, plan = self.begin(rows, asked)
-        try:
-            return exchange, await self.infer(exchange, started), plan
-        except UnderstudyError as error:
-            self.failed(exchange, plan, error, started)
-            raise
-
     def begin(self, rows: Rows, asked: Asked) -> tuple[Exchange, Plan]:
         """Route: the request's exchange names who is to answer. The key is the caller's, or the `route_by` field's, or its id."""
         worker, plan = self.worker, self.worker.control.plan
@@ -111,23 +93,48 @@ class RequestPath:
         worker.recorder.open(exchange)
         return exchange, plan
 
-    def infer_told(self, exchange: Exchange, told: Told, *, alone: bool = False) -> bool:
-        """Let whoever is to answer tell it without a coroutine of the request's own; say False where it takes one: for a deadline.
+    def ask(self, exchange: Exchange, told: Told, *, alone: bool = False) -> bool:
+        """Ask the model that is to answer; False where its run needs a deadline: then nothing has happened (see `ask_by`).
 
-        The primary's run must be that short; the candidate's has a deadline of its own. Where the request is `alone`, or fills
-        a batch, a run waits for no others.
+        The run of a model in this process is short enough for none; the candidate's process has its own. Where the request is
+        `alone`, or fills a batch, a run waits for no others.
 
         Raises:
+            CandidateAway: there is no candidate.
+            NotReady: the old primary was released.
             Overloaded: too much waits for it.
         """
-        model = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
-        if isinstance(model, LocalModel) and model.inline(exchange.count):
-            (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, told)
-            return True
+        model = self._model(exchange)
         if isinstance(model, SpreadModel):
             model.enqueue(exchange.rows, told)
             return True
-        return False
+        if not model.inline(exchange.count):
+            return False
+        (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, told)
+        return True
+
+    def ask_by(self, exchange: Exchange, deadline: Told) -> None:
+        """As `ask`, for a run that takes long, or that others have to end before."""
+        self._model(exchange).enqueue(exchange.rows, deadline)
+
+    def left_s(self, exchange: Exchange, started: float) -> float:
+        """Seconds that a model in this process has to answer: a candidate leaves some to the primary, where there is one."""
+        worker = self.worker
+        shared = exchange.variant is Variant.CANDIDATE and not isinstance(worker.primary, Released)
+        whole_s = worker.candidate_timeout_s if shared else worker.deadline_s
+        return max(0.0, whole_s - (self.now() - started))
+
+    def past_deadline(self) -> DeadlineExceeded:
+        """What the caller is told whose answer did not come in time."""
+        return DeadlineExceeded(f"no answer within {self.worker.deadline_s * 1000:g} ms")
+
+    def _model(self, exchange: Exchange) -> LocalModel | SpreadModel:
+        found = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
+        if found is None:
+            raise CandidateAway(ever_up=False)
+        if isinstance(found, Released):
+            raise found.refusal()
+        return found
 
     def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
         """Note the primary's answer, which it was asked for at `begun`.
@@ -140,36 +147,6 @@ class RequestPath:
             raise NotFinite(scores.bad_rows, scores.rows)
         exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
         return scores
-
-    async def infer(self, exchange: Exchange, started: float) -> Scores:
-        """The chosen variant's scores; the primary's, marked as fallback, where the candidate does not give any in time."""
-        worker = self.worker
-        if exchange.variant is Variant.CANDIDATE:
-            scores = await self._ask_candidate(exchange)
-            if scores is not None:
-                return scores
-        begun = self._clock.perf()
-        future = worker.primary.infer(exchange.rows)
-        if worker.primary.inline(len(exchange.rows)):
-            scores = await future
-        else:
-            try:
-                async with asyncio.timeout(max(0.0, worker.deadline_s - (begun - started))):
-                    scores = await future
-            except TimeoutError:
-                raise DeadlineExceeded(f"no answer within {worker.deadline_s * 1000:g} ms") from None
-        return self.answered(exchange, scores, begun)
-
-    async def _ask_candidate(self, exchange: Exchange) -> Scores | None:
-        """The candidate's scores, or None after the exchange has been turned into a fallback."""
-        candidate, begun = self.worker.candidate, self._clock.perf()
-        try:
-            if candidate is None:
-                raise CandidateAway(ever_up=False)
-            found: Scores | Exception = await candidate.infer(exchange.rows)
-        except CANDIDATES_FAULT as error:
-            found = error
-        return self.candidate_ended(exchange, found, begun)
 
     def candidate_ended(self, exchange: Exchange, found: Scores | Exception, begun: float) -> Scores | None:
         """Note how the candidate's attempt ended, which began at `begun`: its scores, or None: the exchange is a fallback now.
@@ -185,8 +162,8 @@ class RequestPath:
             return scores
         if exchange.mode is Mode.PINNED:
             raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
-        if isinstance(self.worker.primary, Released) and cause in _ANSWERED_BADLY:
-            raise _error_of(found)
+        if isinstance(self.worker.primary, Released) and cause in _ITS_OWN_FAULT:
+            raise self.past_deadline() if isinstance(found, TimeoutError) else _error_of(found)
         exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
         return None
 

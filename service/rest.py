@@ -71,8 +71,8 @@ class Rest:
         self._v2 = ProtocolV2(worker, self._path, self._check_ready)
 
     def direct(self) -> Mapping[str, Direct]:
-        """Who may take a request directly, by path."""
-        return {"/predict": self._predict.direct, **self._v2.direct()}
+        """Who takes complete requests directly from the connection, by path."""
+        return {"/predict": self._predict.take, **self._v2.direct()}
 
     def routes(self) -> Routes:
         """Path → method → handler."""

@@ -329,7 +329,7 @@ class Worker(House):
 
     async def _rehearse_primary(self, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
         if isinstance(self.primary, Released):
-            self.primary.infer(requests[0])
+            raise self.primary.refusal()
         return await rehearse_here(self.primary, requests)
 
     def _plan_at_start(self) -> Plan | None:

@@ -11,6 +11,7 @@ from service.engine.catalog import Card
 from service.errors import InvalidInput, MalformedRequest, NotFound, NotReady, UnderstudyError, WrongMediaType
 from service.exchange import Exchange
 from service.http import (
+    Arrived,
     Direct,
     Headers,
     Receive,
@@ -19,6 +20,7 @@ from service.http import (
     Send,
     Whole,
     answer,
+    check_size,
     encode,
     header,
     peer,
@@ -106,43 +108,37 @@ class ProtocolV2:
         await answer(send, 200, encode({"name": self.worker.policy.model, "ready": True}))
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`POST /v2/models/{model}[/versions/{version}]/infer`."""
-        worker, clock = self.worker, self._clock
-        started = clock.perf()
+        """`POST /v2/models/{model}[/versions/{version}]/infer`: read the body, then as `take`."""
+        started = self._clock.perf()
         try:
-            asked = self._asked(scope)
-            signature = self._pinned[asked.pin] if asked.pin else self._routed
-            length = _header_length(scope)
-            question = signature.decode(await read_body(scope, receive, **worker.body_limits), length)
+            self._named(scope)  # before its body is waited for
+            request = Arrived(scope, await read_body(scope, receive, **self.worker.body_limits))
         except UnderstudyError as error:
-            worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
+            self.worker.recorder.refused(_status(error), ())
             raise
-        exchange, scores, plan = await self._path.run(question.rows, asked, started)
-        await respond(send, 200, *self._answer(signature, question, exchange, scores))
-        exchange.total_seconds = clock.perf() - started
-        self._path.hand_over(exchange, plan)
+        self.take(request, started)
+        await request.respond(send)
 
     def direct(self) -> Mapping[str, Direct]:
-        """Who may take a request directly, by path: the routed model's inference."""
-        return {f"/v2/models/{self.worker.policy.model}/infer": self.infer_directly}
+        """Who takes requests directly, by path: the routed model's inference."""
+        return {f"/v2/models/{self.worker.policy.model}/infer": self.take}
 
-    def infer_directly(self, whole: Whole) -> bool:
-        """As `infer`, for a request that is here whole; see `service.http.Direct`. What is wrong or pinned goes through `infer`."""
-        worker, started = self.worker, self._clock.perf()
-        scope, signature = whole.scope, self._routed
-        if len(whole.body) > worker.body_limits["max_bytes"]:
-            return False
+    def take(self, whole: Whole, started: float | None = None) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, scope = self.worker, whole.scope
+        started = self._clock.perf() if started is None else started
         try:
-            asked = self._path.asked(scope)
-            if asked.pin:
-                return False
+            check_size(whole.body, worker.body_limits["max_bytes"])
+            asked = self._asked(scope)
+            signature = self._pinned[asked.pin] if asked.pin else self._routed
             question = signature.decode(whole.body, _header_length(scope))
-        except UnderstudyError:
-            return False  # whoever tells of it finds it again
+        except UnderstudyError as error:
+            worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
+            reply_error(whole, error)
+            return
         exchange, plan = self._path.begin(question.rows, asked)
-        told = functools.partial(self._answer, signature, question)
-        Pending(self._path, whole, exchange, plan, started, told, reply_error).ask()
-        return True
+        answer_ = functools.partial(self._answer, signature, question)
+        Pending(self._path, whole, exchange, plan, started, answer_, reply_error).ask()
 
     def _answer(
         self, signature: Signature, question: Question, exchange: Exchange, scores: Scores
@@ -165,7 +161,9 @@ class ProtocolV2:
         Raises:
             NotFound: no such model, or no such version of it.
         """
-        named, cards = scope["path_params"], self.worker.cards
+        named, cards = scope.get("path_params"), self.worker.cards
+        if named is None:  # directly from the connection: it named the routed model
+            return []
         if named["model"] != self.worker.policy.model:
             raise NotFound(f"model {named['model'][:100]!r} is not here; {self.worker.policy.model!r} is")
         version = named.get("version")

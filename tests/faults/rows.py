@@ -23,6 +23,7 @@ from service.errors import InferenceError, UnderstudyError
 from service.exchange import Exchange
 from service.inputs import Array, Decoder
 from service.loading import fields_of, inputs_of
+from service.pending import Pending
 from service.request_path import Asked, RequestPath
 from service.shadow import Rehearsal, rehearse_here
 from service.testing import ManualClock
@@ -97,6 +98,37 @@ class Beside:
         return parts
 
 
+class Caller:
+    """A request that nobody sent over a connection: its answer is the exchange and the scores."""
+
+    alone, body, scope = False, b"", {}
+
+    def __init__(self) -> None:
+        self.found: asyncio.Future[tuple[Exchange, Scores]] = asyncio.get_running_loop().create_future()
+
+    def answer(self, exchange: Exchange, scores: Scores) -> Any:
+        self.found.set_result((exchange, scores))
+        return [], b""
+
+    def refuse(self, whole: Any, error: UnderstudyError) -> None:  # noqa: ARG002
+        self.found.set_exception(error)
+
+    def reply(self, status: int, headers: Any, body: bytes) -> None:
+        """See `answer`."""
+
+
+async def predicted(path: RequestPath, rows: Any, asked: Asked) -> tuple[Exchange, Scores]:
+    """What a request of these rows comes to.
+
+    Raises:
+        UnderstudyError: it is refused.
+    """
+    caller, started = Caller(), path.now()
+    exchange, plan = path.begin(rows, asked)
+    Pending(path, caller, exchange, plan, started, caller.answer, caller.refuse).ask()
+    return await caller.found
+
+
 class Service:
     """A worker's request path between two engines, and what it has recorded."""
 
@@ -128,7 +160,8 @@ class Service:
             Variant.PRIMARY: Rehearsal(Variant.PRIMARY, rehearse, notes, **often),
         }
         self.worker: Any = SimpleNamespace(
-            policy=policy(), decoder=self.decoder, clock=ManualClock(), recorder=notes, deadline_s=5.0, draining=False,
+            policy=policy(), decoder=self.decoder, clock=ManualClock(), recorder=notes, deadline_s=5.0,
+            candidate_timeout_s=4.0, draining=False,
             control=SimpleNamespace(plan=plan), next_id=0, id_prefix="p", primary=self.primary,
             candidate=SpreadModel(ask, self._spawn, **limits), rehearsals=self.rehearsals,
         )  # fmt: skip
@@ -139,10 +172,9 @@ class Service:
         order = list(self.decoder.positions)
         decoded = [tuple(row[name] for name in order) for row in rows]
         try:
-            exchange, scores, plan = await self._path.run(decoded, Asked(None, None, Mode.LIVE, 1e6), 0.0)
+            _, scores = await predicted(self._path, decoded, Asked(None, None, Mode.LIVE, 1e6))
         except UnderstudyError as error:
             return error
-        self._path.hand_over(exchange, plan)
         assert scores.values is not None
         return [float(value) for value in scores.values]  # type: ignore[arg-type]  # numbers, of a regression
 

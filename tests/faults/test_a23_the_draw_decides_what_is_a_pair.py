@@ -13,7 +13,7 @@ import pytest
 from service import route
 from service.domain import Mode, Phase, Plan, Status, Variant
 from service.engine import Reading
-from service.engine.batching import LocalModel
+from service.engine.batching import LocalModel, SpreadModel
 from service.errors import InferenceError
 from service.exchange import Exchange
 from service.inputs import Decoder
@@ -23,6 +23,7 @@ from service.rollout.evidence import Evidence
 from service.rollout.scoring import Model
 from service.shadow import Rehearsal, rehearse_here
 from service.testing import FakeEngine, ManualClock, card
+from tests.faults.rows import predicted
 from tests.unit.rollout.world import policy
 
 FAILS = 0.04
@@ -60,16 +61,21 @@ async def served(plan: Plan, requests: int, draining: bool = False) -> list[Exch
         Variant.CANDIDATE: Rehearsal(Variant.CANDIDATE, rehearse, notes, **limits),  # type: ignore[arg-type]
         Variant.PRIMARY: Rehearsal(Variant.PRIMARY, lambda rs: rehearse_here(primary, rs), notes, **limits),  # type: ignore[arg-type]
     }
+    tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(coroutine: Any) -> None:
+        tasks.add(asyncio.get_running_loop().create_task(coroutine))
+
     worker: Any = SimpleNamespace(
         policy=policy(), decoder=decoder, clock=ManualClock(), recorder=notes, control=SimpleNamespace(plan=plan),
-        draining=draining, next_id=0, id_prefix="p", primary=primary, candidate=SimpleNamespace(infer=ask),
+        draining=draining, next_id=0, id_prefix="p", primary=primary,
+        candidate=SpreadModel(rehearse, spawn, max_rows=9, queue_max_rows=99),
         rehearsals=rehearsals, deadline_s=1.0,
     )  # fmt: skip
     path = RequestPath(worker)
     for number in range(requests):
         rows = decoder.decode(b'{"rows": [{"x": %f, "s": "s"}]}' % (number % 7 / 7)).rows
-        exchange, _, plan = await path.run(rows, Asked(None, None, Mode.LIVE, 1e6 + number), 0.0)
-        path.hand_over(exchange, plan)
+        await predicted(path, rows, Asked(None, None, Mode.LIVE, 1e6 + number))
     for rehearsal in rehearsals.values():
         await rehearsal.drained()
     return notes.added

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.connection import GATHER_S, READ_AHEAD, Connection
-from service.http import Whole
+from service.http import Whole, peer
 
 KEEP_ALIVE_S = 1
 SILENCE_S = 0.3
@@ -59,11 +59,11 @@ class Taker:
     def __init__(self) -> None:
         self.direct = {b"/direct": self.take}
         self.seen: list[bytes] = []
+        self.clients: list[str | None] = []
 
-    def take(self, whole: Whole) -> bool:
+    def take(self, whole: Whole) -> None:
         self.seen.append(whole.body)
-        if whole.body == b"not this":
-            return False
+        self.clients.append(peer(whole.scope))
         if whole.body == b"bug":
             raise RuntimeError("as it happens")
         answer = lambda: whole.reply(200, [(b"x-taken", b"1")], b"taken " + whole.body)  # noqa: E731
@@ -71,9 +71,9 @@ class Taker:
             asyncio.get_running_loop().call_later(0.05, answer)
         else:
             answer()
-        return True
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.clients.append(peer(scope))
         await app(scope, receive, send)
 
 
@@ -213,31 +213,49 @@ def test_a_request_that_is_here_whole_is_taken_directly(direct: tuple[Served, Ta
 
 
 @pytest.mark.parametrize(
-    ("pieces", "seen"),
+    "pieces",
     [
-        ([post("/direct", b"not this")], [b"not this"]),
-        ([post("/direct", b"in two")[:-3], b"two"], []),
-        ([LARGE[:100], LARGE[100:]], []),
-        ([LARGER], []),
-        ([b"GET /direct HTTP/1.1\r\nHost: h\r\n\r\n"], []),
-        ([post("/direct?x", b"")], []),
-        ([post("/direct", b"x", extra="Expect: 100-continue\r\n")], []),
-        ([post("/slow", b"x") + post("/direct", b"x")], []),
-        ([post("/direct", b"x", extra="X-Forwarded-For: 192.0.2.1\r\n")], []),
+        [post("/direct", b"in two")[:-3], b"two"],
+        [LARGE[:100], LARGE[100:]],
+        [LARGER],
+        [b"GET /direct HTTP/1.1\r\nHost: h\r\n\r\n"],
+        [post("/direct?x", b"")],
+        [post("/direct", b"x", extra="Expect: 100-continue\r\n")],
+        [post("/slow", b"x") + post("/direct", b"x")],
     ],
-    ids=["refused", "slow", "slow and large", "larger", "method", "query", "continue", "behind", "proxied"],
-)  # fmt: skip
-def test_everything_else_goes_the_way_of_asgi(
-    direct: tuple[Served, Taker], pieces: list[bytes], seen: list[bytes]
-) -> None:
-    """What the taker does not want, what is slow to come or too large to be gathered, and what waits for another."""
+    ids=["slow", "slow and large", "larger", "method", "query", "continue", "behind"],
+)
+def test_everything_else_goes_the_way_of_asgi(direct: tuple[Served, Taker], pieces: list[bytes]) -> None:
+    """What is slow to come or too large to be gathered, and what waits for another."""
     server, taker = direct
     taker.seen.clear()
     got = server.exchange(*pieces, pause_s=5 * GATHER_S)
 
     assert b" /direct" in got
     assert b"x-taken" not in got
-    assert taker.seen == seen
+    assert taker.seen == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "client"),
+    [
+        ("", "127.0.0.1"),
+        ("X-Forwarded-For: 192.0.2.1\r\n", "192.0.2.1"),
+        ("X-Forwarded-For: 192.0.2.1, 198.51.100.7\r\n", "198.51.100.7"),
+        ("X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 198.51.100.7, 127.0.0.1\r\n", "198.51.100.7"),
+        ("X-Forwarded-Proto: https\r\n", "127.0.0.1"),
+    ],
+)  # fmt: skip
+def test_a_proxied_request_is_taken_directly_and_its_client_is_the_proxys_word(
+    direct: tuple[Served, Taker], extra: str, client: str
+) -> None:
+    """A proxy on this machine is trusted, as by uvicorn; a request that comes in pieces has the same client by ASGI."""
+    server, taker = direct
+    taker.clients.clear()
+    server.exchange(post("/direct", b"a", extra=extra))
+    server.exchange(post("/direct", b"in two", extra=extra)[:-3], b"two", pause_s=5 * GATHER_S)
+
+    assert taker.clients == [client, client]
 
 
 def test_a_body_that_comes_in_pieces_is_taken_directly(direct: tuple[Served, Taker]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from service.domain import SHARE_ONE, Phase, Plan, Variant
 from service.engine import Engine
 from service.engine.batching import LocalModel
-from service.errors import ConfigurationError, NotReady
+from service.errors import ConfigurationError
 from service.inputs import Columns, Field
 from service.promotion import Promotion, Released
 from service.testing import FakeEngine, card
@@ -100,9 +100,8 @@ def test_what_has_baked_is_let_go_when_nobody_asks_it_any_more() -> None:
         assert house.promotion.released
         assert house.opened[0][1].closed
         assert not house.opened[1][1].closed
-        assert not house.seats.primary.inline(1)
-        with pytest.raises(NotReady, match="understudy undo"):
-            house.seats.primary.infer(ROW)
+        assert isinstance(house.seats.primary, Released)
+        assert "understudy undo" in house.seats.primary.refusal().detail
 
     told(story)
 

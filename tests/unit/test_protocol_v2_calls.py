@@ -60,6 +60,7 @@ class House:
             decoder=decoder, settings=Settings(), clock=ManualClock(), body_limits={"max_bytes": 2_000, "timeout_s": 1.0},
             tokens=Tokens(tokens), recorder=self.notes, control=SimpleNamespace(plan=plan), draining=False, next_id=7,
             id_prefix="p", primary=primary, candidate=candidate, rehearsals={}, remote=None, deadline_s=1.0,
+            candidate_timeout_s=0.8,
         )  # fmt: skip
         self.door = FrontDoor(SimpleNamespace(routes=[]))
         protocol = ProtocolV2(self.worker, RequestPath(self.worker), lambda: None)
