@@ -28,6 +28,7 @@ ONE_BY_ONE = "tests/acceptance/"
 """Each of these starts a service of its own, and may run on another worker than the rest of its file."""
 TOGETHER = {
     "tests/acceptance/test_bad_input.py": "",
+    "tests/acceptance/test_loadtest.py": "",
     "tests/acceptance/test_protocol_v2.py": "",
     "tests/browser/": "one browser and one service",
     "tests/unit/drift/": "a year of flights",

@@ -53,7 +53,7 @@ def test_a_replay_of_the_whole_of_january_rings_nothing(tmp_path: Path) -> None:
     try:
         replay(service, "--month", "1")
         last = 1_359_694_800.0  # midnight after 31 January in New York
-        service.wait_for(lambda: (service.http.get("/rollout/drift").json()["window"] or {}).get("to", 0) >= last, 30)
+        service.wait_for(lambda: (service.http.get("/rollout/drift").json()["window"] or {}).get("to", 0) >= last)
         drift = service.http.get("/rollout/drift").json()
         events = service.http.get("/rollout/events?limit=1000").json()["events"]
 

@@ -24,7 +24,7 @@ from models.data import Flight
 from tests.acceptance.conftest import ROOT, Running, start
 from tests.unit.rollout.test_loadtest import GOOD
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
+pytestmark = pytest.mark.acceptance
 
 
 def record_for(service: Running, **setup: Any) -> dict[str, Any]:
@@ -142,6 +142,7 @@ def unless_busy(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.alone
 def test_a_load_test_passes_and_opens_the_gate(tmp_path: Path) -> None:
     """The whole way with the real generator: measured, judged, filed, and the step that waited for it goes on."""
     file = load_file(tmp_path)
@@ -259,6 +260,7 @@ def closed_loop_p99_ms(service: Running, folder: Path) -> float:
         return float(next(row for row in csv.DictReader(lines) if row["Name"] == "Aggregated")["99%"])
 
 
+@pytest.mark.alone
 def test_a_stall_fails_the_p99_goal_that_a_closed_loop_would_not_show(tmp_path: Path) -> None:
     """80 ms once a second: eight callers in a hundred meet it. Locust's own users wait it out, and send one request into each."""
     file = load_file(tmp_path, latency={"p99_ms": 40, "deadline_ms": 1000})
@@ -278,6 +280,7 @@ def test_a_stall_fails_the_p99_goal_that_a_closed_loop_would_not_show(tmp_path: 
         service.stop()
 
 
+@pytest.mark.alone
 def test_a_starved_generator_is_invalid(tmp_path: Path) -> None:
     """Stopped for 60 ms of every 160: what it measured is its own."""
     file = load_file(tmp_path)

@@ -217,13 +217,13 @@ def test_a_killed_candidate_costs_no_request_and_comes_back(lenient: Running, ju
     for thread in threads:
         thread.start()
     # Enough answers that the few which die with the process do not weigh more than the goals allow.
-    service.wait_for(lambda: variants.count("candidate") > 1_500, 60)
+    service.wait_for(lambda: variants.count("candidate") > 1_500)
     before.send_signal(signal.SIGKILL)
     after = service.wait_for(
         lambda: [c for c in service.children("Candidate") if c.pid != before.pid and c.is_running()], 30
     )
     mark = len(variants)
-    service.wait_for(lambda: variants[mark:].count("candidate") > 50, 30)
+    service.wait_for(lambda: variants[mark:].count("candidate") > 50)
     stop.set()
     for thread in threads:
         thread.join()
@@ -318,7 +318,7 @@ def test_a_killed_records_process_loses_nothing(tmp_path: Path, july: list[Fligh
                 assert away == {"matched": 0, "duplicate": 0, "conflict": 0, "pending": 10, "corrected": 0}
         assert slowest < 2.0
         labels = [{"prediction_id": name, "label": 1} for name in names]
-        service.wait_for(lambda: counters(service)["requests/primary/live/200"] == 400, 30)
+        service.wait_for(lambda: counters(service)["requests/primary/live/200"] == 400)
         service.wait_for(lambda: counters(service)["labels/matched"] == labelled + 10)
         back = service.http.post("/feedback", json={"labels": labels}).json()
         assert back == {"matched": 90, "duplicate": 10, "conflict": 0, "pending": 0, "corrected": 0}

@@ -88,8 +88,7 @@ def agree(service: Running, server: Prometheus) -> None:
             server.ask(REQUESTS) == {name: float(figures["requests"]) for name, figures in store().items()}
             and server.ask(f"({BRIER}) > 0").keys() == {v.value for v in Variant}
             and abs(server.ask(BRIER)["primary"] - store()["primary"]["brier"]) < 1e-12
-        ),
-        30,
+        )
     )
     kept = service.rollout()["variants"]
     for variant, figures in kept.items():

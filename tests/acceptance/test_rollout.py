@@ -100,7 +100,7 @@ def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:
         try:
             service.wait_for(lambda service=service: up(service))
             told = replay(service, "--month", "7", "--limit", "16000" if name == "good" else "3000", "--rate", "1200")
-            service.wait_for(lambda service=service, phase=phase: service.rollout()["phase"] == phase, 20)
+            service.wait_for(lambda service=service, phase=phase: service.rollout()["phase"] == phase)
             assert told["failed"] == 0
             kinds = [e["kind"] for e in events(service)]
             assert kinds == (
@@ -180,7 +180,7 @@ def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
 
         def killer() -> None:
             for wanted, names in ((2, ("Records", "Understudy")), (3, ("Records",))):
-                service.wait_for(lambda wanted=wanted: service.rollout()["revision"] >= wanted, 60)
+                service.wait_for(lambda wanted=wanted: service.rollout()["revision"] >= wanted)
                 for name in names:
                     victim = service.wait_for(
                         lambda name=name: next((c for c in service.children(name) if c.pid not in killed), None)

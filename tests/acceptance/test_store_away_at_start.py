@@ -46,10 +46,10 @@ def test_it_answers_with_the_primary_and_catches_up(tmp_path: Path, postgres: Po
             assert call.status_code == 503, "a label is not acknowledged that is nowhere"
         service.wait_for(lambda: metric(service, "understudy_store_spooled_rows") == len(given))
         postgres.start()
-        service.wait_for(lambda: service.rollout().get("phase") == "canary", 30)
+        service.wait_for(lambda: service.rollout().get("phase") == "canary")
         service.wait_for(lambda: service.predict(july[61].row).json()["variant"] == "candidate")
         ids = {each["predictions"][0]["prediction_id"] for each in given}
-        service.wait_for(lambda: ids <= set(postgres.sql("SELECT prediction_id FROM observation_keys").split()), 30)
+        service.wait_for(lambda: ids <= set(postgres.sql("SELECT prediction_id FROM observation_keys").split()))
         service.wait_for(lambda: not list(state.rglob("*.spool")))
         assert metric(service, "understudy_plan_stale") == 0
         assert service.http.post("/feedback", json={"labels": [label]}).json()["matched"] == 1

@@ -86,7 +86,7 @@ def test_every_event_arrives_signed_through_failures_kill_9_and_a_new_leader(
     receiver.hold.set()
     service = start(tmp_path / "state", **options)
     try:
-        service.wait_for(lambda: receiver.kinds() == ["started", "pause", "pause"], 30)
+        service.wait_for(lambda: receiver.kinds() == ["started", "pause", "pause"])
         ids = [headers["webhook-id"] for _, headers, _ in receiver.got]
         assert ids[3] == ids[4] != ids[2]  # the same event: at least once, and to be known by its id
         killed: set[int] = set()  # for a moment they are still there
@@ -94,10 +94,10 @@ def test_every_event_arrives_signed_through_failures_kill_9_and_a_new_leader(
             service.wait_for(
                 lambda order=order: service.http.post(f"/rollout/{order}", json={"reason": "again"}).is_success
             )
-            living = service.wait_for(lambda: [p for p in service.children("Records") if p.pid not in killed], 30)
+            living = service.wait_for(lambda: [p for p in service.children("Records") if p.pid not in killed])
             killed.add(living[0].pid)
             living[0].kill()  # which leads
-        service.wait_for(lambda: receiver.kinds()[-2:] == ["resume", "pause"], 30)
+        service.wait_for(lambda: receiver.kinds()[-2:] == ["resume", "pause"])
         logged = [event["kind"] for event in service.http.get("/rollout/events").json()["events"]]
         unique = {json.loads(body)["id"]: json.loads(body)["data"]["kind"] for _, _, body in receiver.got}
         assert list(unique.values()) == logged == ["started", "pause", "resume", "pause"]

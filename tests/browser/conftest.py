@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.acceptance.conftest import Running, models_built, start
 from tests.acceptance.test_main_job import replay
@@ -15,6 +15,7 @@ from tests.acceptance.test_rollout import rollout_file, up
 
 __all__ = ["models_built"]
 
+expect.set_options(timeout=20_000)  # ms: other tests run at the same time
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",

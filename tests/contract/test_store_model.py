@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -119,17 +120,21 @@ class Twins(RuleBasedStateMachine):
         self.both(lambda store: sorted(store.counters().items()))
 
 
-def test_any_sequence_of_calls_has_the_same_answers_on_sqlite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(40, marks=pytest.mark.slow)])
+def test_any_sequence_of_calls_has_the_same_answers_on_sqlite(tmp_path: Path, examples: int) -> None:
     files = (f"sqlite:///{tmp_path}/{number}.db" for number in itertools.count())
-    run_state_machine_as_test(lambda: Twins(next(files)), settings=the_same_every_time(40))
+    run_state_machine_as_test(lambda: Twins(next(files)), settings=the_same_every_time(examples))
 
 
-def test_any_sequence_of_calls_has_the_same_answers_on_postgres(postgres: Postgres, used_database: str) -> None:
+@pytest.mark.parametrize("examples", [8, pytest.param(15, marks=pytest.mark.slow)])
+def test_any_sequence_of_calls_has_the_same_answers_on_postgres(
+    postgres: Postgres, used_database: str, examples: int
+) -> None:
     def clean() -> Twins:
         postgres.sql(CLEAN, used_database)
         return Twins(postgres.url(used_database))
 
-    run_state_machine_as_test(clean, settings=the_same_every_time(15))
+    run_state_machine_as_test(clean, settings=the_same_every_time(examples))
 
 
 def the_same_every_time(examples: int) -> settings:

@@ -182,13 +182,13 @@ def test_processes_that_are_killed_come_back_with_what_the_service_was_started_w
 
         killed(service, "Records")
         killed(service, "Understudy")
-        service.wait_for(lambda: service.http.get("/readyz").status_code == httpx.codes.OK, 30)
+        service.wait_for(lambda: service.http.get("/readyz").status_code == httpx.codes.OK)
         assert (service.http.get("/rollout/policy").json(), events(service)) == before
         assert service.predict({"i": 1}).json()["predictions"][0]["value"] == 1.0
 
         table_model(folder / "better.onnx", 2.0)
         killed(service, "Candidate")
-        service.wait_for(lambda: service.rollout()["candidate"]["up"], 30)
+        service.wait_for(lambda: service.rollout()["candidate"]["up"])
         service.wait_for(lambda: [f["role"] for f in service.rollout()["files"]] == ["rollout"])
     finally:
         service.kill()

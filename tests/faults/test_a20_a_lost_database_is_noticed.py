@@ -191,14 +191,14 @@ def test_a_running_service_refuses_labels_and_says_why(tmp_path: Path) -> None:
         for name in ("Understudy", "Records"):
             [old] = service.children(name)
             old.kill()
-            service.wait_for(lambda name=name, old=old: [c for c in service.children(name) if c.pid != old.pid], 30)
-        service.wait_for(lambda: "not there any more" in str(service.http.get("/readyz").text), 30)
+            service.wait_for(lambda name=name, old=old: [c for c in service.children(name) if c.pid != old.pid])
+        service.wait_for(lambda: "not there any more" in str(service.http.get("/readyz").text))
         assert service.predict(row).status_code == 200, "the primary goes on answering"
         assert not database.exists()
 
         for each in away.iterdir():
             shutil.move(each, database.parent / each.name)
-        service.wait_for(lambda: service.http.get("/readyz").status_code == 200, 30)
+        service.wait_for(lambda: service.http.get("/readyz").status_code == 200)
         assert service.rollout()["revision"] == before
         assert label(service, prediction).json()["duplicate"] == 1
     finally:
