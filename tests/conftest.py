@@ -24,8 +24,8 @@ ORDER = (
     "acceptance",
 )
 """The files and folders below `tests/`, fastest first: a broken unit test is reported within the first minutes."""
-ONE_BY_ONE = "tests/acceptance/"
-"""Each of these starts a service of its own, and may run on another worker than the rest of its file."""
+ONE_BY_ONE = ("tests/matrix/", "tests/acceptance/")
+"""Each of these plays a rollout or starts a service of its own, and may run on another worker than the rest of its file."""
 TOGETHER = {
     "tests/acceptance/test_bad_input.py": "",
     "tests/acceptance/test_loadtest.py": "",

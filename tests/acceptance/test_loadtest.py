@@ -321,9 +321,9 @@ def test_two_workers_add_up_exactly(tmp_path: Path) -> None:
         with log.open("w") as said:
             worker = [*base, "--worker", "--master-port", port]
             workers = [subprocess.Popen(worker, cwd=ROOT, stdout=said, stderr=said) for _ in range(2)]
-            subprocess.run(master, cwd=ROOT, stdout=said, stderr=said, check=True, timeout=60)
+            subprocess.run(master, cwd=ROOT, stdout=said, stderr=said, check=True, timeout=300)
             for process in workers:
-                process.wait(20)
+                process.wait(60)
         told = json.loads(result.read_text())
         total, own = Tally.of(told["tally"]), [Tally.of(json.loads(part.read_text())) for part in parts.iterdir()]
         assert (told["lost"], len(own), total.due) == (0, 2, 600), log.read_text()

@@ -126,6 +126,7 @@ def test_replay_of_all_july_equals_the_cards(service: Running) -> None:
         assert told["variants"][variant]["brier"] == pytest.approx(expected["brier"], abs=1e-3)
 
 
+@pytest.mark.alone
 def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: list[Flight]) -> None:
     """The weight reaches every worker within a second, survives a restart, and nobody changes sides at 5 → 25 → 50 %."""
     row = july[0].row
@@ -191,6 +192,7 @@ def lenient(tmp_path: Path) -> Iterator[Running]:
     running.stop()
 
 
+@pytest.mark.alone
 def test_a_killed_candidate_costs_no_request_and_comes_back(lenient: Running, july: list[Flight]) -> None:
     """`kill -9` at 50 % canary under load: every answer is a 200, fallbacks are counted, and the new process is used."""
     service = lenient
@@ -294,6 +296,7 @@ def test_what_was_acknowledged_survives_a_crash_of_everything(tmp_path: Path, ju
         service.stop()
 
 
+@pytest.mark.alone
 def test_a_killed_records_process_loses_nothing(tmp_path: Path, july: list[Flight]) -> None:
     """`kill -9` under load: every answered request is in the store once, metrics agree, and answers and labels go on meanwhile."""
     service = start(tmp_path / "state", workers=2)

@@ -117,6 +117,7 @@ def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["agrees"]
 
 
+@pytest.mark.alone
 def test_an_abort_is_obeyed_by_every_worker_within_a_second(tmp_path: Path, july: list[Flight]) -> None:
     """Under load, two workers, half the traffic on the candidate: a second after the abort nobody gets its answer."""
     service = start(tmp_path / "state", workers=2, rollout=rollout_file(tmp_path))
@@ -141,6 +142,7 @@ def test_an_abort_is_obeyed_by_every_worker_within_a_second(tmp_path: Path, july
         service.stop()
 
 
+@pytest.mark.alone
 def test_a_promotion_swaps_without_a_failed_request_and_needs_no_candidate_process(
     tmp_path: Path, july: list[Flight]
 ) -> None:

@@ -238,6 +238,7 @@ class _Callers:
             times,
         )
         self._due: list[tuple[float, int, dict[str, Any]]] = []
+        self._middle = float(np.median(world.losses["poc"]))
         self._number = itertools.count()
         self.failures = 0
 
@@ -266,7 +267,7 @@ class _Callers:
         cell, rng, label = self._cell, self._rng, self._world.labels[i]
         if label is None:
             return
-        bad_news = self._world.losses["poc"][i] > float(np.median(self._world.losses["poc"]))
+        bad_news = self._world.losses["poc"][i] > self._middle
         if rng.random() < 0.2 and (cell.missing.endswith("random") or (cell.missing.endswith("news") and bad_news)):
             return
         delay = {
