@@ -9,7 +9,7 @@ SHELL := /bin/bash
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-PINS = tmp=$$(mktemp -d) && cp pyproject.toml README.md LICENSE $$tmp/ && cp -r service models loadtests $$tmp/ && \
+PINS = tmp=$$(mktemp -d) && cp pyproject.toml README.md LICENSE $$tmp/ && mkdir $$tmp/service && cp -r service/understudy $$tmp/service/ && \
 	cd $$tmp && uv lock --quiet
 
 .PHONY: pins

@@ -9,12 +9,13 @@ from typing import Any
 import pydantic
 import typer
 
-from service import errors, openapi
-from service.cli import app
-from service.errors import ConfigurationError, UnderstudyError
-from service.metrics import TABLE
-from service.rollout.policy import Policy, json_schema
-from service.settings import Settings
+from understudy import errors
+from understudy.api import openapi
+from understudy.cli import app
+from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.observability.metrics import TABLE
+from understudy.rollout.policy import Policy, json_schema
+from understudy.settings import Settings
 
 HERE = Path(__file__).parent
 MEANINGS = {
@@ -49,7 +50,7 @@ def calls() -> list[str]:
 
 def problems() -> list[str]:
     """Every kind of error that an answer may have."""
-    kinds = {kind for kind in descendants(UnderstudyError) if kind.__module__ == "service.errors"}
+    kinds = {kind for kind in descendants(UnderstudyError) if kind.__module__ == "understudy.errors"}
     rows = []
     for kind in sorted(kinds, key=lambda kind: (kind is ConfigurationError, int(kind.status), kind.kind)):
         meaning = MEANINGS.get(kind) or " ".join((kind.__doc__ or "").split("\n\n")[0].split())

@@ -38,7 +38,7 @@ def served(folder: Path) -> Iterator[str]:
         port = sock.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     env = os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
-    command = [sys.executable, "-m", "service.cli", "serve", str(folder / "rollout.yaml"), "--port", str(port)]
+    command = [sys.executable, "-m", "understudy.cli", "serve", str(folder / "rollout.yaml"), "--port", str(port)]
     with (folder / "again.log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)  # noqa: S603 - this very program
     try:
@@ -108,7 +108,7 @@ def report(browser: Browser, folder: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "service.cli",
+        "understudy.cli",
         "report",
         str(folder / "rollout.yaml"),
         "--store",
@@ -132,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as kept, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=path, args=["--disable-gpu", *sandbox])
         for story in dict.fromkeys(shot[0] for shot in SHOTS):
-            command = [sys.executable, "-m", "service.cli", "demo", "--story", story, "--state-dir", kept]
+            command = [sys.executable, "-m", "understudy.cli", "demo", "--story", story, "--state-dir", kept]
             subprocess.run(command, check=True, cwd=HERE.parent)  # noqa: S603
             with served(next(Path(kept).glob(f"{story}-*"))) as url:
                 for _, *rest in (shot for shot in SHOTS if shot[0] == story):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.rollout import phases
+from understudy.rollout import phases
 
 HERE = Path(__file__).parent
 
@@ -13,8 +13,8 @@ def page() -> str:
         "# Where a rollout may go",
         "",
         (
-            "Written by `python docs/state_machine.py` from the table in `service/rollout/phases.py`. What has no arrow is "
-            "refused, with the list of what is allowed."
+            "Written by `python docs/state_machine.py` from the table in `service/understudy/rollout/phases.py`. What has no arrow "
+            "is refused, with the list of what is allowed."
         ),
         "",
         "```mermaid",

@@ -41,7 +41,7 @@ class Rollout:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
         return Server(
             f"understudy, {how}",
-            [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")],
+            [sys.executable, "-m", "understudy.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")],
             {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{name}")},
             path,
             candidate=how in _STEPS,

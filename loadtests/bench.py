@@ -21,7 +21,7 @@ from rich.progress import track
 from loadtests import asking, matrix
 from loadtests.measuring import LOAD_CPU, RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools
 from loadtests.peers import BARE, LEAN, PEERS, Peer
-from service.errors import ConfigurationError
+from understudy.errors import ConfigurationError
 
 console = Console(highlight=False)
 ANSWERS = "Understudy"

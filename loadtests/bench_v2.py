@@ -79,7 +79,7 @@ class Case:
             encoding="utf-8",
         )
         self.folder = folder
-        ours = [sys.executable, "-m", "service.cli", "serve", "--port", "{port}", str(rollout)]
+        ours = [sys.executable, "-m", "understudy.cli", "serve", "--port", "{port}", str(rollout)]
         bare = [sys.executable, "-m", "uvicorn", "loadtests.peers.bare_v2:app", "--no-access-log", "--port", "{port}"]
         self.ours = Server("understudy", ours, {"UNDERSTUDY_STATE_DIR": str(folder / f"state-{self.name}")}, PATH)
         self.bare = Server("bare uvicorn + np.frombuffer", bare, {"PEER_MODEL": str(self.model)}, PATH, "/")

@@ -9,7 +9,7 @@ import os
 
 from locust import FastHttpUser, constant, events, task
 
-from loadtests.traffic import MIX, Traffic, flights, mix_of
+from understudy.loadtest.traffic import MIX, Traffic, flights, mix_of
 
 SEED = 2013
 

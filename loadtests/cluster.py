@@ -21,9 +21,10 @@ import httpx
 import psutil
 import yaml
 
-from loadtests.network import HAPROXY, Balancer, Link, Looping, free_port
+from loadtests.network import HAPROXY, Balancer, Link, Looping
 from loadtests.postgres import Postgres
 from models.data import replay_rows
+from understudy.runtime.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 START_S = 90.0
@@ -51,7 +52,7 @@ class Process:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service.cli", *command, "--port", str(port)],
+                [sys.executable, "-m", "understudy.cli", *command, "--port", str(port)],
                 cwd=ROOT, env=os.environ | env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from service.errors import ConfigurationError
+from understudy.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -12,6 +11,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from understudy.runtime.ports import free_port
 
 HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
 """Debian's load balancer, where it is installed; None where it is not."""
@@ -38,20 +39,6 @@ backend replicas
   default-server check inter 100ms fastinter 100ms downinter 100ms rise 1 fall 1
   server-template replica {slots} 127.0.0.1:9 disabled
 """
-
-
-PORTS = range(20_000, 32_000)
-"""Below those that Linux gives to outgoing connections (`ip_local_port_range`), of which one might take a port that was free."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on just now, drawn by chance: several processes may look for one at the same time."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.choice(PORTS)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            return port
 
 
 class Looping:

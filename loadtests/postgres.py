@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import psutil
 
-from loadtests.network import free_port
+from understudy.runtime.ports import free_port
 
 START_S = 30.0
 _AS_ROOT: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []}

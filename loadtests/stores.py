@@ -18,8 +18,8 @@ import rich.console
 import rich.table
 
 from loadtests.postgres import Postgres
-from service.domain import Answer, LabelReport, Mode, Observation, Outcome, Status, Variant
-from service.store.sql import SqlStore
+from understudy.domain import Answer, LabelReport, Mode, Observation, Outcome, Status, Variant
+from understudy.store.sql import SqlStore
 
 LABELS = 100
 

@@ -2,7 +2,8 @@
 
     python -m loadtests.swaps            # exit code 1 when memory grew
 
-What a promotion and its undoing do (`service.promotion`): open and warm the other model, seat it, let the old one finish and go.
+What a promotion and its undoing do (`understudy.serving.slots`): open and warm the other model, seat it, let the old one finish
+and go.
 """
 
 import asyncio
@@ -17,10 +18,10 @@ from rich.console import Console
 from rich.progress import track
 
 from models.data import replay_rows
-from service.engine.batching import LocalModel
-from service.engine.onnx import OnnxEngine
-from service.inputs import Decoder
-from service.loading import fields_of, inputs_of
+from understudy.inference.batching import LocalModel
+from understudy.inference.decoding import Decoder
+from understudy.inference.onnx import OnnxEngine
+from understudy.loading import fields_of, inputs_of
 
 ROOT = Path(__file__).parents[1] / "models"
 SETTLED = 20

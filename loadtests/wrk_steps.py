@@ -18,9 +18,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from loadtests.traffic import flights
-from loadtests.watching import Counts, Records
-from service.client import Client
+from understudy.loadtest.traffic import flights
+from understudy.loadtest.watching import Counts, Records
+from understudy.offline.client import Client
 
 SEED = 2013
 BODIES = 50

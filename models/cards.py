@@ -10,8 +10,8 @@ from models.data import LABEL, SOURCE, Frame, labelled, month_of
 from models.export import predict
 from models.features import CATEGORICAL, NAMES, NULLABLE, NUMERIC
 from models.train import SEED, Recipe, training_rows
-from service.drift.learn import categorical_profile, numeric_profile
-from service.engine.catalog import Card, HeldOut, InputSpec, OutputSpec, Training
+from understudy.drift.learn import categorical_profile, numeric_profile
+from understudy.inference.cards import Card, HeldOut, InputSpec, OutputSpec, Training
 
 HELD_OUT_MONTHS: Final = (7, 8, 9, 10, 11, 12)
 _DAYS_IN_MONTH: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)

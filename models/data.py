@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from models.features import CATEGORICAL, NAMES, NUMERIC, WEATHER
-from service.errors import ConfigurationError
+from understudy.errors import ConfigurationError
 
 Frame = Any
 """A pandas DataFrame: pandas ships no types."""

@@ -21,7 +21,7 @@ from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_
 from models.data import Frame
 from models.features import CATEGORICAL, NULLABLE, NUMERIC, feeds
 from models.train import Estimator, probabilities
-from service.errors import UnderstudyError
+from understudy.errors import UnderstudyError
 
 PARITY_ROWS: Final = 20_000
 PARITY_TOLERANCE: Final = 1e-4

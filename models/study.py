@@ -14,7 +14,7 @@ from models import build, data, export, train
 from models.cards import HELD_OUT_MONTHS
 from models.data import Frame, labelled, month_of
 from models.features import CATEGORICAL, NULLABLE, NUMERIC
-from service.engine.catalog import MODEL_FILE, read_card
+from understudy.inference.cards import MODEL_FILE, read_card
 
 MONTHS: Final = ("Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

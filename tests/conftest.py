@@ -32,7 +32,7 @@ TOGETHER = {
     "tests/acceptance/test_protocol_v2.py": "",
     "tests/browser/": "one browser and one service",
     "tests/unit/drift/": "a year of flights",
-    "tests/unit/test_watch.py": "a year of flights",
+    "tests/unit/drift/test_watch.py": "a year of flights",
     "tests/unit/models/": "two models that were fitted",
 }
 """Files and folders whose tests share what takes long to start, and what that is, where it is shared with other files."""

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from service import cli
-from service.domain import Variant
-from service.errors import UnderstudyError
-from service.inputs import Decoder
-from service.loading import fields_of
-from service.metrics import TABLE
-from service.openapi import paths
-from service.rest import Rest
-from service.rollout.policy import Policy, parse
-from service.settings import Settings
-from service.testing import ManualClock, card
 from tests.test_house_rules import tracked
+from understudy import cli
+from understudy.api.openapi import paths
+from understudy.api.rest import Rest
+from understudy.domain import Variant
+from understudy.errors import UnderstudyError
+from understudy.inference.decoding import Decoder
+from understudy.loading import fields_of
+from understudy.observability.metrics import TABLE
+from understudy.rollout.policy import Policy, parse
+from understudy.settings import Settings
+from understudy.testing import ManualClock, card
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -129,7 +129,7 @@ def headings(page: Path) -> set[str]:
 
 def test_every_problem_type_is_documented() -> None:
     """Callers branch on `type`: the kinds are part of the contract."""
-    kinds = {kind.kind for kind in descendants(UnderstudyError) if kind.__module__ == "service.errors"}
+    kinds = {kind.kind for kind in descendants(UnderstudyError) if kind.__module__ == "understudy.errors"}
 
     assert {kind for kind in kinds if not mentioned(kind)} == set()
 

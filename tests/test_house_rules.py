@@ -33,21 +33,21 @@ def test_the_import_contract_is_kept(tmp_path: Path) -> None:
     result = lint_imports(ROOT / "pyproject.toml", tmp_path)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"Contracts: [5-9] kept, 0 broken", result.stdout)
+    assert re.search(r"Contracts: \d+ kept, 0 broken", result.stdout)
 
 
 def test_a_broken_import_contract_would_be_seen(tmp_path: Path) -> None:
     """A check that cannot fail is none: the policy does import pydantic, so forbidding that must fail."""
     (tmp_path / "pyproject.toml").write_text(
-        '[tool.importlinter]\nroot_packages = ["service"]\ninclude_external_packages = true\n'
+        '[tool.importlinter]\nroot_packages = ["understudy"]\ninclude_external_packages = true\n'
         '[[tool.importlinter.contracts]]\nname = "x"\ntype = "forbidden"\n'
-        'source_modules = ["service.rollout.policy"]\nforbidden_modules = ["pydantic"]\n',
+        'source_modules = ["understudy.rollout.policy"]\nforbidden_modules = ["pydantic"]\n',
         encoding="utf-8",
     )
     result = lint_imports(tmp_path / "pyproject.toml", tmp_path)
 
     assert result.returncode == 1, result.stdout + result.stderr
-    assert "service.rollout.policy -> pydantic" in result.stdout
+    assert "understudy.rollout.policy -> pydantic" in result.stdout
 
 
 @pytest.mark.parametrize("path", CODE, ids=name)

@@ -4,7 +4,7 @@ import os
 
 import uvicorn
 
-from service import connection
+from understudy.http import connection
 
 if __name__ == "__main__":
     connection.install()

@@ -11,9 +11,9 @@ import bentoml
 import numpy as np
 
 from loadtests import matrix
-from service.app import Candidate
-from service.engine.onnx import OnnxEngine
-from service.engine.remote import RemoteEngine
+from understudy.app import Candidate
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.remote import RemoteEngine
 
 CALLS, AT_ONCE = 400, 16
 SIZES = (1, 16, 256)

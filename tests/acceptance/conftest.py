@@ -14,9 +14,9 @@ import httpx
 import psutil
 import pytest
 
-from loadtests.network import free_port
 from models import build
 from models.data import Flight, replay_rows
+from understudy.runtime.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_S = 180.0
@@ -96,7 +96,7 @@ def start(
     }
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", "serve", str(rollout), "--port", str(port)],
+            [sys.executable, "-m", "understudy.cli", "serve", str(rollout), "--port", str(port)],
             cwd=ROOT, env=os.environ | settings, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     running = Running(process, f"http://127.0.0.1:{port}", state_dir, log)

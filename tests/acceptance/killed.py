@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import event
 
-from service.rollout.controller import Controller
-from service.store.sql import SqlStore
-from service.testing import ManualClock
 from tests.unit.rollout.world import MODELS, policy
+from understudy.rollout.controller import Controller
+from understudy.store.sql import SqlStore
+from understudy.testing import ManualClock
 
 
 class Spot(NamedTuple):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service.store.sql import SqlStore
 from tests.acceptance.killed import Spot, control
 from tests.unit.rollout.test_controller import RAMP, moves
 from tests.unit.rollout.world import World
+from understudy.store.sql import SqlStore
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.acceptance.killed"])

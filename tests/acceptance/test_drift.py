@@ -26,7 +26,7 @@ def test_july_is_alarmed_within_two_days_of_flights_and_a_restart_knows_it(tmp_p
         events = [e for e in service.http.get("/rollout/events?limit=500").json()["events"] if e["kind"] == "drift"]
         told = [(e["details"]["alarm"], e["details"]["variant"], e["details"]["feature"]) for e in events]
         shown = subprocess.run(
-            [sys.executable, "-m", "service.cli", "status", "--url", service.url],
+            [sys.executable, "-m", "understudy.cli", "status", "--url", service.url],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from models.data import Flight
-from service.engine.catalog import digest_of, read_card
 from tests.acceptance.conftest import ROOT, start
 from tests.objects import credentials, serving
+from understudy.inference.cards import digest_of, read_card
 
 pytestmark = pytest.mark.acceptance
 POC, CANDIDATE = (ROOT / "models" / name for name in ("flight_poc", "flight_candidate"))
@@ -74,6 +74,6 @@ def test_a_service_whose_model_is_another_does_not_start_and_says_why(tmp_path: 
 def command(folder: Path, file: Path) -> subprocess.CompletedProcess[str]:
     env = {"UNDERSTUDY_STATE_DIR": str(folder / "state"), "PATH": "/usr/bin:/bin", "COLUMNS": "1000"}
     return subprocess.run(
-        [sys.executable, "-m", "service.cli", "check", str(file)],
+        [sys.executable, "-m", "understudy.cli", "check", str(file)],
         cwd=ROOT, env=env, text=True, capture_output=True, timeout=120, check=False,
     )  # fmt: skip

@@ -18,10 +18,10 @@ import httpx
 import pathspec
 import pytest
 
-from loadtests.network import free_port
 from models.data import Flight
-from service.auth import line_for, new_token
 from tests.acceptance.conftest import ROOT, START_S
+from understudy.http.auth import line_for, new_token
+from understudy.runtime.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 
@@ -129,13 +129,13 @@ def ready(http: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
 
 def serves_the_tree(pid: int) -> None:
     """What runs is the image's copy, not what happens to be installed here."""
-    ask = "import service; print(service.__file__)"
+    ask = "import understudy; print(understudy.__file__)"
     env = {"PYTHONPATH": "/srv/understudy", "PATH": "/opt/venv/bin"}
     nsenter = shutil.which("nsenter")
     assert nsenter is not None, "it comes with unshare"
     where = [nsenter, f"--target={pid}", "--mount", "/opt/venv/bin/python", "-c", ask]
     done = subprocess.run(where, env=env, cwd="/", capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "/srv/understudy/service/__init__.py"
+    assert done.stdout.strip() == "/srv/understudy/understudy/__init__.py"
 
 
 def test_without_tokens_it_says_what_it_needs(tree: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_installed_wheel_starts_in_an_empty_folder(tmp_path: Path, july: list
     env = os.environ | {"PYTHONPATH": str(site), "UNDERSTUDY_STATE_DIR": str(tmp_path / "state")}
     port = free_port()
     with (tmp_path / "log").open("wb") as log:
-        command = [sys.executable, "-P", "-m", "service.cli", "serve", str(rollout), "--port", str(port)]
+        command = [sys.executable, "-P", "-m", "understudy.cli", "serve", str(rollout), "--port", str(port)]
         process = subprocess.Popen(command, cwd=empty, env=env, stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:

@@ -18,11 +18,11 @@ import psutil
 import pytest
 import yaml
 
-from loadtests.network import free_port
-from loadtests.tally import Tally, merged
 from models.data import Flight
 from tests.acceptance.conftest import ROOT, Running, start
 from tests.unit.rollout.test_loadtest import GOOD
+from understudy.loadtest.tally import Tally, merged
+from understudy.runtime.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 
@@ -127,7 +127,7 @@ def loadtest(
 ) -> tuple[int, Any]:
     """`understudy loadtest --json` against a service: its exit code and what it said."""
     command = [
-        *prefix, sys.executable, "-m", "service.cli", "loadtest", str(file), "--url", service.url, "--json", "-o", str(folder),
+        *prefix, sys.executable, "-m", "understudy.cli", "loadtest", str(file), "--url", service.url, "--json", "-o", str(folder),
         "--duration", "6", "--warm-up", "1", "--rows", "1", *options,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
@@ -177,7 +177,7 @@ def costs_are_those_of(
     command = [
         sys.executable,
         "-m",
-        "service.cli",
+        "understudy.cli",
         "report",
         "--url",
         service.url,
@@ -307,7 +307,7 @@ def test_two_workers_add_up_exactly(tmp_path: Path) -> None:
             "-m",
             "locust",
             "-f",
-            "loadtests/users.py",
+            "service/understudy/loadtest/users.py",
             "--host",
             service.url,
             "--headless",

@@ -19,11 +19,11 @@ import pytest
 import yaml
 
 from models.data import Flight
-from service.engine.onnx import OnnxEngine
-from service.inputs import Columns, Field
-from service.loading import fields_of
-from service.metrics import parse
 from tests.acceptance.conftest import ROOT, Running, start
+from understudy.inference.decoding import Columns, Field
+from understudy.inference.onnx import OnnxEngine
+from understudy.loading import fields_of
+from understudy.observability.metrics import parse
 
 pytestmark = pytest.mark.acceptance
 
@@ -57,7 +57,7 @@ def metric(service: Running, name: str, **labels: str) -> float:
 
 
 def replay(service: Running, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "service.cli", "replay", "--url", service.url, "--json", *options]
+    command = [sys.executable, "-m", "understudy.cli", "replay", "--url", service.url, "--json", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return dict(json.loads(done.stdout))
@@ -424,7 +424,7 @@ def test_the_openapi_page_lists_what_is_answered(shared: Running) -> None:
 
 
 def _card() -> Any:
-    from service.engine.catalog import read_card
+    from understudy.inference.cards import read_card
 
     return read_card(ROOT / "models" / "flight_poc")
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 import yaml
 
-from loadtests.network import free_port
-from service.domain import Variant
-from service.monitoring import files
-from service.rollout.policy import parse
 from tests.acceptance.conftest import ROOT, Running, start
 from tests.acceptance.test_main_job import replay
+from understudy.domain import Variant
+from understudy.observability.monitoring import files
+from understudy.rollout.policy import parse
+from understudy.runtime.ports import free_port
 
 pytestmark = pytest.mark.acceptance
 

@@ -15,7 +15,7 @@ from models.data import Flight
 from tests.acceptance.conftest import ROOT, Running, start
 from tests.acceptance.test_main_job import counters
 from tests.acceptance.test_rollout import Load, events, rollout_file, up
-from tests.unit.test_onnx import save
+from tests.unit.inference.test_onnx import save
 
 pytestmark = pytest.mark.acceptance
 
@@ -97,7 +97,7 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
         assert events(service)[2]["actor"] == "judge"
     finally:
         service.stop()
-    command = [sys.executable, "-m", "service.cli", "verify", str(file), "--json"]
+    command = [sys.executable, "-m", "understudy.cli", "verify", str(file), "--json"]
     command += ["--store", f"sqlite:///{tmp_path / 'state' / 'understudy.db'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -42,7 +42,7 @@ def run(command: str, service: Running, folder: Path) -> str:
             "replay": ["--url", service.url, "--limit", str(FLIGHTS)],
             "verify": [],
         }
-        words = [sys.executable, "-m", "service.cli", *words[1:], *more.get(words[1], ["--url", service.url])]
+        words = [sys.executable, "-m", "understudy.cli", *words[1:], *more.get(words[1], ["--url", service.url])]
     env = os.environ | {"UNDERSTUDY_STATE_DIR": str(service.state_dir)}
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=COMMAND_S, check=False)
     assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])

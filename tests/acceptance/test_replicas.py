@@ -19,9 +19,9 @@ import pytest
 from loadtests.cluster import RAMP, ROOT, Cluster, missing
 from loadtests.network import HAPROXY
 from loadtests.replicas import rolling_restart
-from service.domain import Variant
-from service.route import variant
-from service.store.records import read_from
+from understudy.domain import Variant
+from understudy.rollout.routing import variant
+from understudy.store.records import read_from
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
 balanced = pytest.mark.skipif(HAPROXY is None, reason="NO HAPROXY: `apt-get install haproxy`")
@@ -31,8 +31,8 @@ STALE_S = 1.5
 KEYS = 100_000
 ROUTES = """
 import hashlib, sys
-from service.route import variant
-from service.store.records import read_from
+from understudy.rollout.routing import variant
+from understudy.store.records import read_from
 (record,) = read_from(sys.argv[1])
 print(record.plan.weight, hashlib.sha256("".join(variant(record.plan, f"N{i}")[0] for i in range({keys})).encode()).hexdigest())
 """

@@ -111,7 +111,7 @@ def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:
         finally:
             service.stop()
         store = f"sqlite:///{tmp_path / name / 'understudy.db'}"
-        command = [sys.executable, "-m", "service.cli", "verify", str(file), "--store", store, "--json"]
+        command = [sys.executable, "-m", "understudy.cli", "verify", str(file), "--store", store, "--json"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert json.loads(done.stdout)["agrees"]
@@ -195,7 +195,7 @@ def test_the_leader_is_killed_and_the_rollout_goes_on(tmp_path: Path) -> None:
         command = [
             sys.executable,
             "-m",
-            "service.cli",
+            "understudy.cli",
             "replay",
             "--url",
             service.url,

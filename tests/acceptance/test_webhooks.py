@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from service.metrics import parse
 from tests.acceptance.conftest import ROOT, start
 from tests.acceptance.test_rollout import rollout_file
+from understudy.observability.metrics import parse
 
 pytestmark = pytest.mark.acceptance
 
@@ -63,7 +63,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    command = [sys.executable, "-m", "service.cli", "webhook-secret", str(tmp_path / "secret")]
+    command = [sys.executable, "-m", "understudy.cli", "webhook-secret", str(tmp_path / "secret")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     return tmp_path / "secret"
 
@@ -158,7 +158,7 @@ def test_the_example_receiver_retrains_after_an_abort_and_believes_nobody_else(t
 def signed(key: bytes, body: bytes) -> dict[str, str]:
     import time
 
-    from service.webhooks import signatures
+    from understudy.observability.webhooks import signatures
 
     message, now = f"again-{secrets.token_hex(4)}", int(time.time())
     return {

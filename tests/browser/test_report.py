@@ -18,7 +18,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def written(file: Path, *options: str) -> str:
-    command = [sys.executable, "-m", "service.cli", "report", *options, "-o", str(file)]
+    command = [sys.executable, "-m", "understudy.cli", "report", *options, "-o", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return file.read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def written(file: Path, *options: str) -> str:
 def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `understudy evaluate --json` writes of the example's models, of two months."""
     file = tmp_path_factory.mktemp("evaluation") / "evaluation.json"
-    command = [sys.executable, "-m", "service.cli", "evaluate", "--json", "--month", "7", "--month", "10"]
+    command = [sys.executable, "-m", "understudy.cli", "evaluate", "--json", "--month", "7", "--month", "10"]
     file.write_bytes(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
     return file
 
@@ -77,7 +77,7 @@ def test_the_evaluation_is_what_understudy_evaluate_said(served: Running, evalua
         (other, "its candidate is flight_candidate (sha256:other"),
         (served.log, "understudy evaluate --json >"),
     ):
-        command = [sys.executable, "-m", "service.cli", "report", "--url", served.url, "--evaluation", str(file)]
+        command = [sys.executable, "-m", "understudy.cli", "report", "--url", served.url, "--evaluation", str(file)]
         done = subprocess.run(
             command,
             cwd=tmp_path,
@@ -96,7 +96,7 @@ def test_another_rollout_s_file_is_said_in_words(served: Running, tmp_path: Path
     other = tmp_path / "rollout.yaml"
     other.write_text((served.state_dir / "rollout.yaml").read_text().replace("margin: 0.005", "margin: 0.05"))
     store = f"sqlite:///{served.state_dir / 'understudy.db'}"
-    command = [sys.executable, "-m", "service.cli", "report", str(other), "--store", store]
+    command = [sys.executable, "-m", "understudy.cli", "report", str(other), "--store", store]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 1

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from loadtests.postgres import Postgres
-from service.store import Store, Tally
-from service.store.memory import MemoryStore
-from service.store.migrate import migrate
-from service.store.sql import SqlStore
 from tests.contract.stores import tally as count
+from understudy.store import Store, Tally
+from understudy.store.memory import MemoryStore
+from understudy.store.migrate import migrate
+from understudy.store.sql import SqlStore
 
 KINDS = ("memory", "sqlite", "postgres")
 """The stores that the one suite runs over."""

@@ -4,9 +4,9 @@ import itertools
 import random
 import sys
 
-from service.store.migrate import migrate
-from service.store.sql import SqlStore
 from tests.contract.stores import names, observation, report, tally
+from understudy.store.migrate import migrate
+from understudy.store.sql import SqlStore
 
 BATCH = 10
 

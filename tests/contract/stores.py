@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.domain import (
+from understudy.domain import (
     Answer,
     Event,
     Fate,
@@ -19,7 +19,7 @@ from service.domain import (
     Status,
     Variant,
 )
-from service.store import Store
+from understudy.store import Store
 
 ROOT = Path(__file__).parents[2]
 CHILD = (sys.executable, "-W", "error", "-m", "tests.contract.store_child")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from service.domain import Answer, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
-from service.errors import NotAllowedNow, StoreError
-from service.store import Pruned, Retention, Store
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored, tallied
+from understudy.domain import Answer, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
+from understudy.errors import NotAllowedNow, StoreError
+from understudy.store import Pruned, Retention, Store
 
 FOREVER = Retention(max_age_s=math.inf, max_bytes=sys.maxsize)
 
@@ -356,7 +356,7 @@ def test_counts_and_tally_of_one_name_add_up(store: Store) -> None:
 # Pruning
 
 forgets_rows = pytest.mark.parametrize("kind", ["memory", "sqlite"], indirect=True)
-"""PostgreSQL forgets in pieces (`service.store.partitions`): what is told row by row is told of the others."""
+"""PostgreSQL forgets in pieces (`understudy.store.partitions`): what is told row by row is told of the others."""
 
 
 def test_pruning_by_age_takes_observations_and_their_labels(store: Store) -> None:

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from service.errors import NotAllowedNow
-from service.store import Store
+from understudy.errors import NotAllowedNow
+from understudy.store import Store
 
 
 def test_one_leads_until_the_lease_is_over(store: Store) -> None:

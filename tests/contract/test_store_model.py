@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from loadtests.postgres import Postgres
-from service.domain import Answer, Event, LabelReport, Mode, Observation, Status, Variant
-from service.errors import NotAllowedNow
-from service.store import Retention, Store
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
 from tests.contract.conftest import CLEAN
 from tests.contract.stores import event, plan, tally
+from understudy.domain import Answer, Event, LabelReport, Mode, Observation, Status, Variant
+from understudy.errors import NotAllowedNow
+from understudy.store import Retention, Store
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
 
 TIMES = st.sampled_from([0.0, 10.0, 20.5, 30.0, 40.0])
 NAMES = st.sampled_from(["a", "A", "ü"])

@@ -14,13 +14,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from loadtests.postgres import Postgres
-from service.errors import ConfigurationError, StoreError
-from service.store import Retention, partitions
-from service.store.migrate import MIGRATIONS, migrate
-from service.store.schema import metadata, postgres_metadata
-from service.store.sql import SqlStore
 from tests.contract.stores import event, observation, plan, receipt, report, stored, tally
 from tests.contract.test_store_together import children, go
+from understudy.errors import ConfigurationError, StoreError
+from understudy.store import Retention, partitions
+from understudy.store.migrate import MIGRATIONS, migrate
+from understudy.store.schema import metadata, postgres_metadata
+from understudy.store.sql import SqlStore
 
 NEWEST = max(path.name for path in (MIGRATIONS / "versions").glob("*.py"))[:4]
 LIMIT_S = 1.0

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from service.errors import NotAllowedNow
-from service.store import Store
 from tests.contract.stores import event
+from understudy.errors import NotAllowedNow
+from understudy.store import Store
 
 
 def slots(store: Store, since: float = 0.0) -> list[tuple[int, str, float]]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from service.domain import Outcome
-from service.errors import NotAllowedNow
-from service.store import Store
-from service.store.sql import SqlStore
 from tests.contract.stores import CHILD, ROOT, event, names, observation, plan, receipt, report, tallied, tally
+from understudy.domain import Outcome
+from understudy.errors import NotAllowedNow
+from understudy.store import Store
+from understudy.store.sql import SqlStore
 
 THREADS = 4
 

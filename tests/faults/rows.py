@@ -12,22 +12,22 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from service.domain import Mode, Observation, Phase, Plan, Variant
-from service.engine import Engine, Reading, Scores, wire
-from service.engine.batching import LocalModel, SpreadModel
-from service.engine.calls import Calls
-from service.engine.catalog import Card, InputSpec, OutputSpec
-from service.engine.onnx import OnnxEngine
-from service.engine.remote import RemoteModel
-from service.errors import InferenceError, UnderstudyError
-from service.exchange import Exchange
-from service.inputs import Array, Decoder
-from service.loading import fields_of, inputs_of
-from service.pending import Pending
-from service.request_path import Asked, RequestPath
-from service.shadow import Rehearsal, rehearse_here
-from service.testing import ManualClock
 from tests.unit.rollout.world import policy
+from understudy.domain import Mode, Observation, Phase, Plan, Variant
+from understudy.errors import InferenceError, UnderstudyError
+from understudy.inference import Engine, Reading, Scores, wire
+from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.calls import Calls
+from understudy.inference.cards import Card, InputSpec, OutputSpec
+from understudy.inference.decoding import Array, Decoder
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.remote import RemoteModel
+from understudy.loading import fields_of, inputs_of
+from understudy.records.exchange import Exchange
+from understudy.serving.pending import Pending
+from understudy.serving.pipeline import RequestOptions, RequestPath
+from understudy.serving.shadow import Rehearsal, rehearse_here
+from understudy.testing import ManualClock
 
 SHADOW = Plan(Phase.SHADOW, weight=0, shadow=10_000, salt=7, revision=1)
 
@@ -117,7 +117,7 @@ class Caller:
         """See `answer`."""
 
 
-async def predicted(path: RequestPath, rows: Any, asked: Asked) -> tuple[Exchange, Scores]:
+async def predicted(path: RequestPath, rows: Any, asked: RequestOptions) -> tuple[Exchange, Scores]:
     """What a request of these rows comes to.
 
     Raises:
@@ -172,7 +172,7 @@ class Service:
         order = list(self.decoder.positions)
         decoded = [tuple(row[name] for name in order) for row in rows]
         try:
-            _, scores = await predicted(self._path, decoded, Asked(None, None, Mode.LIVE, 1e6))
+            _, scores = await predicted(self._path, decoded, RequestOptions(None, None, Mode.LIVE, 1e6))
         except UnderstudyError as error:
             return error
         assert scores.values is not None

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.domain import Answer, Phase, Status, Variant
-from service.errors import ConfigurationError
-from service.rollout.evidence import Evidence
-from service.rollout.judge import Verdict, judge
-from service.rollout.policy import parse
-from service.rollout.reading import CLIPPED_MAX, Standing
-from service.rollout.scoring import Model
 from tests.unit.rollout.world import START, policy, row
+from understudy.domain import Answer, Phase, Status, Variant
+from understudy.errors import ConfigurationError
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.judge import Verdict, judge
+from understudy.rollout.policy import parse
+from understudy.rollout.reading import CLIPPED_MAX, Standing
+from understudy.rollout.scoring import Model
 
 ROWS = 1_500
 

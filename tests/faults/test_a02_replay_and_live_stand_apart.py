@@ -5,14 +5,14 @@ Live traffic and each replay have their own time: none expires, prunes or bakes 
 
 import pytest
 
-from service.domain import LabelReport
-from service.rollout.evidence import Evidence
-from service.rollout.timebase import OVER_S
-from service.store import Retention
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
-from service.testing import observation
 from tests.unit.rollout.world import MODELS, TRUTH, folded, pair, policy
+from understudy.domain import LabelReport
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.timebase import OVER_S
+from understudy.store import Retention
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
+from understudy.testing import observation
 
 LIVE = 1_795_806_504.0
 JULY, JANUARY = 1_372_680_000.0, 1_357_000_000.0

@@ -5,12 +5,12 @@ Batches of labels have numbers, leases and prunings do not believe a jump, and w
 
 import pytest
 
-from service.clock import BELIEVED_S, SteadyClock
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
-from service.testing import ManualClock
 from tests.unit.rollout.test_controller import Process
 from tests.unit.rollout.world import World, policy
+from understudy.clock import BELIEVED_S, SteadyClock
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
+from understudy.testing import ManualClock
 
 HOUR, YEAR = 3_600.0, 365 * 86_400.0
 

@@ -5,12 +5,12 @@ Times that are far from the clock are refused with a hint, and no time base move
 
 import pytest
 
-from service.errors import MalformedRequest
-from service.request_path import RequestPath
-from service.rollout.timebase import GAP_S, Progress
-from service.settings import Settings
-from service.times import TimeLimits
 from tests.unit.rollout.world import START, folded, policy, row
+from understudy.errors import MalformedRequest
+from understudy.rollout.timebase import GAP_S, Progress
+from understudy.serving.pipeline import RequestPath
+from understudy.settings import Settings
+from understudy.times import TimeLimits
 
 NOW = 1_795_806_504.0
 DAY = 86_400.0

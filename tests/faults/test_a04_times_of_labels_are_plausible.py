@@ -7,14 +7,14 @@ import json
 
 import pytest
 
-from service.domain import Fate, LabelReport
-from service.errors import InvalidInput
-from service.feedback import FeedbackDecoder
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
-from service.testing import card, observation
 from tests.unit.rollout.test_controller import Process
 from tests.unit.rollout.world import World
+from understudy.api.feedback import FeedbackDecoder
+from understudy.domain import Fate, LabelReport
+from understudy.errors import InvalidInput
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
+from understudy.testing import card, observation
 
 NOW = 1_795_806_504.0
 DAY = 86_400.0

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain import Status
-from service.engine import Scores
-from service.engine.batching import LocalModel
-from service.engine.joint import REQUESTS_MAX, JointRuns
-from service.errors import NotFinite
-from service.inputs import Columns, Field
 from tests.faults.rows import RowEngine, lookup_model, serving
+from understudy.domain import Status
+from understudy.errors import NotFinite
+from understudy.inference import Scores
+from understudy.inference.batching import LocalModel
+from understudy.inference.decoding import Columns, Field
+from understudy.inference.joint import REQUESTS_MAX, JointRuns
 
 
 def test_good_requests_beside_a_bad_one_are_answered_and_both_models_are_charged_alike(tmp_path: Path) -> None:

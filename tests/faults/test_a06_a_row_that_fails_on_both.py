@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from service.domain import Phase, Plan, Status, Variant
-from service.errors import InferenceError, Overloaded
-from service.shadow import rehearse_here
 from tests.faults.rows import SHADOW, RowEngine, lookup_model, serving
+from understudy.domain import Phase, Plan, Status, Variant
+from understudy.errors import InferenceError, Overloaded
+from understudy.serving.shadow import rehearse_here
 
 ALL_CANARY = Plan(Phase.CANARY, weight=10_000, shadow=10_000, salt=7, revision=1)
 

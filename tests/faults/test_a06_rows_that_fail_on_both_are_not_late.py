@@ -5,10 +5,10 @@ Right: such a row is charged to both for `errors`, and says nothing about latenc
 
 import pytest
 
-from service.domain import Phase, Status
-from service.rollout.controller import judge_at
-from service.rollout.evidence import Tail
 from tests.unit.rollout.world import answer, folded, policy, row
+from understudy.domain import Phase, Status
+from understudy.rollout.controller import judge_at
+from understudy.rollout.evidence import Tail
 
 EVERY = 20
 """One row in so many fails."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from service.domain import Phase, Plan, Status, Variant
-from service.engine import Reading, Scores, wire
-from service.engine.calls import Calls
-from service.engine.remote import RemoteEngine, RemoteModel
-from service.errors import InferenceError, InvalidInput, NotFinite, NotReady, WrongShape
-from service.inputs import Columns, Field
-from service.promotion import Released
 from tests.faults.rows import Beside, RowEngine, lookup_model, serving
-from tests.unit.test_remote import with_server
+from tests.unit.inference.test_remote import with_server
+from understudy.domain import Phase, Plan, Status, Variant
+from understudy.errors import InferenceError, InvalidInput, NotFinite, NotReady, WrongShape
+from understudy.inference import Reading, Scores, wire
+from understudy.inference.calls import Calls
+from understudy.inference.decoding import Columns, Field
+from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.serving.slots import Released
 
 CANARY = Plan(Phase.CANARY, weight=5_000, shadow=10_000, salt=7, revision=1)
 COLUMNS = Columns([Field("x", "int64", (1,))], {"x": 0})

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from service import loading
-from service.engine import catalog
-from service.engine.catalog import Card, InputSpec, OutputSpec, digest_of, write_card
-from service.errors import ConfigurationError
-from service.settings import Settings
-from tests.unit.test_cli import alone, done, understudy
-from tests.unit.test_onnx import classifier
+from tests.unit.cli.test_cli import alone, done, understudy
+from tests.unit.inference.test_onnx import classifier
+from understudy import loading
+from understudy.errors import ConfigurationError
+from understudy.inference import cards
+from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
+from understudy.settings import Settings
 
 __all__ = ["alone"]
 
@@ -36,10 +36,10 @@ steps:
 def unnamed(folder: Path, **changes: Any) -> None:
     """A classifier of three classes that neither its graph nor its card names."""
     folder.mkdir()
-    classifier(folder / catalog.MODEL_FILE, width=3)
+    classifier(folder / cards.MODEL_FILE, width=3)
     fields: dict[str, Any] = {
         "name": folder.name, "version": "1", "task": "multiclass-classification",
-        "digest": digest_of(folder / catalog.MODEL_FILE),
+        "digest": digest_of(folder / cards.MODEL_FILE),
         "inputs": [InputSpec(name="x", dtype="float32", shape=[None, 3])],
         "outputs": [
             OutputSpec(name="label", dtype="int64", shape=[None], role="label"),

@@ -12,12 +12,12 @@ import yaml
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner
 
-from service import loading
-from service.cli import app
-from service.errors import ConfigurationError
-from service.rollout.policy import Policy, parse
-from service.settings import read_settings
 from tests.faults.test_a09_class_names_come_from_the_graph import fitted, softmax
+from understudy import loading
+from understudy.cli import app
+from understudy.errors import ConfigurationError
+from understudy.rollout.policy import Policy, parse
+from understudy.settings import read_settings
 
 
 def initial(folder: Path, first: str, second: str) -> tuple[str, Policy]:

@@ -18,12 +18,12 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from service.domain import Status
-from service.engine import Reading
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
-from service.losses import computable, losses
-from service.rollout.policy import parse
+from understudy.domain import Status
+from understudy.errors import ConfigurationError
+from understudy.inference import Reading
+from understudy.inference.onnx import OnnxEngine
+from understudy.rollout.losses import computable, losses
+from understudy.rollout.policy import parse
 
 MODELS: dict[str, Any] = {
     "linear": lambda: LogisticRegression(),

@@ -10,24 +10,24 @@ import pytest
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
-from service.domain import LabelReport, Mode, Phase, Status, Variant
-from service.engine import Reading, Scores
-from service.engine.catalog import Card
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
-from service.exchange import Exchange, Packer
-from service.ledger import Ledger
-from service.metrics import Metrics
-from service.pairs import Pairs, incomparable
-from service.rollout.controller import judge_at
-from service.rollout.evidence import Evidence
-from service.rollout.policy import Policy, Tolerance, parse
-from service.rollout.scoring import Model
-from service.settings import read_settings
-from service.store.memory import MemoryStore
-from service.testing import card
-from service.wiring import House
-from tests.unit.test_onnx import save
+from tests.unit.inference.test_onnx import save
+from understudy.domain import LabelReport, Mode, Phase, Status, Variant
+from understudy.errors import ConfigurationError
+from understudy.inference import Reading, Scores
+from understudy.inference.cards import Card
+from understudy.inference.onnx import OnnxEngine
+from understudy.observability.metrics import Metrics
+from understudy.records.exchange import Exchange, Packer
+from understudy.records.pairs import Pairs, incomparable
+from understudy.records.writer import Ledger
+from understudy.rollout.controller import judge_at
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.policy import Policy, Tolerance, parse
+from understudy.rollout.scoring import Model
+from understudy.settings import read_settings
+from understudy.store.memory import MemoryStore
+from understudy.testing import card
+from understudy.wiring import ProcessParts
 
 WIDTH = 4
 FILE = """
@@ -183,13 +183,13 @@ def test_the_service_compares_row_by_row_where_agreement_judges(
     models: dict[Variant, OnnxEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the processes of a service are made of passes it on."""
-    monkeypatch.setattr("service.wiring.Metrics", lambda: Metrics(CollectorRegistry()))
+    monkeypatch.setattr("understudy.wiring.Metrics", lambda: Metrics(CollectorRegistry()))
     files = {"a.onnx": tmp_path / "primary.onnx", "b.onnx": tmp_path / "candidate.onnx"}
     assert set(models) == set(Variant)
     text = FILE
     for name, path in files.items():
         text = text.replace(name, str(path))
     (tmp_path / "rollout.yaml").write_text(text, encoding="utf-8")
-    house = House(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
+    house = ProcessParts(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
     house.store.close()
     assert house.ledger._pairs._judged

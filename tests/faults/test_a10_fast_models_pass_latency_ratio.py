@@ -4,10 +4,10 @@ edge nothing is told apart. Answers faster than 1 ms count as 1 ms.
 
 import pytest
 
-from service.domain import Answer, Observation, Status, Variant
-from service.rollout.policy import Policy
-from service.rollout.served import Served
-from service.testing import observation
+from understudy.domain import Answer, Observation, Status, Variant
+from understudy.rollout.policy import Policy
+from understudy.rollout.serving_evidence import Served
+from understudy.testing import observation
 
 POLICY = Policy.model_validate(
     {"model": "m", "task": "binary-classification", "primary": "a", "candidate": "b",

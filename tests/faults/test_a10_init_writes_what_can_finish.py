@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from service.domain import Answer, Status, Variant
-from service.engine.onnx import OnnxEngine
-from service.loading import subject
-from service.rollout.feasibility import feasibility
-from service.rollout.policy import Policy, parse
+from tests.unit.cli.test_cli import alone, done, refused
+from tests.unit.inference.test_onnx import classifier, save, summing
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
-from tests.unit.test_cli import alone, done, refused
-from tests.unit.test_onnx import classifier, save, summing
+from understudy.domain import Answer, Status, Variant
+from understudy.inference.onnx import OnnxEngine
+from understudy.loading import subject
+from understudy.rollout.feasibility import feasibility
+from understudy.rollout.policy import Policy, parse
 
 __all__ = ["alone"]
 

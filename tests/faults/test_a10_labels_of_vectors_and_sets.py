@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from service.domain import Label, LabelReport
-from service.engine.catalog import OutputSpec
-from service.errors import InvalidInput
-from service.feedback import FeedbackDecoder
-from service.records_road import LabelBatch, pack_labels, unpack_labels
-from service.testing import card
+from understudy.api.feedback import FeedbackDecoder
+from understudy.domain import Label, LabelReport
+from understudy.errors import InvalidInput
+from understudy.inference.cards import OutputSpec
+from understudy.records.client import LabelBatch, pack_labels, unpack_labels
+from understudy.testing import card
 
 TOPICS: list[int | str] = ["sport", "politics", "weather"]
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from service.domain import Answer, LabelReport, Observation, Status, Variant
-from service.errors import ConfigurationError
-from service.losses import losses
-from service.rollout.policy import Policy, parse
-from service.rollout.scoring import Model, Scorer
-from service.testing import observation
+from understudy.domain import Answer, LabelReport, Observation, Status, Variant
+from understudy.errors import ConfigurationError
+from understudy.rollout.losses import losses
+from understudy.rollout.policy import Policy, parse
+from understudy.rollout.scoring import Model, Scorer
+from understudy.testing import observation
 
 TOPICS: list[int | str] = ["sport", "politics", "weather"]
 

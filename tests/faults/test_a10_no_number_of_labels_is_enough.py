@@ -4,7 +4,7 @@ strong for them. It says so now, and `check` refuses such a margin.
 
 import pytest
 
-from service.rollout.sequential import MeanEvidence, labels_needed, threshold
+from understudy.rollout.sequential import MeanEvidence, labels_needed, threshold
 
 ALPHA = 0.025
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from service.engine.catalog import OutputSpec
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
-from service.evaluate.run import Request, Wanted, run
-from service.tasks import fitted, mismatch
-from service.testing import card
-from tests.unit.test_onnx import save
+from tests.unit.inference.test_onnx import save
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import OutputSpec
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.tasks import fitted, mismatch
+from understudy.offline.evaluate.run import Request, Wanted, run
+from understudy.testing import card
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 

@@ -5,14 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service import losses
-from service.domain import Answer, LabelReport, Mode, Status, Variant
-from service.rollout import funnel
-from service.rollout.controller import SHOWN
-from service.shown import known_to
-from service.store import Retention
-from service.store.memory import MemoryStore
 from tests.unit.rollout.world import MODELS, World, policy, row
+from understudy.domain import Answer, LabelReport, Mode, Status, Variant
+from understudy.rollout import funnel, losses
+from understudy.rollout.controller import SHOWN
+from understudy.serving.rollout_document import known_to
+from understudy.store import Retention
+from understudy.store.memory import MemoryStore
 
 CLASSES = {variant: model.classes for variant, model in MODELS.items()}
 POSITIVE = {variant: model.positive for variant, model in MODELS.items()}

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import route
-from service.domain import Phase, Plan, Variant
-from service.engine.catalog import Dtype, InputSpec
-from service.errors import ConfigurationError
-from service.exchange import Exchange, Packer, unpack
-from service.http import headers_under, text_of
-from service.inputs import Decoder, Field, Rows
-from service.loading import check_keys, fields_of
-from service.protocol_v2.codec import Signature
-from service.protocol_v2.tensors import DATATYPES, to_bytes
-from service.rollout.policy import Policy
-from service.testing import card
+from understudy.api.v2.codec import Signature
+from understudy.api.v2.tensors import DATATYPES, to_bytes
+from understudy.domain import Phase, Plan, Variant
+from understudy.errors import ConfigurationError
+from understudy.http.asgi import headers_under, text_of
+from understudy.inference.cards import Dtype, InputSpec
+from understudy.inference.decoding import Decoder, Field, Rows
+from understudy.loading import check_keys, fields_of
+from understudy.records.exchange import Exchange, Packer, unpack
+from understudy.rollout import routing
+from understudy.rollout.policy import Policy
+from understudy.testing import card
 
 INTS: dict[Dtype, tuple[int, int]] = {
     name: (int(np.iinfo(name).min), min(int(np.iinfo(name).max), 2**63 - 1))
@@ -88,7 +88,7 @@ def test_200_decimals_are_routed_alike() -> None:
     decoder, signature = both("float32")
     for i in range(200):
         found = sent(decoder, signature, "float32", round(0.1 + i * 0.37, 2))
-        assert len({route.variant(plan, str(decoder.first(rows, "k"))) for rows in found.values()}) == 1
+        assert len({routing.variant(plan, str(decoder.first(rows, "k"))) for rows in found.values()}) == 1
 
 
 def test_short_decimals_keep_their_text() -> None:

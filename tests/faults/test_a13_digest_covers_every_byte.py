@@ -13,13 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from service.engine import graph
-from service.engine.catalog import digest_of, model_digest, read_card, write_card
-from service.engine.fetch import ModelCache
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
 from tests.faults.models import table_model
 from tests.objects import ObjectServer, serving
+from understudy.errors import ConfigurationError
+from understudy.inference import graph
+from understudy.inference.cards import digest_of, model_digest, read_card, write_card
+from understudy.inference.fetch import ModelCache
+from understudy.inference.onnx import OnnxEngine
 
 DATA = "model.onnx.data"
 

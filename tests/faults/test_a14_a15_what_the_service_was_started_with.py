@@ -13,15 +13,16 @@ import httpx
 import pytest
 import yaml
 
-from service import loading, started
-from service.domain import Phase, Plan, Variant
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError, ModelChanged
-from service.files import StartFiles
-from service.promotion import Promotion, Released
-from service.settings import Settings
 from tests.acceptance.conftest import Running, start
 from tests.faults.models import TABLES, table_model, tables_rollout
+from understudy import loading
+from understudy.domain import Phase, Plan, Variant
+from understudy.errors import ConfigurationError, ModelChanged
+from understudy.inference.onnx import OnnxEngine
+from understudy.loading.changed_files import StartFiles
+from understudy.runtime import started
+from understudy.serving.slots import Promotion, Released
+from understudy.settings import Settings
 
 
 @pytest.fixture

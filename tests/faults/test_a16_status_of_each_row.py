@@ -8,11 +8,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from service.domain import Answer, Phase, Status
-from service.exchange import Packer, unpack
-from service.rollout.controller import judge_at
 from tests.faults.rows import RowEngine, lookup_model, serving
 from tests.unit.rollout.world import folded, policy, row
+from understudy.domain import Answer, Phase, Status
+from understudy.records.exchange import Packer, unpack
+from understudy.rollout.controller import judge_at
 
 
 def test_rows_that_only_the_candidate_answers_with_nan(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from service.domain import Answer, Phase, Status
-from service.rollout.controller import judge_at
-from service.rollout.evidence import Evidence
 from tests.unit.rollout.world import MODELS, folded, policy, row
+from understudy.domain import Answer, Phase, Status
+from understudy.rollout.controller import judge_at
+from understudy.rollout.evidence import Evidence
 
 SLOW = Answer(Status.OK, 1, 0.8, None, 30.0)
 NO_ANSWER = {status: Answer(status, seconds=0.011) for status in Status}

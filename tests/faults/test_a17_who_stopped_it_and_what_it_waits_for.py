@@ -2,11 +2,11 @@
 
 import pytest
 
-from service.domain import Event, Phase, Plan
-from service.rollout.headline import current, headline
-from service.rollout.phases import Order
-from service.shown import known_to
 from tests.unit.rollout.world import World, policy
+from understudy.domain import Event, Phase, Plan
+from understudy.rollout.headline import current, headline
+from understudy.rollout.phases import Order
+from understudy.serving.rollout_document import known_to
 
 GATED = policy([{"shadow": 100, "until": {"labels": 20}}, {"canary": 5, "require": ["loadtest"]}, {"canary": 25}])
 APPROVED = policy([{"shadow": 100, "until": {"labels": 20}}, {"canary": 5, "require": ["approval"]}, {"canary": 25}])

@@ -1,9 +1,9 @@
 """An errors goal that was short of evidence asked for "more labels". It waits for requests, and the sentence says so."""
 
-from service.domain import Phase
-from service.rollout.judge import judge
-from service.rollout.reading import Reading, Standing
 from tests.unit.rollout.world import policy
+from understudy.domain import Phase
+from understudy.rollout.judge import judge
+from understudy.rollout.reading import Reading, Standing
 
 STANDING = Standing(elapsed_s=1_000.0, labels=1_000, step_labels=1_000, step_requests=1_000)
 

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from service import losses
-from service.domain import Event, LabelReport
-from service.rollout import funnel
-from service.shown import STRAY_S, known_to
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
 from tests.unit.rollout.world import MODELS, START, pair, policy
+from understudy.domain import Event, LabelReport
+from understudy.rollout import funnel, losses
+from understudy.serving.rollout_document import STRAY_S, known_to
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
 
 CLASSES = {variant: model.classes for variant, model in MODELS.items()}
 POSITIVE = {variant: model.positive for variant, model in MODELS.items()}

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from service.errors import StoreError, StoreLost
-from service.store.patient import Patient
-from service.store.sql import SqlStore
 from tests.acceptance.conftest import Running, start
 from tests.contract.stores import event, observation, plan, report, stored, tally
 from tests.faults.models import tables_rollout
+from understudy.errors import StoreError, StoreLost
+from understudy.store.patient import Patient
+from understudy.store.sql import SqlStore
 
 
 @pytest.fixture

@@ -17,18 +17,18 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from service import records_road
-from service.clock import SystemClock
-from service.domain import Fate, LabelReport
-from service.errors import StoreError
-from service.ledger import Ledger
-from service.metrics import Metrics
-from service.records_road import LabelBatch, RecordsAway
-from service.store import Store, codec
-from service.store.memory import MemoryStore
-from service.store.sql import SqlStore
-from service.wiring import Records, Worker
 from tests.contract.stores import observation, report, tally
+from understudy.clock import SystemClock
+from understudy.domain import Fate, LabelReport
+from understudy.errors import StoreError
+from understudy.observability.metrics import Metrics
+from understudy.records import client
+from understudy.records.client import LabelBatch, RecordsAway
+from understudy.records.writer import Ledger
+from understudy.store import Store, codec
+from understudy.store.memory import MemoryStore
+from understudy.store.sql import SqlStore
+from understudy.wiring import Records, Worker
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -94,11 +94,11 @@ class House:
 
     async def labels(self, reports: Sequence[LabelReport], batch_id: str) -> Sequence[Fate]:
         """As `RecordsRoad.labels`."""
-        batch = LabelBatch(list(reports), batch_id, time.monotonic() + records_road.LABELS_TIMEOUT_S)
+        batch = LabelBatch(list(reports), batch_id, time.monotonic() + client.LABELS_TIMEOUT_S)
         call = asyncio.ensure_future(Records.labels(self.records, batch))
         self.started.set()
         try:
-            fates = await asyncio.wait_for(asyncio.shield(call), records_road.LABELS_TIMEOUT_S)
+            fates = await asyncio.wait_for(asyncio.shield(call), client.LABELS_TIMEOUT_S)
         except TimeoutError:
             raise RecordsAway("it did not answer in time") from None
         if not self.answers:
@@ -117,7 +117,7 @@ class House:
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(records_road, "LABELS_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(client, "LABELS_TIMEOUT_S", 0.2)
     made = House(tmp_path / "s.db", answers=True)
     made.stores[0].add_observations([observation("a")])
     yield made

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.domain import Answer, Label, LabelReport, Phase, Status, Variant
-from service.errors import InvalidInput
-from service.feedback import FeedbackDecoder
-from service.losses import class_differences
-from service.rollout.evidence import Evidence
-from service.rollout.judge import Verdict, judge
-from service.rollout.policy import Policy
-from service.rollout.scoring import Model
-from service.testing import card
 from tests.unit.rollout.world import START, policy, row
+from understudy.api.feedback import FeedbackDecoder
+from understudy.domain import Answer, Label, LabelReport, Phase, Status, Variant
+from understudy.errors import InvalidInput
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.judge import Verdict, judge
+from understudy.rollout.losses import class_differences
+from understudy.rollout.policy import Policy
+from understudy.rollout.scoring import Model
+from understudy.testing import card
 
 ALL, FOUR = ["a", "b", "c", "d", "e"], ["a", "b", "c", "d"]
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
-from service.engine import Reading
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
-from service.rollout.policy import parse
-from service.tasks import fitted
 from tests.matrix import exporters
+from understudy.cli import app
+from understudy.errors import ConfigurationError
+from understudy.inference import Reading
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.tasks import fitted
+from understudy.rollout.policy import parse
 
 WEIGHTS = np.array([[2.0], [-1.0], [0.5], [0.0]])
 X = np.random.default_rng(3).normal(size=(50, 4)).astype(np.float32)

@@ -10,21 +10,21 @@ from typing import Any
 
 import pytest
 
-from service import route
-from service.domain import Mode, Phase, Plan, Status, Variant
-from service.engine import Reading
-from service.engine.batching import LocalModel, SpreadModel
-from service.errors import InferenceError
-from service.exchange import Exchange
-from service.inputs import Decoder
-from service.loading import fields_of, inputs_of
-from service.request_path import Asked, RequestPath
-from service.rollout.evidence import Evidence
-from service.rollout.scoring import Model
-from service.shadow import Rehearsal, rehearse_here
-from service.testing import FakeEngine, ManualClock, card
 from tests.faults.rows import predicted
 from tests.unit.rollout.world import policy
+from understudy.domain import Mode, Phase, Plan, Status, Variant
+from understudy.errors import InferenceError
+from understudy.inference import Reading
+from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.decoding import Decoder
+from understudy.loading import fields_of, inputs_of
+from understudy.records.exchange import Exchange
+from understudy.rollout import routing
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.scoring import Model
+from understudy.serving.pipeline import RequestOptions, RequestPath
+from understudy.serving.shadow import Rehearsal, rehearse_here
+from understudy.testing import FakeEngine, ManualClock, card
 
 FAILS = 0.04
 ERRORS = {"margin": 0.05}
@@ -75,7 +75,7 @@ async def served(plan: Plan, requests: int, draining: bool = False) -> list[Exch
     path = RequestPath(worker)
     for number in range(requests):
         rows = decoder.decode(b'{"rows": [{"x": %f, "s": "s"}]}' % (number % 7 / 7)).rows
-        await predicted(path, rows, Asked(None, None, Mode.LIVE, 1e6 + number))
+        await predicted(path, rows, RequestOptions(None, None, Mode.LIVE, 1e6 + number))
     for rehearsal in rehearsals.values():
         await rehearsal.drained()
     return notes.added
@@ -106,7 +106,7 @@ def test_the_draw_alone_decides_and_a_fallback_is_no_more_likely_a_pair(rehearse
     assert len(exchanges) == 3_000
     assert sum(each.fallback is not None for each in exchanges) > 30
     for each in exchanges:
-        assert each.sampled == route.rehearses(plan, each.prediction_id(0))
+        assert each.sampled == routing.rehearses(plan, each.prediction_id(0))
         assert each.sampled or each.rehearsal is None
     found = errors_of(exchanges)
     assert found.n == sum(each.sampled for each in exchanges)

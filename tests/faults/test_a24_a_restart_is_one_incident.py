@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.domain import Answer, Status, Variant
-from service.rollout.evidence import Evidence, Row
-from service.rollout.judge import Verdict, judge, trial_budget
-from service.rollout.phases import Order
 from tests.unit.rollout.world import MODELS, START, World, answer, folded, pair, policy
+from understudy.domain import Answer, Status, Variant
+from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.judge import Verdict, judge, trial_budget
+from understudy.rollout.phases import Order
 
 GOALS = {"margin": 0.01}
 OWN = policy(errors=GOALS, latency={"p99_ms": 500}).model_copy(update={"unit": None})

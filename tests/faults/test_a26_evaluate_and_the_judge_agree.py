@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import Answer, Phase, Status, Variant
-from service.engine.catalog import Card, OutputSpec
-from service.errors import ConfigurationError
-from service.evaluate.by_row import judged, proposed_clip
-from service.evaluate.data import Sample
-from service.evaluate.judge import Evaluation, evaluate
-from service.loss_table import LOSSES
-from service.rollout.evidence import Evidence
-from service.rollout.judge import judge
-from service.rollout.policy import Policy, parse
-from service.rollout.reading import Reading
-from service.rollout.scoring import Model
-from service.testing import card
 from tests.unit.rollout.world import START, policy, row
+from understudy.domain import Answer, Phase, Status, Variant
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import Card, OutputSpec
+from understudy.offline.evaluate.by_row import judged, proposed_clip
+from understudy.offline.evaluate.data import Sample
+from understudy.offline.evaluate.judge import Evaluation, evaluate
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.judge import judge
+from understudy.rollout.loss_table import LOSSES
+from understudy.rollout.policy import Policy, parse
+from understudy.rollout.reading import Reading
+from understudy.rollout.scoring import Model
+from understudy.testing import card
 
 FAILED = Answer(Status.INVALID)
 VALUE = OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")

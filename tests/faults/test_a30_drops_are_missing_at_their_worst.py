@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from service.domain import SHARE_ONE, Answer, LabelReport, Status, Variant
-from service.rollout.evidence import Evidence, Row
-from service.rollout.judge import Verdict, judge, serving
 from tests.unit.rollout.world import MODELS, answer, folded, pair, policy, row
+from understudy.domain import SHARE_ONE, Answer, LabelReport, Status, Variant
+from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.judge import Verdict, judge, serving
 
 DROPPED = answer(Status.DROPPED)
 STEPS = [{"shadow": 100}, {"canary": 25}, "promote"]

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from service.domain import Answer, Status
-from service.rollout.evidence import Row
-from service.rollout.judge import Verdict, judge
 from tests.unit.rollout.world import answer, folded, pair, policy
+from understudy.domain import Answer, Status
+from understudy.rollout.evidence import Row
+from understudy.rollout.judge import Verdict, judge
 
 OWN = policy(errors={"margin": 0.01}, latency={"p99_ms": 500})
 GOOD, FAILED = Answer(Status.OK, 1, 0.8, None, 0.01), answer(Status.FAILED)

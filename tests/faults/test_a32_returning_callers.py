@@ -8,10 +8,10 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from service.domain import SHARE_ONE, Answer, LabelReport, Phase, Status, Variant
-from service.rollout.evidence import Evidence, Row
-from service.rollout.judge import Verdict, judge, serving
 from tests.unit.rollout.world import MODELS, START, answer, folded, pair, policy
+from understudy.domain import SHARE_ONE, Answer, LabelReport, Phase, Status, Variant
+from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.judge import Verdict, judge, serving
 
 STEPS = [{"shadow": 100}, {"canary": 25}, "promote"]
 SHARE = SHARE_ONE // 4

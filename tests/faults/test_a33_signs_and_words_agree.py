@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.rollout.reading import Reading
-from service.rollout.sentences import sentence
+from understudy.rollout.reading import Reading
+from understudy.rollout.sentences import sentence
 
 METRICS = ["errors", "zero_one", "brier"]
 

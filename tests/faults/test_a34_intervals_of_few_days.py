@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import binom
 
-from service.evaluate.data import Sample
-from service.evaluate.figures import BLOCKS_FEW, blocks_of, interval, t_quantile
-from service.evaluate.problems import few_days
+from understudy.offline.evaluate.data import Sample
+from understudy.offline.evaluate.figures import BLOCKS_FEW, blocks_of, interval, t_quantile
+from understudy.offline.evaluate.problems import few_days
 
 DAY_S = 86_400.0
 ROUNDS = 1_500

@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import poisson
 
-from service.domain import Variant
-from service.drift import SLOT_S
-from service.drift.alarms import Limits, Machine, look
-from service.drift.bins import Counts
-from service.drift.learn import numeric_profile
-from service.drift.sketch import Layout, watch
+from understudy.domain import Variant
+from understudy.drift import SLOT_S
+from understudy.drift.alarms import Limits, Machine, look
+from understudy.drift.bins import Counts
+from understudy.drift.learn import numeric_profile
+from understudy.drift.sketch import Layout, watch
 
 DAY_SD = 0.4
 """How far days differ, in standard deviations of a single value."""

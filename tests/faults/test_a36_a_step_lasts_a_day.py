@@ -4,9 +4,9 @@
 
 from pathlib import Path
 
-from service.rollout.policy import CanaryStep, ShadowStep, parse
-from tests.unit.test_cli import alone, done
-from tests.unit.test_onnx import classifier
+from tests.unit.cli.test_cli import alone, done
+from tests.unit.inference.test_onnx import classifier
+from understudy.rollout.policy import CanaryStep, ShadowStep, parse
 
 __all__ = ["alone"]
 

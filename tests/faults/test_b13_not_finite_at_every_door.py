@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.domain import Status, Variant
-from service.engine.catalog import OutputSpec
-from service.inputs import Array
-from service.testing import FakeEngine, card
-from tests.unit.test_protocol_v2_calls import INFER, House, about
+from tests.unit.api.test_v2_calls import INFER, House, about
+from understudy.domain import Status, Variant
+from understudy.inference.cards import OutputSpec
+from understudy.inference.decoding import Array
+from understudy.testing import FakeEngine, card
 
 
 def asked(*, nullable: bool, binary: bool) -> tuple[int, Any, Any]:

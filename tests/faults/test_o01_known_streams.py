@@ -9,31 +9,32 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from service import compare, floor
-from service.domain import Phase, Variant
-from service.engine.onnx import OnnxEngine
-from service.errors import ConfigurationError
-from service.rollout.judge import judge
-from service.rollout.policy import Tolerance
-from service.rollout.reading import Reading, Standing
-from service.rollout.scoring import Model, Scorer
-from service.rollout.tail import Tail
+from tests.unit.inference.test_onnx import save
 from tests.unit.rollout.world import folded, pair, policy
-from tests.unit.test_onnx import save
+from understudy.domain import Phase, Variant
+from understudy.errors import ConfigurationError
+from understudy.inference.onnx import OnnxEngine
+from understudy.rollout import comparison
+from understudy.rollout.judge import judge
+from understudy.rollout.policy import Tolerance
+from understudy.rollout.reading import Reading, Standing
+from understudy.rollout.scoring import Model, Scorer
+from understudy.rollout.tail import Tail
+from understudy.serving import noise_floor
 
 NAN, LIVE, PAST = float("nan"), 1_795_806_504.0, 1_372_680_000.0
 
 
 def test_a_row_with_nan_leaves_the_figures_and_the_noise_floor_finite() -> None:
     rows = np.array([[0.2, 0.8], [NAN, NAN]])
-    summary, equal = compare.probabilities(rows, rows.copy())
+    summary, equal = comparison.probabilities(rows, rows.copy())
     assert equal.tolist() == [True, True]
-    assert compare.floor_of(summary) == {"probabilities": 0.0}
-    assert compare.figures(summary)["probabilities"]["mean"] == 0.0
+    assert comparison.floor_of(summary) == {"probabilities": 0.0}
+    assert comparison.figures(summary)["probabilities"]["mean"] == 0.0
 
 
 def test_a_row_that_is_nan_in_one_model_is_as_far_as_can_be_and_never_equal() -> None:
-    summary, equal = compare.probabilities(
+    summary, equal = comparison.probabilities(
         np.array([[0.2, 0.8], [NAN, NAN]]), np.array([[0.3, 0.7], [0.5, 0.5]]), floor=2.0
     )
     assert equal.tolist() == [True, False]
@@ -42,11 +43,11 @@ def test_a_row_that_is_nan_in_one_model_is_as_far_as_can_be_and_never_equal() ->
 
 
 def test_a_floor_of_nan_that_was_left_before_makes_no_row_differ(tmp_path: Path) -> None:
-    (tmp_path / floor.FILE).write_text(json.dumps({"digest": "d", "floor": {"probabilities": NAN, "x": 0.5}}))
-    kept = floor.read(tmp_path, "d")
+    (tmp_path / noise_floor.FILE).write_text(json.dumps({"digest": "d", "floor": {"probabilities": NAN, "x": 0.5}}))
+    kept = noise_floor.read(tmp_path, "d")
     assert kept == {"x": 0.5}
     row = np.array([[0.2, 0.8]])
-    assert compare.close(row, row + 1e-9, Tolerance(), kept.get("probabilities", 0.0)).all()
+    assert comparison.close(row, row + 1e-9, Tolerance(), kept.get("probabilities", 0.0)).all()
 
 
 def test_agreement_waits_for_requests() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from service.errors import ConfigurationError
 from tests.matrix import worlds
 from tests.matrix.harness import Service, serving
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD, POOL, World
+from understudy.errors import ConfigurationError
 
 TRUTHS = ("better", "at the margin", "worse")
 HOUR, DAY = 3600.0, 86_400.0

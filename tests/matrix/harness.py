@@ -17,23 +17,23 @@ import numpy as np
 import prometheus_client
 import yaml
 
-from service import loading, wiring
-from service.domain import LabelReport, Plan, Variant
-from service.engine import Engine, Scores, wire
-from service.engine.batching import SpreadModel
-from service.engine.calls import Calls
-from service.engine.catalog import Card
-from service.engine.onnx import OnnxEngine
-from service.engine.remote import RemoteEngine, RemoteModel
-from service.errors import CandidateAway, InferenceError
-from service.front_door import FrontDoor
-from service.inputs import Array, Batch
-from service.rest import TELLERS, Rest
-from service.rollout.controller import STATE, Controller, decided_at
-from service.rollout.scoring import Model
-from service.rollout.verify import Check, verify
-from service.settings import read_settings
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD
+from understudy import loading, wiring
+from understudy.api.rest import TELLERS, Rest
+from understudy.domain import LabelReport, Plan, Variant
+from understudy.errors import CandidateAway, InferenceError
+from understudy.http.router import FrontDoor
+from understudy.inference import Engine, Scores, wire
+from understudy.inference.batching import SpreadModel
+from understudy.inference.calls import Calls
+from understudy.inference.cards import Card
+from understudy.inference.decoding import Array, Batch
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.rollout.controller import STATE, Controller, decided_at
+from understudy.rollout.scoring import Model
+from understudy.rollout.verify import Check, verify
+from understudy.settings import read_settings
 
 TIMEOUT_S = 30.0
 SETTLE_S = 2.0
@@ -51,7 +51,7 @@ class Clock:
         self.time = now
 
     def now(self) -> float:
-        """See `service.clock.Clock.now`."""
+        """See `understudy.clock.Clock.now`."""
         return self.time
 
 
@@ -68,7 +68,7 @@ class FaultyEngine:
         self.card: Card = engine.card
 
     def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """See `service.engine.Engine.run`."""
+        """See `understudy.inference.Engine.run`."""
         guard = columns["x"][:, GUARD]
         if np.isin(guard, self._raises).any():
             raise InferenceError("an index is out of range")
@@ -84,11 +84,11 @@ class FaultyEngine:
         return outputs
 
     def seconds(self, rows: int) -> float:
-        """See `service.engine.Engine.seconds`."""
+        """See `understudy.inference.Engine.seconds`."""
         return self._engine.seconds(rows)
 
     def close(self) -> None:
-        """See `service.engine.Engine.close`."""
+        """See `understudy.inference.Engine.close`."""
         self._engine.close()
 
 

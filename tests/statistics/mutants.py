@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = Path("service/rollout/sequential")
+PACKAGE = Path("service/understudy/rollout/sequential")
 TESTS = Path("tests/unit/rollout")
 
 
@@ -119,7 +119,7 @@ def run(copy: Path) -> tuple[bool, str]:
 
 def copied(into: Path) -> Path:
     """The package and its tests, alone: `service` must be imported from here and not from the checkout."""
-    for name in ("service/__init__.py", "service/rollout/__init__.py", "pyproject.toml"):
+    for name in ("service/understudy/__init__.py", "service/understudy/rollout/__init__.py", "pyproject.toml"):
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, into / name)
     shutil.copytree(ROOT / PACKAGE, into / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))

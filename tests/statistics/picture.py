@@ -8,7 +8,7 @@ import random
 import sys
 from pathlib import Path
 
-from service.rollout.sequential import MeanEvidence, crossed
+from understudy.rollout.sequential import MeanEvidence, crossed
 
 ALPHA, MARGIN, LABELS = 0.05, 0.02, 4_000
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 360, 62, 745, 20, 310

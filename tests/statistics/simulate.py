@@ -1,4 +1,4 @@
-"""Thousands of rollouts at once, judged after every label: the formulas of `service.rollout.sequential` in numpy.
+"""Thousands of rollouts at once, judged after every label: the formulas of `understudy.rollout.sequential` in numpy.
 
 `tests/statistics/test_statistics_simulator.py` holds the two implementations to 1e-9 of each other, step by step.
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from service.rollout.sequential.attribution import ABOVE, fair_part
-from service.rollout.sequential.attribution import BELOW as FEWER
-from service.rollout.sequential.base import RUNGS
-from service.rollout.sequential.mean import bets
+from understudy.rollout.sequential.attribution import ABOVE, fair_part
+from understudy.rollout.sequential.attribution import BELOW as FEWER
+from understudy.rollout.sequential.base import RUNGS
+from understudy.rollout.sequential.mean import bets
 
 DIFFERENCE = np.array([0, 1, -1, 0], dtype=np.int8)
 """Loss of the candidate minus loss of the primary, by code."""

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.domain import LabelReport, Phase
-from service.rollout.evidence import Evidence
-from service.rollout.judge import judge
-from service.rollout.sequential import MeanEvidence, RateEvidence
 from tests.unit.rollout.world import MODELS, START, pair, policy
+from understudy.domain import LabelReport, Phase
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.judge import judge
+from understudy.rollout.sequential import MeanEvidence, RateEvidence
 
 BUDGET = 0.05
 MARGIN = 0.1

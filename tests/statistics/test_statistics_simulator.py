@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from service.rollout.sequential import AttributionEvidence, IpwDifference, LateHarm, MeanEvidence
 from tests.statistics.simulate import (
     AttributionWalk,
     Delays,
@@ -14,6 +13,7 @@ from tests.statistics.simulate import (
     settled_crossing,
     shortcut,
 )
+from understudy.rollout.sequential import AttributionEvidence, IpwDifference, LateHarm, MeanEvidence
 
 LABELS, ROLLOUTS = 1500, 4
 

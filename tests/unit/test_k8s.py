@@ -11,10 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.cli import app
-from service.metrics import TABLE
-from service.rollout import policy
-from service.settings import Settings
+from understudy.cli import app
+from understudy.observability.metrics import TABLE
+from understudy.rollout import policy
+from understudy.settings import Settings
 
 K8S = Path(__file__).parents[2] / "k8s"
 VERSIONS = [f"1.{minor}" for minor in range(29, 35)]
@@ -110,7 +110,7 @@ def test_every_pod_is_locked_down_and_drains_within_its_grace(overlay: str) -> N
         if "lifecycle" in container:
             (drain,) = (float(e["value"]) for e in container["env"] if e["name"] == "UNDERSTUDY_DRAIN_S")
             before = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-            # What is asked outlives who asks by 3 s, and has 15 s to empty its spool: see service.app and store.spool.
+            # What is asked outlives who asks by 3 s, and has 15 s to empty its spool: see understudy.app and store.spool.
             assert before + drain + 3 + 15 < pod["terminationGracePeriodSeconds"], name
 
 

@@ -10,8 +10,8 @@ import pytest
 import typer
 import yaml
 
-from loadtests.run import MASTER_PORT
-from service import cli
+from understudy import cli
+from understudy.loadtest.run import MASTER_PORT
 
 K8S = Path(__file__).parents[2] / "k8s"
 LOAD = K8S / "loadtest"

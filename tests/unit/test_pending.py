@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from service.domain import Mode, Phase, Plan, Status, Variant
-from service.engine.batching import LocalModel
-from service.errors import DeadlineExceeded, NotReady, Overloaded, UnderstudyError
-from service.exchange import Exchange
-from service.inputs import Decoder
-from service.loading import fields_of, inputs_of
-from service.promotion import Released
-from service.request_path import Asked, RequestPath
-from service.testing import FakeEngine, card
 from tests.faults.rows import predicted
 from tests.unit.rollout.world import policy
+from understudy.domain import Mode, Phase, Plan, Status, Variant
+from understudy.errors import DeadlineExceeded, NotReady, Overloaded, UnderstudyError
+from understudy.inference.batching import LocalModel
+from understudy.inference.decoding import Decoder
+from understudy.loading import fields_of, inputs_of
+from understudy.records.exchange import Exchange
+from understudy.serving.pipeline import RequestOptions, RequestPath
+from understudy.serving.slots import Released
+from understudy.testing import FakeEngine, card
 
 ROW = [(0.7, "s")]
-LIVE = Asked(None, None, Mode.LIVE, 1e6)
+LIVE = RequestOptions(None, None, Mode.LIVE, 1e6)
 
 
 class Clock:

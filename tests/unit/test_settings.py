@@ -7,8 +7,8 @@ import pydantic
 import pytest
 from pydantic_core import PydanticUndefined
 
-from service.errors import ConfigurationError
-from service.settings import Settings, read_settings
+from understudy.errors import ConfigurationError
+from understudy.settings import Settings, read_settings
 
 FIELDS = Settings.model_fields
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from models.data import Flight
-from service.domain import Mode, Variant
-from service.drift import SLOT_S
-from service.drift.alarms import GAP_SLOTS, Limits, Machine, Reading, name_of, window
-from service.drift.learn import numeric_profile
-from service.drift.sketch import Layout, expected, watch
-from service.table import Table
-from service.testing import observation
 from tests.unit.drift.world import alarms, counted, layout, month, positions, told
+from understudy.domain import Mode, Variant
+from understudy.drift import SLOT_S
+from understudy.drift.alarms import GAP_SLOTS, Limits, Machine, Reading, name_of, window
+from understudy.drift.learn import numeric_profile
+from understudy.drift.sketch import Layout, expected, watch
+from understudy.inference.columns import Table
+from understudy.testing import observation
 
 HOUR = 1_000
 

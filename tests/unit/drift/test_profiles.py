@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.drift import SLOT_S
-from service.drift.bins import CATEGORIES_MAX, bins_of, noise_floor, psi
-from service.drift.learn import categorical_profile, numeric_profile
+from understudy.drift import SLOT_S
+from understudy.drift.bins import CATEGORIES_MAX, bins_of, noise_floor, psi
+from understudy.drift.learn import categorical_profile, numeric_profile
 
 DAY = 24 * SLOT_S
 

@@ -10,17 +10,17 @@ import prometheus_client
 
 from models import build, data
 from models.data import Flight
-from service.domain import Observation, Variant
-from service.drift.alarms import Change, Limits, Machine, look
-from service.drift.bins import Counts
-from service.drift.sketch import Layout
-from service.engine.catalog import Card, read_card
-from service.inputs import Rows
-from service.metrics import Metrics
-from service.settings import Settings
-from service.store.memory import MemoryStore
-from service.testing import ManualClock, observation
-from service.watch import Gatherer, watched_by
+from understudy.domain import Observation, Variant
+from understudy.drift.alarms import Change, Limits, Machine, look
+from understudy.drift.bins import Counts
+from understudy.drift.sketch import Layout
+from understudy.drift.watch import Gatherer, watched_by
+from understudy.inference.cards import Card, read_card
+from understudy.inference.decoding import Rows
+from understudy.observability.metrics import Metrics
+from understudy.settings import Settings
+from understudy.store.memory import MemoryStore
+from understudy.testing import ManualClock, observation
 
 FOLDER = Path(build.__file__).parent
 

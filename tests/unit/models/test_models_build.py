@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from models import build, cards, data, export, train
 from models.features import NAMES, NULLABLE
-from service.engine.catalog import read_card, write_card
-from service.errors import ConfigurationError
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import read_card, write_card
 
 
 @pytest.fixture(scope="module")

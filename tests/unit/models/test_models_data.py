@@ -7,7 +7,7 @@ import pytest
 
 from models import data
 from models.features import CATEGORICAL, NAMES, NULLABLE, NUMERIC, WEATHER, feeds
-from service.errors import ConfigurationError
+from understudy.errors import ConfigurationError
 
 FLIGHT = {
     "year": 2013, "month": 7, "day": 4, "sched_dep_time": 1015, "sched_arr_time": 1320, "dep_delay": 5.0,

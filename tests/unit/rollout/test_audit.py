@@ -2,9 +2,9 @@
 
 import pytest
 
-from service.rollout.evidence import WANTED_MAX, Evidence
-from service.rollout.scoring import Scorer
 from tests.unit.rollout.world import MODELS, START, World, folded, policy, row
+from understudy.rollout.evidence import WANTED_MAX, Evidence
+from understudy.rollout.scoring import Scorer
 
 AUDIT = policy(quality={"loss": "brier"}, labels={"audit": 25})
 SCORER = Scorer(AUDIT, MODELS)

@@ -5,12 +5,12 @@ from collections import Counter
 
 import pytest
 
-from service.domain import SHARE_ONE, Phase, Plan
-from service.errors import NotAllowedNow
-from service.rollout import controller as controller_module
-from service.rollout.controller import move
-from service.rollout.phases import Order
 from tests.unit.rollout.world import STEPS, World, policy
+from understudy.domain import SHARE_ONE, Phase, Plan
+from understudy.errors import NotAllowedNow
+from understudy.rollout import controller as controller_module
+from understudy.rollout.controller import move
+from understudy.rollout.phases import Order
 
 WRITES = ("lead", "save_state", "save_plan")
 READS = ("load_plan", "load_state", "outcomes")

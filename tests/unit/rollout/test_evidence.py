@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.domain import Answer, LabelReport, Mode, Status, Variant
-from service.rollout import firsts as firsts_module
-from service.rollout.evidence import Evidence
-from service.rollout.firsts import UNIT_WINDOW_S
-from service.rollout.scoring import Model
-from service.rollout.sequential import PairedGoal
-from service.rollout.tail import Tail
 from tests.unit.rollout.world import MODELS, SCORES, START, answer, folded, pair, policy, row
+from understudy.domain import Answer, LabelReport, Mode, Status, Variant
+from understudy.rollout import unit_dedup as firsts_module
+from understudy.rollout.evidence import Evidence
+from understudy.rollout.scoring import Model
+from understudy.rollout.sequential import PairedGoal
+from understudy.rollout.tail import Tail
+from understudy.rollout.unit_dedup import UNIT_WINDOW_S
 
 WAIT = 3600.0
 BRIER = policy(quality={"loss": "brier"})

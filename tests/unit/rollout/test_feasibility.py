@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Phase, Plan, Status, Variant
-from service.rollout.controller import judge_at, move
-from service.rollout.evidence import Evidence, Row
-from service.rollout.feasibility import Feasibility, Limits, Lines, Problem, Subject, feasibility, said
-from service.rollout.phases import Order
-from service.rollout.policy import Policy
-from service.rollout.scoring import Model
+from understudy.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Phase, Plan, Status, Variant
+from understudy.rollout.controller import judge_at, move
+from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.feasibility import Feasibility, Limits, Lines, Problem, Subject, feasibility, said
+from understudy.rollout.phases import Order
+from understudy.rollout.policy import Policy
+from understudy.rollout.scoring import Model
 
 MET = frozenset({"loadtest", "approval"})
 LOOK_EVERY = 500

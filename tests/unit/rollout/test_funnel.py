@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service.rollout.funnel import HINTS, why_unused
+from understudy.rollout.funnel import HINTS, why_unused
 
 PAGE = Path(__file__).parents[3] / "docs" / "funnel.md"
 

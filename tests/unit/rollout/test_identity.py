@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from service.domain import Variant
-from service.errors import ConfigurationError
-from service.rollout.identity import differences, identity, models_of, policy_of
-from service.testing import card
 from tests.unit.rollout.world import MODELS, policy
+from understudy.domain import Variant
+from understudy.errors import ConfigurationError
+from understudy.rollout.identity import differences, identity, models_of, policy_of
+from understudy.testing import card
 
 CARDS = {Variant.PRIMARY: card("poc", digest="sha256:1"), Variant.CANDIDATE: card("next", digest="sha256:2")}
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.domain import Phase
-from service.rollout.judge import budgets, judge
-from service.rollout.reading import Coverage, Reading, Standing
-from service.rollout.sequential import threshold
 from tests.unit.rollout.world import policy
+from understudy.domain import Phase
+from understudy.rollout.judge import budgets, judge
+from understudy.rollout.reading import Coverage, Reading, Standing
+from understudy.rollout.sequential import threshold
 
 ENOUGH, HARMED = threshold(0.025), threshold(0.0125)
 STEPS = [{"shadow": 100}, {"canary": 5}, "promote"]

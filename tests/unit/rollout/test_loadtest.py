@@ -6,12 +6,12 @@ from typing import Any
 import prometheus_client
 import pytest
 
-from service.control import Control
-from service.domain import Event, Plan
-from service.errors import InvalidInput, NotAllowedNow
-from service.metrics import Metrics
-from service.rollout.controller import Controller
-from service.rollout.loadtest import (
+from tests.unit.rollout.world import MODELS, World, policy
+from understudy.domain import Event, Plan
+from understudy.errors import InvalidInput, NotAllowedNow
+from understudy.observability.metrics import Metrics
+from understudy.rollout.controller import Controller
+from understudy.rollout.loadtest import (
     LOADTEST,
     LaunchGoals,
     Machine,
@@ -21,10 +21,10 @@ from service.rollout.loadtest import (
     shortcoming,
     steps_entered,
 )
-from service.rollout.phases import Order
-from service.rollout.policy import Policy
-from service.rollout.requirements import Requirements
-from tests.unit.rollout.world import MODELS, World, policy
+from understudy.rollout.phases import Order
+from understudy.rollout.policy import Policy
+from understudy.rollout.requirements import Requirements
+from understudy.serving.plan import Control
 
 GATED = [{"shadow": 100}, {"canary": 5}, {"canary": 50, "require": ["loadtest"]}, "promote"]
 SETUP = Setup(

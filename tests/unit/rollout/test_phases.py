@@ -6,11 +6,11 @@ from types import ModuleType
 
 import pytest
 
-from service.domain import SHARE_ONE, Phase, Plan
-from service.errors import NotAllowedNow
-from service.rollout.controller import move
-from service.rollout.phases import TABLE, Order, after, diagram
 from tests.unit.rollout.world import policy
+from understudy.domain import SHARE_ONE, Phase, Plan
+from understudy.errors import NotAllowedNow
+from understudy.rollout.controller import move
+from understudy.rollout.phases import TABLE, Order, after, diagram
 
 ROOT = Path(__file__).parents[3]
 EVERY = [(phase, order) for phase in Phase for order in Order]

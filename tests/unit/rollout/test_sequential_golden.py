@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from service.rollout.sequential import AttributionEvidence, LateHarm, MeanEvidence, RateEvidence, SplitGuard
-from service.rollout.sequential.mean import bets
+from understudy.rollout.sequential import AttributionEvidence, LateHarm, MeanEvidence, RateEvidence, SplitGuard
+from understudy.rollout.sequential.mean import bets
 
 
 def ternary(plus: int, minus: int, zero: int) -> MeanEvidence:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.rollout.sequential import LatencyEvidence
-from service.rollout.sequential.rate import ABOVE, BELOW, log_e_rate
+from understudy.rollout.sequential import LatencyEvidence
+from understudy.rollout.sequential.rate import ABOVE, BELOW, log_e_rate
 
 COARSE = {"lowest": 0.01, "highest": 1.0, "growth": 1.3}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.rollout.sequential import (
+from understudy.rollout.sequential import (
     AttributionEvidence,
     IpwDifference,
     LateHarm,
@@ -19,8 +19,8 @@ from service.rollout.sequential import (
     SplitGuard,
     crossed,
 )
-from service.rollout.sequential import ipw as ipw_module
-from service.rollout.sequential.ipw import weighted
+from understudy.rollout.sequential import ipw as ipw_module
+from understudy.rollout.sequential.ipw import weighted
 
 STEPS = 7
 VALUES = (-1.0, 0.0, 1.0)

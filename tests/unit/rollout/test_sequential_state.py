@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.rollout import sequential
-from service.rollout.sequential import (
+from understudy.rollout import sequential
+from understudy.rollout.sequential import (
     AttributionEvidence,
     Evidence,
     IpwDifference,

@@ -5,13 +5,13 @@ import sys
 import pytest
 from msgspec.structs import replace
 
-from service.domain import LabelReport, Mode
-from service.rollout.controller import decided_at
-from service.rollout.phases import Order
-from service.rollout.verify import verify
-from service.store import Retention
 from tests.unit.rollout.test_controller import RAMP, Process, good, told
 from tests.unit.rollout.world import MODELS, World, policy, stored_rows
+from understudy.domain import LabelReport, Mode
+from understudy.rollout.controller import decided_at
+from understudy.rollout.phases import Order
+from understudy.rollout.verify import verify
+from understudy.store import Retention
 
 
 def disagreements(world):

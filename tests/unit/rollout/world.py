@@ -5,15 +5,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from service.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
-from service.rollout.controller import SHOWN, STATE, Controller, bands_of, decided_at, move
-from service.rollout.evidence import Evidence, Row
-from service.rollout.phases import Order
-from service.rollout.policy import Policy
-from service.rollout.scoring import Model
-from service.rollout.verify import Check, verify
-from service.store.memory import MemoryStore
-from service.testing import ManualClock, observation
+from understudy.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
+from understudy.rollout.controller import SHOWN, STATE, Controller, bands_of, decided_at, move
+from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.phases import Order
+from understudy.rollout.policy import Policy
+from understudy.rollout.scoring import Model
+from understudy.rollout.verify import Check, verify
+from understudy.store.memory import MemoryStore
+from understudy.testing import ManualClock, observation
 
 MODELS = {variant: Model([0, 1], 1) for variant in Variant}
 START = 1_000_000.0
@@ -114,7 +114,7 @@ class World:
         self.store.add_labels([LabelReport(name, label, now if at is None else at) for name in names], received_at=now)
 
     def order(self, order: Order, weight: int | None = None) -> Plan:
-        """A person's order, as `service.control` carries it out."""
+        """A person's order, as `understudy.serving.plan` carries it out."""
         before = self.plan
         after = move(self.policy, before, order, self.clock.now(), weight=weight)
         event = Event(self.clock.now(), order.value, "ann", "because", before.revision, {"from": before.phase.value})

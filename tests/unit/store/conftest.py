@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from service.store.sql import SqlStore
 from tests.contract.stores import tally
+from understudy.store.sql import SqlStore
 
 
 @pytest.fixture

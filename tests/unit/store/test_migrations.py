@@ -16,12 +16,12 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from service.errors import ConfigurationError, StoreError
-from service.store.migrate import HEAD, MIGRATIONS, migrate
-from service.store.schema import metadata
-from service.store.sql import SqlStore
 from tests.contract.stores import event, observation, plan, stored, tally
 from tests.contract.test_store_together import children, go
+from understudy.errors import ConfigurationError, StoreError
+from understudy.store.migrate import HEAD, MIGRATIONS, migrate
+from understudy.store.schema import metadata
+from understudy.store.sql import SqlStore
 
 NEWEST = max(path.name for path in (MIGRATIONS / "versions").glob("*.py"))[:4]
 
@@ -47,9 +47,7 @@ def test_the_newest_is_the_one_that_needs_no_alembic_to_be_told() -> None:
 def test_a_database_that_is_up_to_date_is_opened_without_alembic(url: str) -> None:
     """It takes a while to load, in each of the processes of a service, and has nothing to do there."""
     migrate(url)
-    code = (
-        "import sys; from service.store.migrate import migrate; print(migrate(sys.argv[1]), 'alembic' in sys.modules)"
-    )
+    code = "import sys; from understudy.store.migrate import migrate; print(migrate(sys.argv[1]), 'alembic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [HEAD, "False"]
 

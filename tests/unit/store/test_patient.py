@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from service.errors import ConfigurationError, StoreError
-from service.store import Store, patient
-from service.store.memory import MemoryStore
-from service.store.patient import REMIND_S, SETTLED_S, Outage, Patient
 from tests.contract.stores import tally
+from understudy.errors import ConfigurationError, StoreError
+from understudy.store import Store, patient
+from understudy.store.memory import MemoryStore
+from understudy.store.patient import REMIND_S, SETTLED_S, Outage, Patient
 
 
 class Door:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from service.domain import Answer, Status
-from service.store import Pruned, Retention
-from service.store.pruning import ROWS_AT_ONCE
-from service.store.sql import SqlStore
 from tests.contract.stores import observation, receipt, report, stored, tally
+from understudy.domain import Answer, Status
+from understudy.store import Pruned, Retention
+from understudy.store.pruning import ROWS_AT_ONCE
+from understudy.store.sql import SqlStore
 
 
 @pytest.mark.parametrize("ids", ["counted", "random"])

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from service.domain import Answer, Observation, Outcome, Status
-from service.errors import StoreError
-from service.store import codec
-from service.store.memory import MemoryStore
-from service.store.spool import Spooled, SpoolFile, packed, unpacked
 from tests.contract.stores import names, observation, receipt, report, stored, tally
+from understudy.domain import Answer, Observation, Outcome, Status
+from understudy.errors import StoreError
+from understudy.store import codec
+from understudy.store.memory import MemoryStore
+from understudy.store.spool import Spooled, SpoolFile, packed, unpacked
 
 
 class Away(MemoryStore):

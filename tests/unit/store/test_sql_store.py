@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from service.domain import Answer, Status
-from service.errors import ConfigurationError, StoreError
-from service.store import Retention
-from service.store.database import _write_ahead
-from service.store.sql import SqlStore
 from tests.contract.stores import event, names, observation, plan, receipt, report, tally
+from understudy.domain import Answer, Status
+from understudy.errors import ConfigurationError, StoreError
+from understudy.store import Retention
+from understudy.store.database import _write_ahead
+from understudy.store.sql import SqlStore
 
 
 def rows(file: Path, statement: str) -> list[Any]:

@@ -1,5 +1,0 @@
-"""`python -m service.cli`."""
-
-from service.cli import app
-
-app(prog_name="understudy")

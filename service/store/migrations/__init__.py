@@ -1,1 +1,0 @@
-"""Alembic's folder: `service.store.migrate` runs what is in `versions/`."""

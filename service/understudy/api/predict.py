@@ -1,0 +1,101 @@
+"""`POST /predict`: a request's rows in, its predictions out.
+
+Most requests are complete within milliseconds: those come directly from the connection. The others come through ASGI, which
+reads their bodies first; from then on there is no difference.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from understudy.domain import Variant
+from understudy.errors import InvalidInput, UnderstudyError
+from understudy.http.asgi import (
+    Arrived,
+    CompleteRequest,
+    Headers,
+    Receive,
+    Scope,
+    Send,
+    check_size,
+    encode,
+    read_body,
+    reply_problem,
+    require_json,
+)
+from understudy.inference import Scores
+from understudy.records.exchange import Exchange
+from understudy.serving.pending import Pending
+from understudy.serving.pipeline import RequestPath
+from understudy.wiring import Worker
+
+_JSON = (b"content-type", b"application/json")
+
+
+class Predict:
+    """`POST /predict`."""
+
+    def __init__(self, worker: Worker, path: RequestPath) -> None:
+        self.worker, self._path = worker, path
+        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
+        self._heads = {
+            (variant, fallback): encode(
+                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
+            )[:-1]
+            + b',"predictions":'
+            for variant, card in worker.cards.items()
+            for fallback in (False, True)
+        }
+        self._named = {variant: (b"x-rollout-variant", variant.encode()) for variant in Variant}
+        self._clock = worker.clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a body that comes in pieces, then as `take`."""
+        started = self._clock.perf()
+        try:
+            require_json(scope)
+            request = Arrived(scope, await read_body(scope, receive, **self.worker.body_limits))
+        except UnderstudyError as error:
+            self.worker.recorder.refused(int(error.status), ())
+            raise
+        self.take(request, started)
+        await request.respond(send)
+
+    def take(self, whole: CompleteRequest, started: float | None = None) -> None:
+        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
+        worker, scope = self.worker, whole.scope
+        started = self._clock.perf() if started is None else started
+        try:
+            check_size(whole.body, worker.body_limits["max_bytes"])
+            require_json(scope)
+            request = worker.decoder.decode(whole.body)
+            asked = self._path.asked(scope, request.key)
+        except UnderstudyError as error:
+            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            reply_problem(whole, error)
+            return
+        exchange, plan = self._path.begin(request.rows, asked)
+        Pending(self._path, whole, exchange, plan, started, self._answer, reply_problem).ask()
+
+    def _answer(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
+        variant = exchange.variant
+        predictions = list(self._predictions(exchange, scores, self._classes[variant]))
+        body = b"".join((self._heads[variant, exchange.fallback is not None], encode(predictions), b"}"))
+        return [_JSON, self._named[variant], (b"x-prediction-id", predictions[0]["prediction_id"].encode())], body
+
+    def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> Iterator[dict[str, Any]]:
+        # From the lists of the whole run, by position: slices of them for each request took as long as the rest.
+        run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
+        labels, probabilities, values, others = run.labels, run.probabilities, run.values, scores.run.others
+        for i in range(scores.rows):
+            item: dict[str, Any] = {"prediction_id": f"{prefix}-{first + i}"}
+            at = start + i
+            if labels is not None:
+                item["label"] = labels[at]
+            if probabilities is not None:
+                row = probabilities[at]
+                item["probabilities"] = dict(zip(classes, row, strict=True)) if classes else row
+            if values is not None:
+                item["value"] = values[at]
+            if others:
+                item["outputs"] = {name: each[at] for name, each in others.items()}
+            yield item

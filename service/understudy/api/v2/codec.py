@@ -1,0 +1,274 @@
+"""Requests and answers of the protocol in one signature: that of the routed model, or of one version of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+
+from understudy.api.v2.outputs import outputs_of
+from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, Values, to_bytes, to_json
+from understudy.domain import Variant
+from understudy.errors import InvalidInput, MalformedRequest, TooLarge
+from understudy.inference import Scores
+from understudy.inference.cards import Card
+from understudy.inference.columns import Table
+from understudy.inference.decoding import Array, Decoder, Field, Row, Rows
+
+ERRORS_MAX = 20
+"""A request with more things wrong is told about these."""
+_CONTEXT_DATATYPES = {DATATYPES[dtype]: dtype for dtype in ("string", "int64", "int32", "uint64", "uint32")}
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    datatype: str
+    parameters: dict[str, Any] | None = None
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] | None = None
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Output] | None = None
+
+
+_decode = msgspec.json.Decoder(_Request).decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that a request asks for, and whether as raw bytes."""
+
+    name: str
+    binary: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A decoded inference request."""
+
+    rows: Rows
+    id: str | None
+    wanted: Sequence[Wanted]
+
+
+class Signature:
+    """What is asked of one model, or of whichever of the two the router chooses.
+
+    Args:
+        decoder: knows the order of a row's fields, and its limits.
+        cards: of the variants that may answer; the first one's outputs are what callers see.
+    """
+
+    def __init__(self, decoder: Decoder, cards: Mapping[Variant, Card]) -> None:
+        self._order = list(decoder.positions)
+        self._rows_max = decoder.rows_max
+        self.slots = {one.name: Slot(one) for one in _fields(decoder, cards)}
+        self._context = {
+            name: {
+                datatype: Slot(Field(name, dtype, required=False), max_chars=decoder.key_max_chars)
+                for datatype, dtype in _CONTEXT_DATATYPES.items()
+            }
+            for name in decoder.context
+        }
+        self._required = [slot for slot in self.slots.values() if slot.required]
+        self.outputs = {output.spec.name: output for output in outputs_of(cards)}
+        self._all = {binary: [Wanted(name, binary) for name in self.outputs] for binary in (False, True)}
+
+    def decode(self, body: bytes, header_length: int | None) -> Question:
+        """A request's rows and wishes.
+
+        Args:
+            header_length: where the JSON ends and raw tensors begin, or None when all of it is JSON.
+
+        Raises:
+            MalformedRequest: not JSON, or not a request of the protocol.
+            TooLarge: more rows than `rows_max`.
+            InvalidInput: tensors that do not fit; names every input and what is wrong with it.
+        """
+        if header_length is not None and header_length > len(body):
+            raise MalformedRequest(
+                f"Inference-Header-Content-Length is {header_length}; the body has {len(body)} bytes"
+            )
+        raw = memoryview(body)
+        request = _parse(raw[:header_length])
+        count, found = self._read(request.inputs, raw[len(body) if header_length is None else header_length :])
+        return Question(self._rows(found, count), request.id, self._wanted(request))
+
+    def encode(
+        self, head: Mapping[str, Any], question: Question, scores: Scores, variant: Variant
+    ) -> tuple[bytes, int | None]:
+        """The answer's body, and where its JSON ends if raw tensors follow.
+
+        Args:
+            head: members of the answer that stand before its outputs.
+        """
+        outputs, tail = [], []
+        for wanted in question.wanted:
+            array = self.outputs[wanted.name].array(scores, variant)
+            tensor: dict[str, Any] = {
+                "name": wanted.name, "datatype": DATATYPES[self.outputs[wanted.name].spec.dtype], "shape": array.shape,
+            }  # fmt: skip
+            if wanted.binary:
+                tail.append(to_bytes(array))
+                tensor["parameters"] = {"binary_data_size": len(tail[-1])}
+            else:
+                tensor["data"] = to_json(array)
+            outputs.append(tensor)
+        said = _encode({**head, **({} if question.id is None else {"id": question.id}), "outputs": outputs})
+        return (b"".join((said, *tail)), len(said)) if tail else (said, None)
+
+    def metadata(self) -> dict[str, Any]:
+        """Inputs and outputs, as model metadata say them."""
+        inputs = [
+            {"name": s.name, "datatype": s.datatype, "shape": s.shape}
+            | ({} if s.required else {"parameters": {"optional": True}})
+            for s in sorted(self.slots.values(), key=lambda s: not s.required)
+        ]
+        inputs += [
+            {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": {"optional": True}}
+            for name in self._context
+        ]
+        return {"inputs": inputs, "outputs": [
+            {"name": name, "datatype": DATATYPES[output.spec.dtype],
+             "shape": [-1, *(-1 if size is None else size for size in output.spec.shape[1:])]}
+            for name, output in self.outputs.items()]}  # fmt: skip
+
+    def _read(
+        self, inputs: Sequence[_Input], raw: memoryview
+    ) -> tuple[int, dict[str, tuple[Slot, Values | Array, list[int]]]]:
+        """The number of rows, and by input its elements: a list from JSON, an array from raw bytes."""
+        found: dict[str, tuple[Slot, Values | Array, list[int]]] = {}
+        problems: list[dict[str, Any]] = []
+        rows, at = 0, 0
+        for tensor in inputs:
+            try:
+                size = _binary_size(tensor, len(raw) - at)
+                at += size or 0
+                slot = self._slot(tensor, found)
+                count = slot.rows(tensor.shape)
+                if count > self._rows_max:
+                    raise TooLarge(f"{count} rows; one request takes at most {self._rows_max}: send several")
+                if not count or (rows and count != rows):
+                    raise TensorError(
+                        f"it has {count} rows; "
+                        + (f"the inputs before it have {rows}" if count else "one is the least")
+                    )
+                rows = count
+                if size is None:
+                    found[tensor.name] = slot, slot.from_json(tensor.data, tensor.shape), tensor.shape
+                else:
+                    found[tensor.name] = slot, slot.from_bytes(raw[at - size : at], tensor.shape), tensor.shape
+            except TensorError as error:
+                problems.append({"row": None, "field": tensor.name, "problem": str(error)})
+        named = {tensor.name for tensor in inputs}
+        problems += [
+            {"row": None, "field": s.name, "problem": f"is missing; the model takes {s.datatype} of shape {s.shape}"}
+            for s in self._required if s.name not in named
+        ]  # fmt: skip
+        if not problems and at != len(raw):
+            raise MalformedRequest(f"{len(raw) - at} bytes are left after the last input's binary data")
+        if problems:
+            raise InvalidInput(problems, _listed(problems))
+        if not found:
+            raise MalformedRequest("`inputs` is empty")
+        return rows, found
+
+    def _slot(self, tensor: _Input, found: Mapping[str, Any]) -> Slot:
+        if tensor.name in found:
+            raise TensorError("is there twice")
+        slot = self.slots.get(tensor.name)
+        if slot is None:
+            of_kind = self._context.get(tensor.name)
+            if of_kind is None:
+                raise TensorError(f"unknown; the model takes {', '.join(self._order)}")
+            slot = of_kind.get(tensor.datatype, of_kind["BYTES"])
+        if tensor.datatype != slot.datatype:
+            raise TensorError(f"its datatype is {tensor.datatype[:40]!r}; the model takes {slot.datatype}")
+        return slot
+
+    def _rows(self, found: Mapping[str, tuple[Slot, Values | Array, list[int]]], count: int) -> Rows:
+        """Lists of plain values become rows, as those of `POST /predict`; whatever came as an array stays a column."""
+        if all(isinstance(values, list) and slot.field.scalar for slot, values, _ in found.values()):
+            absent = [None] * count
+            columns = [found[name][1] if name in found else absent for name in self._order]
+            rows: list[Row] = list(zip(*columns, strict=True))
+            return rows
+        arrays: dict[str, Array] = {}
+        for name, (slot, values, shape) in found.items():
+            try:
+                arrays[name] = slot.array(values, shape) if isinstance(values, list) else values
+            except TensorError as error:
+                raise InvalidInput([{"row": None, "field": name, "problem": str(error)}]) from None
+        return Table(arrays, count)
+
+    def _wanted(self, request: _Request) -> list[Wanted]:
+        binary = bool(request.parameters and request.parameters.get("binary_data_output", False))
+        if not request.outputs:
+            return self._all[binary]
+        found: dict[str, Wanted] = {}
+        for output in request.outputs:
+            if output.name not in self.outputs:
+                raise MalformedRequest(f"output {output.name[:100]!r} is unknown; there are {', '.join(self.outputs)}")
+            if output.name in found:
+                raise MalformedRequest(f"output {output.name!r} is asked for twice")
+            found[output.name] = Wanted(output.name, bool((output.parameters or {}).get("binary_data", binary)))
+        return list(found.values())
+
+
+def _parse(text: memoryview) -> _Request:
+    try:
+        return _decode(text)
+    except msgspec.ValidationError as error:
+        raise MalformedRequest(f"the request does not fit the protocol: {error}") from None
+    except msgspec.DecodeError as error:
+        raise MalformedRequest(f"the request is not JSON: {error}") from None
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the request is not UTF-8: {error}") from None
+    except RecursionError:
+        raise MalformedRequest("the request is nested too deeply") from None
+
+
+def _binary_size(tensor: _Input, left: int) -> int | None:
+    """How many raw bytes belong to a tensor, or None when its data are in the JSON."""
+    parameters = tensor.parameters or {}
+    if "shared_memory_region" in parameters:
+        raise MalformedRequest("shared memory is not served: send the data")
+    size = parameters.get("binary_data_size")
+    if size is None:
+        if not bytes(tensor.data):
+            raise TensorError("has neither `data` nor `binary_data_size`")
+        return None
+    if bytes(tensor.data):
+        raise TensorError("has both `data` and `binary_data_size`")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise MalformedRequest(f"binary_data_size of {tensor.name[:100]!r} must be a number of bytes")
+    if size > left:
+        raise MalformedRequest(
+            f"binary_data_size of {tensor.name[:100]!r} is {size}; the body has {left} bytes left behind its JSON, which "
+            "Inference-Header-Content-Length gives the length of"
+        )
+    return size
+
+
+def _listed(problems: Sequence[Mapping[str, Any]]) -> str:
+    said = "; ".join(f"input {p['field'][:100]!r}: {p['problem']}" for p in problems[:ERRORS_MAX])
+    return said + (f"; and {len(problems) - ERRORS_MAX} more" if len(problems) > ERRORS_MAX else "")
+
+
+def _fields(decoder: Decoder, cards: Mapping[Variant, Card]) -> list[Field]:
+    """A row's fields. Of one version, what it reads as it reads it; what only the other one reads may be left out."""
+    if len(cards) > 1:
+        return list(decoder.fields)
+    [card] = cards.values()
+    own = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in card.inputs}
+    return [own.get(f.name, Field(f.name, f.dtype, f.shape, f.nullable, required=False)) for f in decoder.fields]

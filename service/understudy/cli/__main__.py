@@ -1,0 +1,5 @@
+"""`python -m understudy.cli`."""
+
+from understudy.cli import app
+
+app(prog_name="understudy")

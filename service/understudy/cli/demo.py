@@ -1,0 +1,189 @@
+"""The demo with its three stories."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from understudy.cli.common import app, err, interruptible, out, said
+from understudy.errors import ConfigurationError
+from understudy.offline.client import CallFailed, Client
+
+STORIES = {
+    "july": (7, None, "promoted", "a POC trained in winter meets July; the candidate knows half a year"),
+    "broken": (
+        7,
+        "models/flight_broken",
+        "aborted",
+        "the candidate's odds were corrected for a sampling that never happened",
+    ),
+    "october": (10, None, "", "the candidate's advantage is not there in October"),
+}
+"""Story → month, another candidate, the phase that it must end in ("" is any but promoted), and what it is about."""
+DEMO_RATE = 400.0
+WIDTH = 60
+
+
+@app.command()
+def demo(
+    story: Annotated[str, typer.Option(help="july, broken or october")] = "july",
+    rate: Annotated[float, typer.Option(help="flights per second")] = DEMO_RATE,
+    state_dir: Annotated[Path, typer.Option(help="where the story's store and rollout file are left")] = Path(
+        ".understudy/demo"
+    ),
+) -> None:
+    """Serve the example on a free port, send a month of flights through it, and watch the judge."""
+    with said():
+        if story not in STORIES:
+            raise ConfigurationError(f"there is no story {story!r}; there are {', '.join(STORIES)}")
+        month, candidate, wanted, about = STORIES[story]
+        folder = state_dir / f"{story}-{time.strftime('%Y%m%d-%H%M%S')}"
+        file = _story_file(folder, candidate)
+        out.print(f"story {story}: {about}")
+        with _service(file, folder) as url:
+            summary, state, story_ = interruptible(_play(url, month, rate))
+        _tell(state, story_, summary, file, folder)
+        ended = state["phase"] == wanted if wanted else state["phase"] != "promoted"
+        if not ended or summary.failed:
+            err.print(
+                f"this story should have ended {wanted or 'without a promotion'}, with no failed request",
+                style="bold red",
+            )
+            raise typer.Exit(1)
+
+
+def _story_file(folder: Path, candidate: str | None) -> Path:
+    """The example's rollout file, with the story's candidate and without the load test that a launch would require."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = yaml.safe_load(Path("rollout.yaml").read_text(encoding="utf-8"))
+    data["candidate"] = candidate or data["candidate"]
+    for step in data["steps"]:
+        if isinstance(step, dict):
+            step.pop("require", None)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    return file
+
+
+@contextlib.contextmanager
+def _service(file: Path, folder: Path) -> Iterator[str]:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    # A month passes in a minute: the judge looks more often too, so that the pictures have their steps.
+    env = {"UNDERSTUDY_TICK_MS": "150"} | os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
+    command = [sys.executable, "-m", "understudy.cli", "serve", str(file), "--port", str(port)]
+    with (folder / "service.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(CallFailed), Client(url) as client:
+                client.text("/readyz")
+                if client.get("/rollout")["candidate"]["up"]:
+                    break
+            if process.poll() is not None or time.monotonic() > until:
+                raise ConfigurationError(f"the service did not start; {folder / 'service.log'} says why")
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+async def _play(url: str, month: int, rate: float) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+    import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
+
+    from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
+    from understudy.offline.replay import Replay, settled  # noqa: PLC0415
+
+    flights = replay_rows(month)
+    client = Client(url)
+    state: dict[str, Any] = client.get("/rollout")
+    moment = [0.0]
+    job = Replay(url, rate=rate, progress=lambda _, at: moment.__setitem__(0, at))
+    with Live(_view(state, job.summary, len(flights), moment[0]), console=err, refresh_per_second=4) as live:
+
+        async def watch() -> None:
+            nonlocal state
+            while True:
+                state = await asyncio.to_thread(client.get, "/rollout")
+                live.update(_view(state, job.summary, len(flights), moment[0]))
+                await asyncio.sleep(0.4)
+
+        watching = asyncio.create_task(watch())
+        summary = await job.run(flights)
+        await settled(lambda: client.get("/rollout/evidence")["counters"])
+        await asyncio.sleep(2.5)  # the judge looks at what was known a moment ago
+        watching.cancel()
+        state = client.get("/rollout")
+        live.update(_view(state, summary, len(flights), moment[0]))
+    return summary, state, [e for e in client.get("/rollout/events")["events"] if e["actor"] == "judge"]
+
+
+def _view(state: Mapping[str, Any], summary: Any, total: int, at: float) -> Group:
+    """The terminal picture: where it stands, how far the month is, and a band per metric."""
+    day = time.strftime("%d %b %H:%M", time.gmtime(at)) if at else ""
+    labels = state["labels"]["matched"]
+    head = Text(
+        f"{state['phase']:<9}", style={"promoted": "bold green", "aborted": "bold red"}.get(state["phase"], "bold")
+    )
+    head.append(f" candidate {state['weight']:g} %   {summary.sent:,} of {total:,} flights   {labels:,} labels")
+    head.append(f"   {summary.failed} failed   {day}")
+    bands = Table.grid(padding=(0, 1))
+    for metric in state["metrics"]:
+        if metric["metric"] != "poc_target":
+            bands.add_row(metric["metric"], _band(metric), Text(metric["answer"], style=_STYLE[metric["answer"]]))
+    reason = Text(state["verdict"]["reason"], style="dim")
+    return Group(head, ProgressBar(total=total, completed=summary.sent, width=WIDTH + 20), bands, reason)
+
+
+_STYLE = {"advance": "green", "hold": "yellow", "rollback": "red"}
+
+
+def _band(metric: Mapping[str, Any]) -> Text:
+    """A band on a line: better on the left, worse on the right, zero in the middle, `o` the estimate."""
+    scale = {"errors": 0.005, "latency": 0.02}.get(metric["metric"], 0.15)
+
+    def place(value: float | None) -> int:
+        share = 0.5 + (value or 0.0) / (2 * scale)
+        return max(0, min(WIDTH - 1, round(share * (WIDTH - 1))))
+
+    cells = [" "] * WIDTH
+    low, high = sorted((place(metric["low"]), place(metric["high"])))
+    cells[low : high + 1] = ["─"] * (high - low + 1)
+    cells[place(0.0)] = "│"
+    cells[place(metric["estimate"])] = "o"
+    return Text("better " + "".join(cells) + " worse")
+
+
+def _tell(state: Mapping[str, Any], story: list[dict[str, Any]], summary: Any, file: Path, folder: Path) -> None:
+    for event in story:
+        out.print(
+            Text(
+                f"{event['kind']}: {event['details'].get('from', '')} → {event['details'].get('to', '')}: {event['reason']}"
+            )
+        )
+    fallbacks = sum(state["fallbacks"].values())
+    out.print(Text(f"ended {state['phase']}, after {state['labels']['matched']:,} labels", style="bold"))
+    out.print(Text(f"because {state['verdict']['reason']}"))
+    out.print(
+        f"{summary.sent:,} requests, {summary.failed} failed, {fallbacks} fallbacks; the log is in {folder / 'service.log'}"
+    )
+    out.print(f"check it: understudy verify {file} --store sqlite:///{(folder / 'understudy.db').absolute()}")

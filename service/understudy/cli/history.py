@@ -1,0 +1,129 @@
+"""Commands that send history through a service."""
+
+import contextlib
+import datetime
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from understudy.cli.common import Json, Token, Url, app, err, interruptible, out, said
+from understudy.offline.client import DEFAULT_URL, Client
+
+
+@app.command()
+def replay(
+    month: Annotated[int, typer.Option(help="month of 2013", min=1, max=12)],
+    url: Url = DEFAULT_URL,
+    rate: Annotated[
+        float | None, typer.Option(help="requests per second; as fast as it goes, if left out", min=0.001)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first flights of the month", min=1)] = None,
+    connections: Annotated[int, typer.Option(help="requests under way at once", min=1, max=256)] = 16,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
+    """Send a month of real flights in time order, each label when it became known, and compare what the service makes of it."""
+    from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
+    from understudy.offline import replay as history_  # noqa: PLC0415
+
+    with said(), Client(url, token) as client:
+        client.get("/rollout")
+        flights = replay_rows(month, limit)
+        before = _readings(client)
+        with _progress(len(flights), show=not as_json) as step:
+            job = history_.Replay(url, token=token, rate=rate, connections=connections, progress=step)
+            summary = interruptible(job.run(flights))
+        store = history_.difference(
+            interruptible(history_.settled(lambda: client.get("/rollout/evidence")["counters"])), before[0]
+        )
+        metrics = history_.difference(history_.from_metrics(client.text("/metrics")), before[1])
+        differ = history_.disagreements(store, metrics)
+        if as_json:
+            print(json.dumps(_replay_json(summary, store, differ), indent=1))
+        else:
+            _show_replay(summary, store, differ)
+        if summary.failed or differ:
+            raise typer.Exit(1)
+        if summary.interrupted:
+            raise typer.Exit(130)
+
+
+def _readings(client: Client) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    from understudy.offline import replay as history_  # noqa: PLC0415
+
+    return client.get("/rollout/evidence")["counters"], history_.from_metrics(client.text("/metrics"))
+
+
+@contextlib.contextmanager
+def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=not show) as bar:
+        task = bar.add_task("flights", total=total, rate="")
+
+        def step(summary: Any, at: float) -> None:
+            if summary.sent % 50 == 0 or summary.sent == total:
+                day = datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%d %b %H:%M")
+                labels = sum(summary.labels.values())
+                bar.update(
+                    task, completed=summary.sent, description=day, rate=f"{labels} labels, {summary.failed} failed"
+                )
+
+        yield step
+        bar.update(task, completed=total)
+
+
+def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) -> dict[str, Any]:
+    from understudy.observability.summaries import figures, label_figures  # noqa: PLC0415
+    from understudy.offline.replay import variants_in  # noqa: PLC0415
+
+    return {
+        "sent": summary.sent, "failed": summary.failed, "errors": summary.errors, "fallbacks": summary.fallbacks,
+        "answered": summary.answered, "labels": summary.labels, "seconds": round(summary.seconds, 3),
+        "requests_per_second": round(summary.sent / summary.seconds, 1) if summary.seconds else None,
+        "caller_latency_ms": {name: summary.quantile_ms(q) for name, q in (("p50", 0.5), ("p99", 0.99))},
+        "variants": {v.value: figures(store, v) for v in variants_in(store)},
+        "label_figures": label_figures(store),
+        "shadow": {k.partition("/")[2]: int(v) for k, v in store.items() if k.startswith("shadow/")},
+        "metrics_agree": not differ, "differences": differ, "interrupted": summary.interrupted,
+    }  # fmt: skip
+
+
+def _show_replay(summary: Any, store: Mapping[str, float], differ: list[str]) -> None:
+    data = _replay_json(summary, store, differ)
+    table = Table("", *data["variants"], box=None, title=None)
+    rows = (
+        ("requests answered", "requests", "{:,}"), ("labels", "labelled", "{:,}"), ("accuracy", "accuracy", "{:.4f}"),
+        ("Brier", "brier", "{:.4f}"), ("log-loss", "log_loss", "{:.4f}"), ("latency p50, ms", "latency_p50_ms", "{:.2f}"),
+        ("latency p99, ms", "latency_p99_ms", "{:.2f}"),
+    )  # fmt: skip
+    for title, name, form in rows:
+        values = [figures.get(name) for figures in data["variants"].values()]
+        table.add_row(title, *("-" if value is None else form.format(value) for value in values))
+    out.print(table)
+    shadow = data["shadow"]
+    caller = data["caller_latency_ms"]
+    out.print(
+        f"{summary.sent:,} sent in {summary.seconds:.1f} s ({data['requests_per_second']:,} a second), {summary.failed} failed, "
+        f"{summary.fallbacks} fallbacks; caller's p50 {caller['p50'] or 0:.2f} ms, p99 {caller['p99'] or 0:.2f} ms"
+    )
+    out.print("labels: " + ", ".join(f"{count:,} {name}" for name, count in summary.labels.items()))
+    if shadow:
+        out.print("rehearsals: " + ", ".join(f"{count:,} {name}" for name, count in shadow.items()))
+    for error, count in summary.errors.items():
+        out.print(f"{count} × {error}", style="red", markup=False)
+    out.print(
+        "the store and /metrics agree" if not differ else "the store and /metrics differ:",
+        style="green" if not differ else "red",
+    )
+    for line in differ:
+        out.print("  " + line, markup=False)

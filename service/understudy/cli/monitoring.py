@@ -1,0 +1,28 @@
+"""`understudy monitoring`: the files that Prometheus and Grafana are given."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.cli.common import File, app, out, said
+
+
+@app.command()
+def monitoring(
+    file: File = Path("rollout.yaml"),
+    target: Annotated[str, typer.Option(help="host:port of the service, as Prometheus reaches it")] = "localhost:3000",
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("monitoring"),
+) -> None:
+    """Write Prometheus rules with this rollout's goals, a scrape config, and a Grafana dashboard."""
+    from understudy import loading  # noqa: PLC0415 - a command that needs no runtime should not load it
+    from understudy.observability.monitoring import files  # noqa: PLC0415
+    from understudy.settings import read_settings  # noqa: PLC0415
+
+    with said():
+        policy = loading.load_policy(read_settings(rollout_file=file))
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in files(policy, target, file.name).items():
+            (output / name).write_text(text, encoding="utf-8")
+            out.print(str(output / name), markup=False, soft_wrap=True)
+        out.print(f"prometheus --config.file={output / 'prometheus.yaml'}", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,261 @@
+"""The words of the house, as frozen values: what a request is routed to, what came back, and what became known later.
+
+Nothing here does I/O, reads a clock or draws a random number. Times are Unix seconds (UTC), durations are seconds,
+shares of traffic are whole numbers of hundredths of a percent (`SHARE_ONE` is 100 %), so that a weight of 0.01 % is
+exact.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+
+SHARE_ONE = 10_000
+"""Shares are counted in hundredths of a percent: 10,000 is everything."""
+
+Scalar: TypeAlias = bool | int | float | str
+Label: TypeAlias = Scalar | tuple[Scalar, ...]
+"""What happened: a class as the model names it, a number, a vector of numbers, or the set of classes that are true.
+
+A set of classes is a tuple in the order of the model's classes, so that equal sets are equal labels.
+"""
+GIVEN_UP = "lost/given_up"
+"""Counter of the store: rows that were answered and never stored."""
+DRIFT_STATE = "drift"
+"""What the state of the drift watch is kept under in the store."""
+
+
+class Variant(enum.StrEnum):
+    """Which of the two models: the one that answers by default, or the one on trial."""
+
+    PRIMARY = "primary"
+    CANDIDATE = "candidate"
+
+    @property
+    def other(self) -> "Variant":
+        """The variant that rehearses when this one answers."""
+        return Variant.CANDIDATE if self is Variant.PRIMARY else Variant.PRIMARY
+
+
+class Mode(enum.StrEnum):
+    """Why a model was run: to answer, to rehearse, because the caller asked for it by name, or for a load test.
+
+    The requests of a load test are routed, rehearsed and recorded like any other, and are no evidence.
+    """
+
+    LIVE = "live"
+    SHADOW = "shadow"
+    PINNED = "pinned"
+    LOAD = "load"
+
+
+class Phase(enum.StrEnum):
+    """Where a rollout stands."""
+
+    SERVING = "serving"  # there is no candidate: the primary answers everything
+    SHADOW = "shadow"
+    CANARY = "canary"
+    WAITING = "waiting"  # the next step requires a person
+    PAUSED = "paused"
+    PROMOTED = "promoted"
+    ABORTED = "aborted"
+
+
+class Status(enum.StrEnum):
+    """How one model's attempt at one request ended."""
+
+    OK = "ok"
+    FAILED = "failed"  # it raised
+    TIMEOUT = "timeout"  # no answer inside its time limit
+    INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
+    WITHHELD = "withheld"  # there is an answer to this row, but its request failed because of another of its rows
+    DOWN = "down"  # its process was away: not asked, or gone before it answered
+    DROPPED = "dropped"  # never asked: the shadow queue was full
+    NONE = "none"  # never asked: not part of the sample
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the router obeys. A new plan has a higher revision; every worker follows it within a poll interval.
+
+    Attributes:
+        weight: the candidate's share of live answers, in hundredths of a percent.
+        shadow: the share of requests on which the model that does not answer rehearses, in hundredths of a percent.
+        salt: mixed into the routing hash, so that two rollouts do not pick the same callers.
+        step: index into the rollout file's `steps`, or -1 when the weight was set by hand.
+        trial: 1 at first; each `retry` after a rollback or an abort begins the next one, with harm evidence of its own.
+    """
+
+    phase: Phase
+    weight: int
+    shadow: int
+    salt: int
+    step: int = 0
+    revision: int = 0
+    updated_at: float = 0.0
+    trial: int = 1
+
+    @property
+    def released(self) -> bool:
+        """Whether a promotion has baked: nobody rehearses any more, and the old primary is let go."""
+        return self.phase is Phase.PROMOTED and not self.shadow
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "shadow"):
+            share = getattr(self, name)
+            if not 0 <= share <= SHARE_ONE:
+                raise ValueError(f"{name} is {share}; it is counted in hundredths of a percent, 0 to {SHARE_ONE}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the audit log: who did what, when and why, and the numbers behind it."""
+
+    at: float
+    kind: str
+    actor: str
+    reason: str
+    revision: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    id: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What one model said about one row.
+
+    Attributes:
+        status: `Status.OK` or `Status.WITHHELD`, or why there is nothing to read in the other fields.
+        label: the predicted class, as the model names it; for a multilabel classifier the tuple of the predicted classes; None
+            for a regression.
+        score: P(positive class) for a binary classifier, the value for a regression of one number, else None.
+        probabilities: one per class in the card's order, for more than two classes or a multilabel classifier, else None.
+        seconds: how long the caller of that model waited for the batch that held this row.
+        vector: the values of a regression of several numbers, else None.
+    """
+
+    status: Status = Status.NONE
+    label: Label | None = None
+    score: float | None = None
+    probabilities: Sequence[float] | None = None
+    seconds: float = 0.0
+    vector: Sequence[float] | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether the model has answered this row, also where its caller did not get the answer."""
+        return self.status is Status.OK or self.status is Status.WITHHELD
+
+
+class Observation(msgspec.Struct, frozen=True, gc=False):
+    """One served row, with both variants' answers where both were asked: the row of a pair.
+
+    It is complete when it is made: a rehearsed request is recorded when its rehearsal has ended, one way or another.
+
+    Attributes:
+        request_id: the first `prediction_id` of its request; rows of one request are not independent.
+        at: when the request happened, in Unix seconds: when it arrived, or when a replay of history says.
+        unit: what repeats must not be counted twice for (the policy's `unit`), or None.
+        variant: who answered the caller.
+        share: the candidate's share of live answers that the router used, in hundredths of a percent.
+        fallback: why the primary answered in the candidate's place ("failed", "timeout", ...), or None.
+        point: where the routing key fell in [0, 2^63), when chance decided who answers (a share above 0 and below 1), else
+            None. It stands for the key, which is not kept.
+        agrees: whether the two models' answers are equal within the policy's `compare` tolerances; None where that was not
+            compared: one of them gave no answer, or the policy does not judge by agreement.
+        sampled: whether the draw for rehearsals chose this request. Only such a request can be a pair. The draw depends on
+            the request's id and the plan, never on how the request ended.
+        replay: the time base of `at`: None for the service's clock, else the id of a replay of history ("" if it has none).
+        received_at: when a replayed request arrived, on the service's clock; None for the others, which arrived at `at`.
+    """
+
+    prediction_id: str
+    request_id: str
+    at: float
+    revision: int
+    variant: Variant
+    mode: Mode
+    share: int
+    primary: Answer
+    candidate: Answer
+    unit: str | None = None
+    fallback: str | None = None
+    point: int | None = None
+    agrees: bool | None = None
+    sampled: bool = True
+    replay: str | None = None
+    received_at: float | None = None
+
+    @property
+    def drawn(self) -> Variant:
+        """Whom the router chose, also where the primary answered in the candidate's place."""
+        return Variant.CANDIDATE if self.fallback is not None else self.variant
+
+    @property
+    def arrived_at(self) -> float:
+        """When it arrived, on the service's clock."""
+        return self.at if self.received_at is None else self.received_at
+
+    def answer(self, variant: Variant) -> Answer:
+        """The answer of `variant` to this row."""
+        return self.primary if variant is Variant.PRIMARY else self.candidate
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReport:
+    """A label as it was reported: which prediction, what happened, and when that became known (`at`).
+
+    Attributes:
+        timed: whether the caller said the time. Otherwise `at` is when the label was received, on the service's clock.
+    """
+
+    prediction_id: str
+    label: Label
+    at: float
+    timed: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An observation whose label has come.
+
+    Attributes:
+        delay: seconds from the request to its label, on the time base of the request; below 0 where the reported time is before it.
+    """
+
+    observation: Observation
+    label: Label
+    delay: float
+
+
+class Fate(enum.StrEnum):
+    """What became of a label that was reported."""
+
+    MATCHED = "matched"  # joined to a stored prediction now, for the first time
+    DUPLICATE = "duplicate"  # the same label was known already
+    CONFLICT = (
+        "conflict"  # another label is known already; the first one stands and this one is kept for people to look at
+    )
+    PENDING = "pending"  # no such prediction is stored yet; the label waits for it
+    CORRECTED = "corrected"  # the same label was known, with a later time: from now on this time counts
+
+
+@dataclass(frozen=True, slots=True)
+class LabelReceipt:
+    """What became of a batch of labels.
+
+    Attributes:
+        fates: of each label, in the order of the batch.
+        outcomes: the observations of those that are `matched`.
+        repeated: whether an earlier try had stored the batch, and told of its outcomes.
+    """
+
+    fates: Sequence[Fate]
+    outcomes: Sequence[Outcome] = ()
+    repeated: bool = False
+
+    @property
+    def counts(self) -> dict[Fate, int]:
+        """How many labels had which fate, each fate named."""
+        return {fate: self.fates.count(fate) for fate in Fate}

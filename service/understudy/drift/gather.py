@@ -1,0 +1,165 @@
+"""What one worker counts of the rows that it records, written to the store now and then."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from understudy.clock import Clock
+from understudy.domain import Mode, Observation, Variant
+from understudy.drift import SLOT_S, WINDOW_SLOTS
+from understudy.drift.bins import Counts
+from understudy.drift.sketch import PREDICTION, Layout, Watched, watch
+from understudy.errors import StoreError
+from understudy.inference.cards import Card
+from understudy.inference.columns import joined
+from understudy.inference.decoding import Columns, Field, Rows
+from understudy.inference.profile import NumericProfile
+from understudy.observability.metrics import Metrics
+from understudy.settings import Settings
+from understudy.store import Store
+
+log = structlog.get_logger(__name__)
+
+REFERENCE_ROWS = 10_000
+"""How many rows a profile is taken for whose card does not say."""
+WAITING_ROWS = 1_024
+"""Rows that wait to be counted together; a flush counts what waits."""
+HELD_SLOTS = 48
+"""Hours that a worker keeps adding to; when there are more they are left as they are, and it begins anew beside them."""
+
+
+def watched_by(cards: Mapping[Variant, Card], features_max: int) -> list[Watched]:
+    """What can be watched: inputs and predictions of each variant whose card has a profile of them."""
+    found = []
+    for variant, card in cards.items():
+        rows = card.training.rows if card.training else REFERENCE_ROWS
+        plain = [spec for spec in card.inputs if all(size == 1 for size in spec.shape[1:])]
+        profiles = [(spec.name, spec.profile) for spec in plain if spec.profile is not None][:features_max]
+        if card.predictions is not None:
+            profiles.append((PREDICTION, card.predictions))
+        found += [watch(variant, name, profile, rows) for name, profile in profiles]
+    return found
+
+
+class Gatherer:
+    """Counts what one worker records."""
+
+    def __init__(
+        self, layout: Layout, positions: Mapping[str, int], store: Store, metrics: Metrics, clock: Clock, writer: str,
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self._layout, self._store, self._metrics, self._clock = layout, store, metrics, clock
+        self._writer, self._slots_max = writer, settings.drift_days_max * WINDOW_SLOTS
+        self._batch_max = settings.drift_batch_max_rows
+        self._columns = columns_of(layout.watched, positions)
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Sequence[Rows], Sequence[Observation]]] = []
+        self._waiting_rows = 0
+        self._slots: dict[int, Counts] = {}
+        self._changed: set[int] = set()
+        self._generation = 0
+
+    def add(self, parts: Sequence[Rows], observations: Sequence[Observation]) -> None:
+        """Count a batch of recorded rows. Called from the recorder's thread; a mistake here stops no record.
+
+        Args:
+            parts: the rows of each request, and `observations` what became of them, in the same order.
+        """
+        if not self._layout.watched:
+            return
+        with self._lock:
+            self._waiting.append((parts, observations))
+            self._waiting_rows += len(observations)
+            enough = self._waiting_rows >= WAITING_ROWS
+        if enough:  # one count of many rows costs little more than one of few
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        with self._lock:
+            waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
+        if not waiting:
+            return
+        parts = [part for some, _ in waiting for part in some]
+        observations = [one for _, some in waiting for one in some]
+        try:
+            counted = self._count(parts, observations)
+        except Exception:
+            log.exception("a bug in drift: please report it; these rows are not counted", rows=len(observations))
+            self._metrics.drift_uncounted.inc(len(observations))
+            return
+        with self._lock:
+            for slot, counts in counted:
+                if slot not in self._slots and len(self._slots) >= self._slots_max:
+                    self._metrics.drift_uncounted.inc(self._layout.rows(counts))
+                    continue
+                held = self._slots.get(slot)
+                self._slots[slot] = counts if held is None else held + counts
+                self._changed.add(slot)
+
+    def _count(self, parts: Sequence[Rows], observations: Sequence[Observation]) -> list[tuple[int, Counts]]:
+        """By hour; of many rows an even choice, each standing for its share. Pinned requests and load tests are no traffic."""
+        hours: dict[int, list[int]] = {}
+        for i, one in enumerate(observations):
+            if one.mode not in {Mode.PINNED, Mode.LOAD}:
+                hours.setdefault(int(one.at // SLOT_S), []).append(i)
+        chosen = {hour: every[:: -(-len(every) // self._batch_max)] for hour, every in hours.items()}
+        columns = self._built(parts, np.array([i for some in chosen.values() for i in some], dtype=np.intp))
+        counted, start = [], 0
+        for hour, some in chosen.items():
+            end = start + len(some)
+            mine = {name: values[start:end] for name, values in columns.items()}
+            weight = len(hours[hour]) / len(some)
+            counted.append((hour, self._layout.count(mine, [observations[i] for i in some], weight)))
+            start = end
+        return counted
+
+    def _built(self, parts: Sequence[Rows], wanted: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
+        """The columns of the wanted rows, in their order."""
+        if not wanted.size:
+            return {}
+        if all(isinstance(part, list) for part in parts):
+            rows = [row for part in parts for row in part]  # type: ignore[union-attr]
+            return self._columns.build([rows[i] for i in wanted])
+        return {name: values[wanted] for name, values in self._columns.build(joined(parts)).items()}
+
+    def flush(self) -> None:
+        """Write what has changed to the store.
+
+        Raises:
+            StoreError: it is written with the next flush.
+        """
+        self._count_waiting()
+        with self._lock:
+            changed, self._changed = self._changed, set()
+            documents = {slot: self._layout.document(self._slots[slot]) for slot in changed}
+            writer = f"{self._writer}.{self._generation}"
+        if not documents:
+            return
+        try:
+            self._store.save_sketches(documents, writer=writer, now=self._clock.now(), slots_max=self._slots_max)
+        except StoreError:
+            with self._lock:
+                self._changed |= changed
+            raise
+        with self._lock:
+            if len(self._slots) > HELD_SLOTS:
+                # Counts add up over writers, so what was not written yet goes on under another writer's name.
+                self._slots = {slot: self._slots[slot] - self._layout_counts(documents, slot) for slot in self._changed}
+                self._generation += 1
+
+    def _layout_counts(self, documents: Mapping[int, Mapping[str, Any]], slot: int) -> Counts | float:
+        written = self._layout.counts(documents[slot]) if slot in documents else None
+        return 0.0 if written is None else written
+
+
+def columns_of(watched: Sequence[Watched], positions: Mapping[str, int]) -> Columns:
+    """Reads the watched features from rows: numbers in float32, and whatever is missing is allowed to be."""
+    kinds = {w.feature: isinstance(w.profile, NumericProfile) for w in watched if w.feature != PREDICTION}
+    fields = [
+        Field(name, "float32" if number else "string", nullable=True, required=False) for name, number in kinds.items()
+    ]
+    return Columns(fields, positions)

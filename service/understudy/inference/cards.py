@@ -1,0 +1,260 @@
+"""Model folders: the card that says what a model is, and the check that its file is the one the card speaks of.
+
+A model is a folder with `model.onnx` and `card.json`, a bare `.onnx` file (its signature is then read from the graph),
+or `bentoml:<tag>` for one in BentoML's model store.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from understudy.errors import ConfigurationError
+from understudy.inference.graph import external_files
+from understudy.inference.profile import Profile
+
+CARD_FILE = "card.json"
+MODEL_FILE = "model.onnx"
+
+Task = Literal["binary-classification", "multiclass-classification", "multilabel-classification", "regression", "other"]
+MULTILABEL: Literal["multilabel-classification"] = "multilabel-classification"
+Dtype = Literal[
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+    "string",
+]
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(_Strict):
+    """One input of the graph, by the name a caller uses.
+
+    Attributes:
+        shape: as in the graph; None is a dimension that varies. The first is the batch.
+        nullable: whether a row may say `null` (fed as NaN, or as the empty string).
+    """
+
+    name: str
+    dtype: Dtype
+    shape: list[int | None]
+    nullable: bool = False
+    description: str = ""
+    profile: Profile | None = None
+
+
+class OutputSpec(_Strict):
+    """One output of the graph. `role` says what the service makes of it.
+
+    Attributes:
+        nullable: for an output of the role "other": whether NaN and infinities are answers (`null` in JSON) and not failures.
+    """
+
+    name: str
+    dtype: Dtype
+    shape: list[int | None]
+    role: Literal["label", "probabilities", "value", "other"] = "other"
+    nullable: bool = False
+
+
+def width_of(shape: Sequence[int | None]) -> int | None:
+    """How many numbers an output of this shape has for each row; None where the graph leaves that open.
+
+    >>> width_of([None]), width_of([None, 1]), width_of([None, 4]), width_of([None, None])
+    (1, 1, 4, None)
+    """
+    sizes = list(shape[1:])
+    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+
+class HeldOut(_Strict):
+    """Metrics on one month that the model has not seen."""
+
+    month: str
+    rows: int
+    base_rate: float
+    accuracy: float
+    auc: float
+    log_loss: float
+    brier: float
+    mean_probability: float
+
+
+class Training(_Strict):
+    """Where the model comes from: data, window, and how many rows."""
+
+    data: str
+    start: str
+    end: str
+    rows: int
+    algorithm: str
+    seed: int
+
+
+class Card(_Strict):
+    """The card of a model: what it is, what goes in and out, how it was made, and how good it was.
+
+    Attributes:
+        classes: class names in the order of the probabilities, as the graph's label output gives them.
+        positive: the class whose probability is the score of a binary classifier.
+        predictions: what the model answered on its training rows: the score or value, or the class where there are several.
+        digest: of every byte that is served, see `model_digest`: for a model in one file, `sha256:` and what `sha256sum` says of
+            `model.onnx`.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    task: Task
+    description: str = ""
+    inputs: list[InputSpec]
+    outputs: list[OutputSpec]
+    classes: list[int | str] = []
+    positive: int | str | None = None
+    label: str = ""
+    predictions: Profile | None = None
+    training: Training | None = None
+    held_out: list[HeldOut] = []
+    parity: float | None = pydantic.Field(
+        default=None, description="largest difference of a probability between the ONNX graph and the Python model"
+    )
+    libraries: dict[str, str] = {}
+    digest: str
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """What its outputs are."""
+        return frozenset(output.role for output in self.outputs)
+
+
+def digest_of(path: Path) -> str:
+    """`sha256:` and the hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBytes:
+    """A model's bytes, read once: what has this digest is what ONNX Runtime is given.
+
+    Attributes:
+        graph: of the `.onnx` file.
+        data: of its external data files, by their name in the graph.
+        digest: as `model_digest`.
+    """
+
+    graph: bytes
+    data: Mapping[str, bytes]
+    digest: str
+
+
+def read_model(path: Path) -> ModelBytes:
+    """A model's bytes and their digest.
+
+    Raises:
+        ConfigurationError: a file cannot be read, or lies outside of the model's folder.
+    """
+    graph = _read(path)
+    data = {name: _read(path.parent / name, path) for name in external_files(graph, str(path))}
+    return ModelBytes(
+        graph, data, _combined(hashlib.sha256(graph).hexdigest(), [hashlib.sha256(data[n]).hexdigest() for n in data])
+    )
+
+
+def model_digest(path: Path) -> str:
+    """The digest of every byte that is served of a model.
+
+    For a model in one file it is `sha256:` and what `sha256sum` says of it. With external data files it is that of all files'
+    digests, the model's first, then those of the data files sorted by their names in the graph, one hex digest a line:
+    `sha256sum model.onnx weights.data | cut -c-64 | sha256sum`.
+
+    Raises:
+        ConfigurationError: as `read_model`.
+    """
+    graph = _read(path)
+    return _combined(
+        hashlib.sha256(graph).hexdigest(),
+        [_digest_beside(path.parent / name, path) for name in external_files(graph, str(path))],
+    )
+
+
+def _digest_beside(path: Path, model: Path) -> str:
+    try:
+        return digest_of(path).removeprefix("sha256:")
+    except OSError as error:
+        raise _unreadable(path, model, error) from error
+
+
+def _combined(graph: str, data: Sequence[str]) -> str:
+    if not data:
+        return f"sha256:{graph}"
+    return "sha256:" + hashlib.sha256("".join(f"{each}\n" for each in (graph, *data)).encode()).hexdigest()
+
+
+def _read(path: Path, model: Path | None = None) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, model or path, error) from error
+
+
+def _unreadable(path: Path, model: Path, error: OSError) -> ConfigurationError:
+    why = error.strerror or str(error)
+    if path == model:
+        return ConfigurationError(f"{path} cannot be read: {why}")
+    return ConfigurationError(
+        f"{path} cannot be read ({why}): {model.name} keeps weights in it; copy all of the model's files together"
+    )
+
+
+def read_card(folder: Path, digest: str | None = None) -> Card:
+    """The card of a model folder, after checking that it speaks of the `model.onnx` beside it.
+
+    Args:
+        digest: the model's, where its bytes have been read already.
+
+    Raises:
+        ConfigurationError: when a file is missing, the card does not parse, or the digest differs.
+    """
+    card_path, model_path = folder / CARD_FILE, folder / MODEL_FILE
+    for path in (model_path, card_path):
+        if not path.is_file():
+            raise ConfigurationError(f"{path} is missing; `make models` builds the example models")
+    try:
+        card = Card.model_validate_json(card_path.read_bytes())
+    except pydantic.ValidationError as error:
+        raise ConfigurationError(f"{card_path} is not a model card: {error}") from error
+    found = digest or model_digest(model_path)
+    if found != card.digest:
+        if digest_of(model_path) == card.digest:
+            names = ", ".join(external_files(_read(model_path), str(model_path)))
+            raise ConfigurationError(
+                f"{card_path}: its digest is that of {MODEL_FILE} alone, and the model keeps weights in {names}. Write the digest "
+                f"of all of them: {found}"
+            )
+        raise ConfigurationError(
+            f"{model_path} is not the file its card speaks of: its digest is {found}, the card says {card.digest}. "
+            "Build the model again, or restore the file."
+        )
+    return card
+
+
+def write_card(folder: Path, card: Card) -> None:
+    """Write `card` as JSON a person can read."""
+    (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,117 @@
+"""Rows that travel as columns, from a binary request to the model's inputs without one Python object per row. Pure."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from understudy.errors import InvalidInput
+from understudy.inference.decoding import Array, Batch, Columns, Field, Row, Rows
+
+
+class Table:
+    """The rows of one request as columns.
+
+    Args:
+        columns: by field name, each of shape [rows, *field.shape] in the field's dtype (object for strings). A field that
+            is not there was left out of the request.
+    """
+
+    __slots__ = ("_count", "columns")
+
+    def __init__(self, columns: Mapping[str, Array], count: int) -> None:
+        self.columns, self._count = columns, count
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return self._count
+
+    def values(self, name: str, rows: int | None = None) -> list[Any]:
+        """See `Tabular.values`."""
+        column, count = self.columns.get(name), self._count if rows is None else rows
+        return [None] * count if column is None else column[:count].reshape(count).tolist()
+
+    def arrays(self, columns: Columns) -> dict[str, Array]:
+        """See `Columns.build`: a column that is the model's input already is passed on as it is."""
+        return {field.name: self._array(field) for field in columns.inputs}
+
+    def _array(self, field: Field) -> Array:
+        found = self.columns.get(field.name)
+        if found is None:
+            return self._absent(field)
+        wanted = np.dtype(object if field.dtype == "string" else field.dtype)
+        if found.dtype == wanted and found.shape[1:] == field.shape:
+            return found
+        if found.dtype != wanted:
+            with np.errstate(invalid="ignore", over="ignore"):
+                converted = found.astype(wanted)
+            if wanted.kind != "f" and not np.array_equal(converted, found):
+                raise _refused(field, f"takes {field.describe()}")
+            found = converted
+        return found.reshape(self._count, *field.shape) if field.scalar else found
+
+    def _absent(self, field: Field) -> Array:
+        """What stands for a missing value: NaN, or the empty string."""
+        shape = (self._count, *(1 for _ in field.shape))
+        if field.scalar and field.dtype.startswith("float"):
+            return np.full(shape, np.nan, field.dtype)
+        if field.scalar and field.dtype == "string" and field.nullable:
+            return np.full(shape, "", object)
+        raise _refused(field, f"is missing; this model takes {field.describe()}")
+
+
+class WithoutArrays:
+    """Leaves images and other arrays out of a request's rows, which are then small enough to be recorded."""
+
+    def __init__(self, fields: Sequence[Field], positions: Mapping[str, int]) -> None:
+        self._names = {field.name for field in fields if not field.scalar}
+        self._places = [positions[name] for name in self._names]
+
+    def __call__(self, rows: Rows) -> Rows:
+        """The rows with nothing in the place of an array."""
+        if not self._names:
+            return rows
+        if isinstance(rows, Table):
+            return Table({name: c for name, c in rows.columns.items() if name not in self._names}, len(rows))
+        assert isinstance(rows, list)
+        return [tuple(None if i in self._places else value for i, value in enumerate(row)) for row in rows]
+
+
+class Joined:
+    """Several requests' rows, one after the other."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Batch]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        """How many rows."""
+        return sum(map(len, self._parts))
+
+    def arrays(self, columns: Columns) -> dict[str, Array]:
+        """See `Columns.build`."""
+        built = [columns.build(part) for part in self._parts]
+        try:
+            return {name: np.concatenate([arrays[name] for arrays in built]) for name in built[0]}
+        except ValueError as error:
+            raise InvalidInput([{"problem": f"these requests do not fit into one batch: {error}"}]) from None
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Several requests' rows as one, in order. One request's rows are given back as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    together: list[Batch] = []
+    for as_rows, group in itertools.groupby(parts, lambda part: isinstance(part, list)):
+        if as_rows:
+            row_lists: list[Row] = [row for part in group for row in part]  # type: ignore[union-attr]
+            together.append(row_lists)
+        else:
+            together += group
+    return together[0] if len(together) == 1 else Joined(together)
+
+
+def _refused(field: Field, problem: str) -> InvalidInput:
+    return InvalidInput([{"row": None, "field": field.name, "problem": problem}])

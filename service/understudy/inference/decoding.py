@@ -1,0 +1,379 @@
+"""From bytes to columns of numpy arrays, or to which row and which field is wrong. Pure.
+
+::
+
+    bytes ──Decoder.decode──▶ Rows (tuples in field order) ──Columns.build──▶ {input name: array}
+              │ does not fit
+              └──explain (slow, thorough)──▶ InvalidInput: every row and field that is wrong
+
+Rows that arrive as columns stay columns (`understudy.inference.columns`): whoever holds `Rows` asks for their number, for a field's
+texts, or for a model's arrays, and does not see the difference.
+
+The fast path is one pass of a msgspec decoder generated from the signature, so that decoding and checking are one step.
+Only a body that fails it is looked at again, to name everything that is wrong in words.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from understudy.errors import InvalidInput, MalformedRequest, TooLarge
+
+Row: TypeAlias = tuple[Any, ...]
+Array: TypeAlias = npt.NDArray[Any]
+
+
+_Together: TypeAlias = tuple[tuple[int | None, ...], list[str], list[int]]
+"""Shape of a row's value, names, and positions in a row."""
+
+
+class Columnar(Protocol):
+    """Rows as columns, on their way to a model."""
+
+    def __len__(self) -> int:
+        """How many rows."""
+        ...
+
+    def arrays(self, columns: "Columns") -> dict[str, Array]:
+        """See `Columns.build`."""
+        ...
+
+
+class Tabular(Columnar, Protocol):
+    """The rows of one request as columns."""
+
+    def values(self, name: str, rows: int | None = None) -> list[Any]:
+        """A scalar field's value in each row, or in the first `rows` rows, as Python has it; None where there is none."""
+        ...
+
+
+Batch: TypeAlias = list[Row] | Columnar
+"""What a model is run on."""
+Rows: TypeAlias = list[Row] | Tabular
+"""What one request asks about."""
+
+_FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a request row.
+
+    Attributes:
+        dtype: as in a model card.
+        shape: of one row's value, the batch left out; () is a plain number or string, None a length that varies.
+        nullable: `null` may stand for a missing value (fed as NaN, or as the empty string).
+        required: whether a row may leave the field out. What only the candidate reads may be left out.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] = ()
+    nullable: bool = False
+    required: bool = True
+
+    @property
+    def scalar(self) -> bool:
+        """Whether a row's value is one number or string."""
+        return all(size == 1 for size in self.shape)
+
+    def describe(self) -> str:
+        """What the field takes, in words for an error message."""
+        kind = {"string": "a string", "bool": "true or false"}.get(
+            self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
+        )
+        if not self.scalar:
+            kind = (
+                f"an array of shape [{', '.join('any' if n is None else str(n) for n in self.shape)}] of {self.dtype}"
+            )
+        return kind + (" or null" if self.nullable else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A decoded prediction request: rows in field order, and the body's own routing key."""
+
+    rows: list[Row]
+    key: str | None
+
+
+class Decoder:
+    """Reads `POST /predict` bodies for a given list of fields; `context` names fields that route or count but feed no model."""
+
+    ERRORS_MAX = 100  # a body with more things wrong is told about these
+
+    def __init__(
+        self, fields: Sequence[Field], *, context: Sequence[str] = (), rows_max: int, key_max_chars: int
+    ) -> None:
+        self.fields = tuple(fields)
+        names = {field.name for field in fields}
+        self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
+        self.rows_max, self.key_max_chars = rows_max, key_max_chars
+        texts = {field.name: _text_of(field) for field in fields if field.scalar}
+        self._texts = texts | dict.fromkeys(self.context, _text_or_missing)
+        self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
+        columns: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
+        ]
+        text = Annotated[str, msgspec.Meta(max_length=key_max_chars)]
+        whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+        columns += [(f"f{len(fields) + i}", text | whole | None, None) for i in range(len(self.context))]
+        columns.sort(key=len)  # required ones first, as a struct wants them
+        row = msgspec.defstruct(
+            "Row",
+            columns,
+            rename={f"f{i}": name for name, i in self.positions.items()},
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._order = [int(column[0][1:]) for column in columns]
+        self._identity = self._order == list(range(len(columns)))
+        body = msgspec.defstruct(
+            "Body",
+            [("rows", Annotated[list[row], msgspec.Meta(min_length=1)]), ("key", text | None, None)],  # type: ignore[valid-type]
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+        self._decode = msgspec.json.Decoder(body).decode
+
+    def decode(self, body: bytes) -> Request:
+        """The rows of a body.
+
+        Raises:
+            MalformedRequest: the bytes are not JSON in UTF-8.
+            TooLarge: more rows than `rows_max`.
+            InvalidInput: the JSON does not fit the fields; names every row and field that is wrong.
+        """
+        try:
+            decoded: Any = self._decode(body)
+        except msgspec.ValidationError as error:
+            errors = list(itertools.islice(self.explain(body), self.ERRORS_MAX))
+            raise InvalidInput(errors or [{"problem": str(error)}]) from None
+        except msgspec.DecodeError as error:
+            raise MalformedRequest(f"the body is not JSON: {error}") from None
+        except UnicodeDecodeError as error:
+            raise MalformedRequest(f"the body is not UTF-8: {error}") from None
+        except RecursionError:
+            raise MalformedRequest("the body is nested too deeply") from None
+        if len(decoded.rows) > self.rows_max:
+            raise TooLarge(f"{len(decoded.rows)} rows; one request takes at most {self.rows_max}: send several")
+        rows = [msgspec.structs.astuple(row) for row in decoded.rows]
+        if not self._identity:
+            rows = [tuple(value for _, value in sorted(zip(self._order, row, strict=True))) for row in rows]
+        return Request(rows, decoded.key)
+
+    def value(self, row: Row, name: str | None) -> str | None:
+        """A row's value of a field, as canonical text: for the routing key and the unit. None when the row has none.
+
+        The text depends on the value that the model is given, not on how it was sent: a number is cast to the field's dtype
+        first, and -0.0 is 0.0. NaN, and the empty string where a value may be missing, are no value.
+        """
+        return None if name is None else self._texts[name](row[self.positions[name]])
+
+    def first(self, rows: Rows, name: str | None) -> str | None:
+        """As `value`, of the first row."""
+        if name is None:
+            return None
+        value = rows[0][self.positions[name]] if isinstance(rows, list) else rows.values(name, 1)[0]
+        return self._texts[name](value)
+
+    def values(self, rows: Rows, name: str | None) -> list[str | None]:
+        """As `value`, of every row."""
+        if name is None:
+            return [None] * len(rows)
+        text = self._texts[name]
+        if not isinstance(rows, list):
+            return [text(value) for value in rows.values(name)]
+        position = self.positions[name]
+        return [text(row[position]) for row in rows]
+
+    def explain(self, body: bytes) -> Iterator[dict[str, Any]]:
+        """Every way in which a JSON body does not fit, as `{row, field, problem}`.
+
+        Raises:
+            MalformedRequest: as `decode`.
+        """
+        try:
+            data = msgspec.json.decode(body)
+        except msgspec.ValidationError:
+            return  # a number beyond any float: the fast path has said where
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedRequest(f"the body is not JSON: {error}") from None
+        except RecursionError:
+            raise MalformedRequest("the body is nested too deeply") from None
+        if not isinstance(data, dict):
+            raise MalformedRequest('the body must be an object: {"rows": [{"feature": value, …}, …]}')
+        for name in data.keys() - {"rows", "key"}:
+            yield {"row": None, "field": name, "problem": "unknown; the body has `rows` and may have `key`"}
+        if not isinstance(data.get("key"), str | None):
+            yield {"row": None, "field": "key", "problem": f"must be a string, not {_say(data['key'])}"}
+        rows = data.get("rows")
+        if not isinstance(rows, list) or not rows:
+            problem = "is missing" if "rows" not in data else "must be a list with at least one row"
+            yield {"row": None, "field": "rows", "problem": problem}
+            return
+        if len(rows) > self.rows_max:
+            raise TooLarge(f"{len(rows)} rows; one request takes at most {self.rows_max}: send several")
+        for number, row in enumerate(rows):
+            yield from self._explain_row(number, row)
+
+    def _explain_row(self, number: int, row: Any) -> Iterator[dict[str, Any]]:
+        if not isinstance(row, Mapping):
+            yield {"row": number, "field": None, "problem": f"must be an object of features, not {_say(row)}"}
+            return
+        for name in row.keys() - self.positions.keys():
+            yield {"row": number, "field": name, "problem": f"unknown; the model takes {', '.join(self.positions)}"}
+        for field in self.fields:
+            if field.name not in row:
+                if field.required:
+                    hint = " (null is allowed for a value that is missing)" if field.nullable else ""
+                    yield {
+                        "row": number,
+                        "field": field.name,
+                        "problem": f"is missing; it takes {field.describe()}{hint}",
+                    }
+                continue
+            value = row[field.name]
+            try:
+                msgspec.convert(value, _type(field) if field.required else _type(field) | None)
+            except msgspec.ValidationError as error:
+                problem = f"takes {field.describe()}, not {_say(value)}"
+                if isinstance(value, list) or _right_kind(value, field):
+                    problem += f": {error}"
+                yield {"row": number, "field": field.name, "problem": problem}
+        for name in self.context:
+            if name in row and not isinstance(row[name], str | int | None):
+                yield {"row": number, "field": name, "problem": f"takes a string, not {_say(row[name])}"}
+
+
+class Columns:
+    """Builds one model's input arrays from rows. What the rows' decoder calls the fields, the model's inputs are called too."""
+
+    def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
+        self.inputs = tuple(inputs)
+        self._positions = positions
+
+    @functools.cached_property
+    def _plan(self) -> tuple[list[_Together], list[tuple[Field, int, bool]]]:
+        """Where each input is in a row: plain float32 ones together, by shape, and the others alone."""
+        together: dict[tuple[int | None, ...], list[str]] = {}
+        alone = []
+        for field in self.inputs:
+            if field.dtype == "float32" and field.scalar:
+                together.setdefault(field.shape, []).append(field.name)
+            else:
+                alone.append((field, self._positions[field.name], field.scalar))
+        return [(shape, names, [self._positions[n] for n in names]) for shape, names in together.items()], alone
+
+    def build(self, rows: Batch) -> dict[str, Array]:
+        """Arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; float nulls are NaN, string nulls "".
+
+        Raises:
+            InvalidInput: a null where the model has no way to take one, or a ragged or oversized array.
+        """
+        if not isinstance(rows, list):
+            return rows.arrays(self)
+        count = len(rows)
+        by_field = list(zip(*rows, strict=True))
+        columns: dict[str, Array] = {}
+        # One numpy call for all the plain float32 columns, most of a table, instead of one each.
+        together, alone = self._plan
+        for shape, names, places in together:
+            block = np.array([by_field[place] for place in places], dtype=np.float32)
+            columns.update(zip(names, block.reshape(len(names), count, *shape), strict=True))
+        for field, place, scalar in alone:
+            array = _array(field, by_field[place])
+            columns[field.name] = array.reshape(count, *field.shape) if scalar else array
+        return columns
+
+
+def _text_of(field: Field) -> Callable[[Any], str | None]:
+    """The canonical text of a scalar field's values: equal for equal inputs of the model, whatever the protocol."""
+    if field.dtype == "string":
+        return _text_or_missing if field.nullable or not field.required else _text
+    if not field.dtype.startswith("float"):
+        return _text
+    dtype = np.dtype(field.dtype).type
+    wide = field.dtype == "float64"
+
+    def text(value: Any) -> str | None:
+        if value is None or value != value:  # noqa: PLR0124 - only NaN differs from itself
+            return None
+        # The shortest decimal that is this number in the field's dtype; `+ 0.0` takes the sign from -0.0.
+        return repr((float(value) if wide else float(str(dtype(value)))) + 0.0)
+
+    return text
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _text_or_missing(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _array(field: Field, values: Sequence[Any]) -> Array:
+    if field.dtype == "string":
+        if field.nullable or not field.required:
+            values = ["" if value is None else value for value in values]
+        return np.array(values, dtype=object)
+    try:
+        return np.array(values, dtype=field.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        problem = f"takes {field.describe()}: {error}"
+        raise InvalidInput([{"row": None, "field": field.name, "problem": problem}]) from None
+
+
+def element_type(field: Field) -> Any:
+    """The msgspec type of one number or string of a field."""
+    kind: Any
+    if field.dtype == "string":
+        kind = str
+    elif field.dtype == "bool":
+        kind = bool
+    elif field.dtype.startswith("float"):
+        limit = _FLOAT_LIMIT[field.dtype]
+        kind = float if limit == math.inf else Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
+    else:
+        info = np.iinfo(field.dtype)
+        # msgspec's bounds are 64-bit signed; numpy refuses what is larger than uint64.
+        high = None if info.max > np.iinfo(np.int64).max else int(info.max)
+        kind = Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
+    return kind
+
+
+def _type(field: Field) -> Any:
+    """The msgspec type of one row's value of a field."""
+    kind: Any = element_type(field)
+    if field.scalar:
+        return kind | None if field.nullable else kind
+    for size in reversed(field.shape):
+        kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
+    return kind
+
+
+def _right_kind(value: Any, field: Field) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and field.dtype not in {"string", "bool"}
+
+
+def _say(value: Any) -> str:
+    """A value as an error message shows it: its kind, and itself where it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str):
+        return f"the string {value!r}" if len(value) <= 40 else f"a string of {len(value)} characters"
+    return f"the number {value}"

@@ -1,0 +1,290 @@
+"""Models from an object store or a web server: fetched once, checked against the rollout file's digest, and kept.
+
+A URL names one object and the SHA-256 of its bytes, `s3://bucket/flights/poc/card.json#sha256=…`. The object is a card, whose
+own digest vouches for the `model.onnx` beside it, or a bare `.onnx` file. External data files of the model are fetched from beside
+it; the digest covers them (`catalog.model_digest`). What is fetched lies in a folder by its digest:
+
+::
+
+    MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or a bare file under its own name; external data files
+
+and is there whole or not at all, checked again by each process that opens it. What no process holds is removed, the longest
+unused first, when there is no room for another. The only importer of obstore, which is an optional extra.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pydantic
+import structlog
+
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import CARD_FILE, MODEL_FILE, Card, digest_of, model_digest
+from understudy.inference.graph import external_files
+
+CHUNK_BYTES = 2**20
+CONNECT_S = 5
+RETRIES = 5
+RETRY_S = 60
+"""How long a server that fails is tried again, for one object; a download that breaks off goes on where it was."""
+TELL_S = 5.0
+"""How often a download says how far it is, where nobody looks at a terminal."""
+UNFINISHED = ".fetching-"
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine or pod; AWS_SKIP_SIGNATURE=true: a public bucket",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the pod's own account; GOOGLE_SKIP_SIGNATURE=true: a public bucket",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or a managed identity",
+}  # fmt: skip
+_METADATA = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
+"""Where credentials are looked for when the environment has none: an error there says that there are none."""
+
+
+class ModelCache:
+    """A folder of fetched models. Blocks; safe for several processes at once, on one machine or on a volume that they share.
+
+    Args:
+        folder: where they lie; made when the first is fetched.
+        max_bytes: how much may lie there.
+        timeout_s: how long a server may send nothing before it is given up.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, timeout_s: float) -> None:
+        self._folder, self._max_bytes, self._timeout_s = folder, max_bytes, timeout_s
+
+    def local(self, source: str) -> str:
+        """Where a model lies on this machine, fetched if it is a URL: what `engine.onnx.resolve` takes.
+
+        Raises:
+            ConfigurationError: it cannot be fetched, or is not what the digest says. The message says what to do.
+        """
+        if "://" not in source:
+            return source
+        url, _, digest = source.partition("#sha256=")
+        name = url.rpartition("/")[2]  # a bare file's is what its model is called
+        entry = self._folder / f"sha256-{digest}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with _locked(self._folder / ".lock"):
+                if not _whole(entry, name, digest):
+                    _let_go(entry)
+                    shutil.rmtree(entry, ignore_errors=True)
+                    self._fetch(url, name, digest, entry)
+                entry.touch()
+                _hold(entry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{url}: cannot be kept in {self._folder} ({error.strerror or error}); UNDERSTUDY_MODEL_CACHE_DIR names "
+                "another folder"
+            ) from error
+        return str(entry if name == CARD_FILE else entry / name)
+
+    def _fetch(self, url: str, name: str, digest: str, entry: Path) -> None:
+        """Bring an entry here, whole or not at all. Under the folder's lock, so what others left unfinished is nobody's."""
+        for left in self._folder.glob(UNFINISHED + "*"):
+            shutil.rmtree(left, ignore_errors=True)
+        work = Path(tempfile.mkdtemp(dir=self._folder, prefix=UNFINISHED))
+        try:
+            model, beside, wanted = work / name, url, f"sha256:{digest}"
+            self._download(url, work / name)
+            if name == CARD_FILE:
+                _check(url, digest_of(work / CARD_FILE), wanted)
+                try:
+                    card = Card.model_validate_json((work / CARD_FILE).read_bytes())
+                except pydantic.ValidationError as error:
+                    raise ConfigurationError(f"{url} is not a model card: {error}") from error
+                model, beside, wanted = work / MODEL_FILE, url.removesuffix(CARD_FILE) + MODEL_FILE, card.digest
+                self._download(beside, model)
+            for each in external_files(model.read_bytes(), beside):
+                (work / each).parent.mkdir(parents=True, exist_ok=True)
+                self._download(f"{beside.rpartition('/')[0]}/{each}", work / each)
+            _check(beside, model_digest(model), wanted)
+            work.chmod(0o755)
+            work.rename(entry)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _download(self, url: str, to: Path) -> None:
+        base, _, name = url.rpartition("/")
+        with _said(url):
+            found = _get(base, name, self._timeout_s)
+            size = int(found.meta["size"])
+            self._make_room(url, size)
+            with to.open("wb") as file, _progress(url, size) as told:
+                for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+                    file.write(chunk)
+                    if file.tell() > size:  # a server that sends more than it said must not fill the disk
+                        break
+                    told(file.tell())
+        _tell("fetched", model=url, bytes=size)
+
+    def _make_room(self, url: str, size: int) -> None:
+        """Remove what nobody holds, the longest unused first, until `size` more bytes fit.
+
+        Raises:
+            ConfigurationError: when they do not fit.
+        """
+        entries = sorted(self._folder.glob("sha256-*"), key=lambda path: path.stat().st_mtime)
+        kept = sum(map(_bytes_of, self._folder.iterdir()))
+        for path in entries:
+            if kept + size <= self._max_bytes:
+                return
+            if not _held(path):
+                kept -= _bytes_of(path)
+                shutil.rmtree(path)
+                _tell("removed from the cache of models, to make room", entry=path.name)
+        if kept + size > self._max_bytes:
+            raise ConfigurationError(
+                f"{url} has {size:,} bytes, and {kept:,} of the {self._max_bytes:,} that {self._folder} may have are in use; "
+                "UNDERSTUDY_MODEL_CACHE_MAX_MIB sets how much that is"
+            )
+
+
+def _get(base: str, name: str, timeout_s: float) -> Any:
+    try:
+        import obstore  # noqa: PLC0415 - an optional extra
+        from obstore.store import from_url  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{base}/{name}: models from a URL need obstore: `pip install 'understudy[objects]'`"
+        ) from error
+    # The digest says what is right, so plain HTTP risks only that others read along.
+    options: Any = {
+        "connect_timeout": f"{CONNECT_S}s",
+        "read_timeout": f"{timeout_s:g}s",
+        "timeout": "1 day",
+        "allow_http": True,
+    }
+    store = from_url(
+        base,
+        client_options=options,
+        retry_config={"max_retries": RETRIES, "retry_timeout": datetime.timedelta(seconds=RETRY_S)},
+    )
+    return obstore.get(store, name)
+
+
+@contextlib.contextmanager
+def _said(url: str) -> Iterator[None]:
+    """The store's errors in words that say what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:  # which obstore raises for its NotFound
+        if error.errno is not None:
+            raise  # this machine's own
+        raise ConfigurationError(f"{url} is not there; is the path right, and was it uploaded?") from error
+    except Exception as error:
+        if not type(error).__module__.startswith("obstore"):
+            raise
+        why = str(error).partition("\n\nDebug source")[0].strip()
+        needed = _CREDENTIALS.get(urlsplit(url).scheme, "none that this service could send")
+        if any(place in why for place in _METADATA):
+            raise ConfigurationError(f"{url}: no credentials were found: {needed}") from error
+        if type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
+            raise ConfigurationError(f"{url}: the credentials are refused ({why[:500]}); it takes {needed}") from error
+        raise ConfigurationError(f"{url} cannot be fetched: {why[:500]}") from error
+
+
+@contextlib.contextmanager
+def _progress(url: str, size: int) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many bytes are here: a bar on a terminal, else a line now and then."""
+    if sys.stderr.isatty():
+        from rich.console import Console  # noqa: PLC0415 - only where somebody looks
+        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415
+
+        columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(url.rpartition("/")[2], total=size)
+            yield lambda done: bar.update(task, completed=done)
+        return
+    _tell("fetching", model=url, bytes=size)
+    said_at = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= TELL_S:
+            said_at = time.monotonic()
+            _tell("fetching", model=url, percent=round(100 * done / max(size, 1)))
+
+    yield tell
+
+
+def _tell(event: str, **about: Any) -> None:
+    """To stderr: a command that fetches a model may be printing JSON."""
+    structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info(event, **about)
+
+
+def _check(url: str, there: str, wanted: str) -> None:
+    """Whether what was fetched is what was named.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if there != wanted:
+        raise ConfigurationError(
+            f"{url}: what is there is not what the rollout file (or the card beside it) names: its digest is {there}, "
+            f"wanted is {wanted}. Nothing was kept. Upload the right file, or name the other digest"
+        )
+
+
+def _whole(entry: Path, name: str, digest: str) -> bool:
+    """Whether an entry has what it should, to the last byte."""
+    try:
+        if name != CARD_FILE:
+            return model_digest(entry / name) == f"sha256:{digest}"
+        card = Card.model_validate_json((entry / CARD_FILE).read_bytes())
+        return digest_of(entry / CARD_FILE) == f"sha256:{digest}" and model_digest(entry / MODEL_FILE) == card.digest
+    except (OSError, pydantic.ValidationError, ConfigurationError):
+        return False
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among all processes that ask for the same."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _tell("waiting for another process that fetches a model", folder=str(path.parent))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+_held_here: dict[Path, int] = {}
+
+
+def _hold(entry: Path) -> None:
+    """Keep an entry from being removed for as long as this process lives: it may be opened again, by `undo`."""
+    if entry not in _held_here:
+        _held_here[entry] = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(_held_here[entry], fcntl.LOCK_SH)
+
+
+def _let_go(entry: Path) -> None:
+    if entry in _held_here:
+        os.close(_held_here.pop(entry))
+
+
+def _held(entry: Path) -> bool:
+    if entry in _held_here:
+        return True
+    found = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(found)
+    return False
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file()) if path.is_dir() else 0

@@ -1,0 +1,336 @@
+"""ONNX Runtime, distrusted: the device asked for is the device that runs, threads fit the CPU quota, warmed before use.
+
+The only importer of `onnxruntime`. Three habits of the runtime are worked around here, each with its public report:
+it falls back to the CPU without an error when a GPU was asked for (microsoft/onnxruntime#23372), it sizes its thread
+pools by the host's cores and not by the container's quota (#3099), and it pays for every new input shape at its first
+request (#19838).
+"""
+
+import ctypes
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from understudy.errors import ConfigurationError, InferenceError, ModelChanged, WrongShape
+from understudy.inference import bare
+from understudy.inference.cards import (
+    CARD_FILE,
+    MODEL_FILE,
+    MULTILABEL,
+    Card,
+    InputSpec,
+    ModelBytes,
+    read_card,
+    read_model,
+)
+from understudy.inference.decoding import Array
+
+_PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+# What each provider loads; the first that cannot be loaded is named to the user.
+_LIBRARIES = {
+    "cuda": [
+        "libcuda.so.1",
+        "libcudart.so.12",
+        "libcublasLt.so.12",
+        "libcublas.so.12",
+        "libcufft.so.11",
+        "libcudnn.so.9",
+    ],
+    "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
+}
+WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+WARM_RUNS = 5
+WARM_MAX_S = 5.0
+
+
+class OnnxEngine:
+    """A warmed session behind the Engine port.
+
+    Attributes:
+        card: the model's card; for a bare file, one made from the graph's signature.
+        device: the device that runs it: "cpu", "cuda" or "tensorrt".
+        unnamed: how many probabilities a row has that nothing names; 0 where there are none, or they have names.
+
+    Args:
+        expected: the digest that the model must have; None: any.
+        classes: what the rollout file calls the classes, for a model that does not name them itself.
+        task: what the rollout file says that the model does, for a bare file.
+
+    Raises:
+        ConfigurationError: the model cannot be loaded, or is not the one that is expected.
+    """
+
+    def __init__(
+        self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024,
+        expected: str | None = None, classes: Sequence[int | str] = (), task: str = "other",
+    ) -> None:  # fmt: skip
+        self.path, folder = locate(source)
+        model = read_model(self.path)
+        if expected is not None and model.digest != expected:
+            raise ModelChanged(
+                f"{self.path} is not the model that this service was started with: its digest is {model.digest}, that of the "
+                f"start was {expected}. Restore the file, or restart the service to serve the new one"
+            )
+        card = read_card(folder, model.digest) if folder is not None else None
+        self._session, self.device = _open(self.path, device, threads, model)
+        self.unnamed = 0
+        if card is None:
+            found = bare.read(
+                self._session, self.path, model.graph, model.digest, classes,
+                lambda inputs: _one_run(self._session, self.path, inputs), task,
+            )  # fmt: skip
+            card, self.unnamed = found.card, found.unnamed
+        del model
+        self.card = named(card, classes)
+        _check_signature(self._session, self.card)
+        self._names = [output.name for output in self.card.outputs]
+        # Of two classes a model may give the probability of the second alone.
+        of_two = len(self.card.classes) == 2 and self.card.task != MULTILABEL
+        self._of_two = [o.name for o in self.card.outputs if o.role == "probabilities" and of_two]
+        self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
+        batch = self.card.inputs[0].shape[0] if self.card.inputs[0].shape else None
+        self._fixed_rows = batch
+        self._seconds = by_rows(self._warm(warm_max_rows))
+
+    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine.run`. A graph with a fixed batch dimension is run in pieces of that size, the last one padded."""
+        try:
+            if self._fixed_rows is None:
+                return self._run(columns)
+            return self._run_in_pieces(columns, self._fixed_rows)
+        except WrongShape:
+            raise
+        except Exception as error:  # the runtime raises a dozen unrelated classes
+            raise InferenceError(f"{self.card.name} failed: {error}") from error
+
+    def seconds(self, rows: int) -> float:
+        """See `Engine.seconds`: interpolated between the warm-up's batch sizes, extended in proportion beyond them."""
+        if rows < len(self._seconds):
+            return self._seconds[rows]
+        return self._seconds[-1] * rows / (len(self._seconds) - 1)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+
+    def _run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise RuntimeError("the engine is closed")
+        outputs = self._session.run(self._names, dict(columns))
+        plain = {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
+        for name in self._of_two:
+            plain[name] = _two_columns(plain[name])
+        return plain
+
+    def _run_in_pieces(self, columns: Mapping[str, Array], size: int) -> dict[str, Array]:
+        rows = len(next(iter(columns.values())))
+        pieces = []
+        for start in range(0, rows, size):
+            piece = {name: array[start : start + size] for name, array in columns.items()}
+            short = size - min(size, rows - start)
+            if short:
+                piece = {
+                    name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()
+                }
+            outputs = self._run(piece)
+            for name, array in outputs.items():
+                if array.ndim == 0 or len(array) != size:  # put together, the pieces would mix up the rows
+                    raise WrongShape(f"output {name!r} has shape {list(array.shape)} for a batch of {size} rows")
+            pieces.append(outputs)
+        return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
+
+    def _warm(self, max_rows: int) -> dict[int, float]:
+        """Run every batch size once and measure it; seconds by rows. Stops early for a model so slow that it would take long."""
+        costs: dict[int, float] = {}
+        started = time.perf_counter()
+        for rows in [n for n in WARM_ROWS if n <= max_rows] or [1]:
+            columns = {spec.name: typical(spec, rows) for spec in self.card.inputs}
+            timings = []
+            for _ in range(WARM_RUNS):
+                begin = time.perf_counter()
+                self.run(columns)
+                timings.append(time.perf_counter() - begin)
+            costs[rows] = statistics.median(timings)
+            if time.perf_counter() - started > WARM_MAX_S:
+                break
+        return costs
+
+
+def resolve(source: str | Path) -> tuple[Path, Card | None]:
+    """The model file and card that a rollout file's `primary` or `candidate` names; no card for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing usable is there.
+    """
+    path, folder = locate(source)
+    return path, read_card(folder) if folder is not None else None
+
+
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """The model file, and the folder with its card; None for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing is there.
+    """
+    text = str(source)
+    if text.startswith("bentoml:"):
+        import bentoml  # noqa: PLC0415 - heavy, and only for this kind of source
+
+        try:
+            folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
+        except Exception as error:
+            raise ConfigurationError(f"{text}: {error}") from error
+        return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
+    path = Path(text)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise ConfigurationError(f"{path} is missing")
+        return path, None
+    for name in (MODEL_FILE, CARD_FILE):
+        if not (path / name).is_file():
+            raise ConfigurationError(f"{path / name} is missing; `make models` builds the example models")
+    return path / MODEL_FILE, path
+
+
+def by_rows(costs: Mapping[int, float]) -> list[float]:
+    """Measured seconds by batch size, interpolated for every number of rows up to the largest: it is looked up twice a request."""
+    found: list[float] = np.interp(range(max(costs) + 1), list(costs), list(costs.values())).tolist()
+    return found
+
+
+def cpu_quota() -> float:
+    """CPUs this process may use: its affinity mask, cut down to the cgroup's quota (v2, then v1)."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        if quota != "max":
+            cpus = min(cpus, int(quota) / int(period))
+    except (OSError, ValueError):
+        try:
+            root = Path("/sys/fs/cgroup/cpu")
+            micros = int((root / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+            if micros > 0:
+                cpus = min(cpus, micros / int((root / "cpu.cfs_period_us").read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            pass
+    return cpus
+
+
+def typical(spec: InputSpec, rows: int) -> Array:
+    """A plausible input for warming up: the profile's mean or commonest value, else zeros or empty strings."""
+    shape = [rows if i == 0 else (size or 1) for i, size in enumerate(spec.shape)] or []
+    if spec.dtype == "string":
+        shares = spec.profile.shares if spec.profile and spec.profile.kind == "categorical" else {}
+        return np.full(shape, max(shares, key=lambda k: shares[k]) if shares else "", dtype=object)
+    mean = spec.profile.mean if spec.profile and spec.profile.kind == "numeric" else 0
+    return np.full(shape, mean, dtype=spec.dtype)
+
+
+def device_of(wanted: str) -> str:
+    """The device that a rollout file's `device` stands for on this machine: "cpu", "cuda" or "tensorrt"."""
+    if wanted != "auto":
+        return wanted
+    usable = "CUDAExecutionProvider" in ort.get_available_providers() and _missing_library("cuda") is None
+    return "cuda" if usable else "cpu"
+
+
+def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Any, str]:
+    available = ort.get_available_providers()
+    device = device_of(device)
+    wanted = _PROVIDERS[device]
+    if wanted[0] not in available:
+        raise ConfigurationError(
+            f"device: {device} was asked for, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
+            "The library missing is onnxruntime-gpu: `pip uninstall -y onnxruntime && pip install 'understudy[gpu]'`, "
+            "or say device: cpu."
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    # A spinning pool burns the very core that decodes the next request.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if model.data:
+        # Not by path: ONNX Runtime would map the files, so overwriting them would change the weights of a running session.
+        buffers, sizes = list(model.data.values()), [len(each) for each in model.data.values()]
+        options.add_external_initializers_from_files_in_memory(list(model.data), buffers, sizes)
+    try:
+        session = ort.InferenceSession(model.graph, options, providers=wanted)
+    except Exception as error:
+        raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+    if session.get_providers()[0] != wanted[0]:
+        missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
+        raise ConfigurationError(
+            f"device: {device} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}. "
+            f"The library missing is {missing}. Install it, or say device: cpu."
+        )
+    return session, device
+
+
+def _missing_library(device: str) -> str | None:
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    for name in _LIBRARIES["cuda"] + (_LIBRARIES["tensorrt"] if device == "tensorrt" else []):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            return name
+    return None
+
+
+def _plain(value: Any, classes: Sequence[int | str]) -> Array:
+    """Arrays as they are; a ZipMap's list of dicts as a matrix of probabilities in class order."""
+    if isinstance(value, list):
+        order = list(classes) or (list(value[0]) if value else [])
+        return np.array([[row[name] for name in order] for row in value], dtype=np.float32)
+    return np.asarray(value)
+
+
+def _two_columns(values: Array) -> Array:
+    """Probabilities of two classes, [rows, 2]: as they are, or made of that of the second class, [rows] or [rows, 1]."""
+    if values.ndim == 0 or values.size != len(values):
+        return values
+    second = values.reshape(-1, 1)
+    return np.concatenate([1 - second, second], axis=1)
+
+
+def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str, Any]:
+    """The raw outputs for the smallest batch there is."""
+    rows = (inputs[0].shape[0] if inputs[0].shape else None) or 1
+    try:
+        found = session.run(None, {spec.name: typical(spec, rows) for spec in inputs})
+    except Exception as error:  # the runtime raises a dozen unrelated classes
+        raise InferenceError(f"{path.stem} failed: {error}") from error
+    return dict(zip([output.name for output in session.get_outputs()], found, strict=True))
+
+
+def named(card: Card, classes: Sequence[int | str]) -> Card:
+    """A card that names its classes, or else as the rollout file names them where there are so many probabilities."""
+    widths = {output.shape[-1] for output in card.outputs if output.role == "probabilities" and output.shape}
+    if card.classes or not classes or widths != {len(classes)}:
+        return card
+    two = len(classes) == 2 and card.positive is None and card.task != MULTILABEL
+    positive = classes[1] if two else card.positive
+    return card.model_copy(update={"classes": list(classes), "positive": positive})
+
+
+def _check_signature(session: Any, card: Card) -> None:
+    """A card that speaks of other inputs or outputs than the graph has is refused."""
+    for what, specs, nodes in (
+        ("input", card.inputs, session.get_inputs()),
+        ("output", card.outputs, session.get_outputs()),
+    ):
+        said, found = [spec.name for spec in specs], [node.name for node in nodes]
+        if sorted(said) != sorted(found):
+            raise ConfigurationError(f"{card.name}: the card's {what}s are {said}, the graph's are {found}")

@@ -1,0 +1,386 @@
+"""What the rollout file names, read and opened: the policy, the models with their cards, the folders of one running service."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic_core
+
+from understudy.domain import Variant
+from understudy.errors import ConfigurationError, StoreLost
+from understudy.http.auth import Tokens
+from understudy.inference.cards import Card
+from understudy.inference.decoding import Columns, Field
+from understudy.inference.fetch import ModelCache
+from understudy.inference.onnx import OnnxEngine, cpu_quota, named, resolve
+from understudy.inference.tasks import fitted, mismatch
+from understudy.observability import webhooks
+from understudy.records.pairs import incomparable, judged_by_agreement, tolerances
+from understudy.rollout import policy as rollout_file
+from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
+from understudy.rollout.policy import Policy
+from understudy.runtime import started
+from understudy.settings import Settings
+
+STORE_FILE = "store"
+"""In the run folder: the identity of the store that this service has."""
+
+
+def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
+    """The rollout file; `for_a_clip` as in `policy.parse`.
+
+    Raises:
+        ConfigurationError: when it is missing or does not fit its schema.
+    """
+    path, text = rollout_text(settings)
+    policy = rollout_file.parse(text, str(path), for_a_clip=for_a_clip)
+    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
+    return policy.model_copy(update=found)
+
+
+def start_policy(settings: Settings) -> Policy:
+    """As `load_policy`; in a supervisor the processes that it starts will obey the same text, whatever becomes of the file.
+
+    Raises:
+        ConfigurationError: as `load_policy`, and when the file is too large.
+    """
+    if started.CHILD not in os.environ:
+        started.hand_on(*rollout_text(settings))
+    return load_policy(settings)
+
+
+def rollout_text(settings: Settings) -> tuple[Path, str]:
+    """The rollout file's path, and the text that this service obeys: what its supervisor read.
+
+    Raises:
+        ConfigurationError: when it is missing.
+    """
+    if (found := started.read()) is not None:
+        return Path(found.file), found.text
+    path = rollout_path(settings)
+    try:
+        return path, path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the rollout file {path} is not UTF-8: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"the rollout file {path} cannot be read ({error.strerror}); name one with UNDERSTUDY_ROLLOUT_FILE, or make "
+            "one with `understudy init POC.onnx CANDIDATE.onnx`"
+        ) from error
+
+
+def rollout_path(settings: Settings) -> Path:
+    """The rollout file: as named, or, for a Bento that is served from any folder, beside the package it was built with."""
+    path = settings.rollout_file
+    if path.is_absolute() or path.exists():
+        return path
+    package = Path(__file__).parents[1]
+    # `service/understudy/` in a checkout and in a Bento, `understudy/` in an image.
+    return next((found for folder in (package.parents[1], package.parent) if (found := folder / path).exists()), path)
+
+
+def _placed(source: str | None, folder: Path) -> str | None:
+    """A model's path: relative to the working folder, or else to the rollout file's."""
+    if source is None or source.startswith("bentoml:") or "://" in source or Path(source).exists():
+        return source
+    return str(folder / source) if (folder / source).exists() else source
+
+
+def run_dir(settings: Settings) -> Path:
+    """The folder of one running service: metrics files and readiness marks. Named after its supervisor's process."""
+    return settings.state_dir.absolute() / "run" / str(started.supervisor())
+
+
+def known_store(settings: Settings) -> str | None:
+    """The `uuid` of the store that this service's processes have opened; None before the first.
+
+    Raises:
+        StoreLost: the run folder was removed under the running service, and with it what was known.
+    """
+    try:
+        return (run_dir(settings) / STORE_FILE).read_text(encoding="ascii")
+    except OSError:
+        found = started.read()
+        if found is not None and found.cards and not Path(found.cards).exists():
+            raise StoreLost(
+                f"the folder {settings.state_dir.absolute()} was removed while the service runs; restart the service to begin a "
+                "new store"
+            ) from None
+        return None
+
+
+def store_was_open(settings: Settings) -> bool:
+    """Whether a process of this service had opened its store before."""
+    try:
+        return known_store(settings) is not None
+    except StoreLost:
+        return True
+
+
+def note_store(settings: Settings, uuid: str) -> None:
+    """Let the other processes of this service know which store it has."""
+    file = run_dir(settings) / STORE_FILE
+    with contextlib.suppress(FileExistsError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="ascii") as written:
+            written.write(uuid)
+
+
+def private_metrics_dir(settings: Settings) -> None:
+    """Let this service's workers keep their metrics files in its own folder, in the supervisor, before workers start.
+
+    BentoML's default is one folder per user, which each start wipes: a second service on the machine would take the
+    first one's metrics away.
+    """
+    from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: PLC0415
+
+    root = settings.state_dir.absolute() / "run"
+    for left in root.glob("*") if root.is_dir() else ():
+        if left.name.isdigit() and not Path(f"/proc/{left.name}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(str(run_dir(settings) / "metrics"))
+
+
+def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
+    """The fields of a request row: what the primary reads, then what only the candidate reads (which may be left out).
+
+    Raises:
+        ConfigurationError: when the two disagree on the kind of a field that both read.
+    """
+    fields = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in primary.inputs}
+    for spec in candidate.inputs if candidate else ():
+        known = fields.get(spec.name)
+        if known is None:
+            fields[spec.name] = Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable, required=False)
+        elif (known.dtype == "string") != (spec.dtype == "string"):
+            raise ConfigurationError(f"primary and candidate disagree on {spec.name}: {known.dtype} and {spec.dtype}")
+    return list(fields.values())
+
+
+def check_keys(policy: Policy, fields: Sequence[Field]) -> None:
+    """`route_by` and `unit` name fields with one value a row.
+
+    Raises:
+        ConfigurationError: one of them names an array.
+    """
+    arrays = {field.name: field for field in fields if not field.scalar}
+    for key, name in (("route_by", policy.route_by), ("unit", policy.unit)):
+        if name in arrays:
+            raise ConfigurationError(
+                f"`{key}: {name}` names an input that takes {arrays[name].describe()}; name a field with one value a row, or one "
+                "that no model reads, such as a customer's id"
+            )
+
+
+def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
+    """Builds a model's own columns from the rows of a request."""
+    return Columns([Field(s.name, s.dtype, tuple(s.shape[1:]), s.nullable) for s in card.inputs], positions)
+
+
+def thread_count(settings: Settings, policy: Policy) -> int:
+    """ONNX Runtime threads per process: the CPU quota divided among the processes that run models, at least one."""
+    processes = (settings.workers or policy.workers) + (1 if policy.candidate and not settings.candidate_url else 0)
+    return settings.threads or max(1, int(cpu_quota()) // processes)
+
+
+def local(source: str, settings: Settings) -> str:
+    """Where a model lies on this machine; one that is named by URL is fetched, unless it is here already.
+
+    Raises:
+        ConfigurationError: when it cannot be fetched, or is not the one that its digest names.
+    """
+    folder = (settings.model_cache_dir or settings.state_dir / "models").absolute()
+    cache = ModelCache(folder, max_bytes=settings.model_cache_max_mib * 2**20, timeout_s=settings.model_fetch_timeout_s)
+    return cache.local(source)
+
+
+def open_engine(source: str, settings: Settings, policy: Policy, expected: str | None = None) -> OnnxEngine:
+    """A warmed engine for one of the rollout file's models.
+
+    Raises:
+        ModelChanged: its digest is not the `expected` one.
+        ConfigurationError: it cannot be served.
+    """
+    engine = OnnxEngine(
+        local(source, settings),
+        device=policy.device,
+        threads=thread_count(settings, policy),
+        warm_max_rows=settings.batch_max_rows,
+        classes=policy.classes,
+        task=policy.task,
+        expected=expected,
+    )
+    engine.card = fitted(engine.card, policy.task)
+    return engine
+
+
+def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
+    """A warmed engine for the candidate: the very model that this service was started with.
+
+    Raises:
+        ModelChanged: another model is in its place now.
+        ConfigurationError: it cannot be served.
+    """
+    assert policy.candidate is not None
+    found = started.read()
+    return open_engine(
+        policy.candidate, settings, policy, found.expected(Variant.CANDIDATE) if found is not None else None
+    )
+
+
+def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
+    """In the supervisor: let its processes have the cards of the models that it has checked, and refuse other models.
+
+    Raises:
+        ConfigurationError: when the rollout file was edited meanwhile.
+    """
+    file = run_dir(settings) / "cards.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(
+        pydantic_core.to_json({variant.value: card.model_dump(mode="json") for variant, card in cards.items()})
+    )
+    digests = {variant.value: card.digest for variant, card in cards.items()}
+    started.hand_on_models(rollout_text(settings)[1], digests, file)
+
+
+def hand_on_candidate(settings: Settings, policy: Policy) -> None:
+    """As `hand_on_models`, in the supervisor of a candidate that is served alone; nothing where the models were handed on.
+
+    Raises:
+        ConfigurationError: when the candidate cannot be read, or the rollout file was edited meanwhile.
+    """
+    if not started.models_handed_on() and policy.candidate is not None:
+        hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy)})
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What was found before a start.
+
+    Attributes:
+        said: what is worth saying, a line each. lines: where each key of the rollout file stands. file: its path.
+        cards: of the models that were loaded.
+    """
+
+    said: list[str]
+    feasibility: Feasibility
+    lines: Lines
+    file: Path
+    cards: Mapping[Variant, Card]
+
+    def refuse(self) -> None:
+        """Stop here where the rollout could not finish.
+
+        Raises:
+            ConfigurationError: naming each line of the rollout file that has to change, and how.
+        """
+        if found := self.feasibility.refusals:
+            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in found)
+            raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
+
+
+def preflight(settings: Settings) -> Preflight:
+    """Load and warm what would be served, and check that the rollout can finish.
+
+    Raises:
+        ConfigurationError: what keeps the service from starting.
+    """
+    found = examine(settings)
+    found.refuse()
+    warnings = [f"warning: {said(problem, found.lines)}" for problem in found.feasibility.warnings]
+    return dataclasses.replace(found, said=found.said + warnings)
+
+
+def examine(settings: Settings) -> Preflight:
+    """Load and warm what would be served, and find out whether the rollout can finish.
+
+    Raises:
+        ConfigurationError: the first thing that keeps the models from being served.
+    """
+    policy = load_policy(settings)
+    told = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
+    cards: list[Card] = []
+    seconds: list[float] = []
+    for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
+        engine = open_engine(source, settings, policy)
+        cards.append(engine.card)
+        told.append(
+            f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
+            f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
+        )
+        seconds.append(engine.seconds(1))
+        engine.close()
+    tolerances(policy, cards)
+    if len(cards) > 1:
+        check_together(policy, *cards)
+    fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
+    check_keys(policy, fields)
+    told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    Tokens(settings.tokens_file)
+    if urls := webhooks.read_urls(settings.webhook_urls):
+        webhooks.read_secrets(settings.webhook_secret_file)
+        told.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
+    subjects = {v: subject(card, took) for v, card, took in zip(Variant, cards, seconds, strict=False)}
+    limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
+    file, text = rollout_text(settings)
+    return Preflight(
+        told, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
+    )
+
+
+def subject(card: Card, seconds: float | None = None) -> Subject:
+    """What feasibility needs of a model; `seconds` is what one row takes, where that was measured."""
+    known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
+    values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
+    return Subject(card.name, tuple(card.classes), card.roles, values, seconds, card.task)
+
+
+def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
+    """The cards of the rollout file's models; in a service's processes, of those that its supervisor checked.
+
+    Raises:
+        ConfigurationError: when a model cannot be read.
+    """
+    if (found := started.read()) is not None and found.cards and Path(found.cards).exists():
+        kept: dict[str, Any] = pydantic_core.from_json(Path(found.cards).read_bytes())
+        return {Variant(name): Card.model_validate(card) for name, card in kept.items()}
+    primary = _card_of(local(policy.primary, settings), policy)
+    if policy.candidate is None:
+        return {Variant.PRIMARY: primary}
+    candidate = _card_of(local(policy.candidate, settings), policy)
+    check_together(policy, primary, candidate)
+    return {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate}
+
+
+def check_together(policy: Policy, primary: Card, candidate: Card) -> None:
+    """Make sure that the two models' answers can be judged side by side.
+
+    Raises:
+        ConfigurationError: saying why they cannot.
+    """
+    why = incomparable(primary, candidate) if judged_by_agreement(policy) else mismatch(primary, candidate)
+    if why is not None and policy.task != "other":
+        raise ConfigurationError(why)
+
+
+def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
+    """What the evidence on these models under this policy is kept under."""
+    candidate = cards.get(Variant.CANDIDATE)
+    return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
+
+
+def _card_of(source: str, policy: Policy) -> Card:
+    """A model's card without keeping the model: for a bare file the graph is opened and let go again."""
+    _, card = resolve(source)
+    if card is not None:
+        card = named(card, policy.classes)
+    else:
+        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=policy.classes, task=policy.task)
+        card = engine.card
+        engine.close()
+    return fitted(card, policy.task)

@@ -1,0 +1,272 @@
+"""Sends requests when they are due, whatever becomes of those before: an open loop on gevent.
+
+A closed loop waits for an answer before it asks again, so a server that stalls is asked less, and the requests that real
+callers would have sent meanwhile are never counted (coordinated omission: Tene, "How NOT to measure latency", 2013). Here every
+latency runs from the moment a request was due, and a slow server cannot slow its own test.
+
+How honest the generator is about itself: it keeps how late each request left, how late the event loop's timers fire, and how
+much CPU it had and waited for. `understudy.loadtest.gates` reads these.
+"""
+
+import collections
+import ctypes
+import gc
+import heapq
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import get_hub
+
+from understudy.loadtest.client import Connection
+from understudy.loadtest.shapes import arrivals
+from understudy.loadtest.tally import Tally, interval_s
+from understudy.loadtest.traffic import Call, Traffic
+
+CONNECTIONS_MAX = 1_000
+"""Requests under way at once, of one process; more wait, and their latency runs on."""
+WAITING_MAX = 20_000
+"""Requests that wait for a connection; more are errors: the service is hopelessly behind."""
+GRACE_S = 1.0
+"""How long after the deadline an answer is still waited for: it is an error by then, and its latency is counted."""
+YIELD_EVERY = 16
+"""Requests that are sent in one go when the generator is behind, before answers are looked at."""
+GIVE_UP_S = 5.0
+"""A generator that is this late sends no more: it is the limit, and the test says nothing."""
+LOOP_TICK_S = 0.05
+START_S = 0.5
+
+now = time.monotonic
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent: see `understudy loadtest --help`.
+
+    Attributes:
+        rate: predict requests a second at the shape's peak, of this process; feedback: reports of labels per predict request.
+        deadline_s: an answer that comes later is an error.
+    """
+
+    rate: float
+    shape: str
+    seconds: float
+    warm_up_s: float
+    feedback: float
+    deadline_s: float
+    seed: int
+    connections: int = CONNECTIONS_MAX
+
+
+class Timer:
+    """Sleeps until a moment, to some twenty microseconds: a Linux timerfd in gevent's loop, whose own timers have a millisecond."""
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._settime = libc.timerfd_settime
+        self._fd = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "timerfd_create")
+        self._value = (ctypes.c_long * 4)()
+        self._watcher = get_hub().loop.io(self._fd, 1)
+
+    def sleep_until(self, moment: float) -> None:
+        """Return at `moment` (monotonic seconds), or at once when it has passed."""
+        if moment - now() < 2e-5:
+            return
+        self._value[2], self._value[3] = int(moment), int(moment % 1 * 1e9)
+        self._settime(self._fd, 1, ctypes.byref(self._value), None)
+        get_hub().wait(self._watcher)
+        os.read(self._fd, 8)
+
+    def close(self) -> None:
+        """Let go of the timer."""
+        os.close(self._fd)
+
+
+class OpenLoop:
+    """One arrival process against one service.
+
+    Args:
+        log: called with the kind of request, its latency in seconds, the bytes of its answer, and what was wrong with it, if
+            anything: for locust's own statistics.
+    """
+
+    def __init__(self, load: Load, traffic: Traffic, url: str, log: Callable[[str, float, int, str], None]) -> None:
+        self._load, self._traffic, self._url, self._log = load, traffic, url, log
+        self._idle: list[Connection] = []
+        self._opened = 0
+        self._under_way = 0
+        self._waiting: collections.deque[tuple[float, Call]] = collections.deque()
+        self.tally = Tally(interval_s(load.seconds))
+        self.begins = 0.0
+        self.measured_from = 0.0
+
+    def run(self) -> Tally:
+        """Send everything, wait for the last answers, and return what was seen."""
+        load = self._load
+        timer, ticking = Timer(), gevent.spawn(self._watch_loop)
+        gc.collect()
+        gc.freeze()
+        self.begins = now() + START_S
+        self.measured_from = self.begins + load.warm_up_s
+        gauge, walls = _Gauge(), (time.time() - now(),)
+        measuring = gave_up = False
+        sent = 0
+        try:
+            for due, kind in self._schedule():
+                at = self.begins + due
+                call = self._traffic.predict() if kind == "predict" else self._traffic.feedback()
+                timer.sleep_until(at)
+                if not measuring and at >= self.measured_from:
+                    measuring, gauge = True, _Gauge()
+                if call is not None:
+                    self._send(at, call)
+                sent += 1
+                if now() - at > GIVE_UP_S:
+                    gave_up = True
+                    break
+                if sent % YIELD_EVERY == 0 and now() - at > 1e-4:
+                    gevent.sleep(0)
+            timer.sleep_until(self.measured_from + load.seconds)
+            drift = time.time() - now() - walls[0]
+            self.tally.generators.append(gauge.read() | {"clock_drift_s": drift, "gave_up": gave_up})
+            self._drain()
+        finally:
+            ticking.kill()
+            timer.close()
+            for connection in self._idle:
+                connection.close()
+        return self.tally
+
+    def _schedule(self) -> Iterator[tuple[float, str]]:
+        """When which kind of request is due, in seconds from the start."""
+        load = self._load
+        kinds = [("predict", load.rate, 2 * load.seed)]
+        if load.feedback > 0:
+            kinds.append(("feedback", load.rate * load.feedback, 2 * load.seed + 1))
+        return heapq.merge(*(self._of_kind(*kind) for kind in kinds))
+
+    def _of_kind(self, kind: str, rate: float, seed: int) -> Iterator[tuple[float, str]]:
+        load = self._load
+        if load.warm_up_s:
+            for at in arrivals("ramp", rate, load.warm_up_s, seed + 1_000_003):
+                yield at, kind
+        for at in arrivals(load.shape, rate, load.seconds, seed):
+            yield load.warm_up_s + at, kind
+
+    def _send(self, at: float, call: Call) -> None:
+        measured = at >= self.measured_from
+        if measured:
+            self.tally.lag.add(max(0.0, now() - at))
+            if call.rows:
+                self.tally.due += 1
+                self.tally.at(at - self.measured_from).due += 1
+        if self._idle:
+            connection = self._idle.pop()
+        elif self._opened < self._load.connections:
+            connection = Connection(self._url)
+            self._opened += 1
+        else:
+            self.tally.starved += measured
+            if len(self._waiting) < WAITING_MAX:
+                self._waiting.append((at, call))
+            elif measured:
+                self.tally.failed(f"not sent: {WAITING_MAX:,} requests were waiting for a connection")
+            return
+        self._under_way += 1
+        gevent.spawn(self._serve, connection, at, call)
+
+    def _serve(self, connection: Connection, at: float, call: Call) -> None:
+        """Ask on a connection, and go on with what waits for one."""
+        try:
+            while True:
+                self._ask(connection, at, call)
+                if not self._waiting:
+                    break
+                at, call = self._waiting.popleft()
+        finally:
+            self._under_way -= 1
+            self._idle.append(connection)
+
+    def _ask(self, connection: Connection, at: float, call: Call) -> None:
+        load, sent = self._load, now()
+        wrong, variant, timed_out = "", "", False
+        size = 0
+        try:
+            status = connection.ask(call.data, load.deadline_s + GRACE_S)
+            done = now()
+            reply = self._traffic.read(call, status, connection.body)
+            wrong, variant, size = reply.wrong, reply.variant, len(connection.body)
+        except TimeoutError as error:
+            done, wrong, timed_out, reply = now(), str(error), True, None
+        except OSError as error:
+            done, wrong, reply = now(), f"{type(error).__name__}: {error}", None
+        latency = done - at
+        self._log("/predict" if call.rows else "/feedback", latency, size, wrong)
+        if at < self.measured_from:
+            return
+        tally = self.tally
+        if not call.rows:
+            tally.feedback.add(latency)
+            tally.feedback_errors += bool(wrong)
+            return
+        if wrong and not timed_out:
+            tally.failed(wrong)
+            return
+        moment = at - self.measured_from
+        tally.answered(moment, variant or "nobody", latency)
+        tally.from_send.add(done - sent)
+        if timed_out:
+            tally.failed(wrong)
+        elif latency > load.deadline_s:
+            tally.late += 1
+        else:
+            tally.ok += 1
+            tally.rows += call.rows
+            tally.at(moment).ok += 1
+            tally.fallbacks += reply is not None and reply.fallback
+
+    def _watch_loop(self) -> None:
+        while True:
+            expected = now() + LOOP_TICK_S
+            gevent.sleep(LOOP_TICK_S)
+            if expected >= self.measured_from > 0:
+                self.tally.loop.add(max(0.0, now() - expected))
+
+    def _drain(self) -> None:
+        """Wait for the last answers; what is left when nobody would wait any longer is an error."""
+        until = now() + self._load.deadline_s + GRACE_S + 0.5
+        while (self._under_way or self._waiting) and now() < until:
+            gevent.sleep(0.01)
+        left = len([1 for at, call in self._waiting if call.rows and at >= self.measured_from])
+        self._waiting.clear()
+        if left:
+            self.tally.failed("not sent: no connection was free before the test ended", left)
+
+
+class _Gauge:
+    """What this process has used since it was made."""
+
+    def __init__(self) -> None:
+        self._at, self._cpu, self._waited = now(), time.process_time(), _waited_s()
+
+    def read(self) -> dict[str, Any]:
+        """Shares of the time since: CPU used, and waited for while something else had it."""
+        wall = max(now() - self._at, 1e-9)
+        return {
+            "pid": os.getpid(), "seconds": wall, "cpu_s": time.process_time() - self._cpu,
+            "cpu_share": (time.process_time() - self._cpu) / wall, "waited_share": (_waited_s() - self._waited) / wall,
+        }  # fmt: skip
+
+
+def _waited_s() -> float:
+    """How long this thread was ready to run and did not get a CPU; 0 where the kernel does not say."""
+    try:
+        return int(Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -1,0 +1,1 @@
+"""What works without callers: check, evaluate, replay, report."""

@@ -1,0 +1,122 @@
+"""Both models on the same sample rows, before anyone is served: what `understudy check` shows of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy import loading
+from understudy.domain import Variant
+from understudy.inference import Reading
+from understudy.inference.cards import Card, InputSpec
+from understudy.inference.decoding import Decoder
+from understudy.inference.onnx import OnnxEngine
+from understudy.offline import samples
+from understudy.records.pairs import Pairs, tolerances
+from understudy.rollout.comparison import figures
+from understudy.rollout.policy import Policy
+from understudy.serving import noise_floor
+from understudy.settings import Settings
+
+ROWS_DRAWN = 512
+"""Rows drawn from the profiles when no file is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """What came of it.
+
+    Attributes:
+        source: where the rows come from, in words.
+        floor: by output, the primary's largest difference from itself; see `understudy.serving.noise_floor`.
+        floor_file: where that was left.
+        comparison: see `understudy.rollout.comparison.figures`; None without a candidate.
+        signature: outputs of which the two models do not give the same kind.
+    """
+
+    rows: int
+    source: str
+    floor: dict[str, float]
+    floor_file: Path
+    comparison: dict[str, Any] | None
+    signature: list[str]
+
+
+def run(settings: Settings, rows_file: Path | None = None) -> SideBySide:
+    """Measure the noise floor, and compare the two models on rows of a file or on drawn ones.
+
+    Raises:
+        ConfigurationError: when a model cannot be loaded, or a row of the file does not fit.
+        InferenceError: when a model fails on the rows.
+    """
+    policy = loading.load_policy(settings)
+    engine = loading.open_engine(policy.primary, settings, policy)
+    other = loading.open_engine(policy.candidate, settings, policy) if policy.candidate else None
+    try:
+        return _run(settings, policy, engine, other, rows_file)
+    finally:
+        for each in (engine, other):
+            if each is not None:
+                each.close()
+
+
+def _run(
+    settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_file: Path | None
+) -> SideBySide:
+    cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
+    decoder = Decoder(
+        loading.fields_of(engine.card, other.card if other else None),
+        context=[name for name in (policy.route_by, policy.unit) if name],
+        rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,
+    )  # fmt: skip
+    if rows_file is not None:
+        rows, source = samples.read(rows_file, decoder, settings.check_max_rows), str(rows_file)
+    else:
+        specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
+        rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
+        source = _drawn_from(list(specs.values()))
+    readings = {variant: Reading(card) for variant, card in cards.items()}
+    columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
+    threads = loading.thread_count(settings, policy)
+    threaded = OnnxEngine(
+        loading.local(policy.primary, settings), device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
+    )  # fmt: skip
+    noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readings[Variant.PRIMARY], rows)
+    threaded.close()
+    file = noise_floor.write(settings.state_dir, engine.card.digest, noise)
+    comparison = None
+    if other is not None:
+        pairs = Pairs(readings, tolerances(policy, cards.values()), noise)
+        primary, candidate = (
+            noise_floor.scored(each, columns[variant], readings[variant], rows)
+            for variant, each in ((Variant.PRIMARY, engine), (Variant.CANDIDATE, other))
+        )
+        comparison = figures(pairs.compare(primary, candidate))
+    return SideBySide(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
+
+
+def _drawn_from(specs: list[InputSpec]) -> str:
+    """What drawn rows are worth, in words."""
+    known = sum(spec.profile is not None for spec in specs)
+    if known == len(specs):
+        return "drawn from the cards' profiles, each field by itself"
+    made_up = (
+        "made up, since no card has a profile of them" if not known else f"made up for {len(specs) - known} fields"
+    )
+    return f"{made_up}: real rows may differ far more or less, and `--rows FILE` compares on those"
+
+
+def _signature(cards: list[Card]) -> list[str]:
+    """Outputs that the two models do not give alike, in words."""
+    if len(cards) < 2:
+        return []
+    primary, candidate = ({(o.role if o.role != "other" else o.name): o for o in card.outputs} for card in cards)
+    found = []
+    for name in dict.fromkeys([*primary, *candidate]):
+        a, b = primary.get(name), candidate.get(name)
+        if a is None or b is None:
+            found.append(f"only the {'candidate' if a is None else 'primary'} gives {name}")
+        elif a.dtype != b.dtype:
+            found.append(f"{name} is {a.dtype} of the primary and {b.dtype} of the candidate")
+        elif len(a.shape) != len(b.shape) or any(x != y for x, y in zip(a.shape, b.shape, strict=True) if x and y):
+            found.append(f"{name} has shape {a.shape} of the primary and {b.shape} of the candidate")
+    return found

@@ -1,0 +1,76 @@
+"""Reference profiles for a model of one's own: what its card says of its training data, so that drift can be told."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from understudy import loading
+from understudy.domain import Answer, Status
+from understudy.drift.learn import Times, categorical_profile, numeric_profile
+from understudy.inference import Reading
+from understudy.inference.cards import Card, InputSpec, Training
+from understudy.inference.decoding import Array, Decoder
+from understudy.inference.onnx import OnnxEngine
+from understudy.inference.profile import CategoricalProfile, NumericProfile
+from understudy.offline.evaluate.data import Progress, Sample, Wanted, day_of, read_file
+from understudy.serving.noise_floor import scored
+
+BATCH_ROWS = 2_048
+
+
+def profiled(source: str, data: Path, at: str | None, progress: Progress = lambda rows: None) -> tuple[Card, Path]:
+    """A model's card with the profiles of its training data, and the model's file.
+
+    Args:
+        data: the rows that it was trained on, as `read_file` takes them; labels are not needed.
+        at: the column that says when each row was; without it no profile has windows, and drift is told by a rule of thumb.
+
+    Raises:
+        ConfigurationError: when the model or the data cannot be read.
+    """
+    engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
+    try:
+        decoder = Decoder(loading.fields_of(engine.card, None), rows_max=1_000, key_max_chars=1_000)
+        sample = read_file(data, decoder, Wanted(None, at), engine.card.classes, progress)
+        return _with_profiles(engine, decoder, sample, data), engine.path
+    finally:
+        engine.close()
+
+
+def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: Path) -> Card:
+    columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
+    answers: list[Answer] = []
+    for start in range(0, len(sample.rows), BATCH_ROWS):
+        batch = sample.rows[start : start + BATCH_ROWS]
+        answers += reading.answers(scored(engine, columns, reading, batch), Status.OK, 0.0, len(batch))
+    built = columns.build(sample.rows)
+    inputs = [_input(spec, built[spec.name], sample.at) for spec in engine.card.inputs]
+    known = engine.card.training
+    first, last = ("", "") if sample.at is None else (day_of(sample.at[0]), day_of(sample.at[-1]))
+    training = Training(
+        data=str(data.name), start=first, end=last, rows=len(sample.rows),
+        algorithm=known.algorithm if known else "not said", seed=known.seed if known else 0,
+    )  # fmt: skip
+    said = {"inputs": inputs, "predictions": _predictions(answers, sample.at), "training": training}
+    return engine.card.model_copy(update=said)
+
+
+def _input(spec: InputSpec, values: Array, at: Times | None) -> InputSpec:
+    if any(size != 1 for size in spec.shape[1:]):
+        return spec  # a tensor has no profile of one number
+    plain = values.reshape(-1)
+    profile = categorical_profile(plain, at) if spec.dtype == "string" else _numeric(plain.astype(np.float64), at)
+    return spec.model_copy(update={"profile": profile})
+
+
+def _numeric(values: Array, at: Times | None) -> NumericProfile | None:
+    return numeric_profile(values, at) if not np.isnan(values).all() else None
+
+
+def _predictions(answers: Sequence[Answer], at: Times | None) -> NumericProfile | CategoricalProfile | None:
+    if all(answer.score is not None for answer in answers):
+        return numeric_profile(np.array([answer.score for answer in answers], dtype=np.float64), at)
+    if all(answer.label is not None and not isinstance(answer.label, tuple) for answer in answers):
+        return categorical_profile(np.array([str(answer.label) for answer in answers], dtype=object), at)
+    return None

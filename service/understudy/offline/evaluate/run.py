@@ -1,0 +1,207 @@
+"""From models and data to an evaluation: the effects around `judge` and `problems`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from understudy import loading
+from understudy.domain import Answer, Status
+from understudy.drift.alarms import Limits
+from understudy.errors import ConfigurationError
+from understudy.inference import Engine, Reading, Scores, ended
+from understudy.inference.cards import MULTILABEL, Card, width_of
+from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
+from understudy.inference.joint import JointRuns
+from understudy.inference.onnx import OnnxEngine
+from understudy.offline.evaluate.by_row import judged
+from understudy.offline.evaluate.data import Sample, Wanted, read_file, sample_of
+from understudy.offline.evaluate.judge import Evaluation, evaluate
+from understudy.offline.evaluate.problems import found_in, skew, skew_of_predictions
+from understudy.rollout.losses import label_classes
+from understudy.rollout.policy import Policy
+from understudy.serving.noise_floor import scored
+
+BATCH_ROWS = 2_048
+SEGMENT_VALUES_MAX = 30
+"""An input with more different values than this is no segment of itself."""
+MONTHS = (7, 8, 9, 10, 11, 12)
+"""The months of the example's flights that no example model has seen."""
+
+Step = Callable[[str, int], None]
+"""Takes what is being done and how many more rows are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to evaluate.
+
+    Attributes:
+        models: folders, files or `bentoml:` tags; the first is the one that is there.
+        policy: the rollout file, for its goals and its device; None without one.
+        data: a file; None for the example's flights of `months`.
+    """
+
+    models: Sequence[str]
+    policy: Policy | None
+    data: Path | None
+    wanted: Wanted
+    months: Sequence[int] = MONTHS
+
+
+def run(request: Request, step: Step = lambda what, rows: None) -> Evaluation:
+    """Evaluate.
+
+    Raises:
+        ConfigurationError: when a model or the data cannot be read, or they do not fit together.
+        InferenceError: when a model fails on a batch.
+    """
+    device = request.policy.device if request.policy else "auto"
+    classes = request.policy.classes if request.policy else []
+    task = request.policy.task if request.policy else "other"
+    engines = [
+        OnnxEngine(source, device=device, warm_max_rows=1, classes=classes, task=task) for source in request.models
+    ]
+    try:
+        for engine in engines:
+            _check_task(engine.card, request.policy)
+        return _run(request, engines, step)
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def _check_task(card: Card, policy: Policy | None) -> None:
+    """Make sure that a label is one class or one number, which is what a column of the data holds.
+
+    Raises:
+        ConfigurationError: saying what the model predicts instead.
+    """
+    if policy is not None and policy.goals.quality is not None and not policy.goals.quality.scale.loss.labelled:
+        raise ConfigurationError(
+            f"the rollout is judged by `{policy.goals.quality.loss}`, which takes no labels, so there is nothing to evaluate: "
+            "`understudy check --rows FILE` compares the two models' answers"
+        )
+    several = card.task == MULTILABEL or any(o.role == "value" and width_of(o.shape) != 1 for o in card.outputs)
+    if several:
+        what = "a set of classes" if card.task == MULTILABEL else "several numbers"
+        raise ConfigurationError(
+            f"{card.name} predicts {what} a row, and `understudy evaluate` scores one class or one number: the service judges such "
+            "models, and `understudy check --rows FILE` compares their answers"
+        )
+
+
+def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluation:
+    first = engines[0].card
+    context = [name for name in (request.policy.route_by, request.policy.unit) if name] if request.policy else []
+    decoder = Decoder(fields_of_all(engines), context=context, rows_max=1_000, key_max_chars=1_000)
+    pipeline: dict[str, Array] = {}
+    if request.data is None:
+        sample, pipeline = _flights(request, decoder, step)
+    else:
+        sample = read_file(request.data, decoder, request.wanted, _classes(engines), lambda rows: step("reading", rows))
+    if not sample.segments:
+        sample.segments = _segments(decoder, sample)
+    goal = request.policy.goals.quality if request.policy else None
+    models = []
+    for source, engine in zip(request.models, engines, strict=True):
+        columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
+        answers: list[Answer] = []
+        joint = JointRuns()
+        for start in range(0, len(sample.rows), BATCH_ROWS):
+            batch = sample.rows[start : start + BATCH_ROWS]
+            answers += answers_of(engine, columns, reading, batch, joint)
+            step(f"{engine.card.name} answers", len(batch))
+        if not any(answer.given for answer in answers):
+            scored(engine, columns, reading, sample.rows[:1])  # it fails on every row: this says why
+        name = engine.card.name if sum(e.card.name == engine.card.name for e in engines) == 1 else source
+        models.append(judged(name, engine.card, answers, sample.labels, goal))
+    if not models[0].losses:
+        raise ConfigurationError(f"{sample.source} has no label that {models[0].name}'s answers can be held against")
+    found = evaluate(sample, models, goal)
+    step("looking for problems in the data", 0)
+    found.problems, found.drift = found_in(sample, models, decoder.positions, Limits())
+    found.skew = skew_of_predictions(sample, models[0])
+    if pipeline:
+        served = loading.inputs_of(first, decoder.positions).build(sample.rows)
+        found.skew += skew(served, pipeline)
+    found.skew_checked = bool(pipeline) or sample.predicted is not None
+    return found
+
+
+def answers_of(
+    engine: Engine, columns: Columns, reading: Reading, rows: Sequence[Row], joint: JointRuns
+) -> list[Answer]:
+    """A model's answer to each row by itself: one on which it fails is `FAILED`, one that is not finite `INVALID`."""
+
+    def run(part: Sequence[Row]) -> Scores:
+        return scored(engine, columns, reading, list(part))
+
+    found: list[Answer] = []
+    for count, scores in joint.run(rows, run):
+        if isinstance(scores, Exception):
+            found.append(Answer(ended(scores)[0]))
+            continue
+        own = reading.answers(scores, Status.OK, 0.0, count)
+        for row in scores.bad_rows:
+            own[row] = Answer(Status.INVALID)
+        found += own
+    return found
+
+
+def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:
+    """What a label may be: the classes of all models."""
+    first, *others = (engine.card.classes for engine in engines)
+    for each in others:
+        first = label_classes(first, each)
+    return list(first)
+
+
+def fields_of_all(engines: Sequence[OnnxEngine]) -> list[Field]:
+    """The fields of a row: what the first model reads, then what the others read besides."""
+    cards = [engine.card for engine in engines]
+    fields = {field.name: field for field in loading.fields_of(cards[0], None)}
+    for card in cards[1:]:
+        fields |= {field.name: field for field in loading.fields_of(cards[0], card) if field.name not in fields}
+    return list(fields.values())
+
+
+def _segments(decoder: Decoder, sample: Sample) -> dict[str, list[str]]:
+    """Text inputs with few values."""
+    found = {}
+    for each in decoder.fields:
+        if each.dtype == "string" and each.scalar:
+            values = ["(missing)" if v is None or v == "" else v for v in decoder.values(sample.rows, each.name)]
+            if 1 < len(set(values)) <= SEGMENT_VALUES_MAX:
+                found[each.name] = values
+    return found
+
+
+def _flights(request: Request, decoder: Decoder, step: Step) -> tuple[Sample, dict[str, Array]]:
+    """The example's held-out flights, and what the training pipeline feeds a model for the same ones."""
+    try:
+        from models import data, features  # noqa: PLC0415 - pandas, and only in a checkout
+    except ImportError as error:
+        raise ConfigurationError(
+            f"name your data with --data and --label (the example's flights need {error.name})"
+        ) from None
+    missing = sorted({field.name for field in decoder.fields if field.required} - set(features.NAMES))
+    if missing:
+        raise ConfigurationError(
+            f"these models read {', '.join(missing)}, which the example's flights do not have: "
+            "name your data with --data and --label"
+        )
+    step("reading the flights", 0)
+    frame = data.month_of(data.load(), *request.months)
+    records = (
+        (
+            i,
+            flight.row
+            | {"(label)": flight.label, "(at)": flight.scheduled_at, "(month)": f"2013-{flight.row['month']:02d}"},
+        )
+        for i, flight in enumerate(data.flights(frame), 1)
+    )
+    wanted = Wanted("(label)", "(at)", None, ("carrier", "origin"), "(month)")
+    sample = sample_of("the flights of 2013, months " + ", ".join(map(str, request.months)), records, decoder, wanted,
+                       [0, 1], lambda rows: step("reading the flights", rows))  # fmt: skip
+    return sample, dict[str, Any](features.feeds(frame))

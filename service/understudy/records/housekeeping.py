@@ -1,0 +1,94 @@
+"""What is done on a beat beside the requests, in the records process: judging, looking at traffic, joining late labels, pruning."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from understudy.clock import Clock, SteadyClock
+from understudy.domain import Plan
+from understudy.errors import StoreError
+from understudy.observability.metrics import Metrics
+from understudy.observability.timeline import Tracer
+from understudy.records.writer import Ledger
+from understudy.rollout.controller import Controller
+from understudy.store import Retention, Store
+
+log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Runs the controller when this process leads, and keeps the store in order.
+
+    Args:
+        ready: whether the candidate answers; nothing moves forward while it does not.
+        tracer: keeps latency and failures over time; None where nobody looks at them.
+    """
+
+    def __init__(
+        self, store: Store, metrics: Metrics, clock: Clock, ledger: Ledger, controller: Controller | None,
+        ready: Callable[[], Awaitable[bool]], tracer: Tracer | None = None,
+    ) -> None:  # fmt: skip
+        self._store, self._metrics, self._steady = store, metrics, SteadyClock(clock)
+        self._ledger, self._controller, self._ready = ledger, controller, ready
+        self._tracer = tracer
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, *, tick_s: float, sweep_s: float, retention: Retention, trace_s: float = 5.0) -> None:
+        """Begin, a beat from now."""
+        loop = asyncio.get_running_loop()
+        if self._controller is not None:
+            self._tasks.append(loop.create_task(self._judge(self._controller, tick_s)))
+        if self._tracer is not None:
+            self._tasks.append(loop.create_task(self._trace(self._tracer, trace_s)))
+        self._tasks.append(loop.create_task(self._clean(sweep_s, retention)))
+
+    async def close(self) -> None:
+        """Stop judging and cleaning up."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _judge(self, controller: Controller, tick_s: float) -> None:
+        while True:
+            await asyncio.sleep(tick_s)
+            try:
+                ready = await self._ready()
+                plan = await asyncio.to_thread(controller.tick, candidate_ready=ready)
+            except StoreError:  # nothing is judged while the store is away
+                self._metrics.store_errors.labels(call="tick").inc()
+                continue
+            except Exception:
+                log.exception("a bug in the judge: please report it; the plan stays as it is")
+                continue
+            if controller.verdict is not None:
+                self._metrics.set_evidence(controller.verdict.metrics)
+            if plan is not None:
+                self._tell(plan)
+
+    def _tell(self, plan: Plan) -> None:
+        log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
+        self._metrics.events.labels(event=plan.phase.value).inc()
+
+    async def _trace(self, tracer: Tracer, trace_s: float) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(tracer.look)
+            except StoreError:  # it is looked at when the store is back
+                self._metrics.store_errors.labels(call="traffic").inc()
+            except Exception:
+                log.exception("a bug in traffic over time: please report it; nothing else depends on it")
+            await asyncio.sleep(trace_s)
+
+    async def _clean(self, sweep_s: float, retention: Retention) -> None:
+        while True:
+            await asyncio.sleep(sweep_s)
+            try:
+                await asyncio.to_thread(self._ledger.sweep)
+                # Age counts from arrival, so that history which is replayed is not old when it arrives.
+                await asyncio.to_thread(self._store.prune, retention, now=self._steady.now())
+            except StoreError:  # it is put off
+                self._metrics.store_errors.labels(call="housekeeping").inc()

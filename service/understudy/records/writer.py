@@ -1,0 +1,217 @@
+"""The ledger: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
+
+It runs in a process of its own (`understudy.app.Records`), so that the process which answers does not hold its interpreter
+for this; every other process has one too, for labels while that one is away and for its last batch when it stops.
+"""
+
+import bisect
+import hashlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+
+import structlog
+
+from understudy.domain import GIVEN_UP, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
+from understudy.errors import StoreError
+from understudy.inference import Reading
+from understudy.inference.decoding import Rows
+from understudy.observability.metrics import LATENCY_BUCKETS, Metrics, observe_many
+from understudy.records.exchange import Bundle, Exchange, unpack
+from understudy.records.pairs import COMPARED, Pairs
+from understudy.rollout import losses
+from understudy.rollout.loss_table import LossScale
+from understudy.runtime.fairness import in_turns, let_go, take_turns
+from understudy.store import Store
+
+log = structlog.get_logger(__name__)
+
+_HTTP = {
+    Status.DOWN: "503",
+    Status.OK: "200",
+    Status.FAILED: "500",
+    Status.INVALID: "500",
+    Status.TIMEOUT: "504",
+    Status.DROPPED: "429",
+}
+_SHADOW = {
+    Status.DOWN: "failed",
+    Status.OK: "compared",
+    Status.FAILED: "failed",
+    Status.INVALID: "failed",
+    Status.TIMEOUT: "late",
+    Status.DROPPED: "dropped",
+}
+
+
+BATCHES_REMEMBERED = 256
+"""Batches of which this process knows that it has written them: a sender sends one at a time, and there are few senders."""
+
+
+class Ledger:
+    """Writes what has happened. Blocks, so it is called from threads; one batch at a time.
+
+    Args:
+        units_of: each row's unit, or None; salt: the plan's.
+        pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
+        scale: the goal's, see `losses.scored`.
+    """
+
+    def __init__(
+        self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
+        units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0, pairs: Pairs | None = None,
+        watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
+        scale: LossScale | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._store, self._metrics = model, store, metrics
+        self._readings, self._units_of, self._salt = readings, units_of, salt
+        self._scale = scale
+        self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
+        self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
+
+    def write(self, packed: bytes) -> None:
+        """Write a packed batch; when this returns, its rows survive `kill -9`. The same batch may come again.
+
+        Raises:
+            StoreError: nothing of it was written.
+            ValueError: the bytes are not a batch.
+        """
+        # A sender that lost patience sends again what is written already: the store adds nothing then, nor do the metrics.
+        digest = hashlib.blake2b(packed, digest_size=16).digest()
+        if digest in self._written:
+            return
+        take_turns()
+        bundle = unpack(packed)
+        if bundle.exchanges:
+            try:
+                self._write(bundle.exchanges, bundle.dropped)
+            except StoreError:
+                self._metrics.store_errors.labels(call="add_observations").inc()
+                raise
+            except Exception:
+                # A bug of ours, not of the store's: trying again would stop all records behind this batch.
+                rows = sum(exchange.count for exchange in bundle.exchanges)
+                log.exception("a batch of records is given up", rows=rows)
+                self._metrics.store_dropped.inc(rows)
+                self._store.add_observations([], {GIVEN_UP: rows + bundle.dropped})
+            self._written.append(digest)
+        elif bundle.dropped:
+            self._store.add_observations([], {GIVEN_UP: bundle.dropped})
+        self._count(bundle)
+        let_go(bundle.exchanges)
+
+    def labels(
+        self,
+        reports: Sequence[LabelReport],
+        now: Callable[[], float],
+        batch_id: str | None = None,
+        *,
+        again: bool = False,
+    ) -> LabelReceipt:
+        """Store labels; when this returns they survive `kill -9`. See `Store.add_labels`."""
+        # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
+        receipt = self._store.add_labels(reports, received_at=now(), batch_id=batch_id, again=again)
+        if receipt.repeated:
+            return receipt  # counted by the process that stored it
+        for fate, count in receipt.counts.items():
+            if count:
+                self._metrics.labels.labels(result=fate).inc(count)
+        self._count_outcomes(receipt.outcomes)
+        return receipt
+
+    def sweep(self) -> None:
+        """Join labels that a race kept apart from their predictions."""
+        self._joined(self._store.join_pending())
+
+    def _write(self, batch: Sequence[Exchange], dropped: int) -> None:
+        agreement = self._pairs.agreement(batch)
+        observations = [
+            o
+            for i, exchange in enumerate(in_turns(batch))
+            for o in exchange.observations(self._readings, self._units_of, self._salt, agreement.get(i))
+        ]
+        counts, histograms = self._counts(batch)
+        if dropped:
+            counts[GIVEN_UP] = dropped
+        with self._metrics.store_flush.time():
+            outcomes = self._store.add_observations(observations, counts)
+        take_turns()
+        # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
+        for (name, variant, mode), values in in_turns(histograms.items(), 1):
+            if name == "request":
+                observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
+            else:
+                observe_many(
+                    self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
+                )
+        for name, count in in_turns(counts.items()):
+            kind, _, rest = name.partition("/")
+            if kind == "requests":
+                variant, mode, status = rest.split("/")
+                self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+            elif kind == "shadow":
+                self._metrics.shadow.labels(result=rest).inc(count)
+            elif kind == "fallbacks":
+                self._metrics.fallbacks.labels(cause=rest).inc(count)
+        self._metrics.store_rows.inc(len(observations))
+        self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
+        self._joined(outcomes)
+        take_turns()
+        self._watch([exchange.rows for exchange in batch], observations)
+
+    def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
+        """What a batch adds to the store's counters, and the durations it adds to histograms."""
+        # By the parts of a counter's name, which are put together once for all that share it.
+        seen: Counter[tuple[str | int, ...]] = Counter()
+        times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for exchange in in_turns(batch):
+            variant, mode = exchange.variant, exchange.mode
+            seen["requests", variant, mode, exchange.http] += 1
+            seen["rows", mode] += exchange.count
+            if exchange.http == HTTPStatus.OK:
+                times["request", variant, ""].append(exchange.total_seconds)
+                times["inference", variant, mode].append(exchange.attempt(variant).seconds)
+            if exchange.fallback:
+                seen["fallbacks", exchange.fallback] += 1
+            if exchange.rehearsal is not None:
+                rehearsed = exchange.attempt(exchange.rehearsal)
+                seen["shadow", "sent"] += 1
+                seen["shadow", _SHADOW[rehearsed.status]] += 1
+                seen["requests", exchange.rehearsal, "shadow", _HTTP[rehearsed.status]] += 1
+                if rehearsed.status is Status.OK:
+                    times["inference", exchange.rehearsal, "shadow"].append(rehearsed.seconds)
+        counts: dict[str, float] = {"/".join(map(str, parts)): count for parts, count in seen.items()}
+        for (name, who, _), values in times.items():
+            if name == "request":
+                for bucket, count in Counter([bisect.bisect_left(LATENCY_BUCKETS, value) for value in values]).items():
+                    counts[f"latency/{who}/{bucket}"] = count
+        return counts | self._pairs.counts(batch), times
+
+    def _count(self, bundle: Bundle) -> None:
+        """What was counted where the answers are given, and is in no exchange."""
+        for variant, mode, status, count in bundle.statuses:
+            self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
+        for field, problem, count in bundle.problems:
+            self._metrics.input_problems.labels(feature=field, problem=problem).inc(count)
+        for variant, sizes in bundle.sizes.items():
+            observe_many(self._metrics.batch_rows.labels(variant=variant), sizes)
+        if bundle.dropped:
+            self._metrics.store_dropped.inc(bundle.dropped)
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> None:
+        if outcomes:
+            self._metrics.labels.labels(result="joined").inc(len(outcomes))
+            self._count_outcomes(outcomes)
+
+    def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        classes = {variant: reading.classes for variant, reading in self._readings.items()}
+        positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
+        observe_many(self._metrics.label_delay, [max(0.0, outcome.delay) for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:
+                continue
+            for variant, predicted, actual, found in losses.scored(outcome, classes, positive, self._scale):
+                if predicted is not None:
+                    self._metrics.outcomes.labels(variant=variant.value, predicted=predicted, actual=actual).inc()
+                for name, loss in found.items():
+                    self._metrics.loss.labels(variant=variant.value, loss=name).observe(loss)

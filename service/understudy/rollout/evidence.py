@@ -1,0 +1,376 @@
+"""What the pairs add up to: observations in the order in which they were stored, folded into sequential tests. Pure.
+
+Theory of operation
+-------------------
+Two passes over the same stream, each with a cursor of its own:
+
+* **seen**: every observation at once, for what needs no label: failures, latency, and who was drawn to answer.
+* **settled**: the quality comparison, in request order, only as far as every pair is settled. A pair is settled when its label has
+  come within the policy's `wait`, or when the wait is over: then it counts as the worst that it could have been for the candidate.
+  So bad news that comes late cannot be overtaken by good news that comes early, whatever the delays. What is folded
+  depends on the labels alone, not on when somebody looked.
+
+Behind the settled prefix lies the **tail**, read anew each time and not folded: its known pairs as they are, its pending ones
+as the worst case (for advancing) or the best case (for harm); the two are one where no label could change the difference, as
+where both models agree under 0/1 loss. The result bounds the e-value of the whole data from below,
+so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
+delay and absence of a label say nothing about the outcome.
+
+What counts: live requests that the draw for rehearsals chose, the first row of each, and the first request of a unit in its
+window (`units`). An answer that failed, timed out or was not finite is a loss of 1, never left out; one whose rehearsal was
+dropped counts at its worst (`drops`). A row of a request that failed because of another of its rows (`withheld`) has its own
+loss, and the request is a failure for the errors goal. While the candidate's process is away it is not asked: a failure for
+the errors goal, and nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and
+to the trial whose plan it was routed by. Time is the observations' own, each on its time base
+(`timebase`); nothing here reads a clock. A step has lasted as long as the base that has moved on furthest.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from understudy.domain import SHARE_ONE, LabelReport, Mode, Observation, Variant
+from understudy.rollout.attempts import Attempts
+from understudy.rollout.digest_chain import DigestChain
+from understudy.rollout.drops import Drops
+from understudy.rollout.funnel import Funnel, How, place
+from understudy.rollout.policy import Policy
+from understudy.rollout.reading import Clipped, Coverage, Reading, Standing
+from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, unknown
+from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
+from understudy.rollout.sequential.staged import Staged
+from understudy.rollout.serving_evidence import Served
+from understudy.rollout.tail import Tail, views
+from understudy.rollout.timebase import TimeBases
+from understudy.rollout.unit_dedup import Firsts
+
+VERSION = 6
+"""Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
+WANTED_MAX = 1_000
+"""Predictions of an audit that are listed as waiting for their label."""
+
+Row = tuple[int, Observation, LabelReport | None]
+
+
+class Evidence:
+    """The fold. `see` and `settle` take rows in the order of their sequence numbers, each row once."""
+
+    def __init__(self, policy: Policy, models: Mapping[Variant, Model]) -> None:
+        self.policy = policy
+        self._scorer = Scorer(policy, models)
+        goals = policy.goals
+        self._paired = goals.quality is not None and goals.quality.evidence == "paired"
+        self._cuts = goals.quality is not None and goals.quality.scale.clip is not None
+        self.quality = _paired_goal(policy) if self._paired else None
+        self.attempts = Attempts(policy)
+        self._drops = Drops(goals.quality.scale.bounded(goals.quality.margin) if goals.quality else 0.0)
+        self.served = Served(policy)
+        self.poc = MeanEvidence(0.0, 1.0, 0.5)
+        self._on_arrival = policy.labels.count == "on_arrival"
+        self.coverage, self.clipped = Coverage(), Clipped()
+        self.funnel = Funnel()
+        # By agreement a row needs no label to count.
+        asked = goals.quality is not None and goals.quality.scale.loss.labelled
+        served = goals.quality is not None and not self._paired
+        self._how = {settled: How(asked, served, settled) for settled in (False, True)}
+        self.no_loss = 0  # labels that came and that no loss can be computed from
+        self.seen = self.settled = 0
+        # Where each step began: step, plan's revision, seen, settled, trial.
+        self.marks: list[tuple[int, int, int, int, int]] = []
+        self.chain = DigestChain()  # of all settled rows
+        self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
+        self.step = self.revision = 0
+        self.trial, self.trial_revision = 1, 0
+        self.step_requests = self.step_labels = self.labels = 0
+        self.latest_at = 0.0  # when the request that was seen last happened, on its own time base
+        self.bases, self._bases_settled = TimeBases(policy.labels.wait), TimeBases(policy.labels.wait)
+        self._step_from: dict[str | None, float] = {}  # how far each time base had moved on when the step began
+        self.promoted: int | None = None  # the revision of the plan that promoted the candidate
+        self._baking: dict[str | None, float] = {}  # how far each base had moved on at its first request of this plan
+        self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
+
+    def begin_step(self, step: int, revision: int, trial: int = 1) -> None:
+        """The plan with this revision is at this step: advancing needs evidence from rows that it routed.
+
+        In a new trial the evidence for harm begins anew, with those rows. Saying it twice changes nothing.
+        """
+        if trial != self.trial:
+            self._begin_trial(trial, revision)
+        elif step == self.step:
+            return
+        self._begin_step(step, revision)
+
+    def _begin_trial(self, trial: int, revision: int) -> None:
+        self.trial, self.trial_revision = trial, revision
+        if self.quality is not None:
+            self.quality.begin_trial()
+        self.attempts.begin_trial()
+        self.served.begin_trial()
+
+    def _begin_step(self, step: int, revision: int) -> None:
+        self.step, self.revision = step, revision
+        self.marks.append((step, revision, self.seen, self.settled, self.trial))
+        self.step_requests = self.step_labels = 0
+        self._step_from = self.bases.totals()
+        if self.quality is not None:
+            self.quality.begin_step()
+        self.attempts.begin_step()
+        self._drops.begin_step()
+        self.served.begin_step()
+
+    @property
+    def errors(self) -> PairedGoal | None:
+        """The goal for failures."""
+        return self.attempts.errors
+
+    @property
+    def latency(self) -> Staged[RateEvidence]:
+        """The goal for latency, for advancing."""
+        return self.attempts.latency
+
+    def stand(self, promoted: int | None) -> None:
+        """The plan with this revision has promoted the candidate; None: it stands before a promotion, or behind one undone."""
+        if promoted != self.promoted:
+            self.promoted, self._baking = promoted, {}
+
+    def baked(self, bake: float) -> bool:
+        """Whether requests have come for `bake` seconds since the promotion, on every time base that had any and is not over."""
+        totals, found = self.bases.totals(), False
+        for base, since in self._baking.items():
+            if totals.get(base, since) - since >= bake:
+                found = True
+            elif not self.bases.over(base):
+                return False
+        return found
+
+    def see(self, rows: Iterable[Row]) -> None:
+        """Fold what needs no label."""
+        for seq, observation, _ in rows:
+            self.seen = seq
+            self.funnel.read += 1
+            if observation.mode is not Mode.LIVE:
+                continue  # pinned requests and load tests are no evidence, and their time is not the callers'
+            self.latest_at = observation.at
+            self.bases.move(observation)
+            placed = self.bases.placed(observation)
+            if self.promoted is not None and observation.revision >= self.promoted:
+                self._baking.setdefault(observation.replay, self.bases.total(observation.replay))
+            in_step = observation.revision >= self.revision
+            in_trial = observation.revision >= self.trial_revision
+            harm = self.attempts.incidents.see(placed) and in_trial
+            self.served.see(placed, in_step=in_step, harm=harm)
+            whose, paired = unknown(observation), is_pair(observation, OWED)
+            if paired and in_trial and self.attempts.requests is not None:
+                self.attempts.requests.see(placed)
+            if (paired or whose) and self._firsts_seen.first(observation.unit, observation.at, observation.replay):
+                self.step_requests += paired and in_step
+                self.attempts.see(observation, whose, in_step=in_step, harm=harm)
+
+    def settle(self, rows: Iterable[Row]) -> int:
+        """Fold the prefix of `rows` that is settled; returns how many rows that was."""
+        taken = 0
+        for seq, observation, report in rows:
+            arrived = self._bases_settled.move(observation) if observation.mode is Mode.LIVE else 0.0
+            pair = self._scorer.pair(observation, report)
+            first = True
+            if pair is not None:
+                if pair.waits:
+                    if not self.bases.waited(observation, arrived):
+                        break
+                    self._miss(seq)
+                first = pair.kind == AWAY or self._firsts_settled.first(
+                    observation.unit, observation.at, observation.replay
+                )
+                if first:
+                    self._fold(observation, report, pair)
+            self._place(self.funnel, (observation, report, pair), first=first, settled=True)
+            self.settled = seq
+            taken += 1
+            came = report is not None and pair is not None and pair.asked and (pair.labelled or pair.lost)
+            self.chain.add(seq, observation, report.label if report is not None and came else None)
+        return taken
+
+    def _miss(self, seq: int) -> None:
+        """Remember that a row was settled without its label, should the label be stored after all."""
+        joins = bool(self.missing) and self.missing[-1][1] == self.settled
+        first = self.missing.pop()[0] if joins else seq
+        self.missing.append((first, seq))
+
+    def tail(self, rows: Iterable[Row]) -> Tail:
+        """What lies behind the prefix; changes nothing."""
+        tail, firsts = Tail(last=self.settled), self._firsts_settled.copy()
+        drops = self._drops.copy()
+        for seq, observation, report in rows:
+            tail.last = seq
+            pair = self._scorer.pair(observation, report)
+            first = (
+                pair is None or pair.kind == AWAY or firsts.first(observation.unit, observation.at, observation.replay)
+            )
+            self._place(tail.funnel, (observation, report, pair), first=first, settled=False)
+            if pair is None or pair.kind == AWAY or not first:
+                continue
+            in_step = observation.revision >= self.revision
+            if not drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
+                continue
+            if pair.lost is not None:
+                tail.no_loss += pair.lost == NO_LOSS
+                if self._on_arrival:
+                    continue
+            elif pair.known is None:
+                tail.pending += 1
+                if self.policy.labels.audit is not None and len(tail.wanted) < WANTED_MAX:
+                    tail.wanted.append(observation.prediction_id)
+                if self._on_arrival:
+                    continue
+            if pair.labelled:
+                tail.clipped.add(self._measured(observation), pair.clipped)
+            tail.labelled += pair.labelled
+            tail.labelled_in_step += pair.labelled and in_step
+            tail.worst.append(pair.worst)
+            tail.best.append(pair.best)
+            tail.in_step.append(in_step)
+            counts = observation.revision >= self.trial_revision and pair.kind != DROPPED
+            tail.harm.append(pair.best if counts else None)
+        return tail
+
+    def _place(
+        self, funnel: Funnel, row: tuple[Observation, LabelReport | None, Pair | None], *, first: bool, settled: bool
+    ) -> None:
+        observation, report, pair = row
+        how = self._how[settled]
+        label = None if report is None else self._scorer.in_time(observation, report)
+        funnel.add(*place(observation, pair, label=label, first=first, how=how), label=report is not None)
+
+    def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
+        """How far the rollout has come."""
+        totals = self.bases.totals()
+        return Standing(
+            coverage=self.coverage, elapsed_s=self.bases.total(None),
+            step_s=max(total - self._step_from.get(base, 0.0) for base, total in totals.items()),
+            labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
+            step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
+            clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss, trial=self.trial,
+            drawn=self.attempts.drops["latency"].drawn[1], dropped=self.attempts.drops["latency"].dropped[1],
+            incidents=self.attempts.incidents.count, away=self.attempts.incidents.away,
+            labels_by_use=self.funnel.labels + tail.funnel.labels,
+        )  # fmt: skip
+
+    def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
+        """Every metric as it stands; `serving` is whether the step lets the candidate answer.
+
+        The same metrics at every step: harm is shared among them.
+        """
+        alpha = self.policy.goals.error_budget / 2
+        found = [self._quality(self.quality, tail, alpha)] if self.quality is not None else []
+        found += self.attempts.readings(alpha)
+        found += self.served.readings(alpha, serving=serving)
+        quality = self.policy.goals.quality
+        if quality is not None and quality.poc_target is not None and self.poc.n:
+            low, high = self.poc.band(alpha)
+            line = quality.scale.bounded(quality.poc_target)
+            reading = Reading("poc_target", self.poc.mean, low, high, self.poc.n, 0, line, None, None)
+            found.append(reading.in_units_of(quality.scale, quality.poc_target))
+        return found
+
+    def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
+        quality = self.policy.goals.quality
+        assert quality is not None
+        margin = quality.scale.bounded(quality.margin)
+        log_e, cut = max(views(goal, tail, margin), key=lambda view: view[0])
+        harm, peak = goal.harm_peak(tail.harm)
+        if harm > max(log_e, 0.0):
+            cut = peak  # what speaks for a rollback is what is shown then
+        shown = goal.with_tail(tail.worst[:cut], tail.best[:cut])
+        whole, n = shown.whole, shown.n
+        # An audit's values weigh more than 1 each; what they estimate is a difference of losses all the same.
+        low, high, mean = (max(-1.0, min(1.0, x)) for x in (*shown.band(alpha), shown.estimate))
+        gap, variance = (margin - whole.mean, whole.variance) if n else (margin, 0.0)
+        return Reading(
+            quality.loss, mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance, largest=_largest(self.policy),
+        ).in_units_of(quality.scale, quality.margin)  # fmt: skip
+
+    def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
+        in_step = observation.revision >= self.revision
+        in_trial = observation.revision >= self.trial_revision
+        self.served.settle(self._bases_settled.placed(observation), pair, in_step=in_step, harm=in_trial)
+        if pair.kind == AWAY:
+            return
+        if not self._drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):
+            return
+        self.labels += pair.labelled
+        self.no_loss += pair.lost == NO_LOSS
+        if pair.labelled:
+            self.clipped.add(self._measured(observation), pair.clipped)
+        self.step_labels += pair.labelled and in_step
+        if self.quality is not None and (pair.known is not None or not self._on_arrival):
+            # What never came speaks against an advance as the worst, and for a rollback as the best, that it could be.
+            harm = in_trial and pair.kind != DROPPED
+            self.quality.update(pair.worst, least=pair.best, in_step=in_step, harm=harm)
+        if pair.labelled and report is not None and (self._paired or observation.drawn is Variant.PRIMARY):
+            loss = self._scorer.loss(observation.primary, Variant.PRIMARY, report.label)
+            if loss is not None:
+                self.poc.update(loss)
+        if pair.asked and pair.kind != DROPPED:
+            says = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
+            self.coverage.add(labelled=pair.labelled, **says)
+
+    def _measured(self, observation: Observation) -> tuple[Variant, ...]:
+        """Whose losses a labelled row shows, where the goal cuts them."""
+        if self._cuts:
+            return tuple(Variant) if self._paired else (observation.drawn,)
+        return ()
+
+    def state(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            "quality": self.quality.state() if self.quality else None,
+            "attempts": self.attempts.state(), "drops": self._drops.state(), "version": VERSION,
+            "served": self.served.state(), "poc": self.poc.state(),
+            "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(), "funnel": self.funnel.state(),
+            "marks": self.marks, "chain": self.chain.state(),
+            "bases": self.bases.state(), "bases_settled": self._bases_settled.state(),
+            "step_from": list(self._step_from.items()), "baking": list(self._baking.items()),
+            "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }  # fmt: skip
+
+    def take(self, state: Mapping[str, Any]) -> None:
+        """Take over a state that this version has stored.
+
+        Raises:
+            ValueError: when it was made with other margins or bounds.
+        """
+        self.quality = self.quality.resume(state["quality"]) if self.quality else None
+        self.attempts.take(state["attempts"])
+        self._drops.take(state["drops"])
+        self.funnel = Funnel.of(state["funnel"])
+        self.served.take(state["served"])
+        self.poc = self.poc.resume(state["poc"])
+        self.coverage = Coverage(**state["coverage"])
+        self.clipped = Clipped(**state["clipped"])
+        self.marks = [tuple(mark) for mark in state["marks"]]
+        self.chain.take(state["chain"])
+        self.missing = [tuple(rows) for rows in state["missing"]]
+        self.bases.take(state["bases"])
+        self._bases_settled.take(state["bases_settled"])
+        self._step_from, self._baking = dict(state["step_from"]), dict(state["baking"])
+        self._firsts_seen.take(state["firsts_seen"])
+        self._firsts_settled.take(state["firsts_settled"])
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+
+
+_PLAIN = (
+    "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
+    "no_loss", "trial", "trial_revision",
+)  # fmt: skip
+
+
+def _paired_goal(policy: Policy) -> PairedGoal:
+    quality, bound = policy.goals.quality, _largest(policy)
+    assert quality is not None
+    return PairedGoal(quality.scale.bounded(quality.margin), quality.scale.bounded(quality.harm_line), -bound, bound)
+
+
+def _largest(policy: Policy) -> float:
+    """The largest value of a pair: a sampled one carries the weight of its chance."""
+    return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit

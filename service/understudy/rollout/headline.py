@@ -1,0 +1,99 @@
+"""Where a rollout stands, in one sentence, and why: of the plan in force, the decision behind it and the last verdict. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from understudy.domain import SHARE_ONE, Event, Phase, Plan
+
+JUDGE = "judge"
+REASON_MAX_CHARS = 90
+"""Of an operator's reason in a headline; the whole reason is in the verdict."""
+_WAITS = {
+    "loadtest": "waits for a load test", "approval": "waits for approval by an operator", "operator": "waits for an operator",
+    "labels": "waits for labels", "requests": "waits for requests", "time": "waits until its time is over",
+}  # fmt: skip
+_DONE = {
+    "started": "started", "advance": "advanced", "finish": "promoted", "wait": "stopped for approval", "rollback": "rolled back",
+    "release": "released the old primary", "promote": "advanced by hand", "promote_full": "promoted by hand",
+    "weight": "set by hand", "shadow": "sent back to shadow", "pause": "paused", "resume": "resumed", "abort": "aborted",
+    "retry": "started again", "undo": "promotion taken back",
+}  # fmt: skip
+
+
+def headline(
+    plan: Plan, verdict: Mapping[str, Any], decision: Event | None, primary: str, candidate: str | None
+) -> str:
+    """One sentence for the top of a page.
+
+    Args:
+        verdict: as `current` gives it. decision: the event that put the plan in force.
+        primary: the models' names; `candidate` is None where there is none.
+    """
+    at = f"{plan.weight * 100 / SHARE_ONE:g} %"
+    who = decision.actor if decision else "an operator"
+    kind = decision.kind if decision else ""
+    taken = "The promotion was taken back" if kind == "undo" else "Aborted"
+    standing = {
+        Phase.SERVING: f"{primary} answers every request; there is no candidate",
+        Phase.PROMOTED: f"Promoted: {candidate} answers every request",
+        Phase.ABORTED: f"{taken} by {who}{_because(decision)}",
+        Phase.PAUSED: f"Paused by {who} with {candidate} at {at}{_because(decision)}",
+        Phase.WAITING: f"{candidate} at {at}: {_WAITS['approval']}",
+    }
+    if plan.phase is Phase.ABORTED and kind == "rollback":
+        return f"Rolled back: {primary} answers every request"
+    if plan.phase in standing:
+        return standing[plan.phase]
+    where = f"{candidate} rehearses" if plan.phase is Phase.SHADOW else f"{candidate} answers {at}"
+    what = {"advance": "ready to go on", "rollback": "harm was found"}.get(verdict["answer"])
+    waits = [_WAITS[each] for each in verdict.get("waits_for", ()) if each in _WAITS]
+    return f"{where}: {what or (waits[0] if waits else 'not decided yet')}"
+
+
+def _because(decision: Event | None) -> str:
+    reason = decision.reason.strip() if decision else ""
+    return f": {reason}" if reason and len(reason) <= REASON_MAX_CHARS else ""
+
+
+def current(plan: Plan, kept: Mapping[str, Any] | None, decision: Event | None) -> dict[str, Any]:
+    """The verdict as it is for the plan in force: a decision that changed the plan is known before the judge looks again.
+
+    Args:
+        kept: what the judge kept last, with the revision that it judged; None where it never looked.
+        decision: the event that put the plan in force.
+    """
+    fresh = kept is not None and kept.get("revision", plan.revision) == plan.revision
+    verdict: dict[str, Any] = dict(kept["verdict"]) if kept else {}
+    if fresh and plan.phase in {Phase.SHADOW, Phase.CANARY, Phase.WAITING}:
+        return verdict
+    nothing: dict[str, Any] = {
+        "answer": "hold",
+        "labels_left": None,
+        "requests_left": None,
+        "seconds_left": None,
+        "waits_for": [],
+    }
+    if kept is None and (decision is None or decision.kind == "started"):
+        return nothing | {"reason": "nothing has been judged yet: no pair has been recorded"}
+    done = _done(plan, decision)
+    if plan.phase is Phase.PAUSED:
+        reason, waits_for = f"{done}; `resume` goes on", ["operator"]
+    elif plan.phase is Phase.PROMOTED:
+        rests = f"{done}; the old primary {'was released' if plan.released else 'goes on rehearsing'}"
+        reason, waits_for = str(verdict["reason"]) if fresh and not plan.released else rests, []
+    elif plan.phase is Phase.ABORTED:
+        reason, waits_for = done, []
+    elif plan.phase is Phase.WAITING:
+        reason, waits_for = "the evidence is there; the next step waits for approval by an operator", ["approval"]
+    else:
+        reason, waits_for = f"{done}: nothing has been judged since", []
+    harm = verdict if fresh and verdict.get("answer") == "rollback" else {}
+    return verdict | nothing | {"reason": reason, "waits_for": waits_for} | harm
+
+
+def _done(plan: Plan, decision: Event | None) -> str:
+    if decision is None:
+        return plan.phase.value
+    what = _DONE.get(decision.kind, decision.kind)
+    who = "the judge" if decision.actor == JUDGE else decision.actor
+    return f"{what} by {who}" + (f": {decision.reason.strip()}" if decision.reason.strip() else "")

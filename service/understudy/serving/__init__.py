@@ -1,0 +1,1 @@
+"""The road of a prediction: route, infer, rehearse, under the plan that holds."""

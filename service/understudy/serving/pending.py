@@ -1,0 +1,132 @@
+"""One prediction, from its routing to its answer: the same for every protocol, and however the request arrived."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from understudy.domain import Plan, Variant
+from understudy.errors import UnderstudyError
+from understudy.http.asgi import CompleteRequest, Headers
+from understudy.inference import Scores
+from understudy.records.exchange import Exchange
+from understudy.serving.pipeline import CANDIDATES_FAULT, RequestPath
+
+log = structlog.get_logger(__name__)
+
+
+class Pending:
+    """Waits for its scores (a `ScoresCallback`), replies, and hands over to the record and the rehearsal.
+
+    Callbacks instead of a coroutine: what a task and a future cost is two turns of the event loop, as much as a small model.
+
+    Args:
+        started: when its handling began, on the performance clock.
+        answer: the headers and the body for an exchange and its scores.
+        refuse: replies with an error.
+    """
+
+    __slots__ = ("_answer", "_begun", "_exchange", "_path", "_plan", "_refuse", "_started", "_whole")
+
+    def __init__(
+        self, path: RequestPath, whole: CompleteRequest, exchange: Exchange, plan: Plan, started: float,
+        answer: Callable[[Exchange, Scores], tuple[Headers, bytes]], refuse: Callable[[CompleteRequest, UnderstudyError], None],
+    ) -> None:  # fmt: skip
+        self._path, self._whole, self._exchange, self._plan = path, whole, exchange, plan
+        self._started = self._begun = started
+        self._answer, self._refuse = answer, refuse
+
+    def ask(self) -> None:
+        """Ask the model that is to answer. A run that may take long has a deadline; the candidate's process has its own."""
+        self._begun = self._path.now()
+        try:
+            if not self._path.ask(self._exchange, self, alone=self._whole.alone):
+                deadline = Deadline(self, self._path.left_s(self._exchange, self._started))
+                try:
+                    self._path.ask_by(self._exchange, deadline)
+                except UnderstudyError:
+                    deadline.cancel()
+                    raise
+        except CANDIDATES_FAULT as error:
+            self.set_exception(error)
+        except UnderstudyError as error:
+            self._fail(error)
+
+    def done(self) -> bool:
+        """A caller who has gone leaves a record all the same."""
+        return False
+
+    def set_result(self, scores: Scores, /) -> None:
+        """The scores of the model that was asked. Nothing is raised here: others wait for the same run."""
+        try:
+            if self._exchange.variant is Variant.PRIMARY:
+                self._reply(self._path.answered(self._exchange, scores, self._begun))
+            else:
+                self._candidate_ended(scores)
+        except Exception as error:  # noqa: BLE001
+            self._fail(error)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Why there are none."""
+        try:
+            if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
+                self._fail(self._path.past_deadline() if isinstance(error, TimeoutError) else error)
+            else:
+                self._candidate_ended(error)
+        except Exception as ours:  # noqa: BLE001
+            self._fail(ours)
+
+    def _candidate_ended(self, found: Scores | Exception) -> None:
+        scores = self._path.candidate_ended(self._exchange, found, self._begun)
+        if scores is not None:
+            self._reply(scores)
+        else:
+            self.ask()  # the primary: it is a fallback now
+
+    def _reply(self, scores: Scores) -> None:
+        exchange = self._exchange
+        headers, body = self._answer(exchange, scores)
+        self._whole.reply(200, headers, body)
+        exchange.total_seconds = self._path.now() - self._started
+        self._path.hand_over(exchange, self._plan)
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, UnderstudyError):
+            log.error("a bug: please report it", exc_info=error)
+            error = UnderstudyError("an unexpected error; the log has the details")
+        self._path.failed(self._exchange, self._plan, error, self._started)
+        self._refuse(self._whole, error)
+
+
+class Deadline:
+    """Passes on what comes in time, and a `TimeoutError` where nothing does; what comes later is not delivered."""
+
+    __slots__ = ("_pending", "_timer")
+
+    def __init__(self, pending: Pending, seconds: float) -> None:
+        self._pending = pending
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self._passed)
+
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+        return self._timer is None
+
+    def set_result(self, scores: Scores, /) -> None:
+        """In time."""
+        self.cancel()
+        self._pending.set_result(scores)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """In time, too."""
+        self.cancel()
+        self._pending.set_exception(error)
+
+    def cancel(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _passed(self) -> None:
+        self._timer = None
+        self._pending.set_exception(TimeoutError())

@@ -1,0 +1,371 @@
+"""Domain values to rows of the tables and back, and the rules about labels that both stores share."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from understudy.domain import (
+    Answer,
+    Event,
+    Fate,
+    Label,
+    LabelReceipt,
+    LabelReport,
+    Mode,
+    Observation,
+    Outcome,
+    Phase,
+    Plan,
+    Status,
+    Variant,
+)
+from understudy.store import Tally
+
+Row: TypeAlias = Sequence[Any]
+
+ROW_BYTES = 70
+"""What a row costs beside its own text and numbers: record headers, the keys of three b-trees and their unused space.
+Measured on SQLite with ids in random order; `tests/unit/store/test_pruning.py` holds it against the size of a file."""
+
+
+BATCHES_KEPT = 4_096
+"""Batches of labels whose receipt is kept. A retry comes within seconds, and a service writes some hundreds a second."""
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON, ASCII (so that every driver takes it), with numpy's scalars and arrays as plain numbers."""
+    return json.dumps(value, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return value.tolist()
+    except AttributeError:
+        raise TypeError(f"{type(value).__name__} cannot be kept in the store: it has no JSON form") from None
+
+
+from_json = json.loads
+_encode = msgspec.json.encode
+_decode = msgspec.json.Decoder(tuple[float, ...]).decode
+
+# A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
+_scalar_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
+
+
+def _label_text(label: Label) -> str:
+    # Not from the cache for a tuple: it tells (1,) from (1.0,) by its own type alone.
+    return to_json(label) if isinstance(label, tuple) else _scalar_text(label)
+
+
+@functools.lru_cache(maxsize=1024)
+def label_value(text: str) -> Label:
+    """The label in a column's text."""
+    value = from_json(text)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _numbers_text(numbers: Sequence[float]) -> str:
+    """A row's numbers as JSON, an order of magnitude sooner than `to_json` where they are Python's own and finite."""
+    try:
+        text = _encode(numbers).decode()
+    except TypeError:
+        return to_json(numbers)
+    return to_json(numbers) if "n" in text else text  # null: one is not finite
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return _decode(text)
+    except msgspec.DecodeError:
+        return tuple(from_json(text))
+
+
+def same_label(one: Label, other: Label) -> bool:
+    """Whether two reports say the same, as Python compares: 1, 1.0 and True agree, "1" differs. NaN agrees with NaN."""
+    return one == other or (one != one and other != other)  # noqa: PLR0124 -- only NaN differs from itself
+
+
+def kept(observation: Observation) -> Observation:
+    """The observation as a store gives it back: a score that is not a number is no score."""
+    return replace(observation, primary=_kept(observation.primary), candidate=_kept(observation.candidate))
+
+
+def _kept(answer: Answer) -> Answer:
+    probabilities = None if answer.probabilities is None else tuple(map(float, answer.probabilities))
+    vector = None if answer.vector is None else tuple(map(float, answer.vector))
+    return replace(answer, score=_score(answer.score), probabilities=probabilities, vector=vector)
+
+
+def _score(score: float | None) -> float | None:
+    # float() because SQLite's driver takes numpy's float32 for four bytes of binary.
+    return None if score is None or score != score else float(score)  # noqa: PLR0124 -- SQLite has no NaN
+
+
+def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
+    """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction, and holds the interpreter lock."""
+    primary, candidate = observation.primary, observation.candidate
+    _number("at", observation.at)
+    own, request = observation.prediction_id, observation.request_id
+    return (
+        rollout,
+        own,
+        None if request == own else request,
+        observation.at,
+        observation.revision,
+        observation.variant.value,
+        observation.mode.value,
+        observation.share,
+        observation.unit,
+        observation.fallback,
+        primary.status.value,
+        None if primary.label is None else _label_text(primary.label),
+        _score(primary.score),
+        None if primary.probabilities is None else _numbers_text(primary.probabilities),
+        primary.seconds,
+        candidate.status.value,
+        None if candidate.label is None else _label_text(candidate.label),
+        _score(candidate.score),
+        None if candidate.probabilities is None else _numbers_text(candidate.probabilities),
+        candidate.seconds,
+        observation.point,
+        None if primary.vector is None else _numbers_text(primary.vector),
+        None if candidate.vector is None else _numbers_text(candidate.vector),
+        None if observation.agrees is None else int(observation.agrees),
+        None if observation.sampled else 0,
+        observation.replay,
+        observation.received_at,
+    )
+
+
+def _number(name: str, value: float) -> None:
+    if value != value:  # noqa: PLR0124 - only NaN; PostgreSQL would keep it, above every number
+        raise ValueError(f"the store cannot keep this: `{name}` is not a number")
+
+
+# Looked up: calling an enumeration takes several times as long, four times a row.
+_VARIANTS = {each.value: each for each in Variant}
+_MODES = {each.value: each for each in Mode}
+_STATUSES = {each.value: each for each in Status}
+
+
+def observation_of(row: Row) -> Observation:
+    """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
+    # All at once and by position: this runs for every row that the judge reads.
+    (
+        _, own, request, at, revision, variant, mode, share, unit, fallback, status, label, score, probabilities, seconds,
+        status_2, label_2, score_2, probabilities_2, seconds_2, point, vector, vector_2, agrees, unsampled, replay, received_at,
+        *_,
+    ) = row  # fmt: skip
+    return Observation(
+        own,
+        own if request is None else request,
+        at,
+        revision,
+        _VARIANTS[variant],
+        _MODES[mode],
+        share,
+        _answer_of(status, label, score, probabilities, seconds, vector),
+        _answer_of(status_2, label_2, score_2, probabilities_2, seconds_2, vector_2),
+        unit,
+        fallback,
+        point,
+        None if agrees is None else bool(agrees),
+        unsampled is None,
+        replay,
+        received_at,
+    )
+
+
+def _answer_of(
+    status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float, vector: str | None
+) -> Answer:
+    return Answer(
+        _STATUSES[status],
+        None if label is None else label_value(label),
+        score,
+        None if probabilities is None else _numbers(probabilities),
+        seconds,
+        None if vector is None else _numbers(vector),
+    )
+
+
+def row_bytes(row: Row) -> int:
+    """Roughly what this row of `observations` takes on disk, its share of the indexes included."""
+    values = sum(len(value.encode()) if isinstance(value, str) else 8 * isinstance(value, float) for value in row)
+    return ROW_BYTES + values + len(row[1])  # the prediction's id is in the table and in an index
+
+
+def plan_row(rollout: int, plan: Plan) -> dict[str, Any]:
+    """The row of `plans`."""
+    return {
+        "rollout": rollout,
+        "phase": plan.phase.value,
+        "weight": plan.weight,
+        "shadow": plan.shadow,
+        "salt": str(plan.salt),
+        "step": plan.step,
+        "revision": plan.revision,
+        "updated_at": plan.updated_at,
+        "trial": plan.trial,
+    }
+
+
+def plan_of(row: Row) -> Plan:
+    """The plan in a row of `plans`, in the table's order."""
+    _, phase, weight, shadow, salt, step, revision, updated_at, trial = row
+    return Plan(Phase(phase), weight, shadow, int(salt), step, revision, updated_at, trial)
+
+
+def event_row(rollout: int, event: Event) -> dict[str, Any]:
+    """The row of `events` without its id."""
+    return {
+        "rollout": rollout,
+        "at": event.at,
+        "kind": event.kind,
+        "actor": event.actor,
+        "reason": event.reason,
+        "revision": event.revision,
+        "details": to_json(dict(event.details)),
+    }
+
+
+def event_of(row: Row) -> Event:
+    """The event in a row of `events`, in the table's order."""
+    number, _, at, kind, actor, reason, revision, details = row
+    return Event(at, kind, actor, reason, revision, from_json(details), number)
+
+
+def received(reports: Iterable[LabelReport], received_at: float) -> list[LabelReport]:
+    """Reports as they are stored: without a time of its own, one has exactly that of its receipt, which tells it apart."""
+    return [
+        dataclasses.replace(each, at=received_at, timed=False) if not each.timed or each.at == received_at else each
+        for each in reports
+    ]
+
+
+def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, Any]:
+    """What `labels` and `label_conflicts` have in common, of a report that went through `received`."""
+    _number("at", report.at)
+    return {
+        "rollout": rollout,
+        "prediction_id": report.prediction_id,
+        "label": _label_text(report.label),
+        "at": report.at,
+        "received_at": received_at,
+    }
+
+
+def report_of(prediction_id: str, label: str, at: float, received_at: float) -> LabelReport:
+    """The report in a row of `labels`; `label` is JSON. See `received`."""
+    return LabelReport(prediction_id, label_value(label), at, timed=at != received_at)
+
+
+def outcome(observation: Observation, report: LabelReport) -> Outcome:
+    """The observation with its label. Its delay is on the time base of the request; without a said time, on the service's clock."""
+    if report.timed:
+        return Outcome(observation, report.label, delay=report.at - observation.at)
+    return Outcome(observation, report.label, delay=max(0.0, report.at - observation.arrived_at))
+
+
+@dataclass(slots=True)
+class SortedReports:
+    """A batch of reports: the first of each prediction, and what came after a label that stands.
+
+    Attributes:
+        corrected: reports of labels that stand, with an earlier time.
+        order: the prediction of each report that is fresh, and the fate of each other one.
+    """
+
+    fresh: dict[str, LabelReport] = field(default_factory=dict)
+    corrected: list[LabelReport] = field(default_factory=list)
+    conflicts: list[LabelReport] = field(default_factory=list)
+    order: list[str | Fate] = field(default_factory=list)
+
+    def receipt(self, outcomes: Sequence[Outcome]) -> LabelReceipt:
+        """What became of the batch, when these are the outcomes of those whose observation is there."""
+        matched = {outcome.observation.prediction_id for outcome in outcomes}
+        fates = [
+            each if isinstance(each, Fate) else Fate.MATCHED if each in matched else Fate.PENDING for each in self.order
+        ]
+        return LabelReceipt(fates, tuple(outcomes))
+
+
+def fates(receipt: LabelReceipt) -> Iterator[tuple[str, float]]:
+    """What a batch of labels adds to the counters: how many had which fate."""
+    return ((f"label_fates/{fate.value}", float(n)) for fate, n in receipt.counts.items() if n)
+
+
+def joined(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, float]]:
+    """What labels add to the counters that waited for their observation."""
+    return iter([("label_fates/joined", float(len(outcomes)))] if outcomes else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A label that is stored. `corrected`: its time was corrected before, and once is all."""
+
+    report: LabelReport
+    corrected: bool = False
+
+    def corrects(self, report: LabelReport) -> bool:
+        """Whether a report of the same label says an earlier time than the one that was said before."""
+        return report.timed and self.report.timed and not self.corrected and report.at < self.report.at
+
+
+def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Standing]) -> SortedReports:
+    """Hold each report against the labels that stand; `known` grows by the fresh ones."""
+    batch = SortedReports()
+    for report in reports:
+        own = report.prediction_id
+        standing = known.get(own)
+        if standing is None:
+            known[own] = Standing(report)
+            batch.fresh[own] = report
+            batch.order.append(own)
+        elif not same_label(standing.report.label, report.label):
+            batch.conflicts.append(report)
+            batch.order.append(Fate.CONFLICT)
+        elif standing.corrects(report):
+            if own in batch.fresh:  # nobody has seen the time before
+                batch.fresh[own] = report
+            else:
+                batch.corrected.append(report)
+            known[own] = Standing(report, corrected=own not in batch.fresh)
+            batch.order.append(Fate.CORRECTED)
+        else:
+            batch.order.append(Fate.DUPLICATE)
+    return batch
+
+
+def stored_before(batch_id: str) -> str:
+    """What a sender reads whose batch was stored by a later try already."""
+    return f"the batch of labels {batch_id} was stored by another try meanwhile"
+
+
+def total(tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()) -> dict[str, float]:
+    """What the outcomes add to the counters, on top of `start`."""
+    sums: dict[str, float] = {}
+    for name, value in _additions(tally, outcomes, start):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
+
+
+def _additions(
+    tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]]
+) -> Iterator[tuple[str, float]]:
+    yield from start
+    for each in outcomes:
+        yield from tally(each).items()
+
+
+def moved_on(expected: int, current: int) -> str:
+    """What a caller reads whose plan is no longer the one in force."""
+    return (
+        f"the plan is at revision {current}, not {expected}: it has changed since you looked. Look again, then decide."
+    )

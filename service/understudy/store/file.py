@@ -1,0 +1,134 @@
+"""SQLite's file as the file system has it: whether what is at its path is still the database that was opened.
+
+SQLite goes on in a file that was deleted or replaced: what it commits there is lost when the last process closes it. So each
+transaction compares the path with what was opened, and each poll of the plan reads the file's header.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from understudy.errors import StoreLost
+
+HEADER_BYTES = 100
+_EMPTY = -1  # in place of the inode
+_MAGIC = b"SQLite format 3\x00"
+_WAY_OUT = "nothing is stored. Put the file back, or restart the service to begin a new store"
+
+
+class DatabaseFile:
+    """One SQLite file, from `opened` on.
+
+    Attributes:
+        path: of the database.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._path, self._wal = path, str(path), f"{path}-wal"
+        self._open = False
+        self._known: tuple[int, int] | None = None  # once its first page is written
+        self._known_wal: tuple[int, int] | None = None
+        self._number = 0
+        self._short = False  # at the last look
+        self._problem: str | None = None
+
+    def opened(self, number: int) -> None:
+        """The database is open, and its tables are made.
+
+        Args:
+            number: its `application_id`, by which its header tells it from other databases.
+        """
+        self._open, self._number = True, number
+
+    def closed(self) -> None:
+        """A connection was closed: when the last one goes, SQLite removes the write-ahead log."""
+        self._known_wal = None
+
+    def check(self) -> None:
+        """Compare the path with what was opened; two microseconds.
+
+        Raises:
+            StoreLost: it is another file, or none.
+        """
+        if not self._open:
+            return
+        found = _identity(self._path)
+        if self._known is None and found is not None and found[1] != _EMPTY:
+            self._known = found
+        if self._known is not None and found != self._known:
+            what = "deleted" if found is None else "truncated" if found[1] == _EMPTY else "replaced by another file"
+            raise StoreLost(f"the database {self._path} was {what} while the service runs: {_WAY_OUT}")
+        if self._problem is not None:
+            raise StoreLost(self._problem)
+
+    def check_log(self) -> None:
+        """As `check`, for the write-ahead log beside it, in a transaction that writes.
+
+        Raises:
+            StoreLost: the log was deleted or replaced, and with it what was committed last.
+        """
+        self.check()
+        found = _identity(self._wal)
+        if self._known is None or found == self._known_wal:
+            return
+        if self._known_wal is not None:
+            what = "deleted" if found is None else "replaced"
+            raise StoreLost(f"{self._wal}, with the last commits, was {what} while the service runs: {_WAY_OUT}")
+        self._known_wal = found
+
+    def look(self) -> None:
+        """Read the header: another database may have been copied over this one, or its end may be cut off.
+
+        Raises:
+            StoreLost: it is damaged, or another database.
+        """
+        if self._known is None:
+            return
+        self._problem = None
+        self.check()
+        try:
+            with self.path.open("rb") as file:
+                header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise StoreLost(
+                f"the database {self._path} cannot be read any more ({error.strerror}): {_WAY_OUT}"
+            ) from error
+        self._problem = self._damage(header, size)
+        self.check()
+
+    def _damage(self, header: bytes, size: int) -> str | None:
+        if len(header) < HEADER_BYTES:
+            return f"the database {self._path} was truncated while the service runs: {_WAY_OUT}"
+        number = int.from_bytes(header[68:72], "big")
+        if not header.startswith(_MAGIC) or number not in {0, self._number}:  # 0: not written from the log yet
+            return f"the database {self._path} was overwritten while the service runs: {_WAY_OUT}"
+        page = int.from_bytes(header[16:18], "big")
+        wanted = (65_536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
+        # A checkpoint writes the first page before it appends the last ones: once is no proof.
+        short, self._short = self._short, size < wanted
+        if short and self._short:
+            left = f"{size:,} of {wanted:,} bytes are left"
+            return f"the database {self._path} was truncated while the service runs ({left}): {_WAY_OUT}"
+        return None
+
+
+def number_of(uuid: str) -> int:
+    """The `application_id` of the database with this identity: not 0, and without the sign."""
+    return int(uuid.replace("-", "")[:8], 16) & 0x7FFF_FFFF or 1
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a database, and not an empty file that something made in its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size >= HEADER_BYTES
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - as fast as it gets, for every transaction
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if found.st_size or path.endswith("-wal") else (found.st_dev, _EMPTY)

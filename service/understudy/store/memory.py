@@ -1,0 +1,304 @@
+"""The Store's contract in dictionaries: for tests, and for trying the house out. It dies with its process."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from understudy.domain import Event, Fate, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from understudy.errors import NotAllowedNow, StoreError
+from understudy.store import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutRecord, Tally, WaitingLabels, codec
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A label as it is kept: the columns of `labels`."""
+
+    report: LabelReport
+    received_at: float
+    receipt: int
+    at_before: float = 0.0
+    corrected: int | None = None
+
+    def standing(self) -> codec.Standing:
+        return codec.Standing(self.report, self.corrected is not None)
+
+    def with_time(self, at: float) -> LabelReport:
+        """The label as it was written (1 and True are equal), with another time; the database tells a said time like this."""
+        return replace(self.report, at=at, timed=at != self.received_at)
+
+
+class MemoryStore:
+    """A Store whose database is this object.
+
+    Attributes:
+        rollout: the id of the rollout it speaks of.
+    """
+
+    def __init__(self, rollout: str, tally: Tally) -> None:
+        self.rollout = rollout
+        self._tally = tally
+        self._lock = threading.Lock()
+        self._plan_saved = threading.Condition(self._lock)
+        self._closed = False
+        self._plan: Plan | None = None
+        self._events: list[Event] = []
+        self._stored = 0
+        self._observations: dict[int, Observation] = {}  # by sequence number, in its order
+        self._seqs: dict[str, int] = {}
+        self._labels: dict[str, _Kept] = {}
+        self._receipts = 0
+        self._conflicts: list[tuple[LabelReport, float]] = []
+        self._batches: dict[str, Sequence[Fate]] = {}  # of labels, by batch_id
+        self._counters: dict[str, float] = {}
+        self._lease = ("", 0.0)
+        self._states: dict[str, str] = {}
+        self._identity: str | None = None
+        self._pruned: Pruned | None = None
+        self._sketches: dict[tuple[int, str], tuple[float, str]] = {}
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed:
+                raise StoreError("memory: the store is closed")
+            yield
+
+    def load_plan(self) -> Plan | None:
+        """See `Store.load_plan`."""
+        with self._turn():
+            return self._plan
+
+    def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
+        """See `Store.save_plan`."""
+        with self._turn():
+            revision = 0 if self._plan is None else self._plan.revision
+            if expected_revision is not None and expected_revision != revision:
+                raise NotAllowedNow(codec.moved_on(expected_revision, revision))
+            kept = replace(plan, revision=revision + 1)
+            self._append(replace(event, revision=revision + 1))
+            self._plan = kept
+            self._plan_saved.notify_all()
+            return kept
+
+    def await_plan(self, timeout_s: float) -> bool:
+        """See `Store.await_plan`."""
+        with self._turn():
+            return self._plan_saved.wait(timeout_s)
+
+    def append_event(self, event: Event) -> Event:
+        """See `Store.append_event`."""
+        with self._turn():
+            return self._append(event)
+
+    def _append(self, event: Event) -> Event:
+        # Through JSON, so that nobody can change the details afterwards, and they come back as from a database.
+        details = codec.from_json(codec.to_json(dict(event.details)))
+        self._events.append(replace(event, id=len(self._events) + 1, details=details))
+        return self._events[-1]
+
+    def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+        """See `Store.events`."""
+        with self._turn():
+            return self._events[max(after, 0) :][: max(limit, 0)]
+
+    def add_observations(
+        self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
+    ) -> Sequence[Outcome]:
+        """See `Store.add_observations`."""
+        with self._turn():
+            fresh: dict[str, Observation] = {}
+            for each in observations:
+                if each.prediction_id not in self._seqs:
+                    fresh.setdefault(each.prediction_id, codec.kept(each))
+            if observations and not fresh:
+                return []  # the batch has come before
+            waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
+            sums = codec.total(self._tally, waited, [*(counts or {}).items(), *codec.joined(waited)])
+            for own, each in fresh.items():
+                self._stored += 1
+                self._observations[self._stored] = each
+                self._seqs[own] = self._stored
+            self._add(sums)
+            return waited
+
+    def add_labels(
+        self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
+    ) -> LabelReceipt:
+        """See `Store.add_labels`. These labels survive nothing: the store is in memory."""
+        with self._turn():
+            if batch_id in self._batches:
+                if again:
+                    return LabelReceipt(self._batches[batch_id], repeated=True)
+                raise StoreError(codec.stored_before(batch_id))
+            reports = codec.received(reports, received_at)
+            asked = {report.prediction_id for report in reports} & self._labels.keys()
+            batch = codec.sort_reports(reports, {own: self._labels[own].standing() for own in asked})
+            matched = [
+                codec.outcome(self._observations[self._seqs[own]], report)
+                for own, report in batch.fresh.items()
+                if own in self._seqs
+            ]
+            receipt = batch.receipt(matched)
+            self._add(codec.total(self._tally, matched, codec.fates(receipt)))
+            self._receipts += bool(reports)
+            self._labels.update(
+                (own, _Kept(report, received_at, self._receipts)) for own, report in batch.fresh.items()
+            )
+            for report in batch.corrected:
+                kept = self._labels[report.prediction_id]
+                kept.at_before, kept.corrected = kept.report.at, self._receipts
+                kept.report = kept.with_time(report.at)
+            self._conflicts.extend((report, received_at) for report in batch.conflicts)
+            if batch_id is not None:
+                self._batches[batch_id] = receipt.fates
+                for old in list(self._batches)[: -codec.BATCHES_KEPT]:
+                    del self._batches[old]
+            return receipt
+
+    def join_pending(self) -> Sequence[Outcome]:
+        """See `Store.join_pending`: under one lock no label and observation ever miss each other."""
+        with self._turn():
+            return []
+
+    def waiting_labels(self, *, received_before: float) -> WaitingLabels:
+        """See `Store.waiting_labels`."""
+        with self._turn():
+            received = [kept.received_at for own, kept in self._labels.items() if own not in self._seqs]
+            return WaitingLabels(
+                len(received), sum(at < received_before for at in received), min(received, default=None)
+            )
+
+    def decision(self, revision: int) -> Event | None:
+        """See `Store.decision`."""
+        with self._turn():
+            return next((event for event in self._events if event.revision == revision), None)
+
+    def outcomes(
+        self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
+    ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
+        """See `Store.outcomes`."""
+        with self._turn():
+            first = next(iter(self._observations), self._stored + 1)
+            later = (seq for seq in range(max(after + 1, first), self._stored + 1) if seq in self._observations)
+            found = [(seq, self._observations[seq]) for seq in islice(later, max(limit, 0))]
+            return [(seq, each, self._known(each.prediction_id, known_by)) for seq, each in found]
+
+    def _known(self, prediction_id: str, known_by: int | None) -> LabelReport | None:
+        kept = self._labels.get(prediction_id)
+        if kept is None or (known_by is not None and kept.receipt > known_by):
+            return None
+        if known_by is not None and kept.corrected is not None and kept.corrected > known_by:
+            return kept.with_time(kept.at_before)
+        return kept.report
+
+    def receipts(self) -> int:
+        """See `Store.receipts`."""
+        with self._turn():
+            return self._receipts
+
+    def counters(self) -> Mapping[str, float]:
+        """See `Store.counters`."""
+        with self._turn():
+            return dict(self._counters)
+
+    def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
+        """See `Store.lead`."""
+        with self._turn():
+            current, expires_at = self._lease
+            if current not in {"", holder} and now < expires_at <= now + ttl_s + LEASE_AHEAD_MAX_S:
+                return False
+            self._lease = (holder, now + ttl_s)
+            return True
+
+    def load_state(self, name: str) -> Mapping[str, Any] | None:
+        """See `Store.load_state`."""
+        with self._turn():
+            text = self._states.get(name)
+            return None if text is None else codec.from_json(text)
+
+    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
+        """See `Store.save_state`."""
+        with self._turn():
+            if self._lease[0] != holder:
+                raise NotAllowedNow(f"{holder} does not lead this rollout any more")
+            self._states[name] = codec.to_json(dict(state))
+            for event in events:
+                self._append(event)
+
+    def save_sketches(
+        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+    ) -> None:
+        """See `Store.save_sketches`."""
+        with self._turn():
+            for slot, document in sketches.items():
+                self._sketches[slot, writer] = (now, codec.to_json(dict(document)))
+            written: dict[int, float] = {}
+            for (slot, _), (at, _) in self._sketches.items():
+                written[slot] = max(at, written.get(slot, at))
+            stay = set(sorted(written, key=lambda slot: (written[slot], slot))[-slots_max:])
+            self._sketches = {key: kept for key, kept in self._sketches.items() if key[0] in stay}
+
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
+        """See `Store.sketches`."""
+        with self._turn():
+            found = sorted((*key, *kept) for key, kept in self._sketches.items() if kept[0] >= since)
+            return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in found]
+
+    def prune(self, retention: Retention, *, now: float) -> int:
+        """See `Store.prune`; the sizes are those that the rows would have on disk."""
+        oldest = now - retention.max_age_s
+        with self._turn():
+            gone = [seq for seq, each in self._observations.items() if each.arrived_at < oldest]
+            left = [(seq, each) for seq, each in self._observations.items() if each.arrived_at >= oldest]
+            size = sum(codec.row_bytes(codec.observation_row(0, each)) for _, each in left)
+            for seq, each in left:
+                if size <= retention.max_bytes:
+                    break
+                size -= codec.row_bytes(codec.observation_row(0, each))
+                gone.append(seq)
+            for seq in gone:
+                own = self._observations.pop(seq).prediction_id
+                del self._seqs[own]
+                self._labels.pop(own, None)
+            for own, label in list(self._labels.items()):
+                if own not in self._seqs and label.received_at < oldest:
+                    del self._labels[own]
+            self._conflicts = [each for each in self._conflicts if each[1] >= oldest]
+            if gone:
+                before = self._pruned or Pruned(0, 0, now)
+                self._pruned = Pruned(max(before.up_to, *gone), before.rows + len(gone), max(before.at, now))
+            return len(gone)
+
+    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+        """See `Store.keep_identity`."""
+        with self._turn():
+            self._identity = self._identity or codec.to_json(dict(identity))
+
+    def rollouts(self) -> Sequence[RolloutRecord]:
+        """See `Store.rollouts`: this one has one."""
+        with self._turn():
+            identity = None if self._identity is None else codec.from_json(self._identity)
+            started_at = self._events[0].at if self._events else None
+            return [RolloutRecord(self.rollout, identity, started_at, self._plan, self._pruned)]
+
+    def ping(self) -> float:
+        """See `Store.ping`."""
+        start = time.perf_counter()
+        with self._turn():
+            return time.perf_counter() - start
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._lock:
+            self._closed = True
+
+    def _outcome(self, observation: Observation) -> Outcome:
+        return codec.outcome(observation, self._labels[observation.prediction_id].report)
+
+    def _add(self, sums: Mapping[str, float]) -> None:
+        for name, value in sums.items():
+            self._counters[name] = self._counters.get(name, 0.0) + value

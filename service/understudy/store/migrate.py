@@ -1,0 +1,79 @@
+"""Bringing a database to the tables that this version speaks, with Alembic and without a file beside the package.
+
+Alembic is loaded when there is something to migrate: most starts find that done.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import column, inspect, select, table
+
+from understudy.errors import ConfigurationError
+from understudy.store.database import BUSY_TIMEOUT_S, Database
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = "0010"
+"""The newest revision in `migrations/versions`; a test keeps the two equal."""
+
+_alembics_own = table("alembic_version", column("version_num"))
+
+_one_at_a_time = threading.Lock()  # Alembic keeps the running migration in module globals
+
+
+def migrate(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> str | None:
+    """Make or migrate the tables behind `url`; harmless when that is done, or when others do it at the same time.
+
+    Returns:
+        The revision that the database had before, None for an empty one.
+
+    Raises:
+        ConfigurationError: when a newer version has migrated the database already.
+        StoreError: when the database did not do what was asked.
+    """
+    database = Database(url, busy_timeout_s=busy_timeout_s)
+    try:
+        return upgrade(database)
+    finally:
+        database.close()
+
+
+def upgrade(database: Database) -> str | None:
+    """What `migrate` does, on connections that are there."""
+    with database.reading() as connection:
+        if inspect(connection).has_table(_alembics_own.name):
+            before = connection.execute(select(_alembics_own.c.version_num)).scalar_one_or_none()
+            if before == HEAD:
+                return HEAD
+    return _migrated(database)
+
+
+def _migrated(database: Database) -> str | None:
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    # Whoever waited here for another process finds its work done: the revision is read inside.
+    with _one_at_a_time, database.alone(unhurried=True) as connection:
+        before = MigrationContext.configure(connection).get_current_revision()
+        _refuse_newer(ScriptDirectory.from_config(config), before, database.name)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return before
+
+
+def _refuse_newer(scripts: Any, revision: str | None, name: str) -> None:
+    from alembic.util import CommandError  # noqa: PLC0415
+
+    if revision is None:
+        return
+    try:
+        scripts.get_revision(revision)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"{name} is at revision {revision}, which this version does not know (its newest is"
+            f" {scripts.get_current_head()}): a newer version wrote it. Start that version, or name another database."
+        ) from error

@@ -1,0 +1,1 @@
+"""Alembic's folder: `understudy.store.migrate` runs what is in `versions/`."""

@@ -1,0 +1,166 @@
+"""How PostgreSQL forgets: a partition at a time.
+
+`observations` is partitioned by ranges of `seq`, so that the newest rows are together, a page of outcomes reads one partition,
+and dropping the oldest one gives its space back at once, where deleting its rows one by one would leave that to be vacuumed.
+By `seq` and not by time, since history that is replayed comes with times of long ago. What a range costs: no constraint can
+be unique over all partitions unless it includes `seq`, so `observation_keys`, which is not partitioned, says which
+predictions are stored (and finds a label's observation in two look-ups); its narrow rows are deleted one by one.
+
+A partition is closed when it is a `PIECES`th of what the retention allows, in age or bytes: then the numbers jump to the next
+one's first. So an observation stays at most that much longer than the retention says, and the open partition always stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from understudy.store import Retention
+from understudy.store.database import Database
+from understudy.store.records import note_pruned
+
+SEQS = 10_000_000
+"""How many numbers a partition has. JSON's readers are exact up to 2^53, so 900 million partitions are possible."""
+
+PIECES = 16
+"""In how many parts what the retention covers is forgotten."""
+
+ROWS_AT_ONCE = 5_000
+"""How many keys and labels go per transaction."""
+
+_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"  # whoever waits for a partition makes everybody behind wait as well
+_FORGET = """
+WITH gone AS (
+  SELECT seq, prediction_id, rollout FROM {part} WHERE seq > :after ORDER BY seq LIMIT {limit}
+), unlabelled AS (
+  DELETE FROM labels USING gone WHERE labels.prediction_id = gone.prediction_id AND labels.rollout = gone.rollout
+), forgotten AS (
+  DELETE FROM observation_keys AS keys USING gone
+  WHERE keys.prediction_id = gone.prediction_id AND keys.rollout = gone.rollout AND keys.seq = gone.seq
+  RETURNING keys.rollout, keys.seq
+), last AS (SELECT max(seq) AS seq FROM gone)
+SELECT last.seq, forgotten.rollout, max(forgotten.seq), count(forgotten.seq)
+FROM last LEFT JOIN forgotten ON true GROUP BY last.seq, forgotten.rollout
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    number: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return _name(self.number)
+
+
+def ensure(database: Database) -> None:
+    """Make the partition that is written to and the one after it, where they are missing."""
+    with database.alone() as connection:
+        _ensure(connection, _open_number(connection))
+
+
+def make_room(connection: Connection, seq: int) -> int:
+    """Make the partition that takes `seq`, should housekeeping not have made it; returns the first number it does not take.
+
+    Harmless to call with a partition that is there.
+    """
+    number = seq // SEQS
+    if number not in {part.number for part in _partitions(connection)}:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6417)")
+        _ensure(connection, number)
+    return (number + 1) * SEQS
+
+
+def prune(database: Database, retention: Retention, *, now: float) -> int:
+    """Drop the partitions that `retention` does not cover, and close the open one when it is large or old enough.
+
+    Returns:
+        How many observations went.
+    """
+    oldest = now - retention.max_age_s
+    with database.alone() as connection:
+        _close_large(connection, retention, now)
+    with database.reading() as connection:
+        last = _open_number(connection)
+        closed = [part for part in _partitions(connection) if part.number < last]
+        size = sum(part.size for part in _partitions(connection))
+        old = {part.number for part in closed if _edge(connection, part.name, "max") < oldest}
+    gone = 0
+    for part in closed:
+        if part.number in old or size > retention.max_bytes:
+            gone += _drop(database, part, now)
+            size -= part.size
+    return gone
+
+
+def _name(number: int) -> str:
+    return f"observations_{number:06}"
+
+
+def _open_number(connection: Connection) -> int:
+    last, used = connection.execute(text("SELECT last_value, is_called FROM observations_seq")).one()
+    return int(last + bool(used)) // SEQS
+
+
+def _ensure(connection: Connection, number: int) -> None:
+    known = {part.number for part in _partitions(connection)}
+    for missing in {number, number + 1} - known:
+        bounds = f"FROM ({missing * SEQS}) TO ({(missing + 1) * SEQS})"
+        connection.exec_driver_sql(
+            f"CREATE TABLE IF NOT EXISTS {_name(missing)} PARTITION OF observations FOR VALUES {bounds}"
+        )
+
+
+def _partitions(connection: Connection) -> Sequence[_Partition]:
+    """What partitions there are, oldest first, with their size on disk in bytes, indexes included."""
+    statement = """
+    SELECT relname, pg_total_relation_size(inhrelid) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'observations'::regclass ORDER BY relname
+    """
+    rows = connection.exec_driver_sql(statement).all()
+    return sorted((_Partition(int(name.rpartition("_")[2]), size) for name, size in rows), key=lambda part: part.number)
+
+
+def _edge(connection: Connection, name: str, which: str) -> float:
+    """The earliest (`min`) or latest (`max`) arrival in a partition; -inf for an empty one."""
+    found: Any = connection.exec_driver_sql(f"SELECT {which}(coalesce(received_at, at)) FROM {name}").scalar_one()  # noqa: S608 - names of ours
+    return float("-inf") if found is None else float(found)
+
+
+def _close_large(connection: Connection, retention: Retention, now: float) -> None:
+    """Let the numbers go on in the next partition when this one is a piece of its own."""
+    number = _open_number(connection)
+    _ensure(connection, number)
+    name = _name(number)
+    size = next(part.size for part in _partitions(connection) if part.number == number)
+    earliest = _edge(connection, name, "min")
+    if earliest == float("-inf"):
+        return  # nothing is in it
+    if size * PIECES < retention.max_bytes and now - earliest < retention.max_age_s / PIECES:
+        return
+    connection.exec_driver_sql("SELECT id FROM rollouts FOR NO KEY UPDATE")  # nobody takes a number meanwhile
+    if _open_number(connection) != number:
+        return
+    _ensure(connection, number + 1)
+    connection.execute(text("SELECT setval('observations_seq', :last)"), {"last": (number + 1) * SEQS - 1})
+
+
+def _drop(database: Database, part: _Partition, now: float) -> int:
+    after, gone = -1, 0
+    statement = text(_FORGET.format(part=part.name, limit=ROWS_AT_ONCE))
+    while True:
+        with database.writing() as connection:
+            found = connection.execute(statement, {"after": after}).all()
+            for _, rollout, up_to, rows in found:
+                if rows:
+                    note_pruned(database, connection, rollout, up_to=up_to, rows=rows, now=now)
+                    gone += rows
+        if found[0][0] is None:
+            break
+        after = found[0][0]
+    with database.alone() as connection:
+        connection.exec_driver_sql(_LOCK_TIMEOUT)
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {part.name}")
+    return gone

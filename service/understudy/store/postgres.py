@@ -1,0 +1,192 @@
+"""What is PostgreSQL's own: connections that wait for no answer for ever, rows by COPY, and word of a new plan by LISTEN.
+
+The only importer of psycopg, which is an optional extra, and itself imported only for a PostgreSQL URL.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg.abc import PQGen
+from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, text
+
+from understudy.store import partitions
+from understudy.store.schema import OBSERVATION_COLUMNS, escaped
+
+log = structlog.get_logger(__name__)
+Result = TypeVar("Result")
+
+Error = psycopg.Error
+REFUSED = (psycopg.IntegrityError, psycopg.DataError)
+"""What PostgreSQL says of values that it will not keep on another try either."""
+
+CHANNEL = "understudy_plan"
+RELISTEN_S = 1.0
+"""How long to leave the listening connection alone after it broke; the plan is polled all the while."""
+
+_COLUMNS = ", ".join(column.name for column in OBSERVATION_COLUMNS)
+_COPY = f"COPY observations (seq, {_COLUMNS}) FROM STDIN"
+_TAKE_KEYS = """
+INSERT INTO observation_keys (prediction_id, rollout, seq)
+SELECT id, %s, nextval('observations_seq') FROM unnest(%s::text[]) WITH ORDINALITY AS fresh(id, place) ORDER BY place
+ON CONFLICT DO NOTHING RETURNING prediction_id, seq
+"""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that is given up when the server does not answer: frozen, or behind a network that lost it.
+
+    `statement_timeout` is kept by the server, so it is no help when there is none to be heard.
+    """
+
+    limit_s: float | None = None
+
+    def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
+        """See `psycopg.Connection.wait`; without a `timeout` it is `limit_s`, and its end is the connection's."""
+        try:
+            return super().wait(gen, interval, self.limit_s if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout:  # noqa: SLF001 - what `wait` is documented to raise
+            if timeout is not None:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer within {self.limit_s:g} s; the connection is given up") from None
+
+
+def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
+    """An engine whose statements, locks and forgotten transactions end after `timeout_s`, at the server and here.
+
+    A transaction that its client has forgotten would otherwise hold the writers' lock for as long as its connection looks
+    alive, and every other replica would wait.
+    """
+    arguments = _arguments(url, timeout_s)
+    engine = create_engine(
+        url.difference_update_query(["options"]), connect_args=arguments, pool_size=connections_max, max_overflow=0,
+        pool_timeout=timeout_s, pool_pre_ping=True,
+    )  # fmt: skip
+
+    def connect(_dialect: Any, _record: Any, args: Sequence[Any], keywords: dict[str, Any]) -> _Connection:
+        connection = _Connection.connect(*args, **keywords)
+        connection.limit_s = timeout_s + 1  # the server's own words come first where it has any
+        return connection
+
+    event.listen(engine, "do_connect", connect)
+    return engine
+
+
+def _arguments(url: URL, timeout_s: float) -> dict[str, Any]:
+    limit = f"{round(timeout_s * 1000)}"
+    said = url.query.get("options", "")
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    options = " ".join([*(f"-c {name}={limit}" for name in names), said if isinstance(said, str) else " ".join(said)])
+    return {
+        "options": options.strip(),  # the URL's own come last, and stand
+        "connect_timeout": max(2, round(timeout_s)),  # libpq's least is 2 s
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(limit),
+    }
+
+
+def without_limit(connection: Connection) -> None:
+    """Let this transaction's statements take as long as they take: a migration may rewrite a table."""
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+    raw: Any = connection.connection.driver_connection
+    raw.limit_s = None
+    connection.connection.invalidate(soft=True)  # it goes when it comes back to the pool, its missing limit with it
+
+
+class Rows:
+    """Stores rows of `OBSERVATION_COLUMNS` of one rollout whose prediction is new, numbered in their order.
+
+    The keys decide who is new, in one statement; what is new goes in by COPY.
+    """
+
+    def __init__(self, rollout: int) -> None:
+        self._rollout = rollout
+        self._room_to = 0  # numbers below this have their partition
+
+    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
+        first = {escaped(row[1]): row for row in reversed(rows)}
+        ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
+        raw: Any = connection.connection.driver_connection
+        with raw.cursor() as cursor:
+            fresh = cursor.execute(_TAKE_KEYS, (self._rollout, ids)).fetchall()
+            if not fresh:
+                return 0
+            last = max(seq for _, seq in fresh)
+            if last >= self._room_to:
+                self._room_to = partitions.make_room(connection, last)
+            with cursor.copy(_COPY) as copy:
+                for own, seq in fresh:
+                    copy.write_row((seq, *(escaped(v) if isinstance(v, str) else v for v in first[own])))
+        return len(fresh)
+
+
+def notify(connection: Connection, rollout: str) -> None:
+    """Tell everyone who listens, when this transaction is committed."""
+    connection.execute(_NOTIFY, {"channel": CHANNEL, "rollout": escaped(rollout)})
+
+
+_NOTIFY: TextClause = text("SELECT pg_notify(:channel, :rollout)")
+
+
+class Listener:
+    """Hears of new plans on a connection of its own. For one thread at a time.
+
+    Where it cannot listen (a pooler between, a broken connection) it waits as long as it was asked to, and the caller polls.
+    """
+
+    def __init__(self, engine: Engine, rollout: str) -> None:
+        self._engine, self._rollout = engine, escaped(rollout)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._not_before, self._broken = 0.0, False
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Return True when this rollout's plan may have been saved, False after `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        with self._lock:
+            try:
+                if self._listen(until):
+                    return True
+            except psycopg.Error as error:
+                if not self._broken:
+                    log.info("not listening for plans; they are polled", error=str(error).strip())
+                self._broken = True
+                self._drop()
+                self._not_before = time.monotonic() + RELISTEN_S
+        if self._connection is None:
+            self._closed.wait(until - time.monotonic())
+        return False
+
+    def close(self) -> None:
+        """End a wait that is under way, and let go of the connection."""
+        self._closed.set()
+        with self._lock:
+            self._drop()
+
+    def _listen(self, until: float) -> bool:
+        if self._connection is None:
+            if time.monotonic() < self._not_before or self._closed.is_set():
+                return False
+            args, keywords = self._engine.dialect.create_connect_args(self._engine.url)
+            self._connection = psycopg.connect(*args, **{"connect_timeout": 2, **keywords}, autocommit=True)
+            self._connection.execute(f"LISTEN {CHANNEL}")
+            self._broken = False
+            return True  # what was saved before it listened must be read once
+        while (left := until - time.monotonic()) > 0 and not self._closed.is_set():
+            for heard in self._connection.notifies(timeout=min(left, 0.5), stop_after=1):
+                if heard.payload == self._rollout:
+                    return True
+        return False
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

@@ -1,0 +1,98 @@
+"""How a database forgets what its retention no longer covers, a little at a time so that no writer waits for long.
+
+All rollouts of the database are pruned together: they share one disk, and nobody else would clear up after a rollout
+that is over. What is here removes rows, as SQLite does it; PostgreSQL drops partitions. SQLite keeps a file's freed pages
+for the rows that come next; only `VACUUM` gives them back to the disk.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
+from sqlalchemy.sql.selectable import Select
+
+from understudy.store import Retention, codec, partitions
+from understudy.store.database import Database
+from understudy.store.records import note_pruned
+from understudy.store.schema import OBSERVATION_COLUMNS, PENDING, arrived_at, label_conflicts, labels, observations
+
+ROWS_AT_ONCE = 500
+"""How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
+
+SAMPLE_ROWS = 500
+"""How many of the newest rows are measured to tell what a row takes on disk. Counting pages would need SQLite's
+`dbstat`, which many builds lack, and the count would not shrink with the rows, whose pages stay half full."""
+
+
+def prune(database: Database, retention: Retention, *, now: float) -> int:
+    """Do what `Store.prune` says for all rollouts of the database."""
+    oldest = now - retention.max_age_s
+    by_rows = not database.postgres
+    gone = _prune_rows(database, retention, now) if by_rows else partitions.prune(database, retention, now=now)
+    _forget_reports(database, oldest)
+    return gone
+
+
+def _prune_rows(database: Database, retention: Retention, now: float) -> int:
+    rows = select(observations.c.seq, observations.c.prediction_id, observations.c.rollout)
+    old = rows.where(arrived_at < now - retention.max_age_s).order_by(arrived_at, observations.c.seq)
+    gone = _remove(database, old, None, now)
+    return gone + _remove(database, rows.order_by(observations.c.seq), _beyond(database, retention.max_bytes), now)
+
+
+def _beyond(database: Database, max_bytes: int) -> int:
+    """How many rows there are above what fits into `max_bytes`."""
+    newest = select(*OBSERVATION_COLUMNS).order_by(observations.c.seq.desc()).limit(SAMPLE_ROWS)
+    with database.reading() as connection:
+        rows = connection.execute(select(func.count()).select_from(observations)).scalar_one()
+        sizes = [codec.row_bytes(row) for row in connection.execute(newest)]
+    return max(rows - int(max_bytes * len(sizes) / sum(sizes)), 0) if sizes else 0
+
+
+def _remove(database: Database, oldest_first: Select[Any], most: int | None, now: float) -> int:
+    """Remove the observations of a query with their labels, at most `most`, and note it; returns how many."""
+    removed = 0
+    while most is None or removed < most:
+        at_once = ROWS_AT_ONCE if most is None else min(ROWS_AT_ONCE, most - removed)
+        with database.reading() as connection:
+            rows = connection.execute(oldest_first.limit(at_once)).all()
+        if not rows:
+            break
+        start = time.perf_counter()
+        with database.writing() as connection:
+            gone = _remove_rows(connection, rows)
+            for rollout in {row.rollout for row in gone}:
+                seqs = [row.seq for row in gone if row.rollout == rollout]
+                note_pruned(database, connection, rollout, up_to=max(seqs), rows=len(seqs), now=now)
+        removed += len(gone)
+        # As long again for everybody else: the lock is free for them before it is taken once more.
+        time.sleep(time.perf_counter() - start)
+    return removed
+
+
+def _remove_rows(connection: Connection, rows: Sequence[Any]) -> Sequence[Any]:
+    ids = [{"of_id": row.prediction_id, "of_rollout": row.rollout} for row in rows]
+    connection.execute(
+        delete(labels).where(labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == bindparam("of_rollout")),
+        ids,
+    )
+    # Another process may have pruned the same rows since they were read: only what is removed here counts here.
+    chosen = delete(observations).where(observations.c.seq.in_([row.seq for row in rows]))
+    return connection.execute(chosen.returning(observations.c.rollout, observations.c.seq)).all()
+
+
+def _forget_reports(database: Database, oldest: float) -> None:
+    """Remove labels that waited for their observation for too long, and old conflicts."""
+    pending = labels.c.state == literal_column(f"'{PENDING}'"), labels.c.received_at < oldest
+    waiting = select(labels.c.prediction_id, labels.c.rollout).where(*pending).limit(ROWS_AT_ONCE)
+    while True:
+        with database.reading() as connection:
+            keys = [{"of_id": own, "of_rollout": rollout} for own, rollout in connection.execute(waiting)]
+        if not keys:
+            break
+        with database.writing() as connection:
+            own = labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == bindparam("of_rollout")
+            connection.execute(delete(labels).where(*own, *pending), keys)
+    with database.writing() as connection:
+        connection.execute(delete(label_conflicts).where(label_conflicts.c.received_at < oldest))

@@ -1,0 +1,95 @@
+"""Fakes that ship with the project: an engine that needs no model, a clock that is moved by hand, and builders."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from understudy.domain import Answer, Mode, Observation, Status, Variant
+from understudy.errors import InferenceError
+from understudy.inference.cards import Card, InputSpec, OutputSpec
+from understudy.inference.decoding import Array
+
+
+def card(name: str = "fake", **changes: Any) -> Card:
+    """A binary classifier's card with one float input `x` and one string input `s`."""
+    fields: dict[str, Any] = {
+        "name": name, "version": "1", "task": "binary-classification", "classes": [0, 1], "positive": 1, "digest": "sha256:0",
+        "inputs": [
+            InputSpec(name="x", dtype="float32", shape=[None, 1], nullable=True),
+            InputSpec(name="s", dtype="string", shape=[None, 1]),
+        ],
+        "outputs": [
+            OutputSpec(name="label", dtype="int64", shape=[None], role="label"),
+            OutputSpec(name="probabilities", dtype="float32", shape=[None, 2], role="probabilities"),
+        ],
+    }  # fmt: skip
+    return Card(**(fields | changes))
+
+
+class FakeEngine:
+    """An engine whose probability of class 1 is `x` itself; it fails on `x` = 13 and answers NaN where `x` is missing.
+
+    Attributes:
+        runs: the number of rows of each run, in order.
+        cost_s: what `seconds` says of a run, however many rows it has; no time is spent.
+    """
+
+    def __init__(
+        self, own: Card | None = None, *, cost_s: float = 0.0, before: Callable[[int], None] = lambda rows: None
+    ) -> None:
+        self.card = own or card()
+        self.cost_s, self._before = cost_s, before
+        self.runs: list[int] = []
+        self.closed = False
+
+    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        """See `Engine.run`."""
+        x = columns["x"].reshape(-1)
+        self.runs.append(len(x))
+        self._before(len(x))
+        if (x == 13).any():
+            raise InferenceError("13 is an unlucky number")
+        return {"label": (x > 0.5).astype(np.int64), "probabilities": np.stack([1 - x, x], axis=1)}
+
+    def seconds(self, rows: int) -> float:  # noqa: ARG002
+        """See `Engine.seconds`."""
+        return self.cost_s
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self.closed = True
+
+
+class ManualClock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.time = now
+
+    def now(self) -> float:
+        """See `Clock.now`."""
+        return self.time
+
+    def perf(self) -> float:
+        """See `Clock.perf`."""
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += seconds
+
+
+def observation(
+    name: str = "p-0", *, primary: float | None = 0.2, candidate: float | None = 0.3, **changes: Any
+) -> Observation:
+    """An observation of a binary classifier; a score of None is an attempt that failed."""
+
+    def answer(score: float | None) -> Answer:
+        return Answer(Status.FAILED) if score is None else Answer(Status.OK, int(score > 0.5), score, None, 0.001)
+
+    fields: dict[str, Any] = {
+        "prediction_id": name, "request_id": name, "at": 1_000_000.0, "revision": 1, "variant": Variant.PRIMARY,
+        "mode": Mode.LIVE, "share": 0, "primary": answer(primary), "candidate": answer(candidate),
+    }  # fmt: skip
+    return Observation(**(fields | changes))

@@ -1,0 +1,62 @@
+"""`understudy loadtest`: a record is filed and its verdict is the exit code; what cannot be tested is 2, in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tests.unit.offline.test_client import nowhere, serving
+from tests.unit.rollout.test_loadtest import record
+from understudy import cli
+from understudy.errors import ConfigurationError
+from understudy.loadtest.run import LoadTest
+
+FILED = {"event": 7, "required": True, "met": True, "reason": ""}
+
+
+def loadtest(*arguments: Any) -> Result:
+    return CliRunner().invoke(cli.app, ["loadtest", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("fail", 1), ("invalid", 2)])
+def test_a_record_that_was_taken_elsewhere_is_filed(tmp_path: Path, verdict: str, code: int) -> None:
+    """As it is; the exit code is its verdict, and the gate is what the service says."""
+    file = tmp_path / "record.json"
+    file.write_text(record(verdict).model_dump_json())
+    with serving(
+        POST_rollout_loadtest=(200, FILED if verdict == "pass" else FILED | {"met": False, "reason": "it failed"})
+    ) as stub:
+        result = loadtest("--post", file, "--url", stub.url)
+
+    assert result.exit_code == code, result.output
+    assert json.loads(stub.asked[0].body) == json.loads(file.read_text())
+    assert ("the gate is open" if verdict == "pass" else "the gate is closed: it failed") in result.output
+
+
+def test_what_cannot_be_tested_is_no_failure(tmp_path: Path) -> None:
+    """Exit code 2 and one line: no file to serve, a record that is none, a service that is none of ours, a shape there is not."""
+    missing = loadtest(tmp_path / "none.yaml", "--url", nowhere())
+    (tmp_path / "bad.json").write_text("{}")
+    bad = loadtest("--post", tmp_path / "bad.json")
+    with serving() as stub:
+        other = loadtest("--url", stub.url)
+    shape = loadtest("--shape", "wave")
+    protocol = loadtest("--protocol", "soap")
+    mix = loadtest("--rows", "many")
+
+    for result, says in ((missing, "none.yaml"), (bad, "validation errors"), (other, "404"), (shape, "there is no shape 'wave'"),
+                         (protocol, "there is no protocol 'soap'"), (mix, "rows a request is 'many'")):  # fmt: skip
+        assert result.exit_code == 2, result.output
+        assert says in result.output
+        assert "Traceback" not in result.output
+
+
+def test_a_test_says_what_it_is_before_anything_starts() -> None:
+    """A shape, a mix or a protocol that there is not is refused at once; workers elsewhere are counted in place of our own."""
+    with pytest.raises(ConfigurationError):
+        LoadTest("http://h", 1, shape="wave")
+    assert LoadTest("http://h", 1, processes=3).generators == 3
+    assert LoadTest("http://h", 1, workers_elsewhere=5).generators == 5
