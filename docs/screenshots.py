@@ -40,7 +40,7 @@ def served(folder: Path) -> Iterator[str]:
     env = os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
     command = [sys.executable, "-m", "understudy.cli", "serve", str(folder / "rollout.yaml"), "--port", str(port)]
     with (folder / "again.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)  # noqa: S603 - this very program
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
         for _ in range(300):
             with suppress(OSError), urllib.request.urlopen(f"{url}/readyz") as answer:  # noqa: S310 - a URL of ours
@@ -116,7 +116,7 @@ def report(browser: Browser, folder: Path) -> None:
         "-o",
         str(file),
     ]
-    subprocess.run(command, check=True, cwd=HERE.parent)  # noqa: S603
+    subprocess.run(command, check=True, cwd=HERE.parent)
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(file.as_uri())
     keep(page, name)
@@ -133,7 +133,7 @@ def main() -> None:
         browser = play.chromium.launch(executable_path=path, args=["--disable-gpu", *sandbox])
         for story in dict.fromkeys(shot[0] for shot in SHOTS):
             command = [sys.executable, "-m", "understudy.cli", "demo", "--story", story, "--state-dir", kept]
-            subprocess.run(command, check=True, cwd=HERE.parent)  # noqa: S603
+            subprocess.run(command, check=True, cwd=HERE.parent)
             with served(next(Path(kept).glob(f"{story}-*"))) as url:
                 for _, *rest in (shot for shot in SHOTS if shot[0] == story):
                     shoot(browser, url, *rest)

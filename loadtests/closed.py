@@ -9,7 +9,8 @@ import os
 
 from locust import FastHttpUser, constant, events, task
 
-from understudy.loadtest.traffic import MIX, Traffic, flights, mix_of
+from understudy.loadtest.traffic import MIX, Traffic, history, mix_of
+from understudy.offline.sources import FLIGHTS
 
 SEED = 2013
 
@@ -28,7 +29,9 @@ class Caller(FastHttpUser):
     def on_start(self) -> None:
         """The same rows as the open loop."""
         mix = mix_of(self.environment.parsed_options.mix)
-        self.traffic = Traffic(flights(7, SEED), mix, self.host, seed=SEED, token=os.environ.get("UNDERSTUDY_TOKEN"))
+        self.traffic = Traffic(
+            history(FLIGHTS, 7, SEED), mix, self.host, seed=SEED, token=os.environ.get("UNDERSTUDY_TOKEN")
+        )
 
     @task
     def predict(self) -> None:

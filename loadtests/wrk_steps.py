@@ -18,9 +18,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from understudy.loadtest.traffic import flights
+from understudy.loadtest.traffic import history
 from understudy.loadtest.watching import Counts, Records
 from understudy.offline.client import Client
+from understudy.offline.sources import FLIGHTS
 
 SEED = 2013
 BODIES = 50
@@ -31,7 +32,7 @@ console = Console(highlight=False)
 
 def script(folder: Path, rows: int, think_ms: int) -> Path:
     """A wrk script that posts one of `BODIES` seeded requests after the other, marked as load, with pauses between them."""
-    moments, random_ = flights(7, SEED), random.Random(SEED)
+    moments, random_ = history(FLIGHTS, 7, SEED), random.Random(SEED)
     bodies = [b'{"rows":[' + b",".join(m.row for m in random_.choices(moments, k=rows)) + b"]}" for _ in range(BODIES)]
     text = "local bodies = {" + ",".join(f"[==[{body.decode()}]==]" for body in bodies) + "}\nlocal n = 0\n"
     text += (

@@ -21,6 +21,9 @@ Url = Annotated[str, typer.Option(help="where the service listens")]
 Token = Annotated[
     str | None, typer.Option(help="needed where tokens are configured [env: UNDERSTUDY_TOKEN]", show_default=False)
 ]
+SourceName = Annotated[
+    str, typer.Option("--source", help="where the history comes from: a registered data source, or module:object")
+]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 Revision = Annotated[int | None, typer.Option(help="refuse when the rollout has moved on from this revision")]
 Reason = Annotated[str, typer.Option(help="why: goes into the audit log")]

@@ -4,9 +4,8 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,9 @@ from rich.text import Text
 
 from understudy.cli.common import app, err, interruptible, out, said
 from understudy.errors import ConfigurationError
+from understudy.offline import sources
 from understudy.offline.client import CallFailed, Client
+from understudy.runtime import programs
 
 STORIES = {
     "july": (7, None, "promoted", "a POC trained in winter meets July; the candidate knows half a year"),
@@ -50,11 +51,12 @@ def demo(
         if story not in STORIES:
             raise ConfigurationError(f"there is no story {story!r}; there are {', '.join(STORIES)}")
         month, candidate, wanted, about = STORIES[story]
+        flights = sources.find(sources.FLIGHTS).moments(month)
         folder = state_dir / f"{story}-{time.strftime('%Y%m%d-%H%M%S')}"
         file = _story_file(folder, candidate)
         out.print(f"story {story}: {about}")
         with _service(file, folder) as url:
-            summary, state, story_ = interruptible(_play(url, month, rate))
+            summary, state, story_ = interruptible(_play(url, flights, rate))
         _tell(state, story_, summary, file, folder)
         ended = state["phase"] == wanted if wanted else state["phase"] != "promoted"
         if not ended or summary.failed:
@@ -85,7 +87,7 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
         port = sock.getsockname()[1]
     # A month passes in a minute: the judge looks more often too, so that the pictures have their steps.
     env = {"UNDERSTUDY_TICK_MS": "150"} | os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
-    command = [sys.executable, "-m", "understudy.cli", "serve", str(file), "--port", str(port)]
+    command = programs.command_line("serve", str(file), "--port", str(port))
     with (folder / "service.log").open("wb") as log:
         process = subprocess.Popen(
             command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -107,13 +109,13 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
         process.wait(30)
 
 
-async def _play(url: str, month: int, rate: float) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+async def _play(
+    url: str, flights: Sequence[sources.Moment], rate: float
+) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
     import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
 
-    from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
     from understudy.offline.replay import Replay, settled  # noqa: PLC0415
 
-    flights = replay_rows(month)
     client = Client(url)
     state: dict[str, Any] = client.get("/rollout")
     moment = [0.0]

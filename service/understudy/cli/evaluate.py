@@ -13,8 +13,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.common import Json, app, err, out, said
+from understudy.cli.common import Json, SourceName, app, err, out, said
 from understudy.errors import ConfigurationError
+from understudy.offline import sources
 
 BAR_CHARS = 20
 SEGMENTS_SHOWN = 12
@@ -49,6 +50,7 @@ def evaluate(
         list[int] | None,
         typer.Option(help="months of the example's flights; July to December, if left out", min=1, max=12),
     ] = None,
+    source: SourceName = sources.FLIGHTS,
     html: Annotated[Path | None, typer.Option(help="write the tables to an HTML file as well")] = None,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +75,7 @@ def evaluate(
             models = [loading.local(model, settings) for model in named]
         wanted = Wanted(label, at, predicted, tuple(by or ()))
         with _progress(show=not as_json) as step:
-            found = run(Request(models, policy, data, wanted, tuple(sorted(set(month or MONTHS)))), step)
+            found = run(Request(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step)
         if as_json:
             print(json.dumps(found.as_dict(), indent=1))
             return

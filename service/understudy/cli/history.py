@@ -10,7 +10,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from understudy.cli.common import Json, Token, Url, app, err, interruptible, out, said
+from understudy.cli.common import Json, SourceName, Token, Url, app, err, interruptible, out, said
+from understudy.offline import sources
 from understudy.offline.client import DEFAULT_URL, Client
 
 
@@ -23,16 +24,17 @@ def replay(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="only the first flights of the month", min=1)] = None,
     connections: Annotated[int, typer.Option(help="requests under way at once", min=1, max=256)] = 16,
+    source: SourceName = sources.FLIGHTS,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
     """Send a month of real flights in time order, each label when it became known, and compare what the service makes of it."""
-    from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
     from understudy.offline import replay as history_  # noqa: PLC0415
 
     with said(), Client(url, token) as client:
+        history = sources.find(source)
         client.get("/rollout")
-        flights = replay_rows(month, limit)
+        flights = history.moments(month, limit)
         before = _readings(client)
         with _progress(len(flights), show=not as_json) as step:
             job = history_.Replay(url, token=token, rate=rate, connections=connections, progress=step)

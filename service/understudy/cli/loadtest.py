@@ -1,6 +1,6 @@
 """`understudy loadtest`: the launch load test, its gate, the capacity behind it, and the settings to choose.
 
-The generator (`loadtests/`, on locust) runs in processes of its own; this one only asks for it and says what came out.
+The generator (`understudy.loadtest`, on locust) runs in processes of its own; this one only asks for it and says what came out.
 """
 
 import contextlib
@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.common import File, Json, Token, Url, app, err, out
+from understudy.cli.common import File, Json, SourceName, Token, Url, app, err, out
 from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.offline import sources
 from understudy.offline.client import DEFAULT_URL, Client
 
 if TYPE_CHECKING:  # loaded by the commands that are about load tests
@@ -48,8 +49,9 @@ def loadtest(
     feedback: Annotated[float, typer.Option(help="reports of labels for each predict request", min=0, max=10)] = 0.1,
     protocol: Annotated[str, typer.Option(help="rest, v2 (Open Inference Protocol) or both")] = "rest",
     rows_file: Annotated[
-        str, typer.Option(help="rows of your own, one JSON object a line, in place of the example's flights")
+        str, typer.Option(help="rows of your own, one JSON object a line, in place of a data source")
     ] = "",
+    source: SourceName = sources.FLIGHTS,
     processes: Annotated[int, typer.Option(help="generators that share the rate", min=1, max=64)] = 1,
     workers_elsewhere: Annotated[
         int,
@@ -88,7 +90,7 @@ def loadtest(
         seconds = duration or (3_600.0 if shape == "soak" else FIND_SECONDS if find or sweep else 30.0)
         test = LoadTest(
             url=url, rate=rate or 0.0, seconds=seconds, warm_up_s=warm_up, shape=shape, mix=rows, feedback=feedback,
-            processes=processes, rows_file=rows_file, seed=seed, token=token, protocol=protocol,
+            processes=processes, rows_file=rows_file, source=source, seed=seed, token=token, protocol=protocol,
             workers_elsewhere=workers_elsewhere,
         )  # fmt: skip
         folder = output / time.strftime("%Y%m%d-%H%M%S")

@@ -17,6 +17,7 @@ from understudy.cli.common import File, app, out, said
 from understudy.cli.compared import told
 from understudy.errors import ConfigurationError
 from understudy.http import auth
+from understudy.runtime import programs
 
 
 @app.command()
@@ -142,17 +143,7 @@ def _become(service: str, file: Path, host: str, port: int, env: dict[str, str])
             f"port {port} of {host} is in use: stop what listens there, or choose another with --port"
         )
     env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"} | env
-    command = [
-        sys.executable,
-        "-m",
-        "bentoml",
-        "serve",
-        f"understudy.app:{service}",
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
+    command = programs.server(service, "--host", host, "--port", str(port))
     os.execve(sys.executable, command, env)  # noqa: S606 - see above
 
 

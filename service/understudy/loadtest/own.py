@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from understudy.errors import ConfigurationError
 from understudy.offline.client import CallFailed, Client
+from understudy.runtime import programs
 from understudy.runtime.ports import free_port
 
 READY_S = 90.0
@@ -39,7 +39,7 @@ def service(
     # Without tokens, whatever this machine's own service wants: it listens on loopback, for as long as the test takes.
     given = {k: v for k, v in os.environ.items() if k not in _NOT_ITS_OWN}
     given |= {"UNDERSTUDY_STATE_DIR": str(folder), "UNDERSTUDY_STORE_URL": ""} | dict(env or {})
-    command = [sys.executable, "-m", "understudy.cli", "serve", str(file), "--port", str(port)]
+    command = programs.command_line("serve", str(file), "--port", str(port))
     log = folder / "service.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

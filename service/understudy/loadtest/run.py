@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -20,12 +22,15 @@ from understudy.loadtest.shapes import SHAPES, mean_share
 from understudy.loadtest.tally import Tally
 from understudy.loadtest.traffic import MIX, PROTOCOLS, mix_of
 from understudy.loadtest.watching import Counts, Records, Watch
+from understudy.offline import sources
 from understudy.offline.client import Client
 from understudy.rollout.loadtest import LaunchGoals, Record, Setup
 from understudy.runtime.ports import free_port
 
 LOCUSTFILE = Path(__file__).parent / "users.py"
 SAID = "understudy:"
+SOURCE = "UNDERSTUDY_LOADTEST_SOURCE"
+"""Tells the locustfile which data source to import."""
 MASTER_PORT = 5557
 """Where a master listens for workers on other machines: locust's own port."""
 REASONS_MAX = 12
@@ -43,6 +48,7 @@ class LoadTest:
     mix: str = MIX
     feedback: float = 0.1
     processes: int = 1
+    source: str = sources.FLIGHTS
     month: int = 7
     rows_file: str = ""
     seed: int = 2013
@@ -61,6 +67,10 @@ class LoadTest:
         if self.protocol not in PROTOCOLS:
             raise ConfigurationError(f"there is no protocol {self.protocol!r}; there are {', '.join(PROTOCOLS)}")
         mix_of(self.mix)
+        if importlib.util.find_spec("locust") is None:
+            raise ConfigurationError("a load test needs locust: pip install 'understudy[loadtest]'")
+        if not self.rows_file:
+            sources.find(self.source)
 
 
 @dataclass(frozen=True)
@@ -142,11 +152,12 @@ def _locust(test: LoadTest, deadline_ms: float) -> Iterator[tuple["subprocess.Po
         own = [
             "--rate", str(test.rate), "--shape", test.shape, "--seconds", str(test.seconds), "--warm-up", str(test.warm_up_s),
             "--mix", test.mix, "--feedback", str(test.feedback), "--deadline-ms", str(deadline_ms), "--seed", str(test.seed),
-            "--month", str(test.month), "--protocol", test.protocol, "--rows-file", rows_file,
+            "--source", test.source, "--month", str(test.month), "--protocol", test.protocol, "--rows-file", rows_file,
             "--generators", str(test.generators), "--result", str(result),
         ]  # fmt: skip
         base = [
             sys.executable,
+            "-P",
             "-m",
             "locust",
             "-f",
@@ -158,7 +169,7 @@ def _locust(test: LoadTest, deadline_ms: float) -> Iterator[tuple["subprocess.Po
         ]
         users = ["-u", str(test.generators), "-r", str(test.generators)]
         env = os.environ | ({"UNDERSTUDY_TOKEN": test.token} if test.token else {})
-        env["PYTHONPATH"] = os.pathsep.join([str(LOCUSTFILE.parents[1]), env.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+        env[SOURCE] = "" if test.rows_file else test.source
         with errors.open("w", encoding="utf-8") as log:
             commands = [[*base, *users, *own]]
             if test.generators > 1 or test.workers_elsewhere:
@@ -215,8 +226,6 @@ def _method(test: LoadTest, before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _version(name: str) -> str:
-    import importlib.metadata  # noqa: PLC0415
-
     return importlib.metadata.version(name)
 
 

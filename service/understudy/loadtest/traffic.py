@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from understudy.errors import ConfigurationError
+from understudy.offline import sources
 from understudy.offline.client import Client
 
 SAMPLE_MAX = 5_000
@@ -104,12 +105,14 @@ def mix_of(text: str) -> dict[int, int]:
     return found
 
 
-def flights(month: int, seed: int) -> list[Moment]:
-    """A seeded sample of a month of real flights, with their labels."""
-    from models.data import replay_rows  # noqa: PLC0415 - pandas is slow to load
+def history(source: str, month: int, seed: int) -> list[Moment]:
+    """A seeded sample of a month of a data source, with the labels.
 
-    rows = replay_rows(month)
-    chosen = random.Random(seed).sample(rows, min(SAMPLE_MAX, len(rows)))
+    Raises:
+        ConfigurationError: there is no such source.
+    """
+    rows = sources.find(source).moments(month)
+    chosen = random.Random(seed).sample(list(rows), min(SAMPLE_MAX, len(rows)))
     return [Moment(msgspec.json.encode(f.row), f.label) for f in chosen]
 
 

@@ -8,6 +8,7 @@
 it up exactly.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -18,16 +19,23 @@ import gevent
 from locust import User, events, task
 from locust.runners import MasterRunner, WorkerRunner
 
-import models.data  # noqa: F401 - pandas takes seconds to load, and a worker has them only before it has met its master
+from understudy.errors import ConfigurationError
 from understudy.loadtest.openloop import Load, OpenLoop
 from understudy.loadtest.tally import Tally, merged
-from understudy.loadtest.traffic import MIX, PROTOCOLS, Traffic, flights, mix_of, rows_in, tensors_of
+from understudy.loadtest.traffic import MIX, PROTOCOLS, Traffic, history, mix_of, rows_in, tensors_of
+from understudy.offline import sources
 
 DONE, PROGRESS = "understudy_done", "understudy_progress"
 PROGRESS_S = 1.0
 LOST_S = 60.0
 """How long the master waits for results after the test should have ended: a worker that has not told by then is lost."""
 SAID = "understudy:"
+SOURCE = "UNDERSTUDY_LOADTEST_SOURCE"
+"""The environment variable that names the data source to import beforehand."""
+
+# Importing one may take seconds, which a worker has only before it has met its master.
+with contextlib.suppress(ConfigurationError):
+    sources.find(os.environ.get(SOURCE, sources.FLIGHTS))
 
 
 @events.init_command_line_parser.add_listener
@@ -42,7 +50,8 @@ def options(parser: Any) -> None:
     group.add_argument("--protocol", default="rest", choices=PROTOCOLS, help="how predictions are asked for")
     group.add_argument("--feedback", type=float, default=0.1, help="reports of labels per predict request")
     group.add_argument("--deadline-ms", type=float, default=250.0, help="an answer that comes later is an error")
-    group.add_argument("--month", type=int, default=7, help="the month of flights that rows are drawn from")
+    group.add_argument("--month", type=int, default=7, help="the month that rows are drawn from")
+    group.add_argument("--source", default=sources.FLIGHTS, help="the data source that rows are drawn from")
     group.add_argument("--rows-file", default="", help="rows of your own, one JSON object a line, in their place")
     group.add_argument("--seed", type=int, default=2013)
     group.add_argument("--generators", type=int, default=1, help="how many users share the rate: the same as -u")
@@ -117,7 +126,7 @@ class Arrivals(User):
         moments = (
             pool.apply(rows_in, (Path(given.rows_file),))
             if given.rows_file
-            else pool.apply(flights, (given.month, given.seed))
+            else pool.apply(history, (given.source, given.month, given.seed))
         )
         token = os.environ.get("UNDERSTUDY_TOKEN")
         traffic = Traffic(

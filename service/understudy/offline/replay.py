@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -22,6 +22,7 @@ from understudy.domain import Variant
 from understudy.observability.metrics import LATENCY_BUCKETS, parse
 from understudy.offline.client import CallFailed
 from understudy.offline.client import headers as headers_of
+from understudy.offline.sources import Moment
 
 LABELS_PER_POST = 200
 """Labels known are posted when so many have gathered, or when the clock has moved on by `LABEL_STEP_S`."""
@@ -34,30 +35,6 @@ _AGAIN = frozenset({408, 429})
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-
-
-class Moment(Protocol):
-    """One request of history, and what became known later (`models.data.Flight` is one)."""
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The request's row."""
-        ...
-
-    @property
-    def scheduled_at(self) -> float:
-        """When it was asked, Unix seconds."""
-        ...
-
-    @property
-    def label(self) -> Any:
-        """What happened, or None where that never became known."""
-        ...
-
-    @property
-    def label_at(self) -> float | None:
-        """When it became known."""
-        ...
 
 
 @dataclass

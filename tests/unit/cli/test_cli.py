@@ -274,7 +274,8 @@ def test_serve_becomes_the_server(tmp_path: Path, started: list[Any]) -> None:
     ((arguments, env),) = started
 
     assert arguments == [
-        sys.executable, "-m", "bentoml", "serve", "understudy.app:Understudy", "--host", "127.0.0.1", "--port", "4000",
+        sys.executable, "-P", "-m", "understudy.server", "serve", "understudy.app:Understudy",
+        "--host", "127.0.0.1", "--port", "4000",
     ]  # fmt: skip
     assert (env["UNDERSTUDY_ROLLOUT_FILE"], env["UNDERSTUDY_WORKERS"], env["HOME"]) == (
         "rollout.yaml",

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from understudy import loading
 from understudy.domain import Answer, Status
@@ -14,6 +13,7 @@ from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
 from understudy.inference.onnx import OnnxEngine
+from understudy.offline import sources
 from understudy.offline.evaluate.by_row import judged
 from understudy.offline.evaluate.data import Sample, Wanted, read_file, sample_of
 from understudy.offline.evaluate.judge import Evaluation, evaluate
@@ -39,7 +39,7 @@ class Request:
     Attributes:
         models: folders, files or `bentoml:` tags; the first is the one that is there.
         policy: the rollout file, for its goals and its device; None without one.
-        data: a file; None for the example's flights of `months`.
+        data: a file; None for `months` of a data source.
     """
 
     models: Sequence[str]
@@ -47,6 +47,7 @@ class Request:
     data: Path | None
     wanted: Wanted
     months: Sequence[int] = MONTHS
+    source: str = sources.FLIGHTS
 
 
 def run(request: Request, step: Step = lambda what, rows: None) -> Evaluation:
@@ -97,7 +98,7 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
     decoder = Decoder(fields_of_all(engines), context=context, rows_max=1_000, key_max_chars=1_000)
     pipeline: dict[str, Array] = {}
     if request.data is None:
-        sample, pipeline = _flights(request, decoder, step)
+        sample, pipeline = _history(request, decoder, step)
     else:
         sample = read_file(request.data, decoder, request.wanted, _classes(engines), lambda rows: step("reading", rows))
     if not sample.segments:
@@ -177,31 +178,31 @@ def _segments(decoder: Decoder, sample: Sample) -> dict[str, list[str]]:
     return found
 
 
-def _flights(request: Request, decoder: Decoder, step: Step) -> tuple[Sample, dict[str, Array]]:
-    """The example's held-out flights, and what the training pipeline feeds a model for the same ones."""
+def _history(request: Request, decoder: Decoder, step: Step) -> tuple[Sample, dict[str, Array]]:
+    """Held-out rows of a data source, and what its training pipeline feeds a model for the same ones."""
     try:
-        from models import data, features  # noqa: PLC0415 - pandas, and only in a checkout
-    except ImportError as error:
-        raise ConfigurationError(
-            f"name your data with --data and --label (the example's flights need {error.name})"
-        ) from None
-    missing = sorted({field.name for field in decoder.fields if field.required} - set(features.NAMES))
+        source = sources.find(request.source)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"name your data with --data and --label: {error.detail}") from None
+    missing = sorted({field.name for field in decoder.fields if field.required} - set(source.fields))
     if missing:
         raise ConfigurationError(
-            f"these models read {', '.join(missing)}, which the example's flights do not have: "
+            f"these models read {', '.join(missing)}, which the data source `{request.source}` does not have: "
             "name your data with --data and --label"
         )
-    step("reading the flights", 0)
-    frame = data.month_of(data.load(), *request.months)
+    step(f"reading the {request.source}", 0)
+    found = source.held_out(request.months)
     records = (
-        (
-            i,
-            flight.row
-            | {"(label)": flight.label, "(at)": flight.scheduled_at, "(month)": f"2013-{flight.row['month']:02d}"},
-        )
-        for i, flight in enumerate(data.flights(frame), 1)
+        (i, moment.row | {"(label)": moment.label, "(at)": moment.scheduled_at, "(month)": month})
+        for i, (moment, month) in enumerate(found.moments, 1)
     )
-    wanted = Wanted("(label)", "(at)", None, ("carrier", "origin"), "(month)")
-    sample = sample_of("the flights of 2013, months " + ", ".join(map(str, request.months)), records, decoder, wanted,
-                       [0, 1], lambda rows: step("reading the flights", rows))  # fmt: skip
-    return sample, dict[str, Any](features.feeds(frame))
+    wanted = Wanted("(label)", "(at)", None, tuple(found.segments), "(month)")
+    sample = sample_of(
+        found.name,
+        records,
+        decoder,
+        wanted,
+        list(found.classes),
+        lambda rows: step(f"reading the {request.source}", rows),
+    )
+    return sample, dict(found.feeds)
