@@ -126,7 +126,7 @@ clean: ## remove what the other targets made, the store included
 
 .PHONY: docs
 docs: $(VENV)/.ready ## write what is written from the code: docs/reference.md, k8s/monitoring, the state machine
-	@$(PY) docs/generate.py && $(VENV)/bin/understudy monitoring -o k8s/monitoring >/dev/null && $(PY) docs/state_machine.py
+	@$(PY) docs/generate.py && $(PY) docs/structure.py >/dev/null && $(VENV)/bin/understudy monitoring -o k8s/monitoring >/dev/null && $(PY) docs/state_machine.py
 
 STORY ?= july
 .PHONY: demo

@@ -90,15 +90,35 @@ def test_the_calls_described_are_the_calls_answered() -> None:
     assert answered - own == set(CALLS)
 
 
-def test_the_reference_is_what_the_code_says() -> None:
-    """`make docs` writes it."""
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+def script(name: str) -> Any:
+    """A script of `docs/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    generate = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generate)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == generate.reference()
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """`make docs` writes it."""
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == script("generate").reference()
+
+
+def test_the_picture_of_the_layers_is_the_contract_s() -> None:
+    """`make docs` draws it, from pyproject.toml and the packages' docstrings."""
+    page = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+    assert page == script("structure").page(page)
+
+
+def test_the_structure_is_measured() -> None:
+    """A circle and a chain that are known."""
+    structure = script("structure")
+    graph = structure.imports({"p.a": "from p import b", "p.b": "import p.c", "p.c": "from p.b import x", "p": ""})
+
+    assert structure.circles(graph) == [["p.b", "p.c"]]
+    assert structure.floors({"a": {"b"}, "b": {"c"}, "c": set(), "d": set()}) == 3
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -1,6 +1,7 @@
-"""The Engine port: columns in, arrays out. `onnx.OnnxEngine` runs here, `remote.RemoteEngine` in the candidate's process.
+"""From rows to a model's outputs, through the Engine port: columns in, arrays out.
 
-A `Reading` makes of an engine's arrays what the rest of the house understands: labels, probabilities, values.
+`onnx.OnnxEngine` runs here, `remote.RemoteEngine` in the candidate's process. A `Reading` makes of an engine's arrays what the rest
+of the house understands: labels, probabilities, values.
 """
 
 from collections.abc import Mapping, Sequence
