@@ -5,6 +5,7 @@ The exit code is 1 if a mutant survives (or if the unchanged copy fails, which w
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,8 @@ def run(copy: Path) -> tuple[bool, str]:
     """Whether the tests pass against the copy, and the first line that says why not."""
     command = [sys.executable, "-m", "pytest", str(TESTS), "-k", "test_sequential and not drift", "-m", "not slow"]
     command += ["-x", "--tb=no", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False, timeout=300)
+    env = os.environ | {"PYTHONPATH": str(copy / "service")}
+    done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, check=False, timeout=300)
     if done.returncode not in {0, 1, 2}:  # no tests, or pytest itself is broken: that is no death
         raise RuntimeError(done.stdout + done.stderr)
     why = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
@@ -118,7 +120,7 @@ def run(copy: Path) -> tuple[bool, str]:
 
 
 def copied(into: Path) -> Path:
-    """The package and its tests, alone: `service` must be imported from here and not from the checkout."""
+    """The package and its tests, alone: `understudy` must be imported from here and not from the checkout."""
     for name in ("service/understudy/__init__.py", "service/understudy/rollout/__init__.py", "pyproject.toml"):
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, into / name)

@@ -541,6 +541,7 @@ CALLS = [
 ]
 
 
+@pytest.mark.usefixtures("two_flights")
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
 def test_a_service_that_does_not_answer_is_one_line(call: list[str]) -> None:
     """With its address and the way to start it; exit code 1."""
@@ -575,7 +576,8 @@ def test_a_refusal_is_one_line_in_the_service_s_words(error: Any, says: str) -> 
 @pytest.fixture
 def two_flights(monkeypatch: pytest.MonkeyPatch) -> None:
     flights = [SimpleNamespace(row={"x": i}, scheduled_at=1e9 + i, label=1, label_at=1e9 + 3600.0) for i in range(2)]
-    monkeypatch.setattr("models.data.replay_rows", lambda month, limit: flights[: limit or 2])
+    source = SimpleNamespace(moments=lambda month, limit: flights[: limit or 2])
+    monkeypatch.setattr("understudy.offline.sources.find", lambda name: source)
 
 
 PREDICTED = {"variant": "primary", "fallback": False, "predictions": [{"prediction_id": "p-0"}]}

@@ -256,7 +256,7 @@ def test_what_is_missing_is_said() -> None:
 
 def test_models_of_something_else_need_data_of_their_own(good: Path) -> None:
     """The example's flights are for the example's models."""
-    with pytest.raises(ConfigurationError, match="read place, x, which the example's flights do not have"):
+    with pytest.raises(ConfigurationError, match="read place, x, which the data source `flights` does not have"):
         run(Request([str(good)], None, None, Wanted(None)))
 
 
