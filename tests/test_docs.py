@@ -79,10 +79,10 @@ def test_the_calls_described_are_the_calls_answered() -> None:
     policy = parse("model: m\ntask: binary-classification\nprimary: a\n")
     cards = {Variant.PRIMARY: card()}
     decoder = Decoder(fields_of(cards[Variant.PRIMARY], None), rows_max=1, key_max_chars=16)
-    worker: Any = SimpleNamespace(
-        cards=cards, decoder=decoder, settings=Settings(), clock=ManualClock(), policy=policy, body_limits={}
+    parts: Any = SimpleNamespace(
+        cards=cards, decoder=decoder, settings=Settings(), clock=ManualClock(), policy=policy, pipeline=None
     )
-    routes = Rest(worker, lambda: True, dict).routes()
+    routes = Rest(parts, lambda: True, dict).routes()
     answered = {(method, path) for path, methods in routes.items() for method in methods}
 
     own = {call for call in answered if call[1] == "/docs.json" or call[1].startswith("/dashboard/")}

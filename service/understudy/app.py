@@ -261,6 +261,7 @@ class Understudy:
     async def start(self) -> None:
         """Load, warm, and begin to answer."""
         from understudy import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
+        from understudy.api.parts import ApiParts  # noqa: PLC0415
         from understudy.api.rest import TELLERS, Rest  # noqa: PLC0415
 
         records: Any = Records
@@ -283,7 +284,9 @@ class Understudy:
 
         service: Any = Understudy
         rest = Rest(
-            self._worker, lambda: all_ready() and not service.door.draining, lambda: service.openapi_spec.asdict()
+            ApiParts.of(self._worker),
+            lambda: all_ready() and not service.door.draining,
+            lambda: service.openapi_spec.asdict(),
         )
         service.door.open(rest.routes(), TELLERS, rest.direct())
         drain_first(service.door, begun=self._drain)
@@ -292,7 +295,7 @@ class Understudy:
         gc_freeze.settle()
 
     def _drain(self) -> None:
-        self._worker.draining = True
+        self._worker.pipeline.draining = True
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

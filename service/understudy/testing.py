@@ -1,14 +1,21 @@
 """Fakes that ship with the project: an engine that needs no model, a clock that is moved by hand, and builders."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from understudy.domain import Answer, Mode, Observation, Status, Variant
+from understudy.clock import Clock
+from understudy.domain import Answer, Mode, Observation, Plan, Status, Variant
 from understudy.errors import InferenceError
+from understudy.http.auth import Tokens
 from understudy.inference.cards import Card, InputSpec, OutputSpec
-from understudy.inference.decoding import Array
+from understudy.inference.decoding import Array, Decoder
+from understudy.serving.pipeline import Pipeline, PipelineParts, RequestRecorder
+from understudy.serving.shadow import Rehearsal
+from understudy.serving.slots import ModelSlots
+from understudy.times import TimeLimits
 
 
 def card(name: str = "fake", **changes: Any) -> Card:
@@ -93,3 +100,23 @@ def observation(
         "mode": Mode.LIVE, "share": 0, "primary": answer(primary), "candidate": answer(candidate),
     }  # fmt: skip
     return Observation(**(fields | changes))
+
+
+def pipeline(
+    recorder: RequestRecorder, plan: Plan, slots: ModelSlots, decoder: Decoder, *, clock: Clock | None = None,
+    rehearsals: Mapping[Variant, Rehearsal] | None = None, tokens: Tokens | None = None, route_by: str | None = None,
+    deadline_s: float = 5.0, candidate_timeout_s: float = 4.0,
+) -> Pipeline:  # fmt: skip
+    """A pipeline whose plan stays as it is; its prediction ids begin with `p-`."""
+    return Pipeline(PipelineParts(
+        clock=clock or ManualClock(), decoder=decoder, tokens=tokens or Tokens(None), time_limits=TimeLimits(), route_by=route_by,
+        id_prefix="p", deadline_s=deadline_s, candidate_timeout_s=candidate_timeout_s, control=FixedPlan(plan),
+        recorder=recorder, slots=slots, rehearsals=rehearsals or {},
+    ))  # fmt: skip
+
+
+@dataclass
+class FixedPlan:
+    """Where a pipeline finds a plan that never changes by itself."""
+
+    plan: Plan

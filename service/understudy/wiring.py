@@ -43,9 +43,10 @@ from understudy.rollout.identity import identity
 from understudy.rollout.requirements import Requirements
 from understudy.rollout.scoring import Model
 from understudy.serving import noise_floor
+from understudy.serving.pipeline import Pipeline, PipelineParts
 from understudy.serving.plan import Control
 from understudy.serving.shadow import Rehearsal, rehearse_here
-from understudy.serving.slots import Promotion, Released
+from understudy.serving.slots import ModelSlots, Promotion, Released
 from understudy.settings import Settings
 from understudy.store import Retention, RolloutRecord, Store, Tally, records
 from understudy.store.sql import SqlStore
@@ -201,7 +202,6 @@ class Worker(ProcessParts):
         policy = self.policy
         self.tokens = Tokens(settings.tokens_file)
         engine = self._load(Variant.PRIMARY)
-        self.next_id = 0
         self._records = RecordsRoad(records_url) if records_url is not None else None
         self._batches = 0  # of labels
         self.files = start_files(policy, settings, self.cards)
@@ -211,15 +211,11 @@ class Worker(ProcessParts):
             keep=WithoutArrays(self.fields, self.decoder.positions),
             ship=self._records.write if self._records is not None else None,
         )  # fmt: skip
-        self.body_limits: dict[str, Any] = {"max_bytes": settings.body_max_bytes, "timeout_s": settings.body_timeout_s}
-        self.deadline_s = policy.goals.latency.deadline_ms / 1000
-        self.candidate_timeout_s = self.deadline_s * settings.candidate_timeout_share
-        self.draining = False
+        deadline_s = policy.goals.latency.deadline_ms / 1000
+        self._candidate_timeout_s = deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
-        self.primary: LocalModel | Released = self._seat(Variant.PRIMARY, engine)
-        self.remote: RemoteEngine | None = None
-        self.candidate: SpreadModel | LocalModel | None = None
+        self.slots = ModelSlots(self._seat(Variant.PRIMARY, engine))
         self.rehearsals = {Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)}
         if candidate_url is not None:
             self._connect_candidate(self.cards[Variant.CANDIDATE], candidate_url)
@@ -227,9 +223,17 @@ class Worker(ProcessParts):
             policy, self.cards, self.store, self.metrics, self.clock, self._plan_at_start(), self.requirements,
             begin=self._first_plan,
         )  # fmt: skip
-        self.promotion = Promotion(self, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self.spawn)
+        self.promotion = Promotion(
+            self.slots, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self.spawn
+        )
         self.control.prepare, self.control.on_plan = self.promotion.prepare, self.promotion.follow
         self.control.primary_up = lambda: not self.promotion.released
+        self.pipeline = Pipeline(PipelineParts(
+            clock=self.clock, decoder=self.decoder, tokens=self.tokens, time_limits=settings.time_limits(),
+            route_by=policy.route_by, id_prefix=self.id_prefix, deadline_s=deadline_s,
+            candidate_timeout_s=self._candidate_timeout_s, control=self.control, recorder=self.recorder, slots=self.slots,
+            rehearsals=self.rehearsals,
+        ))  # fmt: skip
 
     async def start(self) -> None:
         """Begin to record and to follow the store's plan."""
@@ -247,10 +251,10 @@ class Worker(ProcessParts):
         await self.watch.close()
         if self._records is not None:
             self._records.close()
-        if self.remote is not None:
-            await self.remote.close()
+        if self.slots.remote is not None:
+            await self.slots.remote.close()
         self._executor.shutdown(wait=True)
-        for model in (self.primary, self.candidate):
+        for model in (self.slots.primary, self.slots.candidate):
             if isinstance(model, LocalModel):
                 model.engine.close()
         self.store.close()
@@ -259,8 +263,8 @@ class Worker(ProcessParts):
         """Look at what may change under a running service: its files, its store, its candidate."""
         while True:
             self.metrics.store_lost.set(self.store_lost() is not None)
-            if self.remote is not None:
-                await self.remote.check()
+            if self.slots.remote is not None:
+                await self.slots.remote.check()
             for role, changed in (await asyncio.to_thread(self.files.look_and_tell)).items():
                 self.metrics.file_changed.labels(file=role).set(changed)
             await asyncio.sleep(self.settings.files_interval_s)
@@ -304,9 +308,9 @@ class Worker(ProcessParts):
         remote.on_retry = limits["on_retry"]
         model = RemoteModel(remote, loading.inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
         timeout_s = settings.shadow_timeout_ms / 1000
-        self.remote = remote
-        self.candidate = SpreadModel(
-            lambda requests: model.infer(requests, self.candidate_timeout_s),
+        self.slots.remote = remote
+        self.slots.candidate = SpreadModel(
+            lambda requests: model.infer(requests, self._candidate_timeout_s),
             self.spawn, **limits,
         )  # fmt: skip
         self.rehearsals[Variant.CANDIDATE] = self._rehearsal(
@@ -331,9 +335,10 @@ class Worker(ProcessParts):
         }
 
     async def _rehearse_primary(self, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
-        if isinstance(self.primary, Released):
-            raise self.primary.refusal()
-        return await rehearse_here(self.primary, requests)
+        primary = self.slots.primary
+        if isinstance(primary, Released):
+            raise primary.refusal()
+        return await rehearse_here(primary, requests)
 
     def _plan_at_start(self) -> Plan | None:
         try:

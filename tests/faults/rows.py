@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.unit.rollout.world import policy
 from understudy.domain import Mode, Observation, Phase, Plan, Variant
 from understudy.errors import InferenceError, UnderstudyError
 from understudy.inference import Engine, Reading, Scores, wire
@@ -25,9 +24,10 @@ from understudy.inference.remote import RemoteModel
 from understudy.loading import fields_of, inputs_of
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
-from understudy.serving.pipeline import RequestOptions, RequestPath
+from understudy.serving.pipeline import Pipeline, RequestOptions
 from understudy.serving.shadow import Rehearsal, rehearse_here
-from understudy.testing import ManualClock
+from understudy.serving.slots import ModelSlots
+from understudy.testing import pipeline
 
 SHADOW = Plan(Phase.SHADOW, weight=0, shadow=10_000, salt=7, revision=1)
 
@@ -117,7 +117,7 @@ class Caller:
         """See `answer`."""
 
 
-async def predicted(path: RequestPath, rows: Any, asked: RequestOptions) -> tuple[Exchange, Scores]:
+async def predicted(path: Pipeline, rows: Any, asked: RequestOptions) -> tuple[Exchange, Scores]:
     """What a request of these rows comes to.
 
     Raises:
@@ -159,20 +159,15 @@ class Service:
             Variant.CANDIDATE: Rehearsal(Variant.CANDIDATE, ask, notes, **often),
             Variant.PRIMARY: Rehearsal(Variant.PRIMARY, rehearse, notes, **often),
         }
-        self.worker: Any = SimpleNamespace(
-            policy=policy(), decoder=self.decoder, clock=ManualClock(), recorder=notes, deadline_s=5.0,
-            candidate_timeout_s=4.0, draining=False,
-            control=SimpleNamespace(plan=plan), next_id=0, id_prefix="p", primary=self.primary,
-            candidate=SpreadModel(ask, self._spawn, **limits), rehearsals=self.rehearsals,
-        )  # fmt: skip
-        self._path = RequestPath(self.worker)
+        self.slots = ModelSlots(self.primary, SpreadModel(ask, self._spawn, **limits))
+        self.pipeline = pipeline(notes, plan, self.slots, self.decoder, rehearsals=self.rehearsals)
 
     async def ask(self, *rows: Mapping[str, float]) -> list[float] | UnderstudyError:
         """What a caller gets for a request of these rows."""
         order = list(self.decoder.positions)
         decoded = [tuple(row[name] for name in order) for row in rows]
         try:
-            _, scores = await predicted(self._path, decoded, RequestOptions(None, None, Mode.LIVE, 1e6))
+            _, scores = await predicted(self.pipeline, decoded, RequestOptions(None, None, Mode.LIVE, 1e6))
         except UnderstudyError as error:
             return error
         assert scores.values is not None

@@ -3,13 +3,15 @@
 Times that are far from the clock are refused with a hint, and no time base moves on by one request's word for it.
 """
 
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from tests.unit.rollout.world import START, folded, policy, row
 from understudy.errors import MalformedRequest
 from understudy.rollout.timebase import GAP_S, Progress
-from understudy.serving.pipeline import RequestPath
-from understudy.settings import Settings
+from understudy.testing import pipeline
 from understudy.times import TimeLimits
 
 NOW = 1_795_806_504.0
@@ -35,31 +37,26 @@ def test_the_past_is_allowed_for_history(at):
     assert TimeLimits().problem(at, NOW) is None
 
 
-class _Path(RequestPath):
-    """The part of a request path that reads a request's time."""
-
-    def __init__(self):
-        self._clock = type("Clock", (), {"now": staticmethod(lambda: NOW)})
-        self.worker = type(
-            "Worker",
-            (),
-            {"tokens": type("Tokens", (), {"operator": staticmethod(lambda *a: None)}), "settings": Settings()},
-        )
+def _path():
+    """A pipeline, for the part of it that reads a request's time."""
+    nothing = SimpleNamespace()
+    clock = SimpleNamespace(now=lambda: NOW, perf=time.perf_counter)
+    return pipeline(nothing, None, None, nothing, clock=clock)
 
 
 @pytest.mark.parametrize("said", ["1795806504000", "1e300", "inf", "nan", "-5", "soon", ""])
 def test_the_request_path_refuses_it(said):
     with pytest.raises(MalformedRequest, match="X-Rollout-At"):
-        _Path()._at({"headers": [], "client": None}, said, None)
+        _path()._at({"headers": [], "client": ("127.0.0.1", 1)}, said, None)
 
 
 def test_a_replay_has_a_name_and_goes_with_a_time():
-    scope = {"headers": [], "client": None}
-    assert _Path()._at(scope, "1372680000", "july-1") == (1_372_680_000.0, "july-1")
-    assert _Path()._at(scope, "1372680000", None) == (1_372_680_000.0, "")
+    scope = {"headers": [], "client": ("127.0.0.1", 1)}
+    assert _path()._at(scope, "1372680000", "july-1") == (1_372_680_000.0, "july-1")
+    assert _path()._at(scope, "1372680000", None) == (1_372_680_000.0, "")
     for at, name in ((None, "july"), ("1372680000", "a b"), ("1372680000", "x" * 65)):
         with pytest.raises(MalformedRequest, match="X-Rollout-Replay"):
-            _Path()._at(scope, at, name)
+            _path()._at(scope, at, name)
 
 
 def test_one_request_with_a_wrong_time_ends_no_step_and_no_wait():

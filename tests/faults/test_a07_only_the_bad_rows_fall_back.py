@@ -126,7 +126,7 @@ def test_where_the_old_primary_was_released_the_caller_hears_what_is_wrong() -> 
     async def main() -> Any:
         plan = Plan(Phase.PROMOTED, weight=10_000, shadow=0, salt=7, revision=1)
         async with serving(RowEngine(), RowEngine(), plan) as service:
-            service.worker.primary = Released()
+            service.slots.primary = Released()
             return [await service.ask({"x": x}) for x in (0.5, -1.0, 13.0)], service
 
     (fine, not_finite, raised), service = asyncio.run(main())

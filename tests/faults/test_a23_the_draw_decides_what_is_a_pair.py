@@ -5,7 +5,6 @@ The draw for rehearsals decides what is a pair, by the request's id alone and ho
 
 import asyncio
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +21,10 @@ from understudy.records.exchange import Exchange
 from understudy.rollout import routing
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.scoring import Model
-from understudy.serving.pipeline import RequestOptions, RequestPath
+from understudy.serving.pipeline import RequestOptions
 from understudy.serving.shadow import Rehearsal, rehearse_here
-from understudy.testing import FakeEngine, ManualClock, card
+from understudy.serving.slots import ModelSlots
+from understudy.testing import FakeEngine, card, pipeline
 
 FAILS = 0.04
 ERRORS = {"margin": 0.05}
@@ -66,13 +66,9 @@ async def served(plan: Plan, requests: int, draining: bool = False) -> list[Exch
     def spawn(coroutine: Any) -> None:
         tasks.add(asyncio.get_running_loop().create_task(coroutine))
 
-    worker: Any = SimpleNamespace(
-        policy=policy(), decoder=decoder, clock=ManualClock(), recorder=notes, control=SimpleNamespace(plan=plan),
-        draining=draining, next_id=0, id_prefix="p", primary=primary,
-        candidate=SpreadModel(rehearse, spawn, max_rows=9, queue_max_rows=99),
-        rehearsals=rehearsals, deadline_s=1.0,
-    )  # fmt: skip
-    path = RequestPath(worker)
+    slots = ModelSlots(primary, SpreadModel(rehearse, spawn, max_rows=9, queue_max_rows=99))
+    path = pipeline(notes, plan, slots, decoder, rehearsals=rehearsals, deadline_s=1.0)  # type: ignore[arg-type]
+    path.draining = draining
     for number in range(requests):
         rows = decoder.decode(b'{"rows": [{"x": %f, "s": "s"}]}' % (number % 7 / 7)).rows
         await predicted(path, rows, RequestOptions(None, None, Mode.LIVE, 1e6 + number))

@@ -30,7 +30,7 @@ def asked(*, nullable: bool, binary: bool) -> tuple[int, Any, Any]:
 
     async def main() -> tuple[int, Any, Any]:
         house = House(cards=dict.fromkeys(Variant, own))
-        house.worker.primary.engine = Embedding(own)
+        house.slots.primary.engine = Embedding(own)
         body = about(0.75, 0.25, parameters={"binary_data_output": binary})
         status, _, said = await house.call(INFER, body)
         return status, said, house.notes.added[0]

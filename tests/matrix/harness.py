@@ -19,6 +19,7 @@ import yaml
 
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD
 from understudy import loading, wiring
+from understudy.api.parts import ApiParts
 from understudy.api.rest import TELLERS, Rest
 from understudy.domain import LabelReport, Plan, Variant
 from understudy.errors import CandidateAway, InferenceError
@@ -123,7 +124,7 @@ class Service:
         self.worker, self.controller, self.clock = worker, controller, clock
         self.drops = lambda: False
         self._door = FrontDoor(mock.Mock(routes=[]))
-        rest = Rest(worker, lambda: True, dict)
+        rest = Rest(ApiParts.of(worker), lambda: True, dict)
         self._door.open(rest.routes(), TELLERS)
         self._place_models()
 
@@ -138,9 +139,9 @@ class Service:
 
     def _place_models(self) -> None:
         worker = self.worker
-        engine = worker.primary.engine  # type: ignore[union-attr]  # nothing is promoted yet
+        engine = worker.slots.primary.engine  # type: ignore[union-attr]  # nothing is promoted yet
         assert isinstance(engine, OnnxEngine)
-        worker.primary = worker._seat(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
+        worker.slots.primary = worker._seat(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
         candidate = worker._load(Variant.CANDIDATE)
         assert isinstance(candidate, OnnxEngine)
         faulty: Engine = FaultyEngine(candidate, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
@@ -153,7 +154,7 @@ class Service:
         async def ask(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
             return await model.infer(requests, TIMEOUT_S)
 
-        worker.candidate = SpreadModel(ask, worker.spawn, **worker._limits(Variant.CANDIDATE))
+        worker.slots.candidate = SpreadModel(ask, worker.spawn, **worker._limits(Variant.CANDIDATE))
         worker.rehearsals[Variant.CANDIDATE] = worker._rehearsal(Variant.CANDIDATE, ask)
         for rehearsal in worker.rehearsals.values():
             self._let_drop(rehearsal)
@@ -193,7 +194,7 @@ class Service:
         """Wait until every request so far is rehearsed and stored."""
         for rehearsal in self.worker.rehearsals.values():
             await rehearsal.drained()
-        last = f"{self.worker.id_prefix}-{self.worker.next_id - 1}"
+        last = f"{self.worker.id_prefix}-{self.worker.pipeline.next_id - 1}"
         await self.worker.recorder.stored([LabelReport(last, 0, 0.0)])
 
     async def judge(self) -> None:

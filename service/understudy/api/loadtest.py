@@ -6,6 +6,7 @@ from typing import Any
 import pydantic
 
 from understudy import loading
+from understudy.api.parts import ApiParts
 from understudy.domain import Event
 from understudy.errors import InvalidInput, TooLarge
 from understudy.http.asgi import (
@@ -22,14 +23,13 @@ from understudy.http.asgi import (
 )
 from understudy.observability import host
 from understudy.rollout.loadtest import LOADTEST, Record
-from understudy.wiring import Worker
 
 
 class Launch:
     """Handlers of `/rollout/loadtest`."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, parts: ApiParts) -> None:
+        self._parts = parts
 
     def routes(self) -> dict[str, dict[str, Any]]:
         """Path → method → handler."""
@@ -37,18 +37,18 @@ class Launch:
 
     async def look(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/loadtest`: the setup and goals that a record must be for, whether one is there, and what is used."""
-        tokens = self._worker.tokens
+        tokens = self._parts.tokens
         if tokens.configured:
             tokens.actor(header(scope, b"authorization"), peer(scope))
         await answer(send, 200, encode(await asyncio.to_thread(self._state)))
 
     async def record(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /rollout/loadtest`: an operator files a record; it is in the audit log when this answers."""
-        worker = self._worker
-        worker.tokens.own_page(header(scope, b"origin"), header(scope, b"host"))
-        actor = worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        parts = self._parts
+        parts.tokens.own_page(header(scope, b"origin"), header(scope, b"host"))
+        actor = parts.tokens.operator(header(scope, b"authorization"), peer(scope))
         require_json(scope)
-        body, limit = await read_body(scope, receive, **worker.body_limits), worker.settings.loadtest_max_bytes
+        body, limit = await read_body(scope, receive, **parts.body_limits), parts.settings.loadtest_max_bytes
         if len(body) > limit:
             raise TooLarge(f"the record has {len(body)} bytes; the limit is {limit} (UNDERSTUDY_LOADTEST_MAX_BYTES)")
         try:
@@ -61,32 +61,32 @@ class Launch:
                 ]
             ) from None
         filed = await asyncio.to_thread(self._file, record, actor.name)
-        worker.metrics.events.labels(event=LOADTEST).inc()
+        parts.metrics.events.labels(event=LOADTEST).inc()
         await answer(send, 200, encode(filed))
 
     def _file(self, record: Record, actor: str) -> dict[str, Any]:
-        worker = self._worker
-        event = worker.store.append_event(
+        parts = self._parts
+        event = parts.store.append_event(
             Event(
-                worker.clock.now(), LOADTEST, actor, record.summary()[:2_000], worker.control.plan.revision,
+                parts.clock.now(), LOADTEST, actor, record.summary()[:2_000], parts.control.plan.revision,
                 record.model_dump(mode="json"),
             )
         )  # fmt: skip
         return {"event": event.id, **self._gate()}
 
     def _gate(self) -> dict[str, Any]:
-        requirements = self._worker.requirements
+        requirements = self._parts.requirements
         met = LOADTEST in requirements.met()
         return {"required": requirements.asked, "met": met, "reason": requirements.missing()}
 
     def _state(self) -> dict[str, Any]:
-        worker = self._worker
-        supervisor = int(loading.run_dir(worker.settings).name)
-        plan = worker.control.plan
+        parts = self._parts
+        supervisor = int(loading.run_dir(parts.settings).name)
+        plan = parts.control.plan
         return {
-            "model": worker.policy.model, "setup": worker.requirements.setup.model_dump(),
-            "goals": worker.requirements.goals.model_dump(), **self._gate(), "last": worker.requirements.last(),
+            "model": parts.policy.model, "setup": parts.requirements.setup.model_dump(),
+            "goals": parts.requirements.goals.model_dump(), **self._gate(), "last": parts.requirements.last(),
             "plan": {"phase": plan.phase.value, "weight": plan.weight / 100, "shadow": plan.shadow / 100,
                      "revision": plan.revision},
-            "deadline_ms": worker.policy.goals.latency.deadline_ms, "usage": host.usage(supervisor),
+            "deadline_ms": parts.policy.goals.latency.deadline_ms, "usage": host.usage(supervisor),
         }  # fmt: skip

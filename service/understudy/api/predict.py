@@ -7,6 +7,7 @@ reads their bodies first; from then on there is no difference.
 from collections.abc import Iterator
 from typing import Any
 
+from understudy.api.parts import ApiParts
 from understudy.domain import Variant
 from understudy.errors import InvalidInput, UnderstudyError
 from understudy.http.asgi import (
@@ -25,8 +26,6 @@ from understudy.http.asgi import (
 from understudy.inference import Scores
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
-from understudy.serving.pipeline import RequestPath
-from understudy.wiring import Worker
 
 _JSON = (b"content-type", b"application/json")
 
@@ -34,47 +33,47 @@ _JSON = (b"content-type", b"application/json")
 class Predict:
     """`POST /predict`."""
 
-    def __init__(self, worker: Worker, path: RequestPath) -> None:
-        self.worker, self._path = worker, path
-        self._classes = {v: [str(c) for c in card.classes] for v, card in worker.cards.items()}
+    def __init__(self, parts: ApiParts) -> None:
+        self._parts, self._pipeline = parts, parts.pipeline
+        self._classes = {v: [str(c) for c in card.classes] for v, card in parts.cards.items()}
         self._heads = {
             (variant, fallback): encode(
-                {"model": worker.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
+                {"model": parts.policy.model, "variant": variant, "version": card.version, "fallback": fallback}
             )[:-1]
             + b',"predictions":'
-            for variant, card in worker.cards.items()
+            for variant, card in parts.cards.items()
             for fallback in (False, True)
         }
         self._named = {variant: (b"x-rollout-variant", variant.encode()) for variant in Variant}
-        self._clock = worker.clock
+        self._clock, self._max_bytes = parts.clock, parts.settings.body_max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body that comes in pieces, then as `take`."""
         started = self._clock.perf()
         try:
             require_json(scope)
-            request = Arrived(scope, await read_body(scope, receive, **self.worker.body_limits))
+            request = Arrived(scope, await read_body(scope, receive, **self._parts.body_limits))
         except UnderstudyError as error:
-            self.worker.recorder.refused(int(error.status), ())
+            self._parts.recorder.refused(int(error.status), ())
             raise
         self.take(request, started)
         await request.respond(send)
 
     def take(self, whole: CompleteRequest, started: float | None = None) -> None:
         """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
-        worker, scope = self.worker, whole.scope
+        parts, scope = self._parts, whole.scope
         started = self._clock.perf() if started is None else started
         try:
-            check_size(whole.body, worker.body_limits["max_bytes"])
+            check_size(whole.body, self._max_bytes)
             require_json(scope)
-            request = worker.decoder.decode(whole.body)
-            asked = self._path.asked(scope, request.key)
+            request = parts.decoder.decode(whole.body)
+            asked = self._pipeline.asked(scope, request.key)
         except UnderstudyError as error:
-            worker.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
+            parts.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
             reply_problem(whole, error)
             return
-        exchange, plan = self._path.begin(request.rows, asked)
-        Pending(self._path, whole, exchange, plan, started, self._answer, reply_problem).ask()
+        exchange, plan = self._pipeline.begin(request.rows, asked)
+        Pending(self._pipeline, whole, exchange, plan, started, self._answer, reply_problem).ask()
 
     def _answer(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
         variant = exchange.variant

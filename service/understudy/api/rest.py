@@ -7,6 +7,7 @@ from typing import Any
 from understudy.api import dashboard, openapi
 from understudy.api.feedback import FeedbackDecoder
 from understudy.api.loadtest import Launch
+from understudy.api.parts import ApiParts
 from understudy.api.predict import Predict
 from understudy.api.v2.handlers import ProtocolV2, tell
 from understudy.domain import LabelReport, Variant
@@ -31,10 +32,8 @@ from understudy.http.auth import Actor
 from understudy.http.etag import knows, tag_of, tagged
 from understudy.observability import timeline
 from understudy.rollout.phases import Order
-from understudy.serving.pipeline import RequestPath
 from understudy.serving.plan import REASON_MAX_CHARS
 from understudy.serving.policy_document import about
-from understudy.wiring import Worker
 
 ORDERS = {
     "promote": Order.PROMOTE,
@@ -57,19 +56,18 @@ class Rest:
         ready: whether every worker is; document: BentoML's own OpenAPI document.
     """
 
-    def __init__(self, worker: Worker, ready: Callable[[], bool], document: Callable[[], Mapping[str, Any]]) -> None:
-        self.worker, self._ready, self._document = worker, ready, document
+    def __init__(self, parts: ApiParts, ready: Callable[[], bool], document: Callable[[], Mapping[str, Any]]) -> None:
+        self._parts, self._ready, self._document = parts, ready, document
         self._feedback = FeedbackDecoder(
-            worker.cards[Variant.PRIMARY],
-            worker.settings.labels_max,
-            worker.cards.get(Variant.CANDIDATE),
-            worker.policy.task,
-            worker.settings.time_limits(),
+            parts.cards[Variant.PRIMARY],
+            parts.settings.labels_max,
+            parts.cards.get(Variant.CANDIDATE),
+            parts.policy.task,
+            parts.settings.time_limits(),
         )
-        self._clock = worker.clock
-        self._path = RequestPath(worker)
-        self._predict = Predict(worker, self._path)
-        self._v2 = ProtocolV2(worker, self._path, self._check_ready)
+        self._clock = parts.clock
+        self._predict = Predict(parts)
+        self._v2 = ProtocolV2(parts, self._check_ready)
 
     def direct(self) -> Mapping[str, Direct]:
         """Who takes complete requests directly from the connection, by path."""
@@ -92,7 +90,7 @@ class Rest:
             "/rollout/verdict": {"GET": self.verdict},
             "/rollout/gate": {"POST": self.gate},
             "/rollout/weight": {"POST": self.weight},
-            **Launch(self.worker).routes(),
+            **Launch(self._parts).routes(),
             **{f"/rollout/{name}": {"POST": self._order(name)} for name in ORDERS},
             "/livez": {"GET": self.alive},
             "/healthz": {"GET": self.alive},
@@ -104,14 +102,14 @@ class Rest:
     async def feedback(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /feedback`: labels. They are on disk when this answers."""
         require_json(scope)
-        body = await read_body(scope, receive, **self.worker.body_limits)
+        body = await read_body(scope, receive, **self._parts.body_limits)
         now = self._clock.now()
         try:
             reports: list[LabelReport] = self._feedback.decode(body, now)
         except InvalidInput as error:
-            self.worker.metrics.labels.labels(result="invalid").inc(len(error.errors))
+            self._parts.metrics.labels.labels(result="invalid").inc(len(error.errors))
             raise
-        receipt = await self.worker.labels(reports)
+        receipt = await self._parts.add_labels(reports)
         await answer(send, 200, encode(receipt.counts))
 
     async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -129,12 +127,12 @@ class Rest:
             after, limit = int(query.get("after", 0)), int(query.get("limit", 100))
         except ValueError:
             raise MalformedRequest("`after` and `limit` are whole numbers") from None
-        await answer(send, 200, encode(await self.worker.control.events(after, max(1, min(limit, 1000)))))
+        await answer(send, 200, encode(await self._parts.control.events(after, max(1, min(limit, 1000)))))
 
     async def evidence(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/evidence`: the bands are long, and only read for whoever does not have them."""
         self._viewer(scope)
-        control = self.worker.control
+        control = self._parts.control
         tag = tag_of(encode(await control.evidence_mark()))
         await tagged(scope, send, b"" if knows(scope, tag) else encode(await control.evidence()), tag)
 
@@ -149,30 +147,30 @@ class Rest:
             raise MalformedRequest("`after` is a time in Unix seconds") from None
         if span not in timeline.SPANS:
             raise MalformedRequest(f"`span` is {' or '.join(timeline.SPANS)}")
-        await tagged(scope, send, encode(await self.worker.control.traffic(span, after)))
+        await tagged(scope, send, encode(await self._parts.control.traffic(span, after)))
 
     async def audit(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/audit`: the predictions whose label an audit of missing labels waits for, the oldest first."""
         self._viewer(scope)
-        await answer(send, 200, encode(await self.worker.control.audit()))
+        await answer(send, 200, encode(await self._parts.control.audit()))
 
     async def policy(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/policy`."""
         self._viewer(scope)
-        worker = self.worker
-        found = about(worker.policy, worker.fields, worker.decoder.context, worker.cards)
+        parts = self._parts
+        found = about(parts.policy, parts.fields, parts.decoder.context, parts.cards)
         await answer(send, 200, encode(found))
 
     async def access(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/access`: who is asking, and what they may do."""
-        tokens = self.worker.tokens
+        tokens = self._parts.tokens
         actor = tokens.actor(header(scope, b"authorization"), peer(scope))
         await answer(send, 200, encode({"name": actor.name, "role": actor.role, "tokens": tokens.configured}))
 
     async def drift(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/drift`."""
         self._viewer(scope)
-        await tagged(scope, send, encode(await asyncio.to_thread(self.worker.watch.shown)))
+        await tagged(scope, send, encode(await asyncio.to_thread(self._parts.watch.shown)))
 
     async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""
@@ -187,7 +185,7 @@ class Rest:
     async def gate(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /rollout/gate`: for Flagger's webhooks. 200 to go on, 403 with the reason to stop."""
         self._viewer(scope)
-        await read_body(scope, receive, **self.worker.body_limits)
+        await read_body(scope, receive, **self._parts.body_limits)
         state = await self._state()
         if state["verdict"]["answer"] == "rollback" or state["phase"] in {"aborted", "paused"}:
             raise Forbidden(f"{state['phase']}: {state['verdict']['reason']}")
@@ -196,13 +194,13 @@ class Rest:
     def _order(self, name: str) -> Handler:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             actor = self._operator(scope)
-            order = json_object(await read_body(scope, receive, **self.worker.body_limits))
+            order = json_object(await read_body(scope, receive, **self._parts.body_limits))
             full, force = (name == "promote" and order.pop(key, False) is True for key in ("full", "force"))
             if unknown := order.keys() - {"reason"}:
                 raise InvalidInput(
                     [{"row": None, "field": n, "problem": "unknown; it takes `reason`"} for n in unknown]
                 )
-            await self.worker.control.order(
+            await self._parts.control.order(
                 Order.PROMOTE_FULL if full else ORDERS[name], actor=actor.name,
                 reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope), force=force,
             )  # fmt: skip
@@ -214,7 +212,7 @@ class Rest:
         """`POST /rollout/weight`: an operator's order."""
         actor = self._operator(scope)
         require_json(scope)
-        order = json_object(await read_body(scope, receive, **self.worker.body_limits))
+        order = json_object(await read_body(scope, receive, **self._parts.body_limits))
         force = order.pop("force", False) is True
         if unknown := order.keys() - {"weight", "reason"}:
             raise InvalidInput(
@@ -227,7 +225,7 @@ class Rest:
             raise InvalidInput(
                 [{"row": None, "field": "weight", "problem": "is missing; it takes a number of percent, 0 to 100"}]
             )
-        await self.worker.control.order_weight(
+        await self._parts.control.order_weight(
             order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
             expected_revision=_if_match(scope), force=force,
         )  # fmt: skip
@@ -240,11 +238,11 @@ class Rest:
         await answer(send, 200, body, [(b"etag", tag_of(body, state["revision"]))])
 
     async def _state(self) -> dict[str, Any]:
-        remote = self.worker.remote
-        state = await self.worker.control.state(candidate_up=remote is not None and remote.up)
+        state = await self._parts.control.state(candidate_up=self._parts.slots.remote_up)
         if state["candidate"] is not None:
+            remote = self._parts.slots.remote
             state["candidate"]["reason"] = None if remote is None or remote.up else remote.why
-        return state | {"files": [each.as_dict() for each in self.worker.files.changed]}
+        return state | {"files": [each.as_dict() for each in self._parts.files.changed]}
 
     async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """`GET /livez`, `GET /healthz`: the event loop turns."""
@@ -259,22 +257,22 @@ class Rest:
         """`GET /docs.json`: OpenAPI of the front door's calls and of BentoML's own."""
         base = self._document()
         await answer(
-            send, 200, encode(openapi.document(base, self.worker.policy, self.worker.fields, self.worker.cards))
+            send, 200, encode(openapi.document(base, self._parts.policy, self._parts.fields, self._parts.cards))
         )
 
     def _check_ready(self) -> None:
         if not self._ready():
             raise NotReady("a worker is still loading")
-        if (lost := self.worker.store_lost()) is not None:
+        if (lost := self._parts.store_lost()) is not None:
             raise NotReady(lost)
 
     def _viewer(self, scope: Scope) -> None:
-        tokens = self.worker.tokens
+        tokens = self._parts.tokens
         if tokens.configured:
             tokens.actor(header(scope, b"authorization"), peer(scope))
 
     def _operator(self, scope: Scope) -> Actor:
-        tokens = self.worker.tokens
+        tokens = self._parts.tokens
         tokens.own_page(header(scope, b"origin"), header(scope, b"host"))
         return tokens.operator(header(scope, b"authorization"), peer(scope))
 

@@ -10,7 +10,7 @@ from understudy.errors import UnderstudyError
 from understudy.http.asgi import CompleteRequest, Headers
 from understudy.inference import Scores
 from understudy.records.exchange import Exchange
-from understudy.serving.pipeline import CANDIDATES_FAULT, RequestPath
+from understudy.serving.pipeline import CANDIDATES_FAULT, Pipeline
 
 log = structlog.get_logger(__name__)
 
@@ -26,24 +26,24 @@ class Pending:
         refuse: replies with an error.
     """
 
-    __slots__ = ("_answer", "_begun", "_exchange", "_path", "_plan", "_refuse", "_started", "_whole")
+    __slots__ = ("_answer", "_begun", "_exchange", "_pipeline", "_plan", "_refuse", "_started", "_whole")
 
     def __init__(
-        self, path: RequestPath, whole: CompleteRequest, exchange: Exchange, plan: Plan, started: float,
+        self, pipeline: Pipeline, whole: CompleteRequest, exchange: Exchange, plan: Plan, started: float,
         answer: Callable[[Exchange, Scores], tuple[Headers, bytes]], refuse: Callable[[CompleteRequest, UnderstudyError], None],
     ) -> None:  # fmt: skip
-        self._path, self._whole, self._exchange, self._plan = path, whole, exchange, plan
+        self._pipeline, self._whole, self._exchange, self._plan = pipeline, whole, exchange, plan
         self._started = self._begun = started
         self._answer, self._refuse = answer, refuse
 
     def ask(self) -> None:
         """Ask the model that is to answer. A run that may take long has a deadline; the candidate's process has its own."""
-        self._begun = self._path.now()
+        self._begun = self._pipeline.now()
         try:
-            if not self._path.ask(self._exchange, self, alone=self._whole.alone):
-                deadline = Deadline(self, self._path.left_s(self._exchange, self._started))
+            if not self._pipeline.ask(self._exchange, self, alone=self._whole.alone):
+                deadline = Deadline(self, self._pipeline.left_s(self._exchange, self._started))
                 try:
-                    self._path.ask_by(self._exchange, deadline)
+                    self._pipeline.ask_by(self._exchange, deadline)
                 except UnderstudyError:
                     deadline.cancel()
                     raise
@@ -60,7 +60,7 @@ class Pending:
         """The scores of the model that was asked. Nothing is raised here: others wait for the same run."""
         try:
             if self._exchange.variant is Variant.PRIMARY:
-                self._reply(self._path.answered(self._exchange, scores, self._begun))
+                self._reply(self._pipeline.answered(self._exchange, scores, self._begun))
             else:
                 self._candidate_ended(scores)
         except Exception as error:  # noqa: BLE001
@@ -70,14 +70,14 @@ class Pending:
         """Why there are none."""
         try:
             if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
-                self._fail(self._path.past_deadline() if isinstance(error, TimeoutError) else error)
+                self._fail(self._pipeline.past_deadline() if isinstance(error, TimeoutError) else error)
             else:
                 self._candidate_ended(error)
         except Exception as ours:  # noqa: BLE001
             self._fail(ours)
 
     def _candidate_ended(self, found: Scores | Exception) -> None:
-        scores = self._path.candidate_ended(self._exchange, found, self._begun)
+        scores = self._pipeline.candidate_ended(self._exchange, found, self._begun)
         if scores is not None:
             self._reply(scores)
         else:
@@ -87,14 +87,14 @@ class Pending:
         exchange = self._exchange
         headers, body = self._answer(exchange, scores)
         self._whole.reply(200, headers, body)
-        exchange.total_seconds = self._path.now() - self._started
-        self._path.hand_over(exchange, self._plan)
+        exchange.total_seconds = self._pipeline.now() - self._started
+        self._pipeline.hand_over(exchange, self._plan)
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, UnderstudyError):
             log.error("a bug: please report it", exc_info=error)
             error = UnderstudyError("an unexpected error; the log has the details")
-        self._path.failed(self._exchange, self._plan, error, self._started)
+        self._pipeline.failed(self._exchange, self._plan, error, self._started)
         self._refuse(self._whole, error)
 
 

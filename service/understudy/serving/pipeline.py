@@ -2,9 +2,13 @@
 
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
+from understudy.clock import Clock
 from understudy.domain import Mode, Plan, Status, Variant
 from understudy.errors import (
     CandidateAway,
@@ -19,13 +23,15 @@ from understudy.errors import (
     WrongShape,
 )
 from understudy.http.asgi import Scope, header, headers_under, peer, text_of
+from understudy.http.auth import Tokens
 from understudy.inference import Scores, ended
 from understudy.inference.batching import LocalModel, ScoresCallback, SpreadModel
-from understudy.inference.decoding import Rows
+from understudy.inference.decoding import Decoder, Rows
 from understudy.records.exchange import Exchange
 from understudy.rollout import routing
-from understudy.serving.slots import Released
-from understudy.wiring import Worker
+from understudy.serving.shadow import Rehearsal
+from understudy.serving.slots import ModelSlots, Released
+from understudy.times import TimeLimits
 
 _ENDED = {
     Status.TIMEOUT: "did not answer in time",
@@ -69,28 +75,78 @@ class RequestOptions(msgspec.Struct, gc=False):
     replay: str | None = None
 
 
-class RequestPath:
+class HasPlan(Protocol):
+    """Knows the plan in force."""
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force; it is replaced as a whole."""
+        ...
+
+
+class RequestRecorder(Protocol):
+    """Takes note of requests; `understudy.records.recorder` does."""
+
+    def open(self, exchange: Exchange) -> None:
+        """A request has been routed."""
+
+    def add(self, exchange: Exchange) -> None:
+        """A request is complete: its answer and its rehearsal, if it has one."""
+
+    def failed(self, exchange: Exchange, status: int) -> None:
+        """A request ended with an error that says nothing about a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineParts:
+    """What a pipeline is made of.
+
+    Attributes:
+        route_by: the field to route by, where a request has no key of its own.
+        id_prefix: the start of this process's prediction ids.
+        deadline_s: how long a caller waits; candidate_timeout_s: how much of it the candidate has.
+        rehearsals: by the model that rehearses.
+    """
+
+    clock: Clock
+    decoder: Decoder
+    tokens: Tokens
+    time_limits: TimeLimits
+    route_by: str | None
+    id_prefix: str
+    deadline_s: float
+    candidate_timeout_s: float
+    control: HasPlan
+    recorder: RequestRecorder
+    slots: ModelSlots
+    rehearsals: Mapping[Variant, Rehearsal]
+
+
+class Pipeline:
     """What every protocol's request goes through between its decoding and its answer, and after that.
 
     Attributes:
         now: reads the performance clock.
+        next_id: the number of the next prediction.
+        draining: the service is being stopped.
     """
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker, self._clock, self.now = worker, worker.clock, worker.clock.perf
+    def __init__(self, parts: PipelineParts) -> None:
+        self._parts, self._clock, self.now = parts, parts.clock, parts.clock.perf
+        self._control, self._recorder, self._slots = parts.control, parts.recorder, parts.slots
+        self.next_id, self.draining = 0, False
 
     def begin(self, rows: Rows, asked: RequestOptions) -> tuple[Exchange, Plan]:
         """Route: the request's exchange names who is to answer. The key is the caller's, or the `route_by` field's, or its id."""
-        worker, plan = self.worker, self.worker.control.plan
-        first = worker.next_id
-        worker.next_id = first + len(rows)
-        key = asked.key or worker.decoder.first(rows, worker.policy.route_by)
-        chosen = asked.pin or routing.variant(plan, key or f"{worker.id_prefix}-{first}")
-        exchange = Exchange(worker.id_prefix, first, rows, asked.at, plan.revision, plan.weight, chosen, asked.mode)
+        parts, plan, first = self._parts, self._control.plan, self.next_id
+        self.next_id = first + len(rows)
+        key = asked.key or parts.decoder.first(rows, parts.route_by)
+        chosen = asked.pin or routing.variant(plan, key or f"{parts.id_prefix}-{first}")
+        exchange = Exchange(parts.id_prefix, first, rows, asked.at, plan.revision, plan.weight, chosen, asked.mode)
         exchange.key = key
         if asked.replay is not None:
             exchange.replay, exchange.received_at = asked.replay, self._clock.now()
-        worker.recorder.open(exchange)
+        self._recorder.open(exchange)
         return exchange, plan
 
     def ask(self, exchange: Exchange, told: ScoresCallback, *, alone: bool = False) -> bool:
@@ -119,17 +175,16 @@ class RequestPath:
 
     def left_s(self, exchange: Exchange, started: float) -> float:
         """Seconds that a model in this process has to answer: a candidate leaves some to the primary, where there is one."""
-        worker = self.worker
-        shared = exchange.variant is Variant.CANDIDATE and not isinstance(worker.primary, Released)
-        whole_s = worker.candidate_timeout_s if shared else worker.deadline_s
+        shared = exchange.variant is Variant.CANDIDATE and not isinstance(self._slots.primary, Released)
+        whole_s = self._parts.candidate_timeout_s if shared else self._parts.deadline_s
         return max(0.0, whole_s - (self.now() - started))
 
     def past_deadline(self) -> DeadlineExceeded:
         """What the caller is told whose answer did not come in time."""
-        return DeadlineExceeded(f"no answer within {self.worker.deadline_s * 1000:g} ms")
+        return DeadlineExceeded(f"no answer within {self._parts.deadline_s * 1000:g} ms")
 
     def _model(self, exchange: Exchange) -> LocalModel | SpreadModel:
-        found = self.worker.primary if exchange.variant is Variant.PRIMARY else self.worker.candidate
+        found = self._slots.primary if exchange.variant is Variant.PRIMARY else self._slots.candidate
         if found is None:
             raise CandidateAway(ever_up=False)
         if isinstance(found, Released):
@@ -155,14 +210,14 @@ class RequestPath:
             InferenceError: there are none, and nobody else's are wanted, or there is nobody else: the old primary was released.
         """
         cause, scores = _ended(found)
-        if self.worker.draining and cause in {Status.DOWN, Status.FAILED}:
+        if self.draining and cause in {Status.DOWN, Status.FAILED}:
             cause = Status.NONE  # it is being stopped as well, which says nothing about it
         exchange.settle(Variant.CANDIDATE, cause, scores, self._clock.perf() - begun)
         if cause is Status.OK:
             return scores
         if exchange.mode is Mode.PINNED:
             raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
-        if isinstance(self.worker.primary, Released) and cause in _ITS_OWN_FAULT:
+        if isinstance(self._slots.primary, Released) and cause in _ITS_OWN_FAULT:
             raise self.past_deadline() if isinstance(found, TimeoutError) else _error_of(found)
         exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
         return None
@@ -172,7 +227,7 @@ class RequestPath:
         exchange.total_seconds = self._clock.perf() - started
         status = _FAILURES.get(type(error))
         if status is None or exchange.mode is Mode.PINNED:
-            self.worker.recorder.failed(exchange, int(error.status))
+            self._recorder.failed(exchange, int(error.status))
             return
         exchange.http = int(error.status)
         if exchange.attempt(exchange.variant).status is Status.NONE:
@@ -182,18 +237,18 @@ class RequestPath:
     def hand_over(self, exchange: Exchange, plan: Plan) -> None:
         """After the answer has left: let the other model rehearse, or record at once."""
         other = exchange.variant.other
-        rehearsal = self.worker.rehearsals.get(other)
+        rehearsal = self._parts.rehearsals.get(other)
         if (
             rehearsal is None
-            or self.worker.draining
+            or self.draining
             or exchange.mode is Mode.PINNED
             or not routing.rehearses(plan, exchange.prediction_id(0))
         ):
             # No pair, even where both models were asked: a fallback must not be likelier to be one than a good answer.
             exchange.sampled = False
-            self.worker.recorder.add(exchange)
+            self._recorder.add(exchange)
         elif exchange.attempt(other).status is not Status.NONE:
-            self.worker.recorder.add(exchange)  # a fallback: both were asked already
+            self._recorder.add(exchange)  # a fallback: both were asked already
         else:
             rehearsal.offer(exchange)
 
@@ -218,8 +273,8 @@ class RequestPath:
             raise MalformedRequest(
                 f"X-Rollout-Variant is {wanted!r}; it pins to `primary` or `candidate`, or is `any`: routed, and no evidence"
             )
-        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
-        if wanted == "candidate" and self.worker.candidate is None:
+        self._parts.tokens.operator(header(scope, b"authorization"), peer(scope))
+        if wanted == "candidate" and self._slots.candidate is None:
             raise NotReady("the rollout file names no candidate")
         return (None, Mode.LOAD) if wanted == "any" else (Variant(wanted), Mode.PINNED)
 
@@ -229,14 +284,14 @@ class RequestPath:
             if replay is not None:
                 raise MalformedRequest("X-Rollout-Replay goes with X-Rollout-At, which says when the request happened")
             return self._clock.now(), None
-        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        self._parts.tokens.operator(header(scope, b"authorization"), peer(scope))
         try:
             at = float(said)
         except ValueError:
             at = math.nan
         if not math.isfinite(at):
             raise MalformedRequest(f"X-Rollout-At is {said[:64]!r}; it takes Unix seconds")
-        if problem := self.worker.settings.time_limits().problem(at, self._clock.now()):
+        if problem := self._parts.time_limits.problem(at, self._clock.now()):
             raise MalformedRequest(f"X-Rollout-At {problem}")
         if replay is not None and not _REPLAY.fullmatch(replay):
             raise MalformedRequest(

@@ -7,7 +7,8 @@ nobody asks it any more; `undo` loads it again before the plan that needs it com
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -15,6 +16,7 @@ from understudy.domain import Phase, Plan, Variant
 from understudy.errors import ConfigurationError, NotReady
 from understudy.inference import Engine
 from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.remote import RemoteEngine
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +30,28 @@ class Released:
         return NotReady("the old primary was released when its promotion had baked; `understudy undo` loads it again")
 
 
-class ModelSlots(Protocol):
-    """Where the request path finds the models."""
+@dataclass(slots=True)
+class ModelSlots:
+    """The models that answer now. A promotion replaces them while requests are under way.
+
+    Attributes:
+        candidate: None where the rollout file names none; a `LocalModel` once it is promoted.
+        remote: the connection to the candidate's process; None where there is none.
+    """
 
     primary: LocalModel | Released
-    candidate: SpreadModel | LocalModel | None
+    candidate: SpreadModel | LocalModel | None = None
+    remote: RemoteEngine | None = None
+
+    @property
+    def remote_up(self) -> bool:
+        """Whether the candidate's process answers."""
+        return self.remote is not None and self.remote.up
+
+    @property
+    def candidate_answers(self) -> bool:
+        """Whether the candidate can answer now, from its own process or from this one."""
+        return isinstance(self.candidate, LocalModel) or self.remote_up
 
 
 class Promotion:

@@ -19,9 +19,9 @@ from understudy.inference.batching import LocalModel
 from understudy.inference.decoding import Decoder
 from understudy.loading import fields_of, inputs_of
 from understudy.rollout.policy import parse
-from understudy.serving.pipeline import RequestPath
+from understudy.serving.slots import ModelSlots
 from understudy.settings import Settings
-from understudy.testing import FakeEngine, ManualClock, card
+from understudy.testing import FakeEngine, ManualClock, card, pipeline
 
 INFER = "/v2/models/m/infer"
 CARDS = {Variant.PRIMARY: card(), Variant.CANDIDATE: card(version="2")}
@@ -55,15 +55,21 @@ class House:
             for engine in self.engines.values()
         )
         plan = Plan(Phase.CANARY, weight, 0, 1, revision=4)
-        self.worker: Any = SimpleNamespace(
-            policy=parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\nroute_by: tail\n"), cards=cards,
-            decoder=decoder, settings=Settings(), clock=ManualClock(), body_limits={"max_bytes": 2_000, "timeout_s": 1.0},
-            tokens=Tokens(tokens), recorder=self.notes, control=SimpleNamespace(plan=plan), draining=False, next_id=7,
-            id_prefix="p", primary=primary, candidate=candidate, rehearsals={}, remote=None, deadline_s=1.0,
+        notes: Any = self.notes
+        policy = parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\nroute_by: tail\n")
+        self.slots, clock = ModelSlots(primary, candidate), ManualClock()
+        self.pipeline = pipeline(
+            notes, plan, self.slots, decoder, clock=clock, tokens=Tokens(tokens), route_by=policy.route_by, deadline_s=1.0,
             candidate_timeout_s=0.8,
         )  # fmt: skip
+        self.pipeline.next_id = 7
+        parts: Any = SimpleNamespace(
+            policy=policy, cards=cards, decoder=decoder, settings=Settings(body_max_bytes=2_000), clock=clock,
+            body_limits={"max_bytes": 2_000, "timeout_s": 1.0}, tokens=Tokens(tokens), recorder=notes, slots=self.slots,
+            pipeline=self.pipeline,
+        )  # fmt: skip
         self.door = FrontDoor(SimpleNamespace(routes=[]))
-        protocol = ProtocolV2(self.worker, RequestPath(self.worker), lambda: None)
+        protocol = ProtocolV2(parts, lambda: None)
         self.door.open(protocol.routes(), {"/v2": tell})
 
     async def call(
@@ -181,7 +187,7 @@ def test_a_candidate_that_fails_is_covered_by_the_primary_unless_it_was_asked_fo
     async def main() -> None:
         house = House(weight=10_000)
         house.engines[Variant.PRIMARY].run = FakeEngine().run  # type: ignore[method-assign]
-        house.worker.candidate.engine.run = lambda columns: {}
+        house.slots.candidate.engine.run = lambda columns: {}
         _, _, said = await house.call(INFER, about(0.5))
         status, _, pinned = await house.call("/v2/models/m/versions/2/infer", about(0.5))
         assert (said["model_version"], said["parameters"]["fallback"]) == ("1", True)
@@ -210,7 +216,7 @@ def test_errors_are_told_as_the_protocol_has_them_and_counted() -> None:
             (400, []), (400, ["x"]), (413, []), (413, []), (404, []), (415, []),
         ]  # fmt: skip
         busy = House(queue_max_rows=1)
-        held = [busy.worker.primary.infer([(0.5, "s", None)]) for _ in range(1)]
+        held = [busy.slots.primary.infer([(0.5, "s", None)]) for _ in range(1)]
         status, head, said = await busy.call(INFER, about(0.5))
         assert (status, head["retry-after"], "rows are waiting" in said["error"]) == (429, "1", True)
         await asyncio.gather(*held)
@@ -230,11 +236,11 @@ def test_health_and_metadata_of_what_is_not_ready() -> None:
 
     async def main() -> None:
         house = House()
-        house.worker.candidate = SimpleNamespace()
-        house.worker.remote = SimpleNamespace(up=False)
+        house.slots.candidate = SimpleNamespace()
+        house.slots.remote = SimpleNamespace(up=False)
         assert (await house.call("/v2/models/m/ready"))[2] == {"name": "m", "ready": True}
         assert (await house.call("/v2/models/m/versions/2/ready"))[0] == 503
-        house.worker.remote.up = True
+        house.slots.remote.up = True
         assert (await house.call("/v2/models/m/versions/2/ready"))[0] == 200
         assert (await house.call("/v2"))[2]["name"] == "understudy"
         assert (await house.call("/v2/health/live"))[2] == {"live": True}

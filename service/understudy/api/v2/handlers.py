@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 
 from understudy import __version__
+from understudy.api.parts import ApiParts
 from understudy.api.v2.codec import Question, Signature
 from understudy.domain import Mode, Variant
 from understudy.errors import InvalidInput, MalformedRequest, NotFound, NotReady, UnderstudyError, WrongMediaType
@@ -25,12 +26,10 @@ from understudy.http.asgi import (
     respond,
 )
 from understudy.inference import Scores
-from understudy.inference.batching import LocalModel
 from understudy.inference.cards import Card
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
-from understudy.serving.pipeline import RequestOptions, RequestPath
-from understudy.wiring import Worker
+from understudy.serving.pipeline import RequestOptions
 
 PLATFORM = "onnxruntime_onnx"
 EXTENSIONS = ("binary_tensor_data",)
@@ -59,10 +58,11 @@ class ProtocolV2:
         ready: raises `NotReady` unless every worker is ready.
     """
 
-    def __init__(self, worker: Worker, path: RequestPath, ready: Callable[[], None]) -> None:
-        self.worker, self._path, self._ready, self._clock = worker, path, ready, worker.clock
-        self._routed = Signature(worker.decoder, worker.cards)
-        self._pinned = {v: Signature(worker.decoder, {v: card}) for v, card in worker.cards.items()}
+    def __init__(self, parts: ApiParts, ready: Callable[[], None]) -> None:
+        self._parts, self._pipeline, self._ready, self._clock = parts, parts.pipeline, ready, parts.clock
+        self._max_bytes = parts.settings.body_max_bytes
+        self._routed = Signature(parts.decoder, parts.cards)
+        self._pinned = {v: Signature(parts.decoder, {v: card}) for v, card in parts.cards.items()}
 
     def routes(self) -> Routes:
         """Path → method → handler."""
@@ -96,8 +96,8 @@ class ProtocolV2:
         """`GET /v2/models/{model}[/versions/{version}]`."""
         variants = self._named(scope)
         signature = self._pinned[variants[0]] if variants else self._routed
-        versions = list(dict.fromkeys(card.version for card in self.worker.cards.values()))
-        said = {"name": self.worker.policy.model, "versions": versions, "platform": PLATFORM, **signature.metadata()}
+        versions = list(dict.fromkeys(card.version for card in self._parts.cards.values()))
+        said = {"name": self._parts.policy.model, "versions": versions, "platform": PLATFORM, **signature.metadata()}
         await answer(send, 200, encode(said))
 
     async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -105,47 +105,47 @@ class ProtocolV2:
         self._ready()
         if (variants := self._named(scope)) and not any(self._answers(variant) for variant in variants):
             raise NotReady("this version's process is away; it is being probed")
-        await answer(send, 200, encode({"name": self.worker.policy.model, "ready": True}))
+        await answer(send, 200, encode({"name": self._parts.policy.model, "ready": True}))
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`POST /v2/models/{model}[/versions/{version}]/infer`: read the body, then as `take`."""
         started = self._clock.perf()
         try:
             self._named(scope)  # before its body is waited for
-            request = Arrived(scope, await read_body(scope, receive, **self.worker.body_limits))
+            request = Arrived(scope, await read_body(scope, receive, **self._parts.body_limits))
         except UnderstudyError as error:
-            self.worker.recorder.refused(_status(error), ())
+            self._parts.recorder.refused(_status(error), ())
             raise
         self.take(request, started)
         await request.respond(send)
 
     def direct(self) -> Mapping[str, Direct]:
         """Who takes requests directly, by path: the routed model's inference."""
-        return {f"/v2/models/{self.worker.policy.model}/infer": self.take}
+        return {f"/v2/models/{self._parts.policy.model}/infer": self.take}
 
     def take(self, whole: CompleteRequest, started: float | None = None) -> None:
         """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
-        worker, scope = self.worker, whole.scope
+        parts, scope = self._parts, whole.scope
         started = self._clock.perf() if started is None else started
         try:
-            check_size(whole.body, worker.body_limits["max_bytes"])
+            check_size(whole.body, self._max_bytes)
             asked = self._asked(scope)
             signature = self._pinned[asked.pin] if asked.pin else self._routed
             question = signature.decode(whole.body, _header_length(scope))
         except UnderstudyError as error:
-            worker.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
+            parts.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
             reply_error(whole, error)
             return
-        exchange, plan = self._path.begin(question.rows, asked)
+        exchange, plan = self._pipeline.begin(question.rows, asked)
         answer_ = functools.partial(self._answer, signature, question)
-        Pending(self._path, whole, exchange, plan, started, answer_, reply_error).ask()
+        Pending(self._pipeline, whole, exchange, plan, started, answer_, reply_error).ask()
 
     def _answer(
         self, signature: Signature, question: Question, exchange: Exchange, scores: Scores
     ) -> tuple[Headers, bytes]:
-        worker, variant, name = self.worker, exchange.variant, exchange.prediction_id(0)
+        parts, variant, name = self._parts, exchange.variant, exchange.prediction_id(0)
         head = {
-            "model_name": worker.policy.model, "model_version": worker.cards[variant].version,
+            "model_name": parts.policy.model, "model_version": parts.cards[variant].version,
             "parameters": {"variant": variant, "fallback": exchange.fallback is not None, "prediction_id": name},
         }  # fmt: skip
         body, json_length = signature.encode(head, question, scores, variant)
@@ -161,11 +161,11 @@ class ProtocolV2:
         Raises:
             NotFound: no such model, or no such version of it.
         """
-        named, cards = scope.get("path_params"), self.worker.cards
+        named, cards = scope.get("path_params"), self._parts.cards
         if named is None:  # directly from the connection: it named the routed model
             return []
-        if named["model"] != self.worker.policy.model:
-            raise NotFound(f"model {named['model'][:100]!r} is not here; {self.worker.policy.model!r} is")
+        if named["model"] != self._parts.policy.model:
+            raise NotFound(f"model {named['model'][:100]!r} is not here; {self._parts.policy.model!r} is")
         version = named.get("version")
         if version is None:
             return []
@@ -175,14 +175,14 @@ class ProtocolV2:
         return found
 
     def _asked(self, scope: Scope) -> RequestOptions:
-        """As `RequestPath.asked`; a version in the path pins, as `X-Rollout-Variant` does.
+        """As `Pipeline.asked`; a version in the path pins, as `X-Rollout-Variant` does.
 
         Where both models have the same version, it is the primary's, unless the header says otherwise.
         """
-        variants, asked = self._named(scope), self._path.asked(scope)
+        variants, asked = self._named(scope), self._pipeline.asked(scope)
         if not variants:
             return asked
-        self.worker.tokens.operator(header(scope, b"authorization"), peer(scope))
+        self._parts.tokens.operator(header(scope, b"authorization"), peer(scope))
         if asked.pin is not None and asked.pin not in variants:
             raise MalformedRequest(f"X-Rollout-Variant is {asked.pin}; the path's version is the {variants[0]}'s")
         asked.pin, asked.mode = asked.pin or variants[0], Mode.PINNED
@@ -192,8 +192,7 @@ class ProtocolV2:
         """Whether a variant can answer now."""
         if variant is Variant.PRIMARY:
             return True
-        remote = self.worker.remote
-        return isinstance(self.worker.candidate, LocalModel) or (remote is not None and remote.up)
+        return self._parts.slots.candidate_answers
 
 
 def _header_length(scope: Scope) -> int | None:

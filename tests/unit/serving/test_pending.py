@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 
 from tests.faults.rows import predicted
-from tests.unit.rollout.world import policy
 from understudy.domain import Mode, Phase, Plan, Status, Variant
 from understudy.errors import DeadlineExceeded, NotReady, Overloaded, UnderstudyError
 from understudy.inference.batching import LocalModel
 from understudy.inference.decoding import Decoder
 from understudy.loading import fields_of, inputs_of
 from understudy.records.exchange import Exchange
-from understudy.serving.pipeline import RequestOptions, RequestPath
-from understudy.serving.slots import Released
-from understudy.testing import FakeEngine, card
+from understudy.serving.pipeline import RequestOptions
+from understudy.serving.slots import ModelSlots, Released
+from understudy.testing import FakeEngine, card, pipeline
 
 ROW = [(0.7, "s")]
 LIVE = RequestOptions(None, None, Mode.LIVE, 1e6)
@@ -49,17 +48,16 @@ class Service:
             )
             return LocalModel(engine, inputs_of(own, decoder.positions), executor, **limits)
 
-        recorder = SimpleNamespace(
+        recorder: Any = SimpleNamespace(
             open=lambda exchange: None,
             add=self.recorded.append,
             failed=lambda exchange, status: self.recorded.append(exchange),
         )
-        self.worker: Any = SimpleNamespace(
-            policy=policy(), decoder=decoder, clock=Clock(), recorder=recorder, draining=False, next_id=0, id_prefix="p",
-            control=SimpleNamespace(plan=Plan(Phase.CANARY, weight, 0, 1, revision=1)), rehearsals={},
-            primary=model(Variant.PRIMARY), candidate=model(Variant.CANDIDATE), deadline_s=0.3, candidate_timeout_s=0.1,
-        )  # fmt: skip
-        self.path = RequestPath(self.worker)
+        self.slots = ModelSlots(model(Variant.PRIMARY), model(Variant.CANDIDATE))
+        plan = Plan(Phase.CANARY, weight, 0, 1, revision=1)
+        self.path = pipeline(
+            recorder, plan, self.slots, decoder, clock=Clock(), deadline_s=0.3, candidate_timeout_s=0.1
+        )
 
     async def ask(self) -> Exchange | UnderstudyError:
         """What came of a request."""
@@ -85,7 +83,7 @@ def test_a_primary_past_the_deadline_is_an_error_and_its_late_answer_is_not_deli
     async def story(service: Service) -> None:
         error = await service.ask()
         service.may_go.set()
-        await service.worker.primary.idle()
+        await service.slots.primary.idle()
 
         assert isinstance(error, DeadlineExceeded)
         assert "300 ms" in error.detail
@@ -99,7 +97,7 @@ def test_a_promoted_candidate_past_its_part_of_the_deadline_is_a_fallback() -> N
     async def story(service: Service) -> None:
         exchange = await service.ask()
         service.may_go.set()
-        await service.worker.candidate.idle()
+        await service.slots.candidate.idle()
 
         assert isinstance(exchange, Exchange)
         assert (exchange.variant, exchange.fallback) == (Variant.PRIMARY, "timeout")
@@ -112,7 +110,7 @@ def test_a_promoted_candidate_past_its_part_of_the_deadline_is_a_fallback() -> N
 @pytest.mark.parametrize("slow", [Variant.CANDIDATE])
 def test_where_the_old_primary_was_released_the_deadline_is_whole_and_its_passing_is_said(slow: Variant) -> None:
     async def story(service: Service) -> None:
-        service.worker.primary = Released()
+        service.slots.primary = Released()
         error = await service.ask()
 
         assert isinstance(error, DeadlineExceeded)
@@ -123,7 +121,7 @@ def test_where_the_old_primary_was_released_the_deadline_is_whole_and_its_passin
 
 def test_a_released_primary_is_never_asked() -> None:
     async def story(service: Service) -> None:
-        service.worker.primary = Released()
+        service.slots.primary = Released()
 
         assert isinstance(await service.ask(), NotReady)
 

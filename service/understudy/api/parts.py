@@ -1,0 +1,81 @@
+"""What the handlers of the answering process are made of."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.clock import Clock
+from understudy.domain import LabelReceipt, LabelReport, Variant
+from understudy.drift.watch import Watch
+from understudy.http.auth import Tokens
+from understudy.inference.cards import Card
+from understudy.inference.decoding import Decoder, Field
+from understudy.loading.changed_files import StartFiles
+from understudy.observability.metrics import Metrics
+from understudy.records.recorder import Recorder
+from understudy.rollout.policy import Policy
+from understudy.rollout.requirements import Requirements
+from understudy.serving.pipeline import Pipeline
+from understudy.serving.plan import Control
+from understudy.serving.slots import ModelSlots
+from understudy.settings import Settings
+from understudy.store import Store
+from understudy.wiring import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiParts:
+    """What handlers use of the answering process.
+
+    Attributes:
+        add_labels: stores labels; when it returns they survive `kill -9`.
+        store_lost: why the store is not the one that was opened; None while it is.
+    """
+
+    settings: Settings
+    policy: Policy
+    cards: Mapping[Variant, Card]
+    fields: Sequence[Field]
+    decoder: Decoder
+    clock: Clock
+    tokens: Tokens
+    metrics: Metrics
+    recorder: Recorder
+    pipeline: Pipeline
+    slots: ModelSlots
+    control: Control
+    requirements: Requirements
+    store: Store
+    store_lost: Callable[[], str | None]
+    watch: Watch
+    files: StartFiles
+    add_labels: Callable[[Sequence[LabelReport]], Awaitable[LabelReceipt]]
+
+    @classmethod
+    def of(cls, worker: Worker) -> "ApiParts":
+        """The parts of an answering process."""
+        return cls(
+            settings=worker.settings,
+            policy=worker.policy,
+            cards=worker.cards,
+            fields=worker.fields,
+            decoder=worker.decoder,
+            clock=worker.clock,
+            tokens=worker.tokens,
+            metrics=worker.metrics,
+            recorder=worker.recorder,
+            pipeline=worker.pipeline,
+            slots=worker.slots,
+            control=worker.control,
+            requirements=worker.requirements,
+            store=worker.store,
+            store_lost=worker.store_lost,
+            watch=worker.watch,
+            files=worker.files,
+            add_labels=worker.labels,
+        )
+
+    @property
+    def body_limits(self) -> dict[str, Any]:
+        """The limits of a request's body, as `read_body` takes them."""
+        return {"max_bytes": self.settings.body_max_bytes, "timeout_s": self.settings.body_timeout_s}
