@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: connections that wait for no answer for ever, rows by COPY, and word of a new plan by LISTEN.
+"""What is PostgreSQL's own: connections that never wait for ever, and news of a new plan by LISTEN.
 
 The only importer of psycopg, which is an optional extra, and itself imported only for a PostgreSQL URL.
 """
@@ -13,8 +13,7 @@ import structlog
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, text
 
-from understudy.store import partitions
-from understudy.store.schema import OBSERVATION_COLUMNS, escaped
+from understudy.store.schema import escaped
 
 log = structlog.get_logger(__name__)
 Result = TypeVar("Result")
@@ -26,14 +25,6 @@ REFUSED = (psycopg.IntegrityError, psycopg.DataError)
 CHANNEL = "understudy_plan"
 RELISTEN_S = 1.0
 """How long to leave the listening connection alone after it broke; the plan is polled all the while."""
-
-_COLUMNS = ", ".join(column.name for column in OBSERVATION_COLUMNS)
-_COPY = f"COPY observations (seq, {_COLUMNS}) FROM STDIN"
-_TAKE_KEYS = """
-INSERT INTO observation_keys (prediction_id, rollout, seq)
-SELECT id, %s, nextval('observations_seq') FROM unnest(%s::text[]) WITH ORDINALITY AS fresh(id, place) ORDER BY place
-ON CONFLICT DO NOTHING RETURNING prediction_id, seq
-"""
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -97,34 +88,6 @@ def without_limit(connection: Connection) -> None:
     raw: Any = connection.connection.driver_connection
     raw.limit_s = None
     connection.connection.invalidate(soft=True)  # it goes when it comes back to the pool, its missing limit with it
-
-
-class Rows:
-    """Stores rows of `OBSERVATION_COLUMNS` of one rollout whose prediction is new, numbered in their order.
-
-    The keys decide who is new, in one statement; what is new goes in by COPY.
-    """
-
-    def __init__(self, rollout: int) -> None:
-        self._rollout = rollout
-        self._room_to = 0  # numbers below this have their partition
-
-    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
-        first = {escaped(row[1]): row for row in reversed(rows)}
-        ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
-        raw: Any = connection.connection.driver_connection
-        with raw.cursor() as cursor:
-            fresh = cursor.execute(_TAKE_KEYS, (self._rollout, ids)).fetchall()
-            if not fresh:
-                return 0
-            last = max(seq for _, seq in fresh)
-            if last >= self._room_to:
-                self._room_to = partitions.make_room(connection, last)
-            with cursor.copy(_COPY) as copy:
-                for own, seq in fresh:
-                    copy.write_row((seq, *(escaped(v) if isinstance(v, str) else v for v in first[own])))
-        return len(fresh)
 
 
 def notify(connection: Connection, rollout: str) -> None:

@@ -1,0 +1,45 @@
+"""New rows go into PostgreSQL by COPY, into the partition that their numbers fall in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from understudy.store import partitions
+from understudy.store.schema import OBSERVATION_COLUMNS, escaped
+
+_COLUMNS = ", ".join(column.name for column in OBSERVATION_COLUMNS)
+_COPY = f"COPY observations (seq, {_COLUMNS}) FROM STDIN"
+_TAKE_KEYS = """
+INSERT INTO observation_keys (prediction_id, rollout, seq)
+SELECT id, %s, nextval('observations_seq') FROM unnest(%s::text[]) WITH ORDINALITY AS fresh(id, place) ORDER BY place
+ON CONFLICT DO NOTHING RETURNING prediction_id, seq
+"""
+
+
+class Rows:
+    """Stores rows of `OBSERVATION_COLUMNS` of one rollout whose prediction is new, numbered in their order.
+
+    The keys decide who is new, in one statement; what is new goes in by COPY.
+    """
+
+    def __init__(self, rollout: int) -> None:
+        self._rollout = rollout
+        self._room_to = 0  # numbers below this have their partition
+
+    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
+        first = {escaped(row[1]): row for row in reversed(rows)}
+        ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
+        raw: Any = connection.connection.driver_connection
+        with raw.cursor() as cursor:
+            fresh = cursor.execute(_TAKE_KEYS, (self._rollout, ids)).fetchall()
+            if not fresh:
+                return 0
+            last = max(seq for _, seq in fresh)
+            if last >= self._room_to:
+                self._room_to = partitions.make_room(connection, last)
+            with cursor.copy(_COPY) as copy:
+                for own, seq in fresh:
+                    copy.write_row((seq, *(escaped(v) if isinstance(v, str) else v for v in first[own])))
+        return len(fresh)
