@@ -65,6 +65,22 @@ def matrix_bodies(count: int) -> dict[str, bytes]:
     }
 
 
+def matrix_binary(count: int) -> tuple[bytes, dict[str, str]]:
+    """Rows of the matrix model as a raw tensor of V2, answered as one: the body and its headers."""
+    raw = matrix.rows(count).astype("<f4").tobytes()
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [count, matrix.COLUMNS],
+        "parameters": {"binary_data_size": len(raw)},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return head + raw, {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+
+
 def scripts(folder: Path, name: str, bodies: dict[str, bytes]) -> dict[str, Path]:
     """Wrk's scripts by protocol."""
     kind = {"Content-Type": "application/json"}
