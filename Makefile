@@ -125,7 +125,7 @@ clean: ## remove what the other targets made, the store included
 		models/flight_poc models/flight_candidate models/flight_broken models/cache
 
 .PHONY: docs
-docs: $(VENV)/.ready ## write what is written from the code: docs/reference.md, k8s/monitoring, the state machine
+docs: $(VENV)/.ready ## write what is written from the code: docs/reference/README.md, k8s/monitoring, the state machine
 	@$(PY) docs/generate.py && $(PY) docs/structure.py >/dev/null && $(VENV)/bin/understudy monitoring -o k8s/monitoring >/dev/null && $(PY) docs/state_machine.py
 
 STORY ?= july

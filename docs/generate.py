@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from the code: `make docs`. A test holds the file against what this would write."""
+"""Writes docs/reference/README.md from the code: `make docs`. A test holds the file against what this would write."""
 
 import types
 import typing
@@ -197,4 +197,4 @@ def table(head: Sequence[str], rows: typing.Iterable[Sequence[str]]) -> list[str
 
 
 if __name__ == "__main__":
-    (HERE / "reference.md").write_text(reference(), encoding="utf-8")
+    (HERE / "reference" / "README.md").write_text(reference(), encoding="utf-8")

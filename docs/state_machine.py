@@ -1,4 +1,4 @@
-"""Writes docs/state-machine.md from the table of phases: `python docs/state_machine.py`. A test holds the file against it."""
+"""Writes docs/reference/state-machine.md from the table of phases: `make docs`. A test compares the two."""
 
 from pathlib import Path
 
@@ -37,4 +37,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    (HERE / "state-machine.md").write_text(page(), encoding="utf-8")
+    (HERE / "reference" / "state-machine.md").write_text(page(), encoding="utf-8")

@@ -22,7 +22,7 @@ from understudy.settings import Settings
 from understudy.testing import ManualClock, card
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTED = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = sorted(c.name or str(c.callback.__name__) for c in cli.app.registered_commands if c.callback is not None)
 CALLS = sorted((method.upper(), path) for path, item in paths().items() for method in item)
@@ -102,7 +102,7 @@ def script(name: str) -> Any:
 
 def test_the_reference_is_what_the_code_says() -> None:
     """`make docs` writes it."""
-    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == script("generate").reference()
+    assert (ROOT / "docs" / "reference" / "README.md").read_text(encoding="utf-8") == script("generate").reference()
 
 
 def test_the_picture_of_the_layers_is_the_contract_s() -> None:

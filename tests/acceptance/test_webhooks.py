@@ -125,7 +125,7 @@ def test_without_a_secret_nothing_starts(tmp_path: Path) -> None:
 def test_the_example_receiver_retrains_after_an_abort_and_believes_nobody_else(tmp_path: Path, secret: Path) -> None:
     """The program of docs/, as it is: the job runs once for the abort; a forged message is 401; a repeated one runs nothing."""
     mark = tmp_path / "retrained"
-    command = [sys.executable, "docs/webhook_receiver.py", "--secret", str(secret), "--port", "0"]
+    command = [sys.executable, "docs/how-to/webhook_receiver.py", "--secret", str(secret), "--port", "0"]
     job = f"{sys.executable} -c \"open('{mark}', 'a').write('x')\""
     with subprocess.Popen([*command, "--run", job], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:

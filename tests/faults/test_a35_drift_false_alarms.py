@@ -22,7 +22,7 @@ DAY_SD = 0.4
 ROWS = 20
 """Rows an hour."""
 STATED_RATE = 0.1
-"""False alarms per feature and year: docs/drift.md."""
+"""False alarms per feature and year: docs/explanation/drift.md."""
 
 
 def values_of(rng: np.random.Generator, days: int, shift: float = 0.0) -> npt.NDArray[np.float64]:

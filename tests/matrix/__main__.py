@@ -13,7 +13,7 @@ from tests.matrix import page
 from tests.matrix.cells import TRUTHS, Outcome, cells, play
 from tests.matrix.worlds import STYLES
 
-PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "matrix.md"
 
 
 def main() -> int:

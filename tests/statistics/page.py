@@ -19,7 +19,7 @@ under their bound: the command that writes this page fails otherwise.
 
 Written by `python -m tests.statistics.table`, seed {seed}, in {minutes:.0f} minutes on one core ({machine}); Python
 {python}, numpy {numpy}, scipy {scipy}. The simulator is the same formulas in numpy; a test holds it to the classes that
-decide, to 1e-9 at every step. docs/statistics.md explains the method.
+decide, to 1e-9 at every step. docs/explanation/statistics.md explains the method.
 
 How the others are put on the same streams:
 

@@ -1,6 +1,6 @@
-"""Draw docs/statistics-band.svg: one rollout of equal models, its band and its verdict. Text in, text out.
+"""Draw docs/explanation/statistics-band.svg: one rollout of equal models, its band and its verdict. Text in, text out.
 
-`python -m tests.statistics.picture docs/statistics-band.svg`
+`python -m tests.statistics.picture docs/explanation/statistics-band.svg`
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The statistics of the rollout decision as tables: `python -m tests.statistics.table --out docs/statistics-table.md`.
+"""The statistics of the rollout decision as tables: `python -m tests.statistics.table --out docs/explanation/statistics-table.md`.
 
 Every rollout is judged after every label. The exit code is 1 if a share is over its budget or a median over its bound.
 `--quick` runs a small version of everything in seconds; its bounds allow for luck.

@@ -1,4 +1,4 @@
-"""The command that writes docs/statistics-table.md, in its quick form, and the usual rules that it compares with."""
+"""The command that writes docs/explanation/statistics-table.md, in its quick form, and the usual rules that it compares with."""
 
 import numpy as np
 

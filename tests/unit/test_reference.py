@@ -14,4 +14,4 @@ def test_reference_is_up_to_date() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
-    assert (DOCS / "reference.md").read_text(encoding="utf-8") == module.reference(), "run `make docs`"
+    assert (DOCS / "reference" / "README.md").read_text(encoding="utf-8") == module.reference(), "run `make docs`"

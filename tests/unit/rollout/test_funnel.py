@@ -4,7 +4,7 @@ from pathlib import Path
 
 from understudy.rollout.funnel import HINTS, why_unused
 
-PAGE = Path(__file__).parents[3] / "docs" / "funnel.md"
+PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "funnel.md"
 
 
 def test_the_page_has_every_reason_with_its_hint() -> None:

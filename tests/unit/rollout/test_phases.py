@@ -87,7 +87,7 @@ def generator() -> ModuleType:
 
 def test_the_page_is_what_the_table_says():
     """`python docs/state_machine.py` writes it."""
-    page = (ROOT / "docs" / "state-machine.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "state-machine.md").read_text(encoding="utf-8")
 
     assert page == generator().page()
     assert diagram() in page

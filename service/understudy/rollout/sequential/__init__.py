@@ -20,7 +20,7 @@ class                  question                                               st
 `SplitGuard`           were requests split as planned?                        two counts per share     yes
 =====================  =====================================================  =======================  ==========
 
-Rules of the house, each with its measured damage in docs/statistics.md: bets are fixed in advance; values are bounded
+Rules of the house, each with its measured damage in docs/explanation/statistics.md: bets are fixed in advance; values are bounded
 before they come here, and none is dropped because of what it says; margins, lines, bounds and grid are frozen at the
 start; log e-values are compared with log 1/α in one place (`crossed`); bands are never intersected over time.
 

@@ -7,7 +7,7 @@ multiplied by (1 + λ(x - b)) / (1 + λ(m - b)). Nine gamblers with stakes 0.95,
 each, and E⁺(m) is their joint stock: large only where the mean is above m. E⁻(m) is the mirror image.
 
 The stakes are fixed before the first value and never learned from the data. That buys three things: (a) the promise
-holds for the *running average* of the true means under any drift (the proof is in docs/statistics.md); (b) the state
+holds for the *running average* of the true means under any drift (the proof is in docs/explanation/statistics.md); (b) the state
 is a product over values, so workers merge and order does not matter; (c) the edge of the band and the verdict are the
 same number.
 

@@ -1,7 +1,7 @@
 """An example receiver of Understudy's webhooks: it verifies the signature and retrains when a candidate failed or data drifted.
 
     understudy webhook-secret secret
-    python docs/webhook_receiver.py --secret secret --run "make models"
+    python docs/how-to/webhook_receiver.py --secret secret --run "make models"
     UNDERSTUDY_WEBHOOK_SECRET_FILE=secret UNDERSTUDY_WEBHOOK_URLS=http://127.0.0.1:8085/ make serve
 
 It answers at once and works afterwards, one job at a time: whoever answers late is sent the same event again. An event may come
