@@ -35,9 +35,10 @@ def wrapped() -> dict[str, str]:
     def kind(version: str, name: str, own: dict[str, str], **body: Any) -> str:
         labels = {"app.kubernetes.io/part-of": "understudy"} | own
         head = {
-            "apiVersion": version, "kind": name,
+            "apiVersion": version,
+            "kind": name,
             "metadata": {"name": "understudy", "namespace": "understudy", "labels": labels},
-        }  # fmt: skip
+        }
         return "# Written by `make manifests` from k8s/monitoring/.\n" + yaml.safe_dump(
             head | body, sort_keys=False, width=130
         )

@@ -32,9 +32,11 @@ class Rollout:
     def server(self, folder: Path, how: str, path: str) -> Server:
         """This service: "primary only", "shadow 100 %" or "canary 50 %"."""
         said: dict[str, Any] = {
-            "model": self.model, "task": "binary-classification", "primary": str(self.primary),
+            "model": self.model,
+            "task": "binary-classification",
+            "primary": str(self.primary),
             "goals": {"latency": {"p99_ms": 500, "deadline_ms": 5000}},
-        }  # fmt: skip
+        }
         if how in _STEPS:
             said |= {"candidate": str(self.candidate), "steps": _STEPS[how]}
         name = f"{self.model}-{how.split(maxsplit=1)[0]}"

@@ -59,9 +59,10 @@ def cases(folder: Path, peers: Sequence[Peer], *, quick: bool) -> list[Case]:
     flights = ROOT / "models" / "flight_poc" / "model.onnx"
     one, many = asking.matrix_bodies(1), asking.matrix_bodies(1_000)
     scripts = {
-        "float": asking.scripts(folder, "float", one), "many": asking.scripts(folder, "many", many),
+        "float": asking.scripts(folder, "float", one),
+        "many": asking.scripts(folder, "many", many),
         "flight": asking.scripts(folder, "flight", {"rows": asking.flight_body()}),
-    }  # fmt: skip
+    }
     numbers = [(_peer(peer, folder / "float.onnx"), peer.protocol) for peer in (BARE, LEAN, *peers)]
     strings = [(_peer(peer, flights), peer.protocol) for peer in (BARE, LEAN, *peers) if not peer.numbers_only]
     float_model = asking.Rollout("float", folder / "float.onnx", folder / "float.onnx")
@@ -75,18 +76,33 @@ def cases(folder: Path, peers: Sequence[Peer], *, quick: bool) -> list[Case]:
 
     v2 = "/v2/models/float/infer"
     found = [
-        Case("One row of a 16-column float model, 16 connections", ours(float_model, *kinds) + numbers, scripts["float"]),
-        Case("One flight (18 named fields, strings), 16 connections", ours(flight_model, *kinds) + strings, scripts["flight"]),
+        Case(
+            "One row of a 16-column float model, 16 connections", ours(float_model, *kinds) + numbers, scripts["float"]
+        ),
+        Case(
+            "One flight (18 named fields, strings), 16 connections",
+            ours(flight_model, *kinds) + strings,
+            scripts["flight"],
+        ),
         Case("One flight, 1 connection", ours(flight_model, kinds[0], kinds[2]) + strings[:1], scripts["flight"], 1),
-    ]  # fmt: skip
+    ]
     if not quick:
         bare = numbers[:1]
         found += [
-            Case("One row of the float model, 64 connections", ours(float_model, kinds[0]) + bare, scripts["float"], 64),
-            Case("One row of the float model over V2 JSON, 16 connections",
-                 ours(float_model, kinds[0], path=v2, protocol="v2") + [n for n in numbers if n[1] == "v2"], scripts["float"]),
-            Case("1,000 rows of the float model in JSON, 16 connections", ours(float_model, kinds[0]) + bare, scripts["many"]),
-        ]  # fmt: skip
+            Case(
+                "One row of the float model, 64 connections", ours(float_model, kinds[0]) + bare, scripts["float"], 64
+            ),
+            Case(
+                "One row of the float model over V2 JSON, 16 connections",
+                ours(float_model, kinds[0], path=v2, protocol="v2") + [n for n in numbers if n[1] == "v2"],
+                scripts["float"],
+            ),
+            Case(
+                "1,000 rows of the float model in JSON, 16 connections",
+                ours(float_model, kinds[0]) + bare,
+                scripts["many"],
+            ),
+        ]
     # Each case has servers of its own: a server's samples are one case's.
     return [Case(c.title, [(_again(s), p) for s, p in c.servers], c.scripts, c.connections) for c in found]
 
@@ -103,10 +119,11 @@ def table(case: Case) -> list[str]:
     """One case as Markdown."""
     bare = next((s for s, _ in case.servers if s.name == BARE.name and s.samples), None)
     lines = [
-        f"## {case.title}", "",
+        f"## {case.title}",
+        "",
         "| server | requests/s | × bare | p50 ms | p99 ms | p99.9 ms | CPU µs a request: answering, all | memory MiB |",
         "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for server, _ in case.servers:
         if not server.samples:
             continue
@@ -129,9 +146,13 @@ def report(found: Sequence[Case], on: str, rounds: int, seconds: int) -> str:
         f"its rehearsals, pairing and the judge. Load at the end: {os.getloadavg()[1]:.1f}."
     )
     lines = [
-        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "", method, on,
-        "Made by `make bench`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
-    ]  # fmt: skip
+        f"# Benchmark, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        "",
+        method,
+        on,
+        "Made by `make bench`. Medians (lowest to highest); absolute figures belong to this machine and hour.",
+        "",
+    ]
     return "\n".join([*lines, *(line for case in found for line in table(case))])
 
 

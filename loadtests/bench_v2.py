@@ -67,9 +67,11 @@ class Case:
 
         raw = self.tensor.tobytes()
         tensor = {
-            "name": _input(onnx.load(self.model)).name, "datatype": "FP32", "shape": self.tensor.shape,
+            "name": _input(onnx.load(self.model)).name,
+            "datatype": "FP32",
+            "shape": self.tensor.shape,
             "parameters": {"binary_data_size": len(raw)},
-        }  # fmt: skip
+        }
         head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
         kind = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
         self.lua = script(folder, self.name, head + raw, kind)
@@ -132,17 +134,22 @@ def cases(folder: Path) -> list[Case]:
 def report(found: list[Case], rounds: int, seconds: int) -> str:
     """The results as Markdown."""
     lines = [
-        f"# Raw tensors, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC", "",
-        (f"One FP32 tensor a request over the Open Inference Protocol: {ROWS:,} rows of {matrix.COLUMNS} for the matrix models "
-        "over 16 connections, one image of 3 x 224 x 224 for squeezenet over 32. "
-        f"{rounds} interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
-        f"{SERVER_CPU}, wrk on the other. Everything on but a candidate: routing, ids, metrics, records (what the store cannot "
-        "take is dropped and counted). `session.run` is the same model in a loop, one thread, on the server's core; for squeezenet "
-        f"the best of {', '.join(map(str, IMAGES_AT_ONCE))} images at once."),
+        f"# Raw tensors, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        "",
+        (
+            f"One FP32 tensor a request over the Open Inference Protocol: {ROWS:,} rows of {matrix.COLUMNS} for the matrix models "
+            "over 16 connections, one image of 3 x 224 x 224 for squeezenet over 32. "
+            f"{rounds} interleaved rounds of {seconds} s after a second of warm-up; the server and all its processes on core "
+            f"{SERVER_CPU}, wrk on the other. Everything on but a candidate: routing, ids, metrics, records (what the store cannot "
+            "take is dropped and counted). `session.run` is the same model in a loop, one thread, on the server's core; for "
+            f"squeezenet the best of {', '.join(map(str, IMAGES_AT_ONCE))} images at once."
+        ),
         machine(("bentoml", "onnxruntime", "uvicorn", "uvloop", "numpy")),
-        "Made by `make bench-v2`. Medians (lowest to highest); absolute figures belong to this machine and hour.", "",
-        "| model | server | rows/s | p50 ms | p99 ms | × bare | × session.run |", "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+        "Made by `make bench-v2`. Medians (lowest to highest); absolute figures belong to this machine and hour.",
+        "",
+        "| model | server | rows/s | p50 ms | p99 ms | × bare | × session.run |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for case in found:
         raw, count = statistics.median(case.raw), len(case.tensor)
         for server in (case.ours, case.bare):

@@ -30,9 +30,14 @@ ROOT = Path(__file__).parents[1]
 START_S = 90.0
 RAMP = (5, 20, 40)
 SETTINGS = {
-    "WORKERS": "1", "LEASE_S": "2", "TICK_MS": "200", "PLAN_STALE_S": "2", "DRAIN_S": "1.5", "STORE_TIMEOUT_S": "2",
+    "WORKERS": "1",
+    "LEASE_S": "2",
+    "TICK_MS": "200",
+    "PLAN_STALE_S": "2",
+    "DRAIN_S": "1.5",
+    "STORE_TIMEOUT_S": "2",
     "SWEEP_INTERVAL_S": "1",
-}  # fmt: skip
+}
 
 
 class Process:
@@ -53,8 +58,12 @@ class Process:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "understudy.cli", *command, "--port", str(port)],
-                cwd=ROOT, env=os.environ | env, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                cwd=ROOT,
+                env=os.environ | env,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
 
     def wait_until_ready(self) -> None:
         """Return when `/readyz` says so.
@@ -114,8 +123,10 @@ class Cluster:
         # Goals that a busy machine meets, a budget that makes a step of some 250 requests, and a ramp that the judge goes up by
         # itself where nobody sets the weight by hand.
         data["goals"] = {
-            "error_budget": 0.45, "errors": {"margin": 0.3}, "latency": {"p99_ms": 3900, "deadline_ms": 4000},
-        }  # fmt: skip
+            "error_budget": 0.45,
+            "errors": {"margin": 0.3},
+            "latency": {"p99_ms": 3900, "deadline_ms": 4000},
+        }
         ramp: list[dict[str, Any]] = [{"shadow": 100}, *({"canary": weight} for weight in RAMP)]
         data["steps"] = [*ramp[:-1], ramp[-1] | {"until": {"requests": 10**9}}]
         data["unit"] = None

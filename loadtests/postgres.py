@@ -45,10 +45,23 @@ class Postgres:
             shutil.chown(self._data, _AS_ROOT["user"], _AS_ROOT["group"])
         self.port = free_port()
         made = subprocess.run(
-            [self._programs / "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres", "--no-sync",
-             "-D", self._data],
-            capture_output=True, text=True, check=False, env={"PATH": os.environ.get("PATH", "")}, **self._user,
-        )  # fmt: skip
+            [
+                self._programs / "initdb",
+                "--auth=trust",
+                "--encoding=utf8",
+                "--locale=C",
+                "-U",
+                "postgres",
+                "--no-sync",
+                "-D",
+                self._data,
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": os.environ.get("PATH", "")},
+            **self._user,
+        )
         if made.returncode:
             raise RuntimeError(f"initdb: {made.stderr}")
         self.start()
@@ -76,9 +89,22 @@ class Postgres:
         while time.monotonic() < until:
             with (self._folder / "log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [self._programs / "postgres", "-D", self._data, "-h", "127.0.0.1", "-p", str(self.port), "-k", "", *settings],
-                    stdout=log, stderr=log, **self._user,
-                )  # fmt: skip
+                    [
+                        self._programs / "postgres",
+                        "-D",
+                        self._data,
+                        "-h",
+                        "127.0.0.1",
+                        "-p",
+                        str(self.port),
+                        "-k",
+                        "",
+                        *settings,
+                    ],
+                    stdout=log,
+                    stderr=log,
+                    **self._user,
+                )
             while self._process.poll() is None and time.monotonic() < until:
                 if self._answers():
                     return

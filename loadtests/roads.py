@@ -28,10 +28,16 @@ def main() -> None:
         Rollout("float", model, model).server(folder, "shadow 100 %", "/")
         bento = str(Path(sys.executable).parent / "bentoml")
         command = [bento, "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.roads_app:Front"]
-        server = Server("roads", command, {
-            "PEER_MODEL": str(model), "UNDERSTUDY_ROLLOUT_FILE": str(folder / "float-shadow.yaml"),
-            "UNDERSTUDY_STATE_DIR": str(folder / "state"), "PYTHONPATH": str(Path.cwd()),
-        })  # fmt: skip
+        server = Server(
+            "roads",
+            command,
+            {
+                "PEER_MODEL": str(model),
+                "UNDERSTUDY_ROLLOUT_FILE": str(folder / "float-shadow.yaml"),
+                "UNDERSTUDY_STATE_DIR": str(folder / "state"),
+                "PYTHONPATH": str(Path.cwd()),
+            },
+        )
         with running(server) as (url, _):
             found = httpx.post(f"{url}/measure", json={}, timeout=300).raise_for_status().json()
     console.print(machine(("bentoml", "onnxruntime", "uvicorn", "uvloop")), markup=False)

@@ -108,5 +108,8 @@ def serving(folder: Path, *, signed: bool = False) -> Iterator[ObjectServer]:
 def credentials(server: ObjectServer) -> dict[str, str]:
     """The environment of somebody who may read from it."""
     return {
-        "AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": REGION,
-    }  # fmt: skip
+        "AWS_ENDPOINT_URL": server.url,
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": REGION,
+    }

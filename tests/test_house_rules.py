@@ -106,8 +106,16 @@ def machine_paths() -> re.Pattern[str]:
 
 def registries() -> re.Pattern[str]:
     """Hosts of package indexes and their mirrors."""
-    hosts = [("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"), ("npmjs", "com"), ("yarnpkg", "com"),
-             ("jfrog", "io"), ("anaconda", "org"), ("proxy.golang", "org")]  # fmt: skip
+    hosts = [
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("yarnpkg", "com"),
+        ("jfrog", "io"),
+        ("anaconda", "org"),
+        ("proxy.golang", "org"),
+    ]
     names = "|".join(re.escape(".".join(host)) for host in hosts)
     return re.compile(
         rf"{names}|(?:index|extra-index)-{'url'}\s*[=:]|/{'simple'}/?[\"'\s]|arti{'factory'}", re.IGNORECASE

@@ -65,10 +65,19 @@ _V2 = "/v2/models/peer"
 BARE = Peer("bare uvicorn + orjson", (), ("uvicorn", "loadtests.peers.bare:app", *_UVICORN), ready="/")
 LEAN = Peer("the bare handler on our connection", (), ("loadtests.peers.bare_lean",), ready="/")
 PEERS = (
-    Peer("FastAPI", ("fastapi", "uvicorn[standard]"), ("uvicorn", "loadtests.peers.fastapi_app:app", *_UVICORN), ready="/docs"),
-    Peer("BentoML", (), ("bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.bentoml_api:Peer")),
+    Peer(
+        "FastAPI",
+        ("fastapi", "uvicorn[standard]"),
+        ("uvicorn", "loadtests.peers.fastapi_app:app", *_UVICORN),
+        ready="/docs",
+    ),
+    Peer(
+        "BentoML",
+        (),
+        ("bentoml", "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.bentoml_api:Peer"),
+    ),
     Peer("LitServe", ("litserve",), ("loadtests.peers.litserve_app",), ready="/health"),
     Peer("MLServer", ("mlserver",), ("loadtests.peers.mlserver_app",), f"{_V2}/infer", f"{_V2}/ready", "v2", True),
     Peer("KServe", ("kserve",), ("loadtests.peers.kserve_app",), f"{_V2}/infer", f"{_V2}/ready", "v2", True),
     Peer("Ray Serve", ("ray[serve]",), ("loadtests.peers.ray_app",), "/", "/"),
-)  # fmt: skip
+)

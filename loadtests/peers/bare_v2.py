@@ -45,7 +45,10 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
             }
         )
         tail = b"".join(a.tobytes() for _, _, a in found)
-    head = [(b"content-type", b"application/octet-stream"), (b"content-length", str(len(said) + len(tail)).encode()),
-            (b"inference-header-content-length", str(len(said)).encode())]  # fmt: skip
+    head = [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-length", str(len(said) + len(tail)).encode()),
+        (b"inference-header-content-length", str(len(said)).encode()),
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": head})
     await send({"type": "http.response.body", "body": said + tail})

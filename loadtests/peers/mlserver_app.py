@@ -33,9 +33,14 @@ async def main() -> None:
     """Serve one model in this process."""
     port = int(os.environ["PORT"])
     settings = Settings(
-        http_port=port, grpc_port=port + 1, metrics_port=port + 2, parallel_workers=0, host="127.0.0.1", debug=False,
+        http_port=port,
+        grpc_port=port + 1,
+        metrics_port=port + 2,
+        parallel_workers=0,
+        host="127.0.0.1",
+        debug=False,
         use_structured_logging=False,
-    )  # fmt: skip
+    )
     server = MLServer(settings)
     await server.start([ModelSettings(name="peer", implementation=Peer)])
 

@@ -21,7 +21,12 @@ from understudy.times import TimeLimits
 def card(name: str = "fake", **changes: Any) -> Card:
     """A binary classifier's card with one float input `x` and one string input `s`."""
     fields: dict[str, Any] = {
-        "name": name, "version": "1", "task": "binary-classification", "classes": [0, 1], "positive": 1, "digest": "sha256:0",
+        "name": name,
+        "version": "1",
+        "task": "binary-classification",
+        "classes": [0, 1],
+        "positive": 1,
+        "digest": "sha256:0",
         "inputs": [
             InputSpec(name="x", dtype="float32", shape=[None, 1], nullable=True),
             InputSpec(name="s", dtype="string", shape=[None, 1]),
@@ -30,7 +35,7 @@ def card(name: str = "fake", **changes: Any) -> Card:
             OutputSpec(name="label", dtype="int64", shape=[None], role="label"),
             OutputSpec(name="probabilities", dtype="float32", shape=[None, 2], role="probabilities"),
         ],
-    }  # fmt: skip
+    }
     return Card(**(fields | changes))
 
 
@@ -96,23 +101,49 @@ def observation(
         return Answer(Status.FAILED) if score is None else Answer(Status.OK, int(score > 0.5), score, None, 0.001)
 
     fields: dict[str, Any] = {
-        "prediction_id": name, "request_id": name, "at": 1_000_000.0, "revision": 1, "variant": Variant.PRIMARY,
-        "mode": Mode.LIVE, "share": 0, "primary": answer(primary), "candidate": answer(candidate),
-    }  # fmt: skip
+        "prediction_id": name,
+        "request_id": name,
+        "at": 1_000_000.0,
+        "revision": 1,
+        "variant": Variant.PRIMARY,
+        "mode": Mode.LIVE,
+        "share": 0,
+        "primary": answer(primary),
+        "candidate": answer(candidate),
+    }
     return Observation(**(fields | changes))
 
 
 def pipeline(
-    recorder: RequestRecorder, plan: Plan, slots: ModelSlots, decoder: Decoder, *, clock: Clock | None = None,
-    rehearsals: Mapping[Variant, Rehearsal] | None = None, tokens: Tokens | None = None, route_by: str | None = None,
-    deadline_s: float = 5.0, candidate_timeout_s: float = 4.0,
-) -> Pipeline:  # fmt: skip
+    recorder: RequestRecorder,
+    plan: Plan,
+    slots: ModelSlots,
+    decoder: Decoder,
+    *,
+    clock: Clock | None = None,
+    rehearsals: Mapping[Variant, Rehearsal] | None = None,
+    tokens: Tokens | None = None,
+    route_by: str | None = None,
+    deadline_s: float = 5.0,
+    candidate_timeout_s: float = 4.0,
+) -> Pipeline:
     """A pipeline whose plan stays as it is; its prediction ids begin with `p-`."""
-    return Pipeline(PipelineParts(
-        clock=clock or ManualClock(), decoder=decoder, tokens=tokens or Tokens(None), time_limits=TimeLimits(), route_by=route_by,
-        id_prefix="p", deadline_s=deadline_s, candidate_timeout_s=candidate_timeout_s, control=FixedPlan(plan),
-        recorder=recorder, slots=slots, rehearsals=rehearsals or {},
-    ))  # fmt: skip
+    return Pipeline(
+        PipelineParts(
+            clock=clock or ManualClock(),
+            decoder=decoder,
+            tokens=tokens or Tokens(None),
+            time_limits=TimeLimits(),
+            route_by=route_by,
+            id_prefix="p",
+            deadline_s=deadline_s,
+            candidate_timeout_s=candidate_timeout_s,
+            control=FixedPlan(plan),
+            recorder=recorder,
+            slots=slots,
+            rehearsals=rehearsals or {},
+        )
+    )
 
 
 @dataclass

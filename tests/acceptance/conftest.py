@@ -97,8 +97,12 @@ def start(
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "understudy.cli", "serve", str(rollout), "--port", str(port)],
-            cwd=ROOT, env=os.environ | settings, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+        )
     running = Running(process, f"http://127.0.0.1:{port}", state_dir, log)
     if wait:
         try:

@@ -59,7 +59,7 @@ def cases(good: dict[str, Any]) -> dict[str, tuple[bytes, int, str]]:
         "unknown key beside rows": (rows(good, model="v2"), 422, "model"),
         "10,000 rows": (rows(*[good] * 10_000), 413, "5000"),
         "huge body": (rows(good) + b" " * (9 * 2**20), 413, "bytes"),
-    }  # fmt: skip
+    }
 
 
 NAMES = list(cases({"temp": 1, "carrier": "US", "distance": 529, "dest": "CLT"}))

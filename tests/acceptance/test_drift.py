@@ -27,8 +27,11 @@ def test_july_is_alarmed_within_two_days_of_flights_and_a_restart_knows_it(tmp_p
         told = [(e["details"]["alarm"], e["details"]["variant"], e["details"]["feature"]) for e in events]
         shown = subprocess.run(
             [sys.executable, "-m", "understudy.cli", "status", "--url", service.url],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
 
         assert {(a["variant"], a["feature"]) for a in alarms} >= {("primary", "month"), ("primary", "temp")}
         assert ("on", "primary", "temp") in told

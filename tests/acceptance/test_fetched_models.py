@@ -75,5 +75,10 @@ def command(folder: Path, file: Path) -> subprocess.CompletedProcess[str]:
     env = {"UNDERSTUDY_STATE_DIR": str(folder / "state"), "PATH": "/usr/bin:/bin", "COLUMNS": "1000"}
     return subprocess.run(
         [sys.executable, "-m", "understudy.cli", "check", str(file)],
-        cwd=ROOT, env=env, text=True, capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )

@@ -33,9 +33,16 @@ def record_for(service: Running, **setup: Any) -> dict[str, Any]:
     measured = GOOD | {"offered_rps": 500, "achieved_rps": 499.0}
     measured["cost_per_million"] = 0.10 / (499.0 * measured["rows_per_request"] * 3600) * 1e6
     return {
-        "at": 1.0, "model": found["model"], "verdict": "pass", "reasons": [], "setup": found["setup"] | setup,
-        "rollout_file": None, "goals": found["goals"], "measured": measured, "findings": [],
-    }  # fmt: skip
+        "at": 1.0,
+        "model": found["model"],
+        "verdict": "pass",
+        "reasons": [],
+        "setup": found["setup"] | setup,
+        "rollout_file": None,
+        "goals": found["goals"],
+        "measured": measured,
+        "findings": [],
+    }
 
 
 def test_a_step_that_requires_a_load_test_waits_for_the_right_one(tmp_path: Path) -> None:
@@ -127,9 +134,25 @@ def loadtest(
 ) -> tuple[int, Any]:
     """`understudy loadtest --json` against a service: its exit code and what it said."""
     command = [
-        *prefix, sys.executable, "-m", "understudy.cli", "loadtest", str(file), "--url", service.url, "--json", "-o", str(folder),
-        "--duration", "6", "--warm-up", "1", "--rows", "1", *options,
-    ]  # fmt: skip
+        *prefix,
+        sys.executable,
+        "-m",
+        "understudy.cli",
+        "loadtest",
+        str(file),
+        "--url",
+        service.url,
+        "--json",
+        "-o",
+        str(folder),
+        "--duration",
+        "6",
+        "--warm-up",
+        "1",
+        "--rows",
+        "1",
+        *options,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -252,9 +275,24 @@ def stalling(service: Running, seconds: float = 0.08, every: float = 1.0) -> Ite
 def closed_loop_p99_ms(service: Running, folder: Path) -> float:
     """What locust says of a closed loop in its own file."""
     command = [
-        sys.executable, "-m", "locust", "-f", "loadtests/closed.py", "--host", service.url, "--headless", "-u", "1", "-t", "8s",
-        "--mix", "1", "--only-summary", "--csv", str(folder / "closed"),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "locust",
+        "-f",
+        "loadtests/closed.py",
+        "--host",
+        service.url,
+        "--headless",
+        "-u",
+        "1",
+        "-t",
+        "8s",
+        "--mix",
+        "1",
+        "--only-summary",
+        "--csv",
+        str(folder / "closed"),
+    ]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
     with (folder / "closed_stats.csv").open() as lines:
         return float(next(row for row in csv.DictReader(lines) if row["Name"] == "Aggregated")["99%"])
@@ -314,9 +352,29 @@ def test_two_workers_add_up_exactly(tmp_path: Path) -> None:
             "--only-summary",
         ]
         master = [
-            *base, "-u", "2", "--master", "--master-bind-port", port, "--expect-workers", "2", "--rate", "150", "--seconds", "4",
-            "--warm-up", "1", "--mix", "1", "--generators", "2", "--parts", str(parts), "--result", str(result),
-        ]  # fmt: skip
+            *base,
+            "-u",
+            "2",
+            "--master",
+            "--master-bind-port",
+            port,
+            "--expect-workers",
+            "2",
+            "--rate",
+            "150",
+            "--seconds",
+            "4",
+            "--warm-up",
+            "1",
+            "--mix",
+            "1",
+            "--generators",
+            "2",
+            "--parts",
+            str(parts),
+            "--result",
+            str(result),
+        ]
         log = tmp_path / "workers.log"
         with log.open("w") as said:
             worker = [*base, "--worker", "--master-port", port]

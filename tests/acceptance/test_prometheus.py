@@ -48,10 +48,16 @@ class Prometheus:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=10)
         with (folder / "prometheus.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [program, f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'data'}",
-                 f"--web.listen-address=127.0.0.1:{port}"],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                [
+                    program,
+                    f"--config.file={folder / 'prometheus.yaml'}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{port}",
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
 
     def ask(self, expression: str) -> dict[str, float]:
         """An instant query by variant."""

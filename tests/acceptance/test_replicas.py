@@ -51,10 +51,12 @@ def routes(cluster: Cluster) -> set[str]:
     asked = [
         subprocess.Popen(
             [sys.executable, "-c", code, cluster.postgres.url(port=link.port)],
-            cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
         )
         for link in cluster.links[-3:]
-    ]  # fmt: skip
+    ]
     found = {process.communicate(timeout=60)[0] for process in asked}
     assert [process.returncode for process in asked] == [0, 0, 0]
     return found
@@ -73,10 +75,26 @@ def answers(cluster: Cluster, keys: int) -> list[list[str]]:
 
 
 ROW = {
-    "month": 7, "day": 1, "dow": 0, "sched_hour": 18, "sched_min": 30, "sched_arr_hour": 21, "distance": 1089, "temp": 80.1,
-    "dewp": 71.1, "humid": 74.2, "wind_speed": 9.2, "precip": 0, "pressure": None, "visib": 10, "plane_age": 12,
-    "carrier": "B6", "origin": "JFK", "dest": "MIA", "tailnum": "N632JB",
-}  # fmt: skip
+    "month": 7,
+    "day": 1,
+    "dow": 0,
+    "sched_hour": 18,
+    "sched_min": 30,
+    "sched_arr_hour": 21,
+    "distance": 1089,
+    "temp": 80.1,
+    "dewp": 71.1,
+    "humid": 74.2,
+    "wind_speed": 9.2,
+    "precip": 0,
+    "pressure": None,
+    "visib": 10,
+    "plane_age": 12,
+    "carrier": "B6",
+    "origin": "JFK",
+    "dest": "MIA",
+    "tailnum": "N632JB",
+}
 
 
 def at_half(cluster: Cluster) -> None:

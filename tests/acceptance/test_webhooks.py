@@ -73,9 +73,14 @@ def test_every_event_arrives_signed_through_failures_kill_9_and_a_new_leader(
 ) -> None:
     """Two refusals, then taken; everything killed while the receiver holds an event; a leader killed: nothing is lost, in order."""
     options: dict[str, Any] = {
-        "rollout": rollout_file(tmp_path), "workers": 2, "webhook_urls": receiver.url, "webhook_secret_file": str(secret),
-        "webhook_poll_ms": "50", "lease_s": "1.0", "webhook_timeout_s": "2",
-    }  # fmt: skip
+        "rollout": rollout_file(tmp_path),
+        "workers": 2,
+        "webhook_urls": receiver.url,
+        "webhook_secret_file": str(secret),
+        "webhook_poll_ms": "50",
+        "lease_s": "1.0",
+        "webhook_timeout_s": "2",
+    }
     service = start(tmp_path / "state", **options)
     service.wait_for(lambda: receiver.kinds() == ["started"])
     assert [status for status, _, _ in receiver.got] == [500, 503, 204]
@@ -132,9 +137,12 @@ def test_the_example_receiver_retrains_after_an_abort_and_believes_nobody_else(t
             assert process.stdout is not None
             url = "http://" + process.stdout.readline().split()[-1] + "/"
             service = start(
-                tmp_path / "state", rollout=rollout_file(tmp_path), webhook_urls=url, webhook_secret_file=str(secret),
+                tmp_path / "state",
+                rollout=rollout_file(tmp_path),
+                webhook_urls=url,
+                webhook_secret_file=str(secret),
                 webhook_poll_ms="50",
-            )  # fmt: skip
+            )
             service.http.post("/rollout/abort", json={"reason": "worse on Sundays"})
             service.wait_for(mark.exists)
             forged = service.http.post(
@@ -162,5 +170,7 @@ def signed(key: bytes, body: bytes) -> dict[str, str]:
 
     message, now = f"again-{secrets.token_hex(4)}", int(time.time())
     return {
-        "webhook-id": message, "webhook-timestamp": str(now), "webhook-signature": signatures([key], message, now, body),
-    }  # fmt: skip
+        "webhook-id": message,
+        "webhook-timestamp": str(now),
+        "webhook-signature": signatures([key], message, now, body),
+    }

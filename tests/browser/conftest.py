@@ -18,9 +18,13 @@ __all__ = ["models_built"]
 expect.set_options(timeout=20_000)  # ms: other tests run at the same time
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
-    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
     "--disable-sync",
-)  # fmt: skip
+)
 """A browser that asks nobody anything by itself."""
 
 

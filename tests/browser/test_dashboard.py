@@ -84,8 +84,12 @@ def test_latency_and_failures_are_drawn_over_time(look: Look, served: Running) -
     page = look.open()
     assert [each for each in told["points"] if "primary" in each]
     latency, failures, requests = (page.locator(f"[data-traffic={n}]") for n in ("latency", "failures", "requests"))
-    for line in (latency.locator("path.line.primary.p50"), latency.locator("path.line.primary.p99"),
-                 failures.locator("path.line.candidate"), requests.locator("path.line.primary")):  # fmt: skip
+    for line in (
+        latency.locator("path.line.primary.p50"),
+        latency.locator("path.line.primary.p99"),
+        failures.locator("path.line.candidate"),
+        requests.locator("path.line.primary"),
+    ):
         expect(line).to_have_attribute("d", re.compile(r"^M[\d. MLH]+$"))
     expect(latency.locator("path.line.candidate")).to_have_count(0)  # in shadow it answers nobody
     newest = served.http.get("/rollout/traffic").json()["points"][-1]["primary"]["p99_ms"]

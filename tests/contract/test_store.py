@@ -202,8 +202,10 @@ def test_outcomes_are_in_storing_order_after_a_number_and_up_to_a_limit(store: S
     receipt(store, report("a", "x"), report("zzz"))
     rows = store.outcomes()
     assert [(each.prediction_id, label) for _, each, label in rows] == [
-        ("c", None), ("a", LabelReport("a", "x", 160.0)), ("b", None),
-    ]  # fmt: skip
+        ("c", None),
+        ("a", LabelReport("a", "x", 160.0)),
+        ("b", None),
+    ]
     seqs = [seq for seq, _, _ in rows]
     assert seqs == sorted(set(seqs))
     assert seqs[0] > 0
@@ -273,8 +275,14 @@ def test_one_batch_may_say_the_same_prediction_several_times(store: Store) -> No
 
 
 SAME: list[tuple[Label, Label]] = [
-    (1, 1.0), (1, True), (0.0, False), ("x", "x"), (math.nan, math.nan), (10**400, 10**400), (-0.0, 0),
-]  # fmt: skip
+    (1, 1.0),
+    (1, True),
+    (0.0, False),
+    ("x", "x"),
+    (math.nan, math.nan),
+    (10**400, 10**400),
+    (-0.0, 0),
+]
 DIFFERENT: list[tuple[Label, Label]] = [
     (1, "1"),
     (True, "true"),

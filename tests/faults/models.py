@@ -36,10 +36,13 @@ def table_model(path: Path, value: float, *, data: str = "", rows: int = 300) ->
 
 
 TABLES: dict[str, Any] = {
-    "model": "table", "task": "regression", "primary": "poc.onnx", "candidate": "better.onnx",
+    "model": "table",
+    "task": "regression",
+    "primary": "poc.onnx",
+    "candidate": "better.onnx",
     "goals": {"quality": {"loss": "absolute_error", "clip": 10.0, "margin": 0.5}},
     "steps": [{"shadow": 100}, {"canary": 50}, "promote"],
-}  # fmt: skip
+}
 """A rollout file beside two models of `table_model`, which answer 1 and 2."""
 
 

@@ -59,10 +59,16 @@ class RowEngine:
 
     def __init__(self, cost_s: float = 0.0) -> None:
         self.card = Card(
-            name="rows", version="1", task="regression", description="", digest="sha256:0", classes=[], positive=None,
+            name="rows",
+            version="1",
+            task="regression",
+            description="",
+            digest="sha256:0",
+            classes=[],
+            positive=None,
             inputs=[InputSpec(name="x", dtype="float32", shape=[None, 1])],
             outputs=[OutputSpec(name="y", dtype="float32", shape=[None], role="value")],
-        )  # fmt: skip
+        )
         self.runs: list[int] = []
         self._cost_s = cost_s
 

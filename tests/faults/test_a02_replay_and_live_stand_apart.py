@@ -45,10 +45,13 @@ def test_nothing_expires_by_the_time_of_another_base(order):
     july = [replayed(0, JULY + i * HOUR, "july", LIVE + i / 100) for i in range(60)]
     january = [replayed(0, JANUARY + i * HOUR, "january", LIVE + i / 100) for i in range(60)]
     rows = {
-        "live first": now + july, "replay first": july + now, "two replays": july + january + now,
+        "live first": now + july,
+        "replay first": july + now,
+        "two replays": july + january + now,
         "mixed": [each for three in zip(now, july, january, strict=False) for each in three],
-        "backwards": july + january, "same name": july[:20] + [replayed(0, JANUARY + i * HOUR, "july") for i in range(20)],
-    }[order]  # fmt: skip
+        "backwards": july + january,
+        "same name": july[:20] + [replayed(0, JANUARY + i * HOUR, "july") for i in range(20)],
+    }[order]
     numbered = [(i, observation, report) for i, (_, observation, report) in enumerate(rows, 1)]
     assert settled(numbered) == 0
 

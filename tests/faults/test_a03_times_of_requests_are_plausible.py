@@ -21,13 +21,19 @@ DAY = 86_400.0
 @pytest.mark.parametrize(
     ("at", "says"),
     [
-        (NOW * 1e3, "looks like milliseconds: divide by 1000"), (NOW * 1e6, "looks like microseconds"),
-        (NOW * 1e9, "looks like nanoseconds"), (4e9, "far ahead of"), (1e300, "far ahead of"), (float("nan"), "finite"),
-        (float("-inf"), "finite"), (-1.0, "before 2000"), (NOW / 1000, "multiply by 1000"),
+        (NOW * 1e3, "looks like milliseconds: divide by 1000"),
+        (NOW * 1e6, "looks like microseconds"),
+        (NOW * 1e9, "looks like nanoseconds"),
+        (4e9, "far ahead of"),
+        (1e300, "far ahead of"),
+        (float("nan"), "finite"),
+        (float("-inf"), "finite"),
+        (-1.0, "before 2000"),
+        (NOW / 1000, "multiply by 1000"),
         (NOW + 7200, "2.0 hours ahead of this service's clock (2026-11-27T19:08:24Z); is a time zone missing?"),
         (NOW + 301, "do both machines' clocks agree?"),
     ],
-)  # fmt: skip
+)
 def test_a_time_far_from_the_clock_is_refused_with_the_likely_mistake(at, says):
     assert says in TimeLimits().problem(at, NOW)
 

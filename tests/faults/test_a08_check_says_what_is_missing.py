@@ -38,14 +38,16 @@ def unnamed(folder: Path, **changes: Any) -> None:
     folder.mkdir()
     classifier(folder / cards.MODEL_FILE, width=3)
     fields: dict[str, Any] = {
-        "name": folder.name, "version": "1", "task": "multiclass-classification",
+        "name": folder.name,
+        "version": "1",
+        "task": "multiclass-classification",
         "digest": digest_of(folder / cards.MODEL_FILE),
         "inputs": [InputSpec(name="x", dtype="float32", shape=[None, 3])],
         "outputs": [
             OutputSpec(name="label", dtype="int64", shape=[None], role="label"),
             OutputSpec(name="probabilities", dtype="float32", shape=[None, 3], role="probabilities"),
         ],
-    }  # fmt: skip
+    }
     write_card(folder, Card(**(fields | changes)))
 
 

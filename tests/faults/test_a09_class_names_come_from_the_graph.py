@@ -96,8 +96,10 @@ def test_the_rollout_file_names_the_classes_of_a_softmax(name: str, tmp_path: Pa
     (answer,) = reading.answers(reading.read(engine.run({"x": np.eye(3, dtype=np.float32)[2:]}), 1), Status.OK, 0.0, 1)
 
     assert (engine.card.task, engine.card.classes, answer.label) == (
-        "multiclass-classification", ["cat", "dog", "eel"], "eel",
-    )  # fmt: skip
+        "multiclass-classification",
+        ["cat", "dog", "eel"],
+        "eel",
+    )
     assert computable("log_loss", engine.card) is None
     with pytest.raises(ConfigurationError, match="`classes` names 2 classes"):
         OnnxEngine(path, device="cpu", warm_max_rows=1, classes=["cat", "dog"])

@@ -27,7 +27,7 @@ from understudy.rollout.scoring import Model
 from understudy.settings import read_settings
 from understudy.store.memory import MemoryStore
 from understudy.testing import card
-from understudy.wiring import ProcessParts
+from understudy.wiring.parts import ProcessParts
 
 WIDTH = 4
 FILE = """
@@ -183,7 +183,7 @@ def test_the_service_compares_row_by_row_where_agreement_judges(
     models: dict[Variant, OnnxEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the processes of a service are made of passes it on."""
-    monkeypatch.setattr("understudy.wiring.Metrics", lambda: Metrics(CollectorRegistry()))
+    monkeypatch.setattr("understudy.wiring.parts.Metrics", lambda: Metrics(CollectorRegistry()))
     files = {"a.onnx": tmp_path / "primary.onnx", "b.onnx": tmp_path / "candidate.onnx"}
     assert set(models) == set(Variant)
     text = FILE

@@ -10,9 +10,15 @@ from understudy.rollout.serving_evidence import Served
 from understudy.testing import observation
 
 POLICY = Policy.model_validate(
-    {"model": "m", "task": "binary-classification", "primary": "a", "candidate": "b",
-     "steps": [{"canary": 50}, "promote"], "goals": {"latency": {"p99_ms": 50, "ratio": {"p50": 1.2, "p99": 1.2}}}}
-)  # fmt: skip
+    {
+        "model": "m",
+        "task": "binary-classification",
+        "primary": "a",
+        "candidate": "b",
+        "steps": [{"canary": 50}, "promote"],
+        "goals": {"latency": {"p99_ms": 50, "ratio": {"p50": 1.2, "p99": 1.2}}},
+    }
+)
 
 
 def answered(number: int, candidate_s: float) -> Observation:

@@ -82,8 +82,9 @@ def test_a_set_of_classes_costs_the_mean_over_the_classes() -> None:
 
 def test_a_model_that_gives_the_classes_alone_is_judged_by_them() -> None:
     assert losses(Answer(Status.OK, ("sport",)), ("sport", "weather"), TOPICS) == {
-        "zero_one": 1.0, "hamming": pytest.approx(1 / 3),
-    }  # fmt: skip
+        "zero_one": 1.0,
+        "hamming": pytest.approx(1 / 3),
+    }
 
 
 PROBABILITIES = st.lists(st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.7, 1.0]), min_size=3, max_size=3)

@@ -80,9 +80,12 @@ ANSWERS = {
     "load": {"mode": Mode.LOAD},
 }
 REASONS = {
-    "dropped": "queue full", "away": "model away", "not drawn": "not drawn for rehearsal", "pinned": "pinned",
+    "dropped": "queue full",
+    "away": "model away",
+    "not drawn": "not drawn for rehearsal",
+    "pinned": "pinned",
     "load": "load test",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", REASONS)

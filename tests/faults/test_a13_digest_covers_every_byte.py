@@ -94,9 +94,13 @@ def test_every_place_of_a_tensor_is_read(tmp_path: Path) -> None:
     branch = helper.make_graph([node], "branch", [], [], [external("inner")])
     outer = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
     function = helper.make_function(
-        "d", "F", [], ["o"], [helper.make_node("Constant", [], ["o"], value=external("function"))],
+        "d",
+        "F",
+        [],
+        ["o"],
+        [helper.make_node("Constant", [], ["o"], value=external("function"))],
         [helper.make_opsetid("", 17)],
-    )  # fmt: skip
+    )
     sparse = onnx.SparseTensorProto(values=external("values"), indices=external("indices"), dims=[2])
     whole = helper.make_graph([outer], "g", [], [], [external("initializer")], sparse_initializer=[sparse])
     model = helper.make_model(whole, functions=[function])

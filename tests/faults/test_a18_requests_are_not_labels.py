@@ -9,8 +9,17 @@ STANDING = Standing(elapsed_s=1_000.0, labels=1_000, step_labels=1_000, step_req
 
 
 def reading(metric, advance, **changes):
-    fields = {"estimate": 0.0, "low": -0.01, "high": 0.01, "n": 1_000, "pending": 0, "line": 0.02, "log_e_harm": 0.0,
-              "gap": 0.02, "variance": 0.1}  # fmt: skip
+    fields = {
+        "estimate": 0.0,
+        "low": -0.01,
+        "high": 0.01,
+        "n": 1_000,
+        "pending": 0,
+        "line": 0.02,
+        "log_e_harm": 0.0,
+        "gap": 0.02,
+        "variance": 0.1,
+    }
     return Reading(metric=metric, log_e_advance=advance, **fields | changes)
 
 

@@ -65,9 +65,13 @@ LOSSES = {"deleted": delete, "deleted with its log": delete_all, "replaced": rep
 def test_nothing_is_acknowledged_into_a_lost_file(store: SqlStore, file: Path, lose: Callable[[Path], None]) -> None:
     lose(file)
     calls: list[Callable[[], Any]] = [
-        store.load_plan, lambda: store.add_labels([report("a")], received_at=1.0), store.counters,
-        lambda: store.add_observations([observation("b")]), lambda: store.save_plan(plan(), event()), store.ping,
-    ]  # fmt: skip
+        store.load_plan,
+        lambda: store.add_labels([report("a")], received_at=1.0),
+        store.counters,
+        lambda: store.add_observations([observation("b")]),
+        lambda: store.save_plan(plan(), event()),
+        store.ping,
+    ]
     for call in calls:
         with pytest.raises(StoreLost, match=r"deleted|replaced|truncated"):
             call()

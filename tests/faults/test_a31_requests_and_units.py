@@ -23,9 +23,12 @@ def traffic(seconds: int, failing: float, customers: int = 400, seed: int = 1, b
         big = chance.random() < 0.6
         failed = big and chance.random() < failing
         own = pair(
-            number, at=1e6 + number / 4, unit="big" if big else f"u{chance.randrange(customers)}",
-            primary=FAILED if failed and both else GOOD, candidate=FAILED if failed else GOOD,
-        )  # fmt: skip
+            number,
+            at=1e6 + number / 4,
+            unit="big" if big else f"u{chance.randrange(customers)}",
+            primary=FAILED if failed and both else GOOD,
+            candidate=FAILED if failed else GOOD,
+        )
         rows.append((number, own, None))
     return rows
 

@@ -33,10 +33,16 @@ def traffic(hours: int, seed: int, breaks_at: float | None = None, sampled: bool
         right = chance.random() < (0.2 if broken else 0.8)
         good = Answer(Status.OK, int(right), 0.8 if right else 0.2, None, 0.01)
         own = pair(
-            number, at=at, share=SHARE, point=key, variant=Variant.CANDIDATE if candidate else Variant.PRIMARY, unit=None,
-            primary=answer(Status.NONE) if candidate else good, candidate=good if candidate else answer(Status.NONE),
+            number,
+            at=at,
+            share=SHARE,
+            point=key,
+            variant=Variant.CANDIDATE if candidate else Variant.PRIMARY,
+            unit=None,
+            primary=answer(Status.NONE) if candidate else good,
+            candidate=good if candidate else answer(Status.NONE),
             sampled=sampled,
-        )  # fmt: skip
+        )
         rows.append((number, own, LabelReport(own.prediction_id, 1, at + 10)))
     return rows
 

@@ -154,18 +154,25 @@ def _policy(world: World, cell: Cell, candidate: str, margin: float) -> dict[str
     labelled = world.quality["loss"] != "disagreement"
     until = {"labels": 100} if labelled else {"requests": 100}
     return {
-        "model": "matrix", "primary": str(world.models["poc"]), "candidate": str(world.models[candidate]), "device": "cpu",
-        **world.policy, **({"unit": "user"} if cell.units != "none" else {}),
+        "model": "matrix",
+        "primary": str(world.models["poc"]),
+        "candidate": str(world.models[candidate]),
+        "device": "cpu",
+        **world.policy,
+        **({"unit": "user"} if cell.units != "none" else {}),
         "goals": {
-            "quality": {**world.quality, "margin": float(margin)}, "errors": {"margin": 0.05},
+            "quality": {**world.quality, "margin": float(margin)},
+            "errors": {"margin": 0.05},
             "latency": {"p99_ms": 30_000, "deadline_ms": 60_000},
         },
         "labels": {"wait": WAIT_S},
         "steps": [
-            {"shadow": 100, "until": until}, {"canary": 20, "rehearse": cell.rehearse, "until": until},
-            {"canary": 50, "rehearse": cell.rehearse}, "promote",
+            {"shadow": 100, "until": until},
+            {"canary": 20, "rehearse": cell.rehearse, "until": until},
+            {"canary": 50, "rehearse": cell.rehearse},
+            "promote",
         ],
-    }  # fmt: skip
+    }
 
 
 class _Times:
@@ -191,9 +198,16 @@ class _Times:
 
 
 async def _played(
-    cell: Cell, truth: str, world: World, pool: Any, policy: dict[str, Any], folder: Path, rng: np.random.Generator,
-    known: tuple[float, float], requests: int,
-) -> Outcome:  # fmt: skip
+    cell: Cell,
+    truth: str,
+    world: World,
+    pool: Any,
+    policy: dict[str, Any],
+    folder: Path,
+    rng: np.random.Generator,
+    known: tuple[float, float],
+    requests: int,
+) -> Outcome:
     async with serving(policy, folder, LIVE_FROM) as service:
         callers = _Callers(cell, world, pool, service, rng, _Times(cell, requests))
         if cell.dropped:
@@ -218,9 +232,16 @@ async def _played(
         phase = service.plan.phase.value
         reason = verdict.reason if verdict is not None else "nothing was judged"
         return Outcome(
-            cell, truth, *known, phase, sent, progress["labels"] if progress else 0, reason,
-            changed is None and all(check.agrees for check in checks), callers.failures,
-        )  # fmt: skip
+            cell,
+            truth,
+            *known,
+            phase,
+            sent,
+            progress["labels"] if progress else 0,
+            reason,
+            changed is None and all(check.agrees for check in checks),
+            callers.failures,
+        )
 
 
 class _Callers:

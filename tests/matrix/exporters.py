@@ -31,9 +31,11 @@ def _fitted(x: Array, y: Sequence[Any]) -> LogisticRegression:
 def _sklearn(path: Path, x: Array, y: Sequence[Any], *, zip_map: bool, keep: Sequence[str] = ()) -> Path:
     model = _fitted(x, y)
     graph = convert_sklearn(
-        model, initial_types=[("x", FloatTensorType([None, x.shape[1]]))], options={id(model): {"zipmap": zip_map}},
+        model,
+        initial_types=[("x", FloatTensorType([None, x.shape[1]]))],
+        options={id(model): {"zipmap": zip_map}},
         target_opset=OPSET,
-    )  # fmt: skip
+    )
     if keep:
         kept = [output for output in graph.graph.output if output.name in keep]
         del graph.graph.output[:]
@@ -113,9 +115,11 @@ def embedding(path: Path, weights: Array, flips: float) -> Path:
         make("Sub", ["plain", "change"], ["embedding"]),
     ]
     constants = {
-        "w": wide.astype(np.float32), "zero": np.array([0], dtype=np.int64), "one": np.array([[1.0]], dtype=np.float32),
+        "w": wide.astype(np.float32),
+        "zero": np.array([0], dtype=np.int64),
+        "one": np.array([[1.0]], dtype=np.float32),
         "first": first,
-    }  # fmt: skip
+    }
     return _graph(path, nodes, constants, wide.shape[0], "embedding", weights.shape[1])
 
 
@@ -149,11 +153,12 @@ def _graph(
     path: Path, nodes: Sequence[Any], constants: dict[str, Array], width: int, output: str, outputs: int
 ) -> Path:
     graph = helper.make_graph(
-        list(nodes), "model",
+        list(nodes),
+        "model",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", width])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", outputs])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
+    )
     return _saved(path, helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9))
 
 

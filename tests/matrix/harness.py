@@ -31,10 +31,12 @@ from understudy.inference.cards import Card
 from understudy.inference.decoding import Array, Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.loading.store import stored_rollouts
 from understudy.rollout.controller import STATE, Controller, decided_at
 from understudy.rollout.scoring import Model
 from understudy.rollout.verify import Check, verify
 from understudy.settings import read_settings
+from understudy.wiring import parts
 
 TIMEOUT_S = 30.0
 SETTLE_S = 2.0
@@ -149,7 +151,7 @@ class Service:
         self._process = process
         model = RemoteModel(
             process, loading.inputs_of(candidate.card, worker.decoder.positions), worker.readings[Variant.CANDIDATE]
-        )  # fmt: skip
+        )
 
         async def ask(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
             return await model.infer(requests, TIMEOUT_S)
@@ -182,11 +184,15 @@ class Service:
             sent.append(message)
 
         scope = {
-            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
             "headers": [(b"content-type", b"application/json")]
             + [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
             "client": ("127.0.0.1", 1),
-        }  # fmt: skip
+        }
         await self._door(scope, receive, send)
         return sent[0]["status"], json.loads(sent[1]["body"])
 
@@ -209,7 +215,7 @@ class Service:
     def verified(self) -> tuple[list[Check], str | None]:
         """What `understudy verify` finds."""
         store, worker = self.worker.store, self.worker
-        (record,) = wiring.stored_rollouts(worker.settings)
+        (record,) = stored_rollouts(worker.settings)
         state = store.load_state(STATE)
         assert state is not None
 
@@ -219,9 +225,14 @@ class Service:
                 after = page[-1][0]
 
         return verify(
-            worker.policy, models_of(worker), store.events(limit=1000), state, rows,
-            pruned_to=record.pruned.up_to if record.pruned else 0, kept=lambda revision: store.load_state(decided_at(revision)),
-        )  # fmt: skip
+            worker.policy,
+            models_of(worker),
+            store.events(limit=1000),
+            state,
+            rows,
+            pruned_to=record.pruned.up_to if record.pruned else 0,
+            kept=lambda revision: store.load_state(decided_at(revision)),
+        )
 
 
 def models_of(worker: wiring.Worker) -> dict[Variant, Model]:
@@ -249,8 +260,8 @@ async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncI
     clock = Clock(now)
     registry = prometheus_client.CollectorRegistry()
     with (
-        mock.patch.object(wiring, "SystemClock", return_value=clock),
-        mock.patch.object(wiring, "Metrics", return_value=wiring.Metrics(registry)),
+        mock.patch.object(parts, "SystemClock", return_value=clock),
+        mock.patch.object(parts, "Metrics", return_value=parts.Metrics(registry)),
     ):
         worker = wiring.Worker(settings)
     controller = Controller(worker.policy, models_of(worker), worker.store, clock, "matrix")

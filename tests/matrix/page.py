@@ -70,9 +70,14 @@ def written(outcomes: Sequence[Outcome], *, requests: int, minutes: float) -> tu
     """The page, and `problems`."""
     n = len(outcomes)
     head = HEAD.format(
-        minutes=minutes, n=n, cells=len({o.cell for o in outcomes}), requests=requests, allowed=allowed(n),
-        wrong=sum(o.wrong for o in outcomes), agrees="yes" if all(o.agrees for o in outcomes) else "NO",
-    )  # fmt: skip
+        minutes=minutes,
+        n=n,
+        cells=len({o.cell for o in outcomes}),
+        requests=requests,
+        allowed=allowed(n),
+        wrong=sum(o.wrong for o in outcomes),
+        agrees="yes" if all(o.agrees for o in outcomes) else "NO",
+    )
     rows = []
     for o in outcomes:
         style = STYLES[o.cell.style]

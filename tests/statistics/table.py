@@ -171,21 +171,54 @@ def promote(margin: float = MARGIN) -> Callable[[int], Walk]:
 WRONG = [
     Wrong("no difference", "rolled back", lambda _: constant(0.0), harm(), 0.0),
     Wrong("no difference, plain engine", "rolled back", lambda _: constant(0.0), plain_harm, 0.0, neighbours=False),
-    Wrong("2 points worse, which is the harm line", "rolled back", lambda _: constant(MARGIN), harm(MARGIN), MARGIN,
-          neighbours=False),
+    Wrong(
+        "2 points worse, which is the harm line",
+        "rolled back",
+        lambda _: constant(MARGIN),
+        harm(MARGIN),
+        MARGIN,
+        neighbours=False,
+    ),
     Wrong("2 points worse, which is the margin", "promoted", lambda _: constant(MARGIN), promote(), MARGIN),
-    Wrong("rare: differ on 0.2 %, margin 0.2 points", "promoted", lambda _: constant(0.002), promote(0.002), 0.002,
-          differ=0.002, neighbours=False),
+    Wrong(
+        "rare: differ on 0.2 %, margin 0.2 points",
+        "promoted",
+        lambda _: constant(0.002),
+        promote(0.002),
+        0.002,
+        differ=0.002,
+        neighbours=False,
+    ),
     Wrong("day 2 points better, night equal", "rolled back", lambda _: day_and_night(-0.02, 0.0), harm(), 0.0),
-    Wrong("day 1 point better, night 1 worse (equal on average), plain engine", "rolled back",
-          lambda _: day_and_night(-0.01, 0.01), plain_harm, 0.0),
-    Wrong("day 5 points worse, night 1 better (margin on average)", "promoted",
-          lambda _: day_and_night(0.05, -0.01), promote(), MARGIN),
-    Wrong("5 points better at first, then equal", "rolled back",
-          lambda s: first_then(-0.05, 0.0, s.labels // 2), harm(), 0.0),
-    Wrong("5 points worse at first, then 1 better (never under the margin on average)", "promoted",
-          lambda s: first_then(0.05, -0.01, s.labels // 2), promote(), MARGIN),
-]  # fmt: skip
+    Wrong(
+        "day 1 point better, night 1 worse (equal on average), plain engine",
+        "rolled back",
+        lambda _: day_and_night(-0.01, 0.01),
+        plain_harm,
+        0.0,
+    ),
+    Wrong(
+        "day 5 points worse, night 1 better (margin on average)",
+        "promoted",
+        lambda _: day_and_night(0.05, -0.01),
+        promote(),
+        MARGIN,
+    ),
+    Wrong(
+        "5 points better at first, then equal",
+        "rolled back",
+        lambda s: first_then(-0.05, 0.0, s.labels // 2),
+        harm(),
+        0.0,
+    ),
+    Wrong(
+        "5 points worse at first, then 1 better (never under the margin on average)",
+        "promoted",
+        lambda s: first_then(0.05, -0.01, s.labels // 2),
+        promote(),
+        MARGIN,
+    ),
+]
 
 
 def wrong_verdicts(report: Report, key: int, world: Wrong) -> None:
@@ -260,10 +293,13 @@ def late_labels(report: Report, key: int, verdict: str) -> None:
         else "no difference, good news 10 times later"
     )
     report.add(
-        "late", what, verdict, report.share(f"settled, {what}", settled, budget=True),
+        "late",
+        what,
+        verdict,
+        report.share(f"settled, {what}", settled, budget=True),
         "-" if promoting else report.share(f"settled prefix, {what}", prefix, budget=True),
         *(report.share("", count) for count in (arrived_share, cut_share, z_share)),
-    )  # fmt: skip
+    )
 
 
 # Table 3: a traffic ramp
@@ -271,16 +307,36 @@ def late_labels(report: Report, key: int, verdict: str) -> None:
 
 RAMPS = {
     "equal models while the error rate doubles and triples": (
-        "rolled back", Ramp((0.05, 0.25, 0.5), (0.05, 0.10, 0.15), (0.05, 0.10, 0.15)), 0.0, 1.0),
+        "rolled back",
+        Ramp((0.05, 0.25, 0.5), (0.05, 0.10, 0.15), (0.05, 0.10, 0.15)),
+        0.0,
+        1.0,
+    ),
     "2 points worse (the margin), same rise": (
-        "promoted", Ramp((0.05, 0.25, 0.5), (0.05, 0.10, 0.15), (0.07, 0.12, 0.17)), MARGIN, None),
+        "promoted",
+        Ramp((0.05, 0.25, 0.5), (0.05, 0.10, 0.15), (0.07, 0.12, 0.17)),
+        MARGIN,
+        None,
+    ),
     "1.5 times the errors (the ratio), same rise": (
-        "promoted", Ramp((0.05, 0.25, 0.5), (0.04, 0.08, 0.12), (0.06, 0.12, 0.18)), None, 1.5),
+        "promoted",
+        Ramp((0.05, 0.25, 0.5), (0.04, 0.08, 0.12), (0.06, 0.12, 0.18)),
+        None,
+        1.5,
+    ),
     "equal models while the error rate falls": (
-        "rolled back", Ramp((0.5, 0.25, 0.05), (0.15, 0.10, 0.05), (0.15, 0.10, 0.05)), 0.0, 1.0),
+        "rolled back",
+        Ramp((0.5, 0.25, 0.05), (0.15, 0.10, 0.05), (0.15, 0.10, 0.05)),
+        0.0,
+        1.0,
+    ),
     "2 points worse (the margin), the error rate falls": (
-        "promoted", Ramp((0.05, 0.25, 0.5), (0.15, 0.10, 0.05), (0.17, 0.12, 0.07)), MARGIN, None),
-}  # fmt: skip
+        "promoted",
+        Ramp((0.05, 0.25, 0.5), (0.15, 0.10, 0.05), (0.17, 0.12, 0.07)),
+        MARGIN,
+        None,
+    ),
+}
 
 
 def ramps(report: Report, key: int, name: str) -> None:
@@ -297,11 +353,13 @@ def ramps(report: Report, key: int, name: str) -> None:
         counts += [ipw.crossed, errors.crossed, hits(z)]
     means, attributed, pooled = (int(count) for count in counts)
     report.add(
-        "ramp", name, verdict,
+        "ramp",
+        name,
+        verdict,
         "-" if line is None else report.share(f"inverse propensity, {name}", means, budget=True),
         "-" if ratio is None else report.share(f"attribution, {name}", attributed, budget=True),
         "-" if line is None else report.share("", pooled),
-    )  # fmt: skip
+    )
 
 
 # Table 4: power
@@ -324,14 +382,29 @@ POWER = [
     Power("roll back: 5 points worse", 360, lambda _: constant(0.05), harm()),
     Power("promote: not 1 point worse, equal models", 8_200, lambda _: constant(0.0), promote(0.01)),
     Power("promote: not 2 points worse, equal models", 2_200, lambda _: constant(0.0), promote()),
-    Power("roll back: 5 points worse after 100,000 equal ones", 1_450,
-          lambda s: first_then(0.0, 0.05, s.good), harm(), from_change=True),
-    Power("roll back: 5 points worse after 100,000 that were 1 point better", 1_450,
-          lambda s: first_then(-0.01, 0.05, s.good), harm(), from_change=True),
+    Power(
+        "roll back: 5 points worse after 100,000 equal ones",
+        1_450,
+        lambda s: first_then(0.0, 0.05, s.good),
+        harm(),
+        from_change=True,
+    ),
+    Power(
+        "roll back: 5 points worse after 100,000 that were 1 point better",
+        1_450,
+        lambda s: first_then(-0.01, 0.05, s.good),
+        harm(),
+        from_change=True,
+    ),
     Power("roll back at harm line 2 points: 5 points worse", None, lambda _: constant(0.05), harm(MARGIN)),
-    Power("roll back at harm line 2 points: 5 points worse after 100,000 equal ones", None,
-          lambda s: first_then(0.0, 0.05, s.good), harm(MARGIN), from_change=True),
-]  # fmt: skip
+    Power(
+        "roll back at harm line 2 points: 5 points worse after 100,000 equal ones",
+        None,
+        lambda s: first_then(0.0, 0.05, s.good),
+        harm(MARGIN),
+        from_change=True,
+    ),
+]
 
 
 def power(report: Report, key: int, goal: Power) -> None:
@@ -373,8 +446,14 @@ def price_of_waiting(report: Report, key: int) -> None:
         waits = np.where(joined(firsts) > 0, joined(firsts), size.labels + 1)
         median, ninety = np.quantile(waits, [0.5, 0.9], method="higher")
         text = [f"{int(value):,}" if value <= size.labels else f"> {size.labels:,}" for value in (median, ninety)]
-        report.add("power", f"promote: not 2 points worse, equal models, labels 600 requests late, {name}",
-                   f"**{text[0]}**", "-", text[1], "2,000 rollouts" if not report.quick else "")  # fmt: skip
+        report.add(
+            "power",
+            f"promote: not 2 points worse, equal models, labels 600 requests late, {name}",
+            f"**{text[0]}**",
+            "-",
+            text[1],
+            "2,000 rollouts" if not report.quick else "",
+        )
 
 
 # Table 5: what happens to a candidate

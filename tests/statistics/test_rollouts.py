@@ -72,8 +72,12 @@ def reached(seed, size, difference, *, slow=None, loss="zero_one", count="settle
     """How many rollouts ever advanced, and how many ever rolled back. The scale of a Brier difference here is 0.6."""
     scale = 0.6 if loss == "brier" else 1.0
     line = harm if harm == "margin" else harm * scale
-    own = policy([{"shadow": 100}, {"canary": 5}], {"wait": WAIT, "count": count}, error_budget=BUDGET,
-                 quality={"loss": loss, "margin": MARGIN * scale, "harm": line})  # fmt: skip
+    own = policy(
+        [{"shadow": 100}, {"canary": 5}],
+        {"wait": WAIT, "count": count},
+        error_budget=BUDGET,
+        quality={"loss": loss, "margin": MARGIN * scale, "harm": line},
+    )
     rng = np.random.default_rng(seed)
     found = Counter()
     for _ in range(n or size.rollouts):

@@ -104,8 +104,10 @@ def test_every_pod_is_locked_down_and_drains_within_its_grace(overlay: str) -> N
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-        }  # fmt: skip
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
         if "lifecycle" in container:
             (drain,) = (float(e["value"]) for e in container["env"] if e["name"] == "UNDERSTUDY_DRAIN_S")

@@ -68,10 +68,14 @@ class Launch:
         parts = self._parts
         event = parts.store.append_event(
             Event(
-                parts.clock.now(), LOADTEST, actor, record.summary()[:2_000], parts.control.plan.revision,
+                parts.clock.now(),
+                LOADTEST,
+                actor,
+                record.summary()[:2_000],
+                parts.control.plan.revision,
                 record.model_dump(mode="json"),
             )
-        )  # fmt: skip
+        )
         return {"event": event.id, **self._gate()}
 
     def _gate(self) -> dict[str, Any]:
@@ -84,9 +88,17 @@ class Launch:
         supervisor = int(loading.run_dir(parts.settings).name)
         plan = parts.control.plan
         return {
-            "model": parts.policy.model, "setup": parts.requirements.setup.model_dump(),
-            "goals": parts.requirements.goals.model_dump(), **self._gate(), "last": parts.requirements.last(),
-            "plan": {"phase": plan.phase.value, "weight": plan.weight / 100, "shadow": plan.shadow / 100,
-                     "revision": plan.revision},
-            "deadline_ms": parts.policy.goals.latency.deadline_ms, "usage": host.usage(supervisor),
-        }  # fmt: skip
+            "model": parts.policy.model,
+            "setup": parts.requirements.setup.model_dump(),
+            "goals": parts.requirements.goals.model_dump(),
+            **self._gate(),
+            "last": parts.requirements.last(),
+            "plan": {
+                "phase": plan.phase.value,
+                "weight": plan.weight / 100,
+                "shadow": plan.shadow / 100,
+                "revision": plan.revision,
+            },
+            "deadline_ms": parts.policy.goals.latency.deadline_ms,
+            "usage": host.usage(supervisor),
+        }

@@ -20,7 +20,7 @@ from understudy.serving.plan import Control
 from understudy.serving.slots import ModelSlots
 from understudy.settings import Settings
 from understudy.store import Store
-from understudy.wiring import Worker
+from understudy.wiring.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,9 +201,12 @@ class Rest:
                     [{"row": None, "field": n, "problem": "unknown; it takes `reason`"} for n in unknown]
                 )
             await self._parts.control.order(
-                Order.PROMOTE_FULL if full else ORDERS[name], actor=actor.name,
-                reason=str(order.get("reason", ""))[:REASON_MAX_CHARS], expected_revision=_if_match(scope), force=force,
-            )  # fmt: skip
+                Order.PROMOTE_FULL if full else ORDERS[name],
+                actor=actor.name,
+                reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
+                expected_revision=_if_match(scope),
+                force=force,
+            )
             await self._told(send)
 
         return handler
@@ -226,9 +229,12 @@ class Rest:
                 [{"row": None, "field": "weight", "problem": "is missing; it takes a number of percent, 0 to 100"}]
             )
         await self._parts.control.order_weight(
-            order["weight"], actor=actor.name, reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
-            expected_revision=_if_match(scope), force=force,
-        )  # fmt: skip
+            order["weight"],
+            actor=actor.name,
+            reason=str(order.get("reason", ""))[:REASON_MAX_CHARS],
+            expected_revision=_if_match(scope),
+            force=force,
+        )
         await self._told(send)
 
     async def _told(self, send: Send) -> None:

@@ -11,9 +11,11 @@ from rich.console import Console
 from understudy.errors import UnderstudyError
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_show_locals=False, rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode=None,
     help="Take a proof-of-concept model to production: shadow, canary, and a verdict you can replay.",
-)  # fmt: skip
+)
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 File = Annotated[Path, typer.Argument(help="the rollout file")]

@@ -52,10 +52,14 @@ def _show(found: Mapping[str, Any], *, every: bool) -> None:
         table = Table(variant, "distance", "line", "", "missing", "outside", "since", box=None)
         for each in mine if every else [e for i, e in enumerate(mine) if i < 5 or e["since"]]:
             table.add_row(
-                Text(each["feature"], style="bold yellow" if each["since"] else ""), f"{each['psi']:.2f}",
-                f"{each['line']:.2f}", _bar(each["psi"] / each["line"]), f"{each['missing']:.1%}", f"{each['outside']:.1%}",
+                Text(each["feature"], style="bold yellow" if each["since"] else ""),
+                f"{each['psi']:.2f}",
+                f"{each['line']:.2f}",
+                _bar(each["psi"] / each["line"]),
+                f"{each['missing']:.1%}",
+                f"{each['outside']:.1%}",
                 _time(each["since"]) if each["since"] else "",
-            )  # fmt: skip
+            )
         out.print(table)
         if estimate := found["estimates"].get(variant):
             out.print(

@@ -123,8 +123,12 @@ def profile(
 
 @contextlib.contextmanager
 def _progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
-    columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), TextColumn("{task.fields[rows]}"),
-               TimeElapsedColumn())  # fmt: skip
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[rows]}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, disable=not show, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
@@ -165,9 +169,14 @@ def _parts(found: Any) -> Iterator[Any]:
     for title, lines, none in (
         ("Problems in the data", found.problems, "none found"),
         ("Days unlike training, as the service would have rung", found.drift, "none"),
-        ("Training/serving skew", found.skew, "none: serving makes of every row what training does" if found.skew_checked else
-         "not checked: --predicted names the column with the training pipeline's own predictions"),
-    ):  # fmt: skip
+        (
+            "Training/serving skew",
+            found.skew,
+            "none: serving makes of every row what training does"
+            if found.skew_checked
+            else "not checked: --predicted names the column with the training pipeline's own predictions",
+        ),
+    ):
         yield Text(f"\n{title}", style="bold")
         yield Text("\n".join(f"- {line}" for line in lines) or none)
 

@@ -89,25 +89,36 @@ def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) ->
     from understudy.offline.replay import variants_in  # noqa: PLC0415
 
     return {
-        "sent": summary.sent, "failed": summary.failed, "errors": summary.errors, "fallbacks": summary.fallbacks,
-        "answered": summary.answered, "labels": summary.labels, "seconds": round(summary.seconds, 3),
+        "sent": summary.sent,
+        "failed": summary.failed,
+        "errors": summary.errors,
+        "fallbacks": summary.fallbacks,
+        "answered": summary.answered,
+        "labels": summary.labels,
+        "seconds": round(summary.seconds, 3),
         "requests_per_second": round(summary.sent / summary.seconds, 1) if summary.seconds else None,
         "caller_latency_ms": {name: summary.quantile_ms(q) for name, q in (("p50", 0.5), ("p99", 0.99))},
         "variants": {v.value: figures(store, v) for v in variants_in(store)},
         "label_figures": label_figures(store),
         "shadow": {k.partition("/")[2]: int(v) for k, v in store.items() if k.startswith("shadow/")},
-        "metrics_agree": not differ, "differences": differ, "interrupted": summary.interrupted,
-    }  # fmt: skip
+        "metrics_agree": not differ,
+        "differences": differ,
+        "interrupted": summary.interrupted,
+    }
 
 
 def _show_replay(summary: Any, store: Mapping[str, float], differ: list[str]) -> None:
     data = _replay_json(summary, store, differ)
     table = Table("", *data["variants"], box=None, title=None)
     rows = (
-        ("requests answered", "requests", "{:,}"), ("labels", "labelled", "{:,}"), ("accuracy", "accuracy", "{:.4f}"),
-        ("Brier", "brier", "{:.4f}"), ("log-loss", "log_loss", "{:.4f}"), ("latency p50, ms", "latency_p50_ms", "{:.2f}"),
+        ("requests answered", "requests", "{:,}"),
+        ("labels", "labelled", "{:,}"),
+        ("accuracy", "accuracy", "{:.4f}"),
+        ("Brier", "brier", "{:.4f}"),
+        ("log-loss", "log_loss", "{:.4f}"),
+        ("latency p50, ms", "latency_p50_ms", "{:.2f}"),
         ("latency p99, ms", "latency_p99_ms", "{:.2f}"),
-    )  # fmt: skip
+    )
     for title, name, form in rows:
         values = [figures.get(name) for figures in data["variants"].values()]
         table.add_row(title, *("-" if value is None else form.format(value) for value in values))

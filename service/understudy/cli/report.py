@@ -19,18 +19,22 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="the HTML file to write")] = Path("report.html"),
     traffic: Annotated[
         float | None,
-        typer.Option(help="predictions a second over a month, for its cost; the throughput goal if left out", min=0.001),
+        typer.Option(
+            help="predictions a second over a month, for its cost; the throughput goal if left out", min=0.001
+        ),
     ] = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="what `understudy evaluate --json` wrote of these models; the months of their cards, if left out"),
+        typer.Option(
+            help="what `understudy evaluate --json` wrote of these models; the months of their cards, if left out"
+        ),
     ] = None,
     url: Annotated[str, typer.Option(help="ask the service there; otherwise the store is read, offline")] = "",
     store: Annotated[
         str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
     ] = "",
     token: Token = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write one HTML file for the people who decide: goals, evaluation, the rollout, costs, risks, who decided, what is left.
 
     It holds its styles and pictures, fetches nothing, and prints well.
@@ -76,9 +80,13 @@ def _from_service(url: str, token: str | None) -> Any:
         while page := client.get("/rollout/events", after=events[-1]["id"] if events else 0, limit=1000)["events"]:
             events += page
         return Documents(
-            client.get("/rollout"), client.get("/rollout/policy"), client.get("/rollout/evidence"), events, url,
+            client.get("/rollout"),
+            client.get("/rollout/policy"),
+            client.get("/rollout/evidence"),
+            events,
+            url,
             client.get("/rollout/drift"),
-        )  # fmt: skip
+        )
 
 
 def _from_store(file: Path, store_url: str) -> Any:

@@ -93,9 +93,14 @@ class Starter:
             classes = f"classes: [{listed}]" + (f" # {self.names.guess}\n" if self.names.guess else "\n")
         return TEMPLATE.format(
             classes=classes,
-            model=_scalar(self.model), task=self.task, primary=_scalar(self.primary), candidate=_scalar(self.candidate),
-            quality=quality, latency=latency, amount="labels: 500" if self._labelled else "requests: 500",
-        )  # fmt: skip
+            model=_scalar(self.model),
+            task=self.task,
+            primary=_scalar(self.primary),
+            candidate=_scalar(self.candidate),
+            quality=quality,
+            latency=latency,
+            amount="labels: 500" if self._labelled else "requests: 500",
+        )
 
 
 def names(given: str | None) -> Names:

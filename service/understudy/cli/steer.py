@@ -161,9 +161,14 @@ def _order(
 
 @app.command()
 def promote(
-    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False, force: Force = False,
-    reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False,
-) -> None:  # fmt: skip
+    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False,
+    force: Force = False,
+    reason: Reason = "",
+    revision: Revision = None,
+    url: Url = DEFAULT_URL,
+    token: Token = None,
+    as_json: Json = False,
+) -> None:
     """Go to the next step without waiting for the judge; with --full, all the way."""
     _order(
         "promote",

@@ -47,12 +47,12 @@ def verify(
     Exit code 0: all are. 1: one is not, or the rollout file is not what was judged by. 3: rows that retention took keep
     some from being checked, and the others are reached again.
     """
-    from understudy import wiring  # noqa: PLC0415 - a command that needs no database should not load one
+    from understudy.loading import store as stores  # noqa: PLC0415 - a command that needs no database should not load one
     from understudy.settings import read_settings  # noqa: PLC0415
 
     with said():
         settings = read_settings(rollout_file=file, **({"store_url": store} if store else {}))
-        records = wiring.stored_rollouts(settings)
+        records = stores.stored_rollouts(settings)
         if listed:
             _list(records, as_json=as_json)
             return
@@ -61,7 +61,7 @@ def verify(
             out.print(f"{file} is not what {chosen.record.rollout} was judged by:", markup=False, soft_wrap=True)
             for line in chosen.differs:
                 out.print(Text(f"  {line}", style="bold red"), soft_wrap=True)
-        found = wiring.open_rollout(settings, chosen.record.rollout)
+        found = stores.open_rollout(settings, chosen.record.rollout)
         try:
             checks, changed = _check(found, chosen)
         finally:
@@ -130,9 +130,14 @@ def _check(store: Any, chosen: _Chosen) -> tuple[Sequence[Any], str | None]:
         raise ConfigurationError(f"{chosen.record.rollout} is in the store, but nothing of it was judged yet")
     pruned = chosen.record.pruned
     return check(
-        chosen.policy, chosen.models, _all_events(store), state, _rows(store),
-        pruned_to=pruned.up_to if pruned else 0, kept=lambda revision: store.load_state(decided_at(revision)),
-    )  # fmt: skip
+        chosen.policy,
+        chosen.models,
+        _all_events(store),
+        state,
+        _rows(store),
+        pruned_to=pruned.up_to if pruned else 0,
+        kept=lambda revision: store.load_state(decided_at(revision)),
+    )
 
 
 def _code(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> int:
@@ -143,13 +148,18 @@ def _code(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> int:
 
 def _as_json(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> dict[str, Any]:
     decisions = [
-        {"event": c.event.kind, "id": c.event.id, "agrees": c.agrees, "checkable": c.checkable, "says": c.says} for c in checks
-    ]  # fmt: skip
+        {"event": c.event.kind, "id": c.event.id, "agrees": c.agrees, "checkable": c.checkable, "says": c.says}
+        for c in checks
+    ]
     agrees = changed is None and not chosen.differs and all(c.agrees for c in checks)
     return {
-        "rollout": chosen.record.rollout, "agrees": agrees, "policy_differs": list(chosen.differs), "changed": changed,
-        "pruned": _pruned(chosen.record), "decisions": decisions,
-    }  # fmt: skip
+        "rollout": chosen.record.rollout,
+        "agrees": agrees,
+        "policy_differs": list(chosen.differs),
+        "changed": changed,
+        "pruned": _pruned(chosen.record),
+        "decisions": decisions,
+    }
 
 
 def _show(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> None:
@@ -189,10 +199,16 @@ def _pruned(record: Any) -> str | None:
 def _list(records: Sequence[Any], *, as_json: bool) -> None:
     if as_json:
         found = [
-            {"rollout": r.rollout, "started_at": r.started_at, "phase": r.plan.phase.value if r.plan else None,
-             "revision": r.plan.revision if r.plan else 0, "pruned": _pruned(r), "identity": r.identity}
+            {
+                "rollout": r.rollout,
+                "started_at": r.started_at,
+                "phase": r.plan.phase.value if r.plan else None,
+                "revision": r.plan.revision if r.plan else 0,
+                "pruned": _pruned(r),
+                "identity": r.identity,
+            }
             for r in records
-        ]  # fmt: skip
+        ]
         print(json.dumps(found, indent=1))
         return
     table = Table("rollout", "model", "primary", "candidate", "started", "phase", "revision", box=None)

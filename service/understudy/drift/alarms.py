@@ -180,9 +180,19 @@ def _reading(each: Watched, counts: Counts, limits: Limits) -> Reading:
     at_ease = distance <= line * AT_EASE and missing <= (usual + missing_line) / 2
     outside = float(present[list(each.bins.outside)].sum() / values) if values else 0.0
     return Reading(
-        each.variant, each.feature, int(rows), distance, line, windows.psi if windows else None,
-        missing, missing_line, usual, outside, crossed, at_ease,
-    )  # fmt: skip
+        each.variant,
+        each.feature,
+        int(rows),
+        distance,
+        line,
+        windows.psi if windows else None,
+        missing,
+        missing_line,
+        usual,
+        outside,
+        crossed,
+        at_ease,
+    )
 
 
 def sentence(reading: Reading, each: Watched) -> str:

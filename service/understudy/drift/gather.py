@@ -49,9 +49,15 @@ class Gatherer:
     """Counts what one worker records."""
 
     def __init__(
-        self, layout: Layout, positions: Mapping[str, int], store: Store, metrics: Metrics, clock: Clock, writer: str,
+        self,
+        layout: Layout,
+        positions: Mapping[str, int],
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        writer: str,
         settings: Settings,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._layout, self._store, self._metrics, self._clock = layout, store, metrics, clock
         self._writer, self._slots_max = writer, settings.drift_days_max * WINDOW_SLOTS
         self._batch_max = settings.drift_batch_max_rows

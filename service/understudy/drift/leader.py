@@ -131,16 +131,20 @@ class Lookout:
             "machine": machine.state,
             "looked": self._looked,
             "window": {
-                "seconds": WINDOW_S, "from": (newest - WINDOW_SLOTS + 1) * SLOT_S, "to": (newest + 1) * SLOT_S,
-                "rows": self._layout.rows(found.counts), "not_whole": found.why_not,
+                "seconds": WINDOW_S,
+                "from": (newest - WINDOW_SLOTS + 1) * SLOT_S,
+                "to": (newest + 1) * SLOT_S,
+                "rows": self._layout.rows(found.counts),
+                "not_whole": found.why_not,
             },
             "readings": [one.as_dict() | alarms.get(one.key, {"since": None, "reason": ""}) for one in found.readings],
             "estimates": {
                 name: {"rows": e.rows, "accuracy": e.accuracy, "brier": e.brier} for name, e in estimates.items() if e
             },
-            "alarms": [dict(zip(("variant", "feature"), key.split("/", 1), strict=True)) | told
-                       for key, told in alarms.items()],
-        }  # fmt: skip
+            "alarms": [
+                dict(zip(("variant", "feature"), key.split("/", 1), strict=True)) | told for key, told in alarms.items()
+            ],
+        }
 
     def _show(self, readings: Sequence[Reading], alarms: Mapping[str, Any], counts: Counts) -> None:
         metrics = self._metrics
@@ -159,11 +163,17 @@ class Lookout:
     def _event(self, change: Change, revision: int) -> Event:
         reading = change.reading
         details = {
-            "alarm": "on" if change.on else "off", "variant": reading.variant.value, "feature": reading.feature,
-            "psi": round(reading.psi, 4), "line": round(reading.line, 4), "missing": round(reading.missing, 4),
-            "outside": round(reading.outside, 4), "rows": reading.rows, "crossed": list(reading.crossed),
+            "alarm": "on" if change.on else "off",
+            "variant": reading.variant.value,
+            "feature": reading.feature,
+            "psi": round(reading.psi, 4),
+            "line": round(reading.line, 4),
+            "missing": round(reading.missing, 4),
+            "outside": round(reading.outside, 4),
+            "rows": reading.rows,
+            "crossed": list(reading.crossed),
             "window_to": change.at,
-        }  # fmt: skip
+        }
         return Event(self._clock.now(), "drift", "drift", change.reason, revision, details)
 
 

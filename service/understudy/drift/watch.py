@@ -38,9 +38,16 @@ class Watch:
     """
 
     def __init__(
-        self, cards: Mapping[Variant, Card], positions: Mapping[str, int], store: Store, metrics: Metrics, clock: Clock,
-        writer: str, holder: str, settings: Settings,
-    ) -> None:  # fmt: skip
+        self,
+        cards: Mapping[Variant, Card],
+        positions: Mapping[str, int],
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        writer: str,
+        holder: str,
+        settings: Settings,
+    ) -> None:
         self.layout = Layout(watched_by(cards, settings.drift_features_max))
         self._store, self._metrics, self._interval_s = store, metrics, settings.drift_interval_s
         self._gatherer = Gatherer(self.layout, positions, store, metrics, clock, writer, settings)
@@ -68,9 +75,12 @@ class Watch:
             notes = ["no card has a reference profile: `understudy profile` makes one from training data"]
         state = self._store.load_state(STATE) or {"window": None, "alarms": [], "readings": [], "estimates": {}}
         return {
-            "window": state["window"], "alarms": state["alarms"], "features": state["readings"],
-            "estimates": state["estimates"], "notes": notes,
-        }  # fmt: skip
+            "window": state["window"],
+            "alarms": state["alarms"],
+            "features": state["readings"],
+            "estimates": state["estimates"],
+            "notes": notes,
+        }
 
     async def _run(self, revision: Callable[[], int]) -> None:
         while True:

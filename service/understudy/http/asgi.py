@@ -210,8 +210,14 @@ def json_object(body: bytes) -> dict[str, Any]:
     return data
 
 
-async def answer(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (), *,
-                 content_type: bytes = b"application/json") -> None:  # fmt: skip
+async def answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+    *,
+    content_type: bytes = b"application/json",
+) -> None:
     """Send a complete answer of that type."""
     await respond(send, status, [(b"content-type", content_type), *headers], body)
 

@@ -107,11 +107,20 @@ class Connection(HttpToolsProtocol):
         version, method = parser.get_http_version(), parser.get_method().decode("ascii")
         path, raw, query = _parts(self.url)
         scope: Any = {
-            "type": "http", "asgi": {"version": self.asgi_version, "spec_version": "2.3"}, "http_version": version,
-            "server": self.server, "client": self.client, "scheme": self.scheme, "root_path": root, "method": method,
-            "path": root + path, "raw_path": root.encode("ascii") + raw, "query_string": query, "headers": self.headers,
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": root,
+            "method": method,
+            "path": root + path,
+            "raw_path": root.encode("ascii") + raw,
+            "query_string": query,
+            "headers": self.headers,
             "state": self.app_state.copy(),
-        }  # fmt: skip
+        }
         self.scope = scope
         if parser.should_upgrade() and self._should_upgrade():
             return

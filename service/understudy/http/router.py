@@ -55,8 +55,10 @@ class FrontDoor:
         """
         self._routes = {path: methods for path, methods in routes.items() if "{" not in path}
         self._patterns = [
-            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods) for path, methods in routes.items() if "{" in path
-        ]  # fmt: skip
+            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods)
+            for path, methods in routes.items()
+            if "{" in path
+        ]
         self._tellers = dict(tellers or {})
         self.direct.update((path.encode(), taker) for path, taker in (direct or {}).items())
         self._match.cache_clear()

@@ -66,9 +66,13 @@ class Run:
     __slots__ = ("_lists", "_others", "_reading", "arrays", "bad")
 
     def __init__(
-        self, reading: "Reading | None", arrays: Mapping[str, Array] | None = None, lists: Lists | None = None,
-        others: Mapping[str, Sequence[Any]] | None = None, bad: Array | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        reading: "Reading | None",
+        arrays: Mapping[str, Array] | None = None,
+        lists: Lists | None = None,
+        others: Mapping[str, Sequence[Any]] | None = None,
+        bad: Array | None = None,
+    ) -> None:
         self._reading, self.arrays, self._lists, self._others = reading, arrays or {}, lists, others
         self.bad = bad
 
@@ -109,10 +113,17 @@ class Scores:
     __slots__ = ("rows", "run", "start")
 
     def __init__(
-        self, rows: int, labels: list[Label] | None = None, probabilities: list[list[float]] | None = None,
-        values: list[Value] | None = None, others: Mapping[str, Sequence[Any]] | None = None, bad: Array | None = None,
-        *, run: Run | None = None, start: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        rows: int,
+        labels: list[Label] | None = None,
+        probabilities: list[list[float]] | None = None,
+        values: list[Value] | None = None,
+        others: Mapping[str, Sequence[Any]] | None = None,
+        bad: Array | None = None,
+        *,
+        run: Run | None = None,
+        start: int = 0,
+    ) -> None:
         self.rows, self.start = rows, start
         self.run = run or Run(None, None, Lists(labels, probabilities, values), others or {}, bad)
 

@@ -15,11 +15,20 @@ from understudy.inference.cards import MULTILABEL, Card, InputSpec, OutputSpec, 
 from understudy.inference.class_names import class_names, last_operator
 
 DTYPES = {
-    "tensor(bool)": "bool", "tensor(string)": "string", "tensor(float16)": "float16", "tensor(float)": "float32",
-    "tensor(double)": "float64", "tensor(int8)": "int8", "tensor(int16)": "int16", "tensor(int32)": "int32",
-    "tensor(int64)": "int64", "tensor(uint8)": "uint8", "tensor(uint16)": "uint16", "tensor(uint32)": "uint32",
+    "tensor(bool)": "bool",
+    "tensor(string)": "string",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
     "tensor(uint64)": "uint64",
-}  # fmt: skip
+}
 SUM_TOLERANCE = 1e-3
 """How far the probabilities of a row may sum from 1: float16 keeps three digits."""
 
@@ -54,9 +63,14 @@ class _Found:
 
 
 def read(
-    session: Any, path: Path, graph: bytes, digest: str, classes: Sequence[int | str],
-    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]], task: str = "other",
-) -> Bare:  # fmt: skip
+    session: Any,
+    path: Path,
+    graph: bytes,
+    digest: str,
+    classes: Sequence[int | str],
+    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]],
+    task: str = "other",
+) -> Bare:
     """The card of a session's model.
 
     Args:
@@ -84,11 +98,18 @@ def read(
         unnamed = _column(found, path, graph, classes, run(inputs))
     return Bare(
         Card(
-            name=path.stem, version="0", task=_task(found), description=found.said, inputs=inputs, outputs=found.outputs,
-            classes=found.classes, positive=None if found.multilabel else _positive(found.classes), digest=digest,
+            name=path.stem,
+            version="0",
+            task=_task(found),
+            description=found.said,
+            inputs=inputs,
+            outputs=found.outputs,
+            classes=found.classes,
+            positive=None if found.multilabel else _positive(found.classes),
+            digest=digest,
         ),
         unnamed,
-    )  # fmt: skip
+    )
 
 
 def _output(output: Any, path: Path, *, alone: bool) -> OutputSpec:
@@ -199,9 +220,7 @@ def _matrix(
     return 0
 
 
-def _column(
-    found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]
-) -> int:  # fmt: skip
+def _column(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]) -> int:
     """A graph of one number a row: where `classes` names two classes, it is the probability of the second.
 
     Returns:

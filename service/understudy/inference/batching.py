@@ -78,9 +78,14 @@ class Batcher(ABC):
     """
 
     def __init__(
-        self, *, max_rows: int, queue_max_rows: int, max_delay_s: float = 0.0,
-        on_batch: Callable[[int], None] = lambda rows: None, on_retry: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        max_rows: int,
+        queue_max_rows: int,
+        max_delay_s: float = 0.0,
+        on_batch: Callable[[int], None] = lambda rows: None,
+        on_retry: Callable[[], None] = lambda: None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Waiter] = deque()
         self._waiting_rows = 0

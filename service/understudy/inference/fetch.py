@@ -44,7 +44,7 @@ _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine or pod; AWS_SKIP_SIGNATURE=true: a public bucket",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the pod's own account; GOOGLE_SKIP_SIGNATURE=true: a public bucket",
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or a managed identity",
-}  # fmt: skip
+}
 _METADATA = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
 """Where credentials are looked for when the environment has none: an error there says that there are none."""
 

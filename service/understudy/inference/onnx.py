@@ -71,9 +71,16 @@ class OnnxEngine:
     """
 
     def __init__(
-        self, source: str | Path, *, device: str = "auto", threads: int = 1, warm_max_rows: int = 1024,
-        expected: str | None = None, classes: Sequence[int | str] = (), task: str = "other",
-    ) -> None:  # fmt: skip
+        self,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        threads: int = 1,
+        warm_max_rows: int = 1024,
+        expected: str | None = None,
+        classes: Sequence[int | str] = (),
+        task: str = "other",
+    ) -> None:
         self.path, folder = locate(source)
         model = read_model(self.path)
         if expected is not None and model.digest != expected:
@@ -86,9 +93,14 @@ class OnnxEngine:
         self.unnamed = 0
         if card is None:
             found = bare.read(
-                self._session, self.path, model.graph, model.digest, classes,
-                lambda inputs: _one_run(self._session, self.path, inputs), task,
-            )  # fmt: skip
+                self._session,
+                self.path,
+                model.graph,
+                model.digest,
+                classes,
+                lambda inputs: _one_run(self._session, self.path, inputs),
+                task,
+            )
             card, self.unnamed = found.card, found.unnamed
         del model
         self.card = named(card, classes)

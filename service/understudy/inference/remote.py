@@ -35,9 +35,14 @@ class RemoteEngine:
     """
 
     def __init__(
-        self, url: str, *, connections_max: int = 8, breaker_failures: int = 5, probe_interval_s: float = 0.25,
+        self,
+        url: str,
+        *,
+        connections_max: int = 8,
+        breaker_failures: int = 5,
+        probe_interval_s: float = 0.25,
         digest: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         headers = {} if digest is None else {wire.DIGEST_HEADER: digest}
         self._channel = Channel(url, connections_max=connections_max, media_type=wire.MEDIA_TYPE, headers=headers)
         self._breaker_failures, self._probe_interval_s = breaker_failures, probe_interval_s

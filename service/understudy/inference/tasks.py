@@ -59,8 +59,11 @@ def mismatch(primary: Card, candidate: Card) -> str | None:
     if MULTILABEL in {primary.task, candidate.task}:
         ours, theirs = set(primary.classes), set(candidate.classes)
         if ours and theirs and ours != theirs:
-            only = [f"only {card.name} has {', '.join(map(str, sorted(map(str, own - other))))}"
-                    for card, own, other in ((primary, ours, theirs), (candidate, theirs, ours)) if own - other]  # fmt: skip
+            only = [
+                f"only {card.name} has {', '.join(map(str, sorted(map(str, own - other))))}"
+                for card, own, other in ((primary, ours, theirs), (candidate, theirs, ours))
+                if own - other
+            ]
             return f"the classes of two multilabel models must be the same: {'; '.join(only)}"
     widths = [width_of(o.shape) for card in (primary, candidate) for o in card.outputs if o.role == "value"]
     if len(widths) == 2 and None not in widths and widths[0] != widths[1]:

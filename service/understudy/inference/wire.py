@@ -112,7 +112,7 @@ def _packed(columns: Mapping[str, Array]) -> list[_Columns]:
         if dtype == "O"
         else _Columns(names, dtype, shape, b"".join([columns[name].tobytes() for name in names]))
         for (dtype, shape), names in alike.items()
-    ]  # fmt: skip
+    ]
 
 
 def unpack(body: bytes) -> dict[str, Array]:

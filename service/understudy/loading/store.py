@@ -1,11 +1,11 @@
 """Opens a service's store: the one that its other processes have, behind what waits for it and what spools for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from understudy import loading
 from understudy.settings import Settings
-from understudy.store import Store, Tally
+from understudy.store import RolloutRecord, Store, Tally, records
 from understudy.store.patient import Patient
 from understudy.store.spool import Spooled
 from understudy.store.sql import SqlStore
@@ -28,9 +28,13 @@ def open_store(
 
     def opened() -> Store:
         store = SqlStore(
-            url, rollout, tally, busy_timeout_s=settings.store_timeout_s, connections_max=settings.store_connections_max,
+            url,
+            rollout,
+            tally,
+            busy_timeout_s=settings.store_timeout_s,
+            connections_max=settings.store_connections_max,
             expected=loading.known_store(settings),
-        )  # fmt: skip
+        )
         try:
             loading.note_store(settings, store.uuid)
             store.keep_identity(identity)
@@ -47,7 +51,26 @@ def open_store(
         patient.outage.waiting(rows)
 
     spooled = Spooled(
-        cast("Store", patient), rollout, settings.state_dir / "spool", name, max_bytes=settings.spool_max_mib * 2**20,
-        patience_s=settings.spool_after_ms / 1000, told=waiting,
-    )  # fmt: skip
+        cast("Store", patient),
+        rollout,
+        settings.state_dir / "spool",
+        name,
+        max_bytes=settings.spool_max_mib * 2**20,
+        patience_s=settings.spool_after_ms / 1000,
+        told=waiting,
+    )
     return cast("Store", spooled), lambda: patient.lost
+
+
+def stored_rollouts(settings: Settings) -> Sequence[RolloutRecord]:
+    """What the store holds, looked at without adding to it.
+
+    Raises:
+        StoreError: when it cannot be read.
+    """
+    return records.read_from(settings.resolved_store_url())
+
+
+def open_rollout(settings: Settings, rollout: str) -> Store:
+    """The store of a rollout that is in it, to look at its past without serving it."""
+    return SqlStore(settings.resolved_store_url(), rollout, lambda outcome: {})

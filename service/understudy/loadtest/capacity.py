@@ -65,9 +65,13 @@ class Capacity:
             for s in self.steps
         ]
         return {
-            "requests_per_second": self.rate, "above": self.above, "precision": self.precision, "invalid": self.invalid,
-            "bottleneck": self.bottleneck, "steps": steps,
-        }  # fmt: skip
+            "requests_per_second": self.rate,
+            "above": self.above,
+            "precision": self.precision,
+            "invalid": self.invalid,
+            "bottleneck": self.bottleneck,
+            "steps": steps,
+        }
 
 
 def find(try_at: Try, start: float, *, precision: float = PRECISION) -> Capacity:
@@ -99,8 +103,14 @@ def find(try_at: Try, start: float, *, precision: float = PRECISION) -> Capacity
     # What bounds it is the last rate that did not pass: by the service, or by the generator.
     bounded_by_generator = any(s.rate == high and s.record.verdict == "invalid" for s in steps)
     return Capacity(
-        low, _finite(high), _between(low, high), steps, _bottleneck(limit, steps), invalid if bounded_by_generator else "", best
-    )  # fmt: skip
+        low,
+        _finite(high),
+        _between(low, high),
+        steps,
+        _bottleneck(limit, steps),
+        invalid if bounded_by_generator else "",
+        best,
+    )
 
 
 def _generators(record: Record) -> bool:

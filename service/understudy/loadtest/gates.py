@@ -83,13 +83,20 @@ def measure(
     rows_per_s = tally.rows / seconds
     cost = machine_per_hour / 3600 / rows_per_s * 1e6 if machine_per_hour is not None and rows_per_s else None
     return Measured(
-        seconds=seconds, offered_rps=tally.due / seconds, achieved_rps=tally.ok / seconds,
-        rows_per_request=tally.rows / max(tally.ok, 1), error_rate=1 - tally.ok / asked,
-        fallback_rate=tally.fallbacks / max(candidate + tally.fallbacks, 1), shadow_loss=shadow_loss,
-        records_loss=records_loss, cost_per_million=cost,
+        seconds=seconds,
+        offered_rps=tally.due / seconds,
+        achieved_rps=tally.ok / seconds,
+        rows_per_request=tally.rows / max(tally.ok, 1),
+        error_rate=1 - tally.ok / asked,
+        fallback_rate=tally.fallbacks / max(candidate + tally.fallbacks, 1),
+        shadow_loss=shadow_loss,
+        records_loss=records_loss,
+        cost_per_million=cost,
         latency=latencies(tally.latency),
-        variants={n: latencies(h, VARIANT_BEYOND_MIN) for n, h in tally.variants.items() if n in {"primary", "candidate"}},
-    )  # fmt: skip
+        variants={
+            n: latencies(h, VARIANT_BEYOND_MIN) for n, h in tally.variants.items() if n in {"primary", "candidate"}
+        },
+    )
 
 
 def lag_allowed_ms(goals: LaunchGoals) -> float:

@@ -259,9 +259,12 @@ class _Gauge:
         """Shares of the time since: CPU used, and waited for while something else had it."""
         wall = max(now() - self._at, 1e-9)
         return {
-            "pid": os.getpid(), "seconds": wall, "cpu_s": time.process_time() - self._cpu,
-            "cpu_share": (time.process_time() - self._cpu) / wall, "waited_share": (_waited_s() - self._waited) / wall,
-        }  # fmt: skip
+            "pid": os.getpid(),
+            "seconds": wall,
+            "cpu_s": time.process_time() - self._cpu,
+            "cpu_share": (time.process_time() - self._cpu) / wall,
+            "waited_share": (_waited_s() - self._waited) / wall,
+        }
 
 
 def _waited_s() -> float:

@@ -15,8 +15,12 @@ from understudy.runtime.ports import free_port
 
 READY_S = 90.0
 _NOT_ITS_OWN = {
-    "UNDERSTUDY_TOKENS_FILE", "UNDERSTUDY_TOKEN", "PORT", "UNDERSTUDY_WEBHOOK_URLS", "UNDERSTUDY_WEBHOOK_SECRET_FILE",
-}  # fmt: skip
+    "UNDERSTUDY_TOKENS_FILE",
+    "UNDERSTUDY_TOKEN",
+    "PORT",
+    "UNDERSTUDY_WEBHOOK_URLS",
+    "UNDERSTUDY_WEBHOOK_SECRET_FILE",
+}
 """What a service that nobody but the test knows must not take from this process's environment."""
 
 

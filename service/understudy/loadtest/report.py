@@ -50,9 +50,11 @@ def write(outcome: Outcome, folder: Path) -> dict[str, Path]:
     import json  # noqa: PLC0415
 
     texts = {
-        "record.json": outcome.record.model_dump_json(indent=1) + "\n", "junit.xml": junit(outcome.record),
-        "report.html": page(outcome), "counts.json": json.dumps(outcome.tally.as_json()),
-    }  # fmt: skip
+        "record.json": outcome.record.model_dump_json(indent=1) + "\n",
+        "junit.xml": junit(outcome.record),
+        "report.html": page(outcome),
+        "counts.json": json.dumps(outcome.tally.as_json()),
+    }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return {name: folder / name for name in texts}
@@ -63,9 +65,14 @@ def junit(record: Record) -> str:
     failures = sum(not f.met for f in record.findings) if record.verdict == "fail" else 0
     errors = max(1, len(record.findings)) if record.verdict == "invalid" else 0
     suite = ET.Element(
-        "testsuite", name=f"load test of {record.model}", tests=str(len(record.findings)), failures=str(failures),
-        errors=str(errors), time=f"{record.measured.seconds:g}", timestamp=_time(record.at).isoformat(),
-    )  # fmt: skip
+        "testsuite",
+        name=f"load test of {record.model}",
+        tests=str(len(record.findings)),
+        failures=str(failures),
+        errors=str(errors),
+        time=f"{record.measured.seconds:g}",
+        timestamp=_time(record.at).isoformat(),
+    )
     for finding in record.findings:
         case = ET.SubElement(suite, "testcase", classname=f"understudy.loadtest.{record.model}", name=finding.goal)
         if record.verdict == "invalid":

@@ -108,9 +108,15 @@ def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
         cost = record.measured.cost_per_million if record else None
         cores = sum(record.service.get("cores", {}).values()) if record else None
         found.append(
-            (p.name, f"{p.capacity.rate:,.0f}{'+' if p.capacity.invalid else ''}", _said(_p99(p), "{:.1f}"), _said(cores, "{:.2f}"),
-             _said(cost, "{:.4f}"), p.capacity.invalid or p.capacity.bottleneck)
-        )  # fmt: skip
+            (
+                p.name,
+                f"{p.capacity.rate:,.0f}{'+' if p.capacity.invalid else ''}",
+                _said(_p99(p), "{:.1f}"),
+                _said(cores, "{:.2f}"),
+                _said(cost, "{:.4f}"),
+                p.capacity.invalid or p.capacity.bottleneck,
+            )
+        )
     return found
 
 
@@ -154,5 +160,6 @@ def page(points: Sequence[Point], chosen: Point | None, style: str) -> str:
 def as_json(points: Sequence[Point], chosen: Point | None) -> dict[str, Any]:
     """As JSON."""
     return {
-        "points": [{"setting": p.setting, **p.capacity.as_json()} for p in points], "best": chosen.setting if chosen else None,
-    }  # fmt: skip
+        "points": [{"setting": p.setting, **p.capacity.as_json()} for p in points],
+        "best": chosen.setting if chosen else None,
+    }

@@ -158,9 +158,16 @@ class Traffic:
     """
 
     def __init__(
-        self, moments: Sequence[Moment], mix: dict[int, int], url: str, *, seed: int, token: str | None = None,
-        protocol: str = "rest", tensors: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        moments: Sequence[Moment],
+        mix: dict[int, int],
+        url: str,
+        *,
+        seed: int,
+        token: str | None = None,
+        protocol: str = "rest",
+        tensors: Mapping[str, str] | None = None,
+    ) -> None:
         self._moments, self._random = moments, random.Random(seed)
         self._sizes, self._weights = list(mix), list(mix.values())
         self._known: collections.deque[tuple[str, Any]] = collections.deque(maxlen=LABELS_KEPT)
@@ -188,10 +195,16 @@ class Traffic:
         numbers = self._random.choices(range(len(self._moments)), k=size)
         rows = [self._parsed[number] for number in numbers]
         inputs = [
-            {"name": name, "datatype": kind, "shape": [size, 1],
-             "data": [("" if kind == "BYTES" else None) if (value := row.get(name)) is None else value for row in rows]}
+            {
+                "name": name,
+                "datatype": kind,
+                "shape": [size, 1],
+                "data": [
+                    ("" if kind == "BYTES" else None) if (value := row.get(name)) is None else value for row in rows
+                ],
+            }
             for name, kind in self._tensors.items()
-        ]  # fmt: skip
+        ]
         return Call(
             _whole(self._infer, msgspec.json.encode({"inputs": inputs})), size, self._moments[numbers[0]].label, v2=True
         )

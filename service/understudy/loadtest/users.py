@@ -118,9 +118,14 @@ class Arrivals(User):
         number = max(0, getattr(self.environment.runner, "worker_index", 0)) + Arrivals._made
         Arrivals._made += 1
         load = Load(
-            given.rate / given.generators, given.shape, given.seconds, given.warm_up, given.feedback,
-            given.deadline_ms / 1000, given.seed + 1000 * number,
-        )  # fmt: skip
+            given.rate / given.generators,
+            given.shape,
+            given.seconds,
+            given.warm_up,
+            given.feedback,
+            given.deadline_ms / 1000,
+            given.seed + 1000 * number,
+        )
         # In a thread: a worker that is busy reading for three seconds misses its heartbeats, and its master gives it up.
         pool = gevent.get_hub().threadpool
         moments = (
@@ -130,9 +135,14 @@ class Arrivals(User):
         )
         token = os.environ.get("UNDERSTUDY_TOKEN")
         traffic = Traffic(
-            moments, mix_of(given.mix), self.host, seed=load.seed, token=token, protocol=given.protocol,
+            moments,
+            mix_of(given.mix),
+            self.host,
+            seed=load.seed,
+            token=token,
+            protocol=given.protocol,
             tensors=tensors_of(self.host, token) if given.protocol != "rest" else {},
-        )  # fmt: skip
+        )
         loop = OpenLoop(load, traffic, self.host, self._log)
         telling = gevent.spawn(self._tell_progress, loop)
         tally = loop.run()
@@ -159,9 +169,11 @@ class Arrivals(User):
             gevent.sleep(PROGRESS_S)
             tally = loop.tally
             told = {
-                "at": time.monotonic() - loop.measured_from, "due": tally.due, "ok": tally.ok,
+                "at": time.monotonic() - loop.measured_from,
+                "due": tally.due,
+                "ok": tally.ok,
                 "failed": sum(tally.errors.values()) + tally.late,
-            }  # fmt: skip
+            }
             if isinstance(runner, WorkerRunner):
                 runner.send_message(PROGRESS, told)
             else:

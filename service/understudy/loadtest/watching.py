@@ -146,9 +146,15 @@ class Watch:
         busy = whole["busy_s"] / wall
         own = sum(processes.values())
         return gates.ServiceUse(
-            processes=_plain(processes), memory_mib=_plain(most), cores=last["machine"]["cores"], busy=busy,
-            stolen=whole["stolen_s"] / wall, others=max(0.0, busy - own - generators), here=here, changed=changed,
-        )  # fmt: skip
+            processes=_plain(processes),
+            memory_mib=_plain(most),
+            cores=last["machine"]["cores"],
+            busy=busy,
+            stolen=whole["stolen_s"] / wall,
+            others=max(0.0, busy - own - generators),
+            here=here,
+            changed=changed,
+        )
 
     def _changed(self, after: Mapping[str, Any]) -> str:
         setup, now = (Setup.model_validate(said["setup"]) for said in (self._before, after))

@@ -27,11 +27,27 @@ def machine() -> Machine:
 
 
 _NOT_SPEED = {
-    "rollout_file", "state_dir", "store_url", "tokens_file", "retention_days", "retention_max_mib", "loadtest_max_bytes",
-    "check_max_rows", "webhook_urls", "webhook_secret_file", "webhook_poll_ms", "webhook_timeout_s", "webhook_retry_max_s",
-    "webhook_give_up_days", "traffic_interval_s", "traffic_points_max", "model_cache_dir", "model_cache_max_mib",
-    "model_fetch_timeout_s", "files_interval_s",
-}  # fmt: skip
+    "rollout_file",
+    "state_dir",
+    "store_url",
+    "tokens_file",
+    "retention_days",
+    "retention_max_mib",
+    "loadtest_max_bytes",
+    "check_max_rows",
+    "webhook_urls",
+    "webhook_secret_file",
+    "webhook_poll_ms",
+    "webhook_timeout_s",
+    "webhook_retry_max_s",
+    "webhook_give_up_days",
+    "traffic_interval_s",
+    "traffic_points_max",
+    "model_cache_dir",
+    "model_cache_max_mib",
+    "model_fetch_timeout_s",
+    "files_interval_s",
+}
 """Settings that a load test is not bound to: where things lie, how long they are kept, and whom the log is told to."""
 
 
@@ -44,13 +60,18 @@ def setup_of(settings: Settings, policy: Policy, cards: Mapping[Variant, Card], 
     candidate = cards.get(Variant.CANDIDATE)
     given = settings.model_dump(mode="json", exclude=_NOT_SPEED)
     given |= {
-        "workers": settings.workers or policy.workers, "threads": threads,
+        "workers": settings.workers or policy.workers,
+        "threads": threads,
         "store": settings.resolved_store_url().partition(":")[0],
-    }  # fmt: skip
+    }
     return Setup(
-        primary=cards[Variant.PRIMARY].digest, candidate=candidate.digest if candidate else None, device=device,
-        code=code_version(), machine=machine(), settings=given,
-    )  # fmt: skip
+        primary=cards[Variant.PRIMARY].digest,
+        candidate=candidate.digest if candidate else None,
+        device=device,
+        code=code_version(),
+        machine=machine(),
+        settings=given,
+    )
 
 
 def cpu_name() -> str:

@@ -20,10 +20,11 @@ def figures(counters: Mapping[str, float], variant: Variant) -> dict[str, Any]:
     """
     live = sum(v for k, v in counters.items() if k.startswith(f"requests/{variant}/live/"))
     asked = {
-        k: v for k, v in counters.items()
+        k: v
+        for k, v in counters.items()
         if k.startswith((f"requests/{variant}/live/", f"requests/{variant}/shadow/"))
         and not k.endswith("/429")  # what was dropped was never asked
-    }  # fmt: skip
+    }
     failed = sum(v for k, v in asked.items() if not k.endswith("/200"))
     tried = sum(asked.values())
     if variant is Variant.CANDIDATE:

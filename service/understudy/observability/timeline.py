@@ -90,9 +90,13 @@ class History:
     def state(self) -> dict[str, Any]:
         """JSON-able form, for the store."""
         return {
-            "counters": self._counters or {}, "at": self._at, "open": self._open, "interval_s": self._interval_s,
-            "points_max": self._max, **self._points,
-        }  # fmt: skip
+            "counters": self._counters or {},
+            "at": self._at,
+            "open": self._open,
+            "interval_s": self._interval_s,
+            "points_max": self._max,
+            **self._points,
+        }
 
 
 def point(grown: Mapping[str, float], since: float, until: float) -> dict[str, Any]:
@@ -124,8 +128,9 @@ class Tracer:
     def __init__(self, store: Store, clock: Clock, holder: str, settings: Settings) -> None:
         self._store, self._clock, self._holder, self._lease_s = store, clock, holder, settings.lease_s
         self._limits: dict[str, Any] = {
-            "interval_s": settings.traffic_interval_s, "points_max": settings.traffic_points_max,
-        }  # fmt: skip
+            "interval_s": settings.traffic_interval_s,
+            "points_max": settings.traffic_points_max,
+        }
         self._history: History | None = None
 
     def look(self) -> None:

@@ -60,10 +60,14 @@ def cloud_event(event: Event, model: str, rollout: str) -> dict[str, Any]:
         "time": time,
         "datacontenttype": "application/json",
         "data": {
-            "model": model, "kind": event.kind, "actor": event.actor, "reason": event.reason, "revision": event.revision,
+            "model": model,
+            "kind": event.kind,
+            "actor": event.actor,
+            "reason": event.reason,
+            "revision": event.revision,
             "details": dict(event.details),
         },
-    }  # fmt: skip
+    }
 
 
 def _type(event: Event) -> str:
@@ -153,9 +157,18 @@ class Webhooks:
     """
 
     def __init__(
-        self, urls: Sequence[str], secrets: Sequence[bytes], store: Store, metrics: Metrics, clock: Clock, settings: Settings,
-        *, model: str, rollout: str, holder: str,
-    ) -> None:  # fmt: skip
+        self,
+        urls: Sequence[str],
+        secrets: Sequence[bytes],
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        settings: Settings,
+        *,
+        model: str,
+        rollout: str,
+        holder: str,
+    ) -> None:
         self._urls, self._secrets, self._store, self._metrics, self._clock = urls, secrets, store, metrics, clock
         self._settings, self._model, self._rollout, self._holder = settings, model, rollout, holder
         self._tasks: list[asyncio.Task[None]] = []
@@ -231,10 +244,12 @@ class Webhooks:
         body = json.dumps(message, separators=(",", ":")).encode()
         timestamp = int(self._clock.now())
         headers = {
-            "content-type": MEDIA_TYPE, "user-agent": "understudy", "webhook-id": message["id"],
+            "content-type": MEDIA_TYPE,
+            "user-agent": "understudy",
+            "webhook-id": message["id"],
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures(self._secrets, message["id"], timestamp, body),
-        }  # fmt: skip
+        }
         try:
             async with asyncio.timeout(self._settings.webhook_timeout_s):  # all of it, however slowly it drips
                 response = await self._http.post(url, content=body, headers=headers)

@@ -66,8 +66,9 @@ def _run(
     decoder = Decoder(
         loading.fields_of(engine.card, other.card if other else None),
         context=[name for name in (policy.route_by, policy.unit) if name],
-        rows_max=settings.rows_max, key_max_chars=settings.key_max_chars,
-    )  # fmt: skip
+        rows_max=settings.rows_max,
+        key_max_chars=settings.key_max_chars,
+    )
     if rows_file is not None:
         rows, source = samples.read(rows_file, decoder, settings.check_max_rows), str(rows_file)
     else:
@@ -79,7 +80,7 @@ def _run(
     threads = loading.thread_count(settings, policy)
     threaded = OnnxEngine(
         loading.local(policy.primary, settings), device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
-    )  # fmt: skip
+    )
     noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readings[Variant.PRIMARY], rows)
     threaded.close()
     file = noise_floor.write(settings.state_dir, engine.card.digest, noise)

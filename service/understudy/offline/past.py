@@ -4,8 +4,9 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from understudy import loading, wiring
+from understudy import loading
 from understudy.domain import Event, Variant
+from understudy.loading.store import open_rollout, stored_rollouts
 from understudy.rollout.controller import bands_of
 from understudy.serving.policy_document import about
 from understudy.serving.rollout_document import known_to, shown
@@ -29,9 +30,9 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
     policy = loading.load_policy(settings)
     cards = loading.read_cards(policy, settings)
     rollout = loading.rollout_key(policy, cards)
-    if rollout not in {record.rollout for record in wiring.stored_rollouts(settings)}:
+    if rollout not in {record.rollout for record in stored_rollouts(settings)}:
         return None
-    store = wiring.open_rollout(settings, rollout)
+    store = open_rollout(settings, rollout)
     try:
         plan = store.load_plan()
         if plan is None:

@@ -69,9 +69,15 @@ class Replay:
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, rate: float | None = None, connections: int = 16,
-        progress: Callable[[Summary, float], None] = lambda summary, at: None, name: str | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        rate: float | None = None,
+        connections: int = 16,
+        progress: Callable[[Summary, float], None] = lambda summary, at: None,
+        name: str | None = None,
+    ) -> None:
         self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers_of(token), rate, connections
         self._progress, self._name = progress, name or secrets.token_hex(6)
         self.summary = Summary()

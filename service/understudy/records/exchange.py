@@ -84,9 +84,12 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         return f"{self.prefix}-{self.first_id + row}"
 
     def observations(
-        self, readings: Mapping[Variant, Reading], units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0,
+        self,
+        readings: Mapping[Variant, Reading],
+        units_of: Callable[[Rows], Sequence[str | None]],
+        salt: int = 0,
         equal: Sequence[bool] | None = None,
-    ) -> list[Observation]:  # fmt: skip
+    ) -> list[Observation]:
         """The rows of this exchange, as they are recorded.
 
         Args:
@@ -100,13 +103,25 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         point = routing.bucket(self.key or request_id, salt) >> 1 if drawn else None
         return [
             Observation(
-                self.prediction_id(i) if i else request_id, request_id, self.at, self.revision, self.variant, self.mode,
-                self.share, primary[i], candidate[i], unit, self.fallback, point,
-                None if equal is None else _agrees(primary[i], candidate[i], equal[i]), self.sampled,
-                self.replay, self.received_at,
+                self.prediction_id(i) if i else request_id,
+                request_id,
+                self.at,
+                self.revision,
+                self.variant,
+                self.mode,
+                self.share,
+                primary[i],
+                candidate[i],
+                unit,
+                self.fallback,
+                point,
+                None if equal is None else _agrees(primary[i], candidate[i], equal[i]),
+                self.sampled,
+                self.replay,
+                self.received_at,
             )
             for i, unit in enumerate(units_of(self.rows))
-        ]  # fmt: skip
+        ]
 
 
 def _agrees(primary: Answer, candidate: Answer, equal: bool) -> bool | None:
@@ -164,16 +179,24 @@ class Packer:
         self._pieces.append(self._pack(exchange))
 
     def seal(
-        self, statuses: Mapping[tuple[str, str, str], int], problems: Mapping[tuple[str, str], int],
-        sizes: Mapping[Variant, Sequence[int]], dropped: int,
-    ) -> bytes:  # fmt: skip
+        self,
+        statuses: Mapping[tuple[str, str, str], int],
+        problems: Mapping[tuple[str, str], int],
+        sizes: Mapping[Variant, Sequence[int]],
+        dropped: int,
+    ) -> bytes:
         """The batch; see `Bundle` for what else goes with it. It ends here: nothing is added any more."""
-        packed = self._pack((
-            self._pieces, [run.lists for run in self._runs],
-            [wire.pack(run.other_arrays) for run in self._runs if self._paired], [(*key, count) for key, count in statuses.items()],
-            [(*key, count) for key, count in problems.items()],
-            {variant.value: counts for variant, counts in sizes.items() if counts}, dropped,
-        ))  # fmt: skip
+        packed = self._pack(
+            (
+                self._pieces,
+                [run.lists for run in self._runs],
+                [wire.pack(run.other_arrays) for run in self._runs if self._paired],
+                [(*key, count) for key, count in statuses.items()],
+                [(*key, count) for key, count in problems.items()],
+                {variant.value: counts for variant, counts in sizes.items() if counts},
+                dropped,
+            )
+        )
         del self._pack  # it knows this packer: neither, nor any run's arrays, would go without the garbage collector
         return packed
 

@@ -27,9 +27,15 @@ class Upkeep:
     """
 
     def __init__(
-        self, store: Store, metrics: Metrics, clock: Clock, ledger: Ledger, controller: Controller | None,
-        ready: Callable[[], Awaitable[bool]], tracer: Tracer | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        ledger: Ledger,
+        controller: Controller | None,
+        ready: Callable[[], Awaitable[bool]],
+        tracer: Tracer | None = None,
+    ) -> None:
         self._store, self._metrics, self._steady = store, metrics, SteadyClock(clock)
         self._ledger, self._controller, self._ready = ledger, controller, ready
         self._tracer = tracer

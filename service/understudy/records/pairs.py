@@ -61,9 +61,13 @@ class Pairs:
     """
 
     def __init__(
-        self, readings: Mapping[Variant, Reading], tolerances: Mapping[str, Tolerance], floor: Mapping[str, float], *,
+        self,
+        readings: Mapping[Variant, Reading],
+        tolerances: Mapping[str, Tolerance],
+        floor: Mapping[str, float],
+        *,
         judged: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._judged = judged
         sides = [readings.get(variant) for variant in Variant]
         self._multilabel = any(side.multilabel for side in sides if side)

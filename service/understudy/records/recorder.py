@@ -61,9 +61,15 @@ class Recorder:
     """
 
     def __init__(
-        self, prefix: str, write: Callable[[bytes], None], settings: Settings, fields: Iterable[str] = (), *,
-        ship: Callable[[bytes], Awaitable[None]] | None = None, keep: Callable[[Rows], Rows] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        prefix: str,
+        write: Callable[[bytes], None],
+        settings: Settings,
+        fields: Iterable[str] = (),
+        *,
+        ship: Callable[[bytes], Awaitable[None]] | None = None,
+        keep: Callable[[Rows], Rows] | None = None,
+    ) -> None:
         self._prefix, self._write, self._settings, self._keep = prefix, write, settings, keep
         self._ship = ship or self._write_here
         self._fields = frozenset(fields) | {"rows", "key"}

@@ -58,11 +58,17 @@ class Ledger:
     """
 
     def __init__(
-        self, model: str, store: Store, metrics: Metrics, readings: Mapping[Variant, Reading],
-        units_of: Callable[[Rows], Sequence[str | None]], salt: int = 0, pairs: Pairs | None = None,
+        self,
+        model: str,
+        store: Store,
+        metrics: Metrics,
+        readings: Mapping[Variant, Reading],
+        units_of: Callable[[Rows], Sequence[str | None]],
+        salt: int = 0,
+        pairs: Pairs | None = None,
         watch: Callable[[Sequence[Rows], Sequence[Observation]], None] = lambda rows, observations: None,
         scale: LossScale | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._model, self._store, self._metrics = model, store, metrics
         self._readings, self._units_of, self._salt = readings, units_of, salt
         self._scale = scale

@@ -103,9 +103,20 @@ class Attempts:
             whole, margin = self.errors.whole, self._errors.margin
             gap, variance = (margin - whole.mean, whole.variance) if whole.n else (margin, 0.0)
             found.append(
-                Reading("errors", self.errors.estimate, *self.errors.band(alpha), whole.n, 0, margin, self.errors.log_e_advance(),
-                        self.errors.log_e_harm(), gap, variance, per=self._unit)
-            )  # fmt: skip
+                Reading(
+                    "errors",
+                    self.errors.estimate,
+                    *self.errors.band(alpha),
+                    whole.n,
+                    0,
+                    margin,
+                    self.errors.log_e_advance(),
+                    self.errors.log_e_harm(),
+                    gap,
+                    variance,
+                    per=self._unit,
+                )
+            )
             harm, none = self.requests.harm, math.nan
             found.append(
                 Reading("request_errors", self.requests.mean, none, none, harm.n, 0, margin, None, harm.log_e())
@@ -116,18 +127,34 @@ class Attempts:
         parts = zip((slow, self.latency.step), self.lost, strict=True)
         advance = min(part.assuming(True, lost).log_e_below(SLOW_SHARE) for part, lost in parts)
         found.append(
-            Reading("latency", rate, *slow.band(alpha), slow.n, 0, SLOW_SHARE, advance, self.slow.log_e_above(SLOW_SHARE),
-                    SLOW_SHARE - rate, rate * (1 - rate), tuple(self.late.items()))
-        )  # fmt: skip
+            Reading(
+                "latency",
+                rate,
+                *slow.band(alpha),
+                slow.n,
+                0,
+                SLOW_SHARE,
+                advance,
+                self.slow.log_e_above(SLOW_SHARE),
+                SLOW_SHARE - rate,
+                rate * (1 - rate),
+                tuple(self.late.items()),
+            )
+        )
         return found
 
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "errors": self.errors.state() if self.errors else None, "requests": self.requests.state() if self.requests else None,
-            "latency": self.latency.state(), "slow": self.slow.state(), "late": self.late, "lost": self.lost,
-            "incidents": self.incidents.state(), "drops": {name: drops.state() for name, drops in self.drops.items()},
-        }  # fmt: skip
+            "errors": self.errors.state() if self.errors else None,
+            "requests": self.requests.state() if self.requests else None,
+            "latency": self.latency.state(),
+            "slow": self.slow.state(),
+            "late": self.late,
+            "lost": self.lost,
+            "incidents": self.incidents.state(),
+            "drops": {name: drops.state() for name, drops in self.drops.items()},
+        }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Take over a stored state.

@@ -91,8 +91,10 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
     equal = finite & (distance <= floor)
     buckets = np.bincount(np.searchsorted(DISTANCE_BUCKETS, distance), minlength=len(DISTANCE_BUCKETS) + 1)
     sums = {
-        "distance_rows": float(len(distance)), "distance_sum": float(distance.sum()), "distance_equal": float(equal.sum()),
-    } | {f"distance/{i}": float(count) for i, count in enumerate(buckets) if count}  # fmt: skip
+        "distance_rows": float(len(distance)),
+        "distance_sum": float(distance.sum()),
+        "distance_equal": float(equal.sum()),
+    } | {f"distance/{i}": float(count) for i, count in enumerate(buckets) if count}
     most = {"distance": distance, "probability": difference}
     maxima = {name: float(found[finite].max(initial=0.0)) for name, found in most.items()} if difference.size else {}
     return Summary(sums, maxima), equal
@@ -209,24 +211,35 @@ def figures(summary: Summary) -> dict[str, Any]:
         ways = [(json.loads(k.removeprefix("flip/")), int(v)) for k, v in sums.items() if k.startswith("flip/")]
         flips = sums.get("label_flips", 0.0)
         found["labels"] = {
-            "rows": int(rows), "flips": int(flips), "share": flips / rows,
-            "ways": [{"primary": a, "candidate": b, "rows": n} for (a, b), n in sorted(ways, key=lambda w: (-w[1], str(w[0])))],
-        }  # fmt: skip
+            "rows": int(rows),
+            "flips": int(flips),
+            "share": flips / rows,
+            "ways": [
+                {"primary": a, "candidate": b, "rows": n}
+                for (a, b), n in sorted(ways, key=lambda w: (-w[1], str(w[0])))
+            ],
+        }
     if rows := sums.get("distance_rows"):
         counts = [sums.get(f"distance/{i}", 0.0) for i in range(len(DISTANCE_BUCKETS) + 1)]
         found["probabilities"] = {
-            "rows": int(rows), "mean": sums["distance_sum"] / rows, "equal": sums.get("distance_equal", 0.0) / rows,
+            "rows": int(rows),
+            "mean": sums["distance_sum"] / rows,
+            "equal": sums.get("distance_equal", 0.0) / rows,
             **{f"p{q}": quantile_of(counts, (*DISTANCE_BUCKETS, 1.0), q / 100) for q in (50, 95, 99)},
             **({"max": maxima["distance"]} if "distance" in maxima else {}),
-        }  # fmt: skip
+        }
     outputs = {}
     for name in [k.partition("/")[2] for k in sums if k.startswith("rows/")]:
         counted = {what: int(sums.get(f"{what}/{name}", 0)) for what in _COUNTED}
         numbers = counted["elements"] - counted["not_finite"]
-        outputs[name] = counted | {
-            "share": counted["rows_outside"] / counted["rows"],
-            "mean_abs": sums.get(f"abs_sum/{name}", 0.0) / numbers if numbers else None,
-        } | {f"max_{what}": maxima[f"{what}/{name}"] for what in ("abs", "rel") if f"{what}/{name}" in maxima}  # fmt: skip
+        outputs[name] = (
+            counted
+            | {
+                "share": counted["rows_outside"] / counted["rows"],
+                "mean_abs": sums.get(f"abs_sum/{name}", 0.0) / numbers if numbers else None,
+            }
+            | {f"max_{what}": maxima[f"{what}/{name}"] for what in ("abs", "rel") if f"{what}/{name}" in maxima}
+        )
     return found | ({"outputs": outputs} if outputs else {})
 
 

@@ -132,9 +132,15 @@ class Controller:
         if order is None:
             return None
         looked = {
-            "seen": evidence.seen, "settled": evidence.settled, "tail_to": tail.last, "known_by": known_by,
-            "marks": len(evidence.marks), "chain": evidence.chain.digest, "met": met, "evidence": VERSION,
-        }  # fmt: skip
+            "seen": evidence.seen,
+            "settled": evidence.settled,
+            "tail_to": tail.last,
+            "known_by": known_by,
+            "marks": len(evidence.marks),
+            "chain": evidence.chain.digest,
+            "met": met,
+            "evidence": VERSION,
+        }
         return self._apply(plan, order, verdict, looked)
 
     def _load(self) -> Evidence:
@@ -203,10 +209,16 @@ class Controller:
     def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
         details = {
-            "from": plan.phase.value, "to": new.phase.value, "weight": new.weight * 100 / SHARE_ONE, "step": new.step,
-            "verdict": verdict.as_dict(), "metrics": [m.as_dict() for m in verdict.metrics],
-            "judged_step": judged_step(plan), "followed": self._policy.followed(), **looked,
-        }  # fmt: skip
+            "from": plan.phase.value,
+            "to": new.phase.value,
+            "weight": new.weight * 100 / SHARE_ONE,
+            "step": new.step,
+            "verdict": verdict.as_dict(),
+            "metrics": [m.as_dict() for m in verdict.metrics],
+            "judged_step": judged_step(plan),
+            "followed": self._policy.followed(),
+            **looked,
+        }
         baked = f"the promotion has baked for {self._policy.bake / 3600:g} h: the old primary is released"
         reason = baked if order is Order.RELEASE else verdict.reason
         event = Event(self._clock.now(), order.value, "judge", reason, plan.revision, details)
@@ -235,10 +247,14 @@ class Controller:
             self._history = self._history[::-2][::-1]  # the newest stays
         self._points += 1  # of all points ever: it tells whether the bands are other ones
         shown = {
-            "points": self._points, "revision": plan.revision, "verdict": verdict.as_dict(), "metrics": metrics,
-            "progress": evidence.standing(tail).as_dict(), "wanted": tail.wanted,
+            "points": self._points,
+            "revision": plan.revision,
+            "verdict": verdict.as_dict(),
+            "metrics": metrics,
+            "progress": evidence.standing(tail).as_dict(),
+            "wanted": tail.wanted,
             "funnel": {**evidence.funnel.plus(tail.funnel).state(), "complete": tail.complete},
-        }  # fmt: skip
+        }
         try:
             self._store.save_state(STATE, {"evidence": evidence.state()}, holder=self.holder)
             # The bands first: whoever finds the new number of points finds the new bands.

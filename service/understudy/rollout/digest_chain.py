@@ -30,10 +30,31 @@ class DigestChain:
         """Append a row and the label that it was settled with."""
         o, a, b = observation, observation.primary, observation.candidate
         values: tuple[Any, ...] = (
-            self.digest, seq, o.prediction_id, o.request_id, o.at, o.unit, o.mode, o.revision, o.share, o.point, o.variant,
-            o.fallback, repr(label), a.status, a.label, a.score, a.probabilities, a.seconds, b.status, b.label, b.score,
-            b.probabilities, b.seconds, o.sampled,
-        )  # fmt: skip
+            self.digest,
+            seq,
+            o.prediction_id,
+            o.request_id,
+            o.at,
+            o.unit,
+            o.mode,
+            o.revision,
+            o.share,
+            o.point,
+            o.variant,
+            o.fallback,
+            repr(label),
+            a.status,
+            a.label,
+            a.score,
+            a.probabilities,
+            a.seconds,
+            b.status,
+            b.label,
+            b.score,
+            b.probabilities,
+            b.seconds,
+            o.sampled,
+        )
         # Only where they are there: the digest of rows that were judged before these fields existed stays as it was.
         if not (o.agrees is None and a.vector is None and b.vector is None):
             values = (*values, o.agrees, a.vector, b.vector)

@@ -28,14 +28,14 @@ to the trial whose plan it was routed by. Time is the observations' own, each on
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from understudy.domain import SHARE_ONE, LabelReport, Mode, Observation, Variant
+from understudy.domain import LabelReport, Mode, Observation, Variant
 from understudy.rollout.attempts import Attempts
 from understudy.rollout.digest_chain import DigestChain
 from understudy.rollout.drops import Drops
 from understudy.rollout.funnel import Funnel, How, place
 from understudy.rollout.policy import Policy
 from understudy.rollout.reading import Clipped, Coverage, Reading, Standing
-from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, unknown
+from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, largest_pair, unknown
 from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from understudy.rollout.sequential.staged import Staged
 from understudy.rollout.serving_evidence import Served
@@ -244,15 +244,23 @@ class Evidence:
         """How far the rollout has come."""
         totals = self.bases.totals()
         return Standing(
-            coverage=self.coverage, elapsed_s=self.bases.total(None),
+            coverage=self.coverage,
+            elapsed_s=self.bases.total(None),
             step_s=max(total - self._step_from.get(base, 0.0) for base, total in totals.items()),
-            labels=self.labels + tail.labelled, step_labels=self.step_labels + tail.labelled_in_step,
-            step_requests=self.step_requests, doubts=self.served.doubts(), met=met,
-            clipped=self.clipped.plus(tail.clipped), no_loss=self.no_loss + tail.no_loss, trial=self.trial,
-            drawn=self.attempts.drops["latency"].drawn[1], dropped=self.attempts.drops["latency"].dropped[1],
-            incidents=self.attempts.incidents.count, away=self.attempts.incidents.away,
+            labels=self.labels + tail.labelled,
+            step_labels=self.step_labels + tail.labelled_in_step,
+            step_requests=self.step_requests,
+            doubts=self.served.doubts(),
+            met=met,
+            clipped=self.clipped.plus(tail.clipped),
+            no_loss=self.no_loss + tail.no_loss,
+            trial=self.trial,
+            drawn=self.attempts.drops["latency"].drawn[1],
+            dropped=self.attempts.drops["latency"].dropped[1],
+            incidents=self.attempts.incidents.count,
+            away=self.attempts.incidents.away,
             labels_by_use=self.funnel.labels + tail.funnel.labels,
-        )  # fmt: skip
+        )
 
     def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
         """Every metric as it stands; `serving` is whether the step lets the candidate answer.
@@ -284,9 +292,9 @@ class Evidence:
         # An audit's values weigh more than 1 each; what they estimate is a difference of losses all the same.
         low, high, mean = (max(-1.0, min(1.0, x)) for x in (*shown.band(alpha), shown.estimate))
         gap, variance = (margin - whole.mean, whole.variance) if n else (margin, 0.0)
-        return Reading(
-            quality.loss, mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance, largest=_largest(self.policy),
-        ).in_units_of(quality.scale, quality.margin)  # fmt: skip
+        numbers = (mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance)
+        found = Reading(quality.loss, *numbers, largest=largest_pair(self.policy))
+        return found.in_units_of(quality.scale, quality.margin)
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
@@ -323,15 +331,25 @@ class Evidence:
         """Everything, as JSON."""
         return {
             "quality": self.quality.state() if self.quality else None,
-            "attempts": self.attempts.state(), "drops": self._drops.state(), "version": VERSION,
-            "served": self.served.state(), "poc": self.poc.state(),
-            "coverage": self.coverage.as_dict(), "clipped": self.clipped.as_dict(), "funnel": self.funnel.state(),
-            "marks": self.marks, "chain": self.chain.state(),
-            "bases": self.bases.state(), "bases_settled": self._bases_settled.state(),
-            "step_from": list(self._step_from.items()), "baking": list(self._baking.items()),
-            "missing": self.missing, "firsts_seen": self._firsts_seen.state(), "firsts_settled": self._firsts_settled.state(),
+            "attempts": self.attempts.state(),
+            "drops": self._drops.state(),
+            "version": VERSION,
+            "served": self.served.state(),
+            "poc": self.poc.state(),
+            "coverage": self.coverage.as_dict(),
+            "clipped": self.clipped.as_dict(),
+            "funnel": self.funnel.state(),
+            "marks": self.marks,
+            "chain": self.chain.state(),
+            "bases": self.bases.state(),
+            "bases_settled": self._bases_settled.state(),
+            "step_from": list(self._step_from.items()),
+            "baking": list(self._baking.items()),
+            "missing": self.missing,
+            "firsts_seen": self._firsts_seen.state(),
+            "firsts_settled": self._firsts_settled.state(),
             **{name: getattr(self, name) for name in _PLAIN},
-        }  # fmt: skip
+        }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Take over a state that this version has stored.
@@ -359,18 +377,11 @@ class Evidence:
             setattr(self, name, state[name])
 
 
-_PLAIN = (
-    "seen", "settled", "step", "revision", "step_requests", "step_labels", "labels", "latest_at", "promoted",
-    "no_loss", "trial", "trial_revision",
-)  # fmt: skip
+_COUNTS = ("seen", "settled", "step_requests", "step_labels", "labels", "no_loss")
+_PLAIN = (*_COUNTS, "step", "revision", "trial", "trial_revision", "latest_at", "promoted")
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:
-    quality, bound = policy.goals.quality, _largest(policy)
+    quality, bound = policy.goals.quality, largest_pair(policy)
     assert quality is not None
     return PairedGoal(quality.scale.bounded(quality.margin), quality.scale.bounded(quality.harm_line), -bound, bound)
-
-
-def _largest(policy: Policy) -> float:
-    """The largest value of a pair: a sampled one carries the weight of its chance."""
-    return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit

@@ -47,17 +47,22 @@ HINTS: Mapping[str, str] = {
     "waits for its prediction": "No prediction of this id is stored yet; records are stored within about a second.",
     "label matches nothing": "No prediction has this id: send `prediction_id` back as it was answered, and to this service.",
     "late, or not read yet": "The label came after its row was settled without it, or its row is not read yet (see above).",
-}  # fmt: skip
+}
 _LABELS_ON: Mapping[str, str] = {
-    "pinned": "on pinned requests", "load test": "of load tests", "not drawn for rehearsal": "on rows that were not rehearsed",
-    "queue full": "on rows whose rehearsal was dropped", "rehearsal late": "on rows whose rehearsal was late",
+    "pinned": "on pinned requests",
+    "load test": "of load tests",
+    "not drawn for rehearsal": "on rows that were not rehearsed",
+    "queue full": "on rows whose rehearsal was dropped",
+    "rehearsal late": "on rows whose rehearsal was late",
     "model away": "on rows for which the other model was away",
-    "not routed by chance": "on rows that were not routed by chance", "late": "came too late",
+    "not routed by chance": "on rows that were not routed by chance",
+    "late": "came too late",
     "not in the audit": "outside of the audit's sample",
     "request already counted": "on further rows of a request that counts already",
-    "unit already counted": "on further requests of a unit that counts already", "no loss for this label": "give no loss",
+    "unit already counted": "on further requests of a unit that counts already",
+    "no loss for this label": "give no loss",
     "no goal asks for it": "not asked for by any goal",
-}  # fmt: skip
+}
 
 
 def place(
@@ -191,8 +196,13 @@ def rows(shown: Mapping[str, Any] | None, counters: Mapping[str, float]) -> list
         lost[int(stage)][reason] += n
     lost[COUNTED].clear()  # nothing is lost behind it
     behind = funnel.read - sum(funnel.rows.values())
-    lost[ANSWERED] += Counter({"records given up": given_up, "not read yet": stored - funnel.read,
-                               "pruned" if shown and shown.get("complete") else "waits for its turn": behind})  # fmt: skip
+    lost[ANSWERED] += Counter(
+        {
+            "records given up": given_up,
+            "not read yet": stored - funnel.read,
+            "pruned" if shown and shown.get("complete") else "waits for its turn": behind,
+        }
+    )
     return _stages(STAGES, stored + given_up, lost)
 
 
@@ -209,8 +219,9 @@ def labels(
     forgotten = fates.pop("pending", 0) - fates.pop("joined", 0) - waiting
     matched = max(int(counters.get("labels/matched", 0) + counters.get("labels/load", 0)), sum(funnel.labels.values()))
     fates.pop("matched", None)
-    lost = Counter(fates) + Counter({"forgotten": forgotten, "label matches nothing": stray,
-                                     "waits for its prediction": waiting - stray})  # fmt: skip
+    lost = Counter(fates) + Counter(
+        {"forgotten": forgotten, "label matches nothing": stray, "waits for its prediction": waiting - stray}
+    )
     unused = Counter({reason: n for reason, n in funnel.labels.items() if reason})
     unused["late, or not read yet"] = matched - sum(funnel.labels.values())
     received = matched + sum(lost.values())

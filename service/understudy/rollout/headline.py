@@ -9,15 +9,30 @@ JUDGE = "judge"
 REASON_MAX_CHARS = 90
 """Of an operator's reason in a headline; the whole reason is in the verdict."""
 _WAITS = {
-    "loadtest": "waits for a load test", "approval": "waits for approval by an operator", "operator": "waits for an operator",
-    "labels": "waits for labels", "requests": "waits for requests", "time": "waits until its time is over",
-}  # fmt: skip
+    "loadtest": "waits for a load test",
+    "approval": "waits for approval by an operator",
+    "operator": "waits for an operator",
+    "labels": "waits for labels",
+    "requests": "waits for requests",
+    "time": "waits until its time is over",
+}
 _DONE = {
-    "started": "started", "advance": "advanced", "finish": "promoted", "wait": "stopped for approval", "rollback": "rolled back",
-    "release": "released the old primary", "promote": "advanced by hand", "promote_full": "promoted by hand",
-    "weight": "set by hand", "shadow": "sent back to shadow", "pause": "paused", "resume": "resumed", "abort": "aborted",
-    "retry": "started again", "undo": "promotion taken back",
-}  # fmt: skip
+    "started": "started",
+    "advance": "advanced",
+    "finish": "promoted",
+    "wait": "stopped for approval",
+    "rollback": "rolled back",
+    "release": "released the old primary",
+    "promote": "advanced by hand",
+    "promote_full": "promoted by hand",
+    "weight": "set by hand",
+    "shadow": "sent back to shadow",
+    "pause": "paused",
+    "resume": "resumed",
+    "abort": "aborted",
+    "retry": "started again",
+    "undo": "promotion taken back",
+}
 
 
 def headline(

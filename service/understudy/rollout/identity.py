@@ -47,11 +47,14 @@ def identity(policy: Policy, models: Mapping[Variant, ModelIdentity]) -> dict[st
     """The document, as JSON: `policy` with every default written out, and `models` by variant."""
     told = {
         variant.value: {
-            "name": model.name, "version": model.version, "digest": model.digest,
-            "classes": list(model.classes), "positive": model.positive,
+            "name": model.name,
+            "version": model.version,
+            "digest": model.digest,
+            "classes": list(model.classes),
+            "positive": model.positive,
         }
         for variant, model in models.items()
-    }  # fmt: skip
+    }
     quality = policy.goals.quality
     units = {"units": UNITS} if quality is not None and quality.scale.clip is not None else {}
     return {"policy": policy.judged(), "models": told, **units}

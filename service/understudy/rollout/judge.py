@@ -97,11 +97,16 @@ class Verdict:
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "answer": self.answer, "reason": self.reason, "error_budget": {"harm": self.alpha_harm, "advance": self.alpha_advance},
-            "log_e_harm": _finite(self.log_e_harm), "log_e_advance": _finite(self.log_e_advance),
-            "labels_left": self.labels_left, "requests_left": self.requests_left, "seconds_left": self.seconds_left,
+            "answer": self.answer,
+            "reason": self.reason,
+            "error_budget": {"harm": self.alpha_harm, "advance": self.alpha_advance},
+            "log_e_harm": _finite(self.log_e_harm),
+            "log_e_advance": _finite(self.log_e_advance),
+            "labels_left": self.labels_left,
+            "requests_left": self.requests_left,
+            "seconds_left": self.seconds_left,
             "waits_for": list(self.waits_for),
-        }  # fmt: skip
+        }
 
 
 def trial_budget(policy: Policy, trial: int) -> float:
@@ -204,9 +209,17 @@ def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> Metric
     else:
         reason = f"{reason}: not decided yet"
     return MetricVerdict(
-        reading.metric, answer, reading.estimate, reading.low, reading.high, reading.n, reason, reading.line,
-        reading.log_e_advance, reading.log_e_harm,
-    )  # fmt: skip
+        reading.metric,
+        answer,
+        reading.estimate,
+        reading.low,
+        reading.high,
+        reading.n,
+        reason,
+        reading.line,
+        reading.log_e_advance,
+        reading.log_e_harm,
+    )
 
 
 def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | None:

@@ -84,12 +84,17 @@ class LaunchGoals(_Strict):
         """Those of a rollout file."""
         latency, load, cost = goals.latency, goals.load, goals.cost
         return cls(
-            throughput_rps=goals.throughput_rps, p50_ms=latency.p50_ms, p95_ms=latency.p95_ms, p99_ms=latency.p99_ms,
-            error_rate=load.error_rate, fallback_rate=load.fallback_rate, shadow_loss=load.shadow_loss,
+            throughput_rps=goals.throughput_rps,
+            p50_ms=latency.p50_ms,
+            p95_ms=latency.p95_ms,
+            p99_ms=latency.p99_ms,
+            error_rate=load.error_rate,
+            fallback_rate=load.fallback_rate,
+            shadow_loss=load.shadow_loss,
             records_loss=load.records_loss,
             machine_per_hour=cost.machine_per_hour if cost else None,
             max_per_million=cost.max_per_million if cost else None,
-        )  # fmt: skip
+        )
 
 
 class Latencies(_Strict):

@@ -55,13 +55,18 @@ LOSSES: Mapping[str, Loss] = {
         Loss("log_loss", "log-loss", "probabilities", "nats", LOG_CLIP),
         Loss("absolute_error", "absolute error", "value", "label units", "required", widest=lambda d: min(d, 1.0)),
         Loss(
-            "squared_error", "squared error", "value", "label units²", "required", 2,
+            "squared_error",
+            "squared error",
+            "value",
+            "label units²",
+            "required",
+            2,
             widest=lambda d: 1.0 - (1.0 - min(d, 1.0)) ** 2,
         ),
         Loss("win_rate", "win rate", "value", of_one=False, widest=lambda d: float(d > 0.0)),
         Loss(DISAGREEMENT, "share of rows with another answer", "answer", of_one=False, labelled=False),
     )
-}  # fmt: skip
+}
 """All losses by name, those of answers without probabilities first."""
 
 

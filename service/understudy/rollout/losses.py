@@ -287,9 +287,11 @@ def nearer(primary: Answer, candidate: Answer, label: Label) -> float | None:
 
 
 def tally(
-    outcome: Outcome, classes: Mapping[Variant, Classes], positive: Mapping[Variant, int | str | None],
+    outcome: Outcome,
+    classes: Mapping[Variant, Classes],
+    positive: Mapping[Variant, int | str | None],
     scale: LossScale | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """The store's counters that one labelled observation adds to, by name.
 
     `labels/matched`, `label_delay/<bucket>`, and per variant that answered: `outcome/<variant>/<predicted>/<actual>`,
@@ -312,9 +314,11 @@ def tally(
 
 
 def scored(
-    outcome: Outcome, classes: Mapping[Variant, Classes], positive: Mapping[Variant, int | str | None],
+    outcome: Outcome,
+    classes: Mapping[Variant, Classes],
+    positive: Mapping[Variant, int | str | None],
     scale: LossScale | None = None,
-) -> Iterator[tuple[Variant, str | None, str, dict[str, float]]]:  # fmt: skip
+) -> Iterator[tuple[Variant, str | None, str, dict[str, float]]]:
     """For each variant that answered: its predicted class, the actual one, and its raw losses.
 
     A regression, and a set of classes, have no predicted class (None).

@@ -38,8 +38,15 @@ class Order(enum.StrEnum):
 
 
 PEOPLE = (
-    Order.PROMOTE, Order.PROMOTE_FULL, Order.WEIGHT, Order.PAUSE, Order.RESUME, Order.ABORT, Order.RETRY, Order.UNDO,
-)  # fmt: skip
+    Order.PROMOTE,
+    Order.PROMOTE_FULL,
+    Order.WEIGHT,
+    Order.PAUSE,
+    Order.RESUME,
+    Order.ABORT,
+    Order.RETRY,
+    Order.UNDO,
+)
 """The orders that a person gives; a weight of nothing is `SHADOW`."""
 
 _RUNNING: dict[Order, Phase] = {

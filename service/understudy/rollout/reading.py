@@ -165,8 +165,17 @@ class Standing:
     def as_dict(self) -> dict[str, Any]:
         """As JSON, for `GET /rollout`."""
         return {
-            "labels": self.labels, "step_labels": self.step_labels, "step_requests": self.step_requests,
-            "step_seconds": self.step_s, "doubts": list(self.doubts), **self.coverage.as_dict(),
-            "clipped": {v.value: self.clipped.share(v) for v in Variant}, "no_loss": self.no_loss,
-            "trial": self.trial, "drawn": self.drawn, "dropped": self.dropped, "incidents": self.incidents, "away": self.away,
-        }  # fmt: skip
+            "labels": self.labels,
+            "step_labels": self.step_labels,
+            "step_requests": self.step_requests,
+            "step_seconds": self.step_s,
+            "doubts": list(self.doubts),
+            **self.coverage.as_dict(),
+            "clipped": {v.value: self.clipped.share(v) for v in Variant},
+            "no_loss": self.no_loss,
+            "trial": self.trial,
+            "drawn": self.drawn,
+            "dropped": self.dropped,
+            "incidents": self.incidents,
+            "away": self.away,
+        }

@@ -61,9 +61,11 @@ class Returning(Generic[E]):
     def state(self) -> dict[str, Any]:
         """As JSON."""
         return {
-            "places": list(self._places), "counts": list(self._counts), "keys": [keys.state() for keys in self._keys],
+            "places": list(self._places),
+            "counts": list(self._counts),
+            "keys": [keys.state() for keys in self._keys],
             "evidence": [evidence.state() for evidence in self._evidence],
-        }  # fmt: skip
+        }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """Take over a stored state.

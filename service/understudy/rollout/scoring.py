@@ -297,3 +297,8 @@ class Scorer:
         if drawn is Variant.CANDIDATE:
             return Pair(None, most, least, lost=lost)
         return Pair(None, least, most, lost=lost)
+
+
+def largest_pair(policy: Policy) -> float:
+    """The largest value of a pair: a sampled one carries the weight of its chance."""
+    return 1.0 if policy.labels.audit is None else SHARE_ONE / policy.labels.audit

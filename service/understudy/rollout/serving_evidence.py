@@ -157,10 +157,19 @@ class Served:
         line = scale.bounded(self._line.harm_line)
         harm = self.worse_again.log_e(self.harm.log_e_above(line), lambda e: e.log_e_above(line))
         return Reading(
-            self._line.loss, mean, best.band(alpha)[0], whole.band(alpha)[1], whole.n, 0, margin, advance,
-            harm, margin - mean, whole.variance if whole.n else 0.0,
+            self._line.loss,
+            mean,
+            best.band(alpha)[0],
+            whole.band(alpha)[1],
+            whole.n,
+            0,
+            margin,
+            advance,
+            harm,
+            margin - mean,
+            whole.variance if whole.n else 0.0,
             largest=1.0 / self._policy.smallest_share,
-        ).in_units_of(scale, self._line.margin)  # fmt: skip
+        ).in_units_of(scale, self._line.margin)
 
     def _failures(self, ratio: float) -> Reading:
         n, hits, harm = self.failures.n, self.failures.hits, self.failures.log_e_above(ratio)
@@ -198,10 +207,19 @@ class Served:
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
         kept: dict[str, Any] = {
-            "split": self.split, "labelled": self.labelled, "failures": self.failures, "latency": self.latency,
-            "slower": self.slower, "keys": self._keys, "keys_settled": self._keys_settled, "worst": self.worst,
-            "best": self.best, "harm": self.harm, "failed_again": self.failed_again, "worse_again": self.worse_again,
-        }  # fmt: skip
+            "split": self.split,
+            "labelled": self.labelled,
+            "failures": self.failures,
+            "latency": self.latency,
+            "slower": self.slower,
+            "keys": self._keys,
+            "keys_settled": self._keys_settled,
+            "worst": self.worst,
+            "best": self.best,
+            "harm": self.harm,
+            "failed_again": self.failed_again,
+            "worse_again": self.worse_again,
+        }
         return {name: None if part is None else part.state() for name, part in kept.items()}
 
     def take(self, state: Mapping[str, Any]) -> None:

@@ -29,9 +29,15 @@ class Pending:
     __slots__ = ("_answer", "_begun", "_exchange", "_pipeline", "_plan", "_refuse", "_started", "_whole")
 
     def __init__(
-        self, pipeline: Pipeline, whole: CompleteRequest, exchange: Exchange, plan: Plan, started: float,
-        answer: Callable[[Exchange, Scores], tuple[Headers, bytes]], refuse: Callable[[CompleteRequest, UnderstudyError], None],
-    ) -> None:  # fmt: skip
+        self,
+        pipeline: Pipeline,
+        whole: CompleteRequest,
+        exchange: Exchange,
+        plan: Plan,
+        started: float,
+        answer: Callable[[Exchange, Scores], tuple[Headers, bytes]],
+        refuse: Callable[[CompleteRequest, UnderstudyError], None],
+    ) -> None:
         self._pipeline, self._whole, self._exchange, self._plan = pipeline, whole, exchange, plan
         self._started = self._begun = started
         self._answer, self._refuse = answer, refuse

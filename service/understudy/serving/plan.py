@@ -48,9 +48,16 @@ class Control:
     """
 
     def __init__(
-        self, policy: Policy, cards: Mapping[Variant, Card], store: Store, metrics: Metrics, clock: Clock, plan: Plan | None,
-        requirements: Requirements | None = None, begin: Callable[[], Plan | None] = lambda: None,
-    ) -> None:  # fmt: skip
+        self,
+        policy: Policy,
+        cards: Mapping[Variant, Card],
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+        plan: Plan | None,
+        requirements: Requirements | None = None,
+        begin: Callable[[], Plan | None] = lambda: None,
+    ) -> None:
         self.policy, self.cards, self._begin = policy, cards, begin
         self._store, self._metrics, self._clock = store, metrics, clock
         self._requirements = requirements
@@ -136,9 +143,12 @@ class Control:
             raise NotAllowedNow(f"the rollout is at revision {before.revision}, not at {expected_revision}: look again")
         plan = move(self.policy, before, order, self._clock.now(), weight=share)
         told = {
-            "from": before.phase.value, "to": plan.phase.value, "from_weight": before.weight * 100 / SHARE_ONE,
-            "weight": plan.weight * 100 / SHARE_ONE, "step": plan.step,
-        }  # fmt: skip
+            "from": before.phase.value,
+            "to": plan.phase.value,
+            "from_weight": before.weight * 100 / SHARE_ONE,
+            "weight": plan.weight * 100 / SHARE_ONE,
+            "step": plan.step,
+        }
         if order is Order.RETRY:
             # A trial may end in a wrong rollback with this chance; all trials together with the harm budget at most.
             told |= {"trial": plan.trial, "harm_budget": trial_budget(self.policy, plan.trial)}
@@ -193,9 +203,10 @@ class Control:
         kept = await asyncio.to_thread(self._store.load_state, SHOWN)
         share = self.policy.labels.audit
         return {
-            "share": None if share is None else share * 100 / SHARE_ONE, "wait_s": self.policy.labels.wait,
+            "share": None if share is None else share * 100 / SHARE_ONE,
+            "wait_s": self.policy.labels.wait,
             "wanted": kept["wanted"] if kept else [],
-        }  # fmt: skip
+        }
 
     async def events(self, after: int, limit: int) -> dict[str, Any]:
         """The body of `GET /rollout/events`."""

@@ -62,9 +62,14 @@ def _step(step: Step) -> dict[str, Any]:
 def _field(field: Field, spec: InputSpec) -> dict[str, Any]:
     """One field with an example: the middle of what its training data had, or the most frequent value."""
     found: dict[str, Any] = {
-        "name": field.name, "dtype": field.dtype, "shape": list(field.shape), "scalar": field.scalar,
-        "nullable": field.nullable, "required": field.required, "description": spec.description,
-    }  # fmt: skip
+        "name": field.name,
+        "dtype": field.dtype,
+        "shape": list(field.shape),
+        "scalar": field.scalar,
+        "nullable": field.nullable,
+        "required": field.required,
+        "description": spec.description,
+    }
     profile = spec.profile
     if isinstance(profile, NumericProfile):
         middle = profile.edges[len(profile.edges) // 2] if profile.edges else profile.mean

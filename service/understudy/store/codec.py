@@ -158,10 +158,35 @@ def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
     # All at once and by position: this runs for every row that the judge reads.
     (
-        _, own, request, at, revision, variant, mode, share, unit, fallback, status, label, score, probabilities, seconds,
-        status_2, label_2, score_2, probabilities_2, seconds_2, point, vector, vector_2, agrees, unsampled, replay, received_at,
+        _,
+        own,
+        request,
+        at,
+        revision,
+        variant,
+        mode,
+        share,
+        unit,
+        fallback,
+        status,
+        label,
+        score,
+        probabilities,
+        seconds,
+        status_2,
+        label_2,
+        score_2,
+        probabilities_2,
+        seconds_2,
+        point,
+        vector,
+        vector_2,
+        agrees,
+        unsampled,
+        replay,
+        received_at,
         *_,
-    ) = row  # fmt: skip
+    ) = row
     return Observation(
         own,
         own if request is None else request,

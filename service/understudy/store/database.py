@@ -56,9 +56,13 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, synchronous: Synchronous = "NORMAL",
+        self,
+        url: str,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        synchronous: Synchronous = "NORMAL",
         connections_max: int = CONNECTIONS_MAX,
-    ) -> None:  # fmt: skip
+    ) -> None:
         parsed = parsed_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         self.postgres = parsed.get_backend_name() == "postgresql"

@@ -54,9 +54,13 @@ def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
     """
     arguments = _arguments(url, timeout_s)
     engine = create_engine(
-        url.difference_update_query(["options"]), connect_args=arguments, pool_size=connections_max, max_overflow=0,
-        pool_timeout=timeout_s, pool_pre_ping=True,
-    )  # fmt: skip
+        url.difference_update_query(["options"]),
+        connect_args=arguments,
+        pool_size=connections_max,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        pool_pre_ping=True,
+    )
 
     def connect(_dialect: Any, _record: Any, args: Sequence[Any], keywords: dict[str, Any]) -> _Connection:
         connection = _Connection.connect(*args, **keywords)

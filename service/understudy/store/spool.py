@@ -130,9 +130,16 @@ class Spooled:
     """
 
     def __init__(
-        self, store: Store, rollout: str, folder: Path, name: str, *, max_bytes: int, patience_s: float,
+        self,
+        store: Store,
+        rollout: str,
+        folder: Path,
+        name: str,
+        *,
+        max_bytes: int,
+        patience_s: float,
         told: Callable[[int], None] = lambda rows: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._store, self._max_bytes, self._patience_s, self._told = store, max_bytes, patience_s, told
         # The batches of another rollout say nothing to this one's store: they wait until it is served again.
         self._folder = folder / hashlib.sha256(rollout.encode()).hexdigest()[:16]

@@ -300,9 +300,12 @@ class SqlStore:
         with self._writing() as connection:
             for slot, document in sketches.items():
                 row = {
-                    "rollout": self._key, "slot": slot, "writer": writer, "written_at": now,
+                    "rollout": self._key,
+                    "slot": slot,
+                    "writer": writer,
+                    "written_at": now,
                     "value": codec.to_json(dict(document)),
-                }  # fmt: skip
+                }
                 keys = [sketches_table.c.rollout, sketches_table.c.slot, sketches_table.c.writer]
                 statement = self._insert(sketches_table).values(row)
                 connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=row))
@@ -346,9 +349,12 @@ class SqlStore:
 
 
 _OF_LABEL = (
-    labels.c.label, labels.c.at.label("label_at"), labels.c.received_at.label("label_received_at"), labels.c.at_before,
+    labels.c.label,
+    labels.c.at.label("label_at"),
+    labels.c.received_at.label("label_received_at"),
+    labels.c.at_before,
     labels.c.corrected,
-)  # fmt: skip
+)
 
 
 def _judged(row: codec.Row, known_by: int | None) -> tuple[int, Observation, LabelReport | None]:

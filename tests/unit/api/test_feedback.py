@@ -38,10 +38,18 @@ def errors(decoder: FeedbackDecoder, raw: bytes) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("decoder", "sent", "kept"),
     [
-        (BINARY, 1, 1), (BINARY, True, 1), (BINARY, 1.0, 1), (BINARY, False, 0), (WORDS, "cat", "cat"), (NUMBER, 2, 2),
-        (NUMBER, -1.5, -1.5), (ANYTHING, True, True), (ANYTHING, "x", "x"), (ANYTHING, 0.5, 0.5),
+        (BINARY, 1, 1),
+        (BINARY, True, 1),
+        (BINARY, 1.0, 1),
+        (BINARY, False, 0),
+        (WORDS, "cat", "cat"),
+        (NUMBER, 2, 2),
+        (NUMBER, -1.5, -1.5),
+        (ANYTHING, True, True),
+        (ANYTHING, "x", "x"),
+        (ANYTHING, 0.5, 0.5),
     ],
-)  # fmt: skip
+)
 def test_a_label_is_kept_as_the_model_names_its_class(decoder: FeedbackDecoder, sent: Any, kept: Any) -> None:
     """`true` and 1.0 are the class 1; the type is the class's own, so that the store's texts agree."""
     report = one(decoder, sent)
@@ -53,12 +61,18 @@ def test_a_label_is_kept_as_the_model_names_its_class(decoder: FeedbackDecoder, 
 @pytest.mark.parametrize(
     ("decoder", "sent", "says"),
     [
-        (BINARY, 2, "classes are [0, 1]"), (BINARY, "1", "classes are [0, 1]"), (BINARY, 0.5, "classes are [0, 1]"),
-        (BINARY, "", "classes are [0, 1]"), (WORDS, 1, "['bird', 'cat']"), (WORDS, "Cat", "['bird', 'cat']"),
-        (NUMBER, "3", "predicts a number"), (NUMBER, True, "predicts a number"),
-        (NUMBER, 2**63, "more than 64 bits"), (ANYTHING, -(10**30), "more than 64 bits"),
+        (BINARY, 2, "classes are [0, 1]"),
+        (BINARY, "1", "classes are [0, 1]"),
+        (BINARY, 0.5, "classes are [0, 1]"),
+        (BINARY, "", "classes are [0, 1]"),
+        (WORDS, 1, "['bird', 'cat']"),
+        (WORDS, "Cat", "['bird', 'cat']"),
+        (NUMBER, "3", "predicts a number"),
+        (NUMBER, True, "predicts a number"),
+        (NUMBER, 2**63, "more than 64 bits"),
+        (ANYTHING, -(10**30), "more than 64 bits"),
     ],
-)  # fmt: skip
+)
 def test_a_label_of_another_kind_is_refused_with_what_the_model_knows(
     decoder: FeedbackDecoder, sent: Any, says: str
 ) -> None:
@@ -81,9 +95,13 @@ def test_every_bad_label_of_a_batch_is_named_and_none_is_taken() -> None:
     """Two of four, one for its label and one for its time."""
     found = errors(
         BINARY,
-        body({"prediction_id": "a", "label": 1}, {"prediction_id": "b", "label": 7},
-             {"prediction_id": "c", "label": 0}, {"prediction_id": "d", "label": 0, "at": "yesterday"}),
-    )  # fmt: skip
+        body(
+            {"prediction_id": "a", "label": 1},
+            {"prediction_id": "b", "label": 7},
+            {"prediction_id": "c", "label": 0},
+            {"prediction_id": "d", "label": 0, "at": "yesterday"},
+        ),
+    )
 
     assert [(error["row"], error["field"]) for error in found] == [(1, "label"), (3, "at")]
 
@@ -114,9 +132,15 @@ def test_times_as_people_write_them(at: Any, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("at", "says"),
-    [("2013-07-01T12:00:00", "time zone"), ("2013-07-01", "time zone"), ("noon", "RFC 3339"), ("", "RFC 3339"),
-     ("1372680000", "RFC 3339"), ("2013-02-30T00:00:00Z", "RFC 3339")],
-)  # fmt: skip
+    [
+        ("2013-07-01T12:00:00", "time zone"),
+        ("2013-07-01", "time zone"),
+        ("noon", "RFC 3339"),
+        ("", "RFC 3339"),
+        ("1372680000", "RFC 3339"),
+        ("2013-02-30T00:00:00Z", "RFC 3339"),
+    ],
+)
 def test_a_time_that_could_mean_two_moments_is_refused(at: str, says: str) -> None:
     """Without a zone nobody knows when it was."""
     (error,) = errors(BINARY, body({"prediction_id": "a", "label": 1, "at": at}))
@@ -128,13 +152,21 @@ def test_a_time_that_could_mean_two_moments_is_refused(at: str, says: str) -> No
 @pytest.mark.parametrize(
     "raw",
     [
-        b'{"labels": []}', b"{}", b"[]", b"1", b'{"labels": 1}', b'{"labels": [1]}', b'{"labels": [{}]}',
-        b'{"labels": [{"prediction_id": "", "label": 1}]}', b'{"labels": [{"prediction_id": 1, "label": 1}]}',
-        b'{"labels": [{"prediction_id": "a", "label": 1, "weight": 2}]}', b'{"labels": [], "more": 1}',
+        b'{"labels": []}',
+        b"{}",
+        b"[]",
+        b"1",
+        b'{"labels": 1}',
+        b'{"labels": [1]}',
+        b'{"labels": [{}]}',
+        b'{"labels": [{"prediction_id": "", "label": 1}]}',
+        b'{"labels": [{"prediction_id": 1, "label": 1}]}',
+        b'{"labels": [{"prediction_id": "a", "label": 1, "weight": 2}]}',
+        b'{"labels": [], "more": 1}',
         b'{"labels": [{"prediction_id": "a", "label": 1, "at": true}]}',
         b'{"labels": [{"prediction_id": "' + b"a" * 65 + b'", "label": 1}]}',
     ],
-)  # fmt: skip
+)
 def test_another_form_is_refused_and_the_form_is_shown(raw: bytes) -> None:
     """422, with the body as it should be."""
     (error,) = errors(BINARY, raw)

@@ -25,11 +25,13 @@ from understudy.testing import card
 BENTO = {
     "openapi": "3.0.2",
     "info": {"title": "Understudy", "version": "None", "contact": {"name": "BentoML"}},
-    "paths": {"/livez": {"get": {"responses": {"200": {"description": "theirs"}}}},
-              "/metrics": {"get": {"responses": {"200": {"description": "metrics"}}}}},
+    "paths": {
+        "/livez": {"get": {"responses": {"200": {"description": "theirs"}}}},
+        "/metrics": {"get": {"responses": {"200": {"description": "metrics"}}}},
+    },
     "components": {"schemas": {"InternalServerError": {"type": "object"}}},
     "tags": [{"name": "Infrastructure"}],
-}  # fmt: skip
+}
 """BentoML's own document, in little."""
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 PLAIN = parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\nroute_by: user\nunit: user\n")
@@ -282,10 +284,12 @@ def test_answers_name_what_the_kind_of_model_gives() -> None:
     }
 
     assert item == {
-        "binary": {"prediction_id", "label", "probabilities"}, "words": {"prediction_id", "label", "probabilities"},
+        "binary": {"prediction_id", "label", "probabilities"},
+        "words": {"prediction_id", "label", "probabilities"},
         "nameless": {"prediction_id", "label", "probabilities"},
-        "regression": {"prediction_id", "value"}, "other": {"prediction_id", "outputs"},
-    }  # fmt: skip
+        "regression": {"prediction_id", "value"},
+        "other": {"prediction_id", "outputs"},
+    }
     assert document()["components"]["schemas"]["Rollout"]["properties"]["phase"]["enum"] == [p.value for p in Phase]
 
 

@@ -133,7 +133,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "an unknown input": (body(X, S, tensor("y", "FP32", [1])), "input 'y': unknown; the model takes x, s, tail"),
     "an input twice": (body(X, X, S), "'x': is there twice"),
     "another datatype": (body(tensor("x", "FP64", [1, 2]), S), "'x': its datatype is 'FP64'; the model takes FP32"),
-    "another rank": (body(tensor("x", "FP32", [1, 2], [2, 1, 1]), S), "'x': its shape is [2, 1, 1]; the model takes [-1, 1]"),
+    "another rank": (
+        body(tensor("x", "FP32", [1, 2], [2, 1, 1]), S),
+        "'x': its shape is [2, 1, 1]; the model takes [-1, 1]",
+    ),
     "no rank": (body({**X, "shape": []}, S), "its shape is []"),
     "a negative size": (body({**X, "shape": [-1]}, S), "shape"),
     "no rows": (body({**X, "shape": [0], "data": []}, S), "'x': it has 0 rows"),
@@ -150,11 +153,17 @@ BAD: dict[str, tuple[bytes, str]] = {
     "data twice": (body({**X, "parameters": {"binary_data_size": 0}}, S), "both"),
     "raw bytes that are not there": (raw(("x", "FP32", [2], b"12345678"))[0][:-8], "binary_data_size of 'x' is 8"),
     "shared memory": (body({**X, "parameters": {"shared_memory_region": "r"}}, S), "shared memory"),
-    "an unknown output": (body(X, S, outputs=[{"name": "nope"}]), "output 'nope' is unknown; there are label, probabilities"),
+    "an unknown output": (
+        body(X, S, outputs=[{"name": "nope"}]),
+        "output 'nope' is unknown; there are label, probabilities",
+    ),
     "an output twice": (body(X, S, outputs=[{"name": "label"}] * 2), "twice"),
-    "a context field too long": (body(X, S, tensor("tail", "BYTES", ["N" * 17, ""])), "'tail': a string is longer than 16"),
+    "a context field too long": (
+        body(X, S, tensor("tail", "BYTES", ["N" * 17, ""])),
+        "'tail': a string is longer than 16",
+    ),
     "a context field of another type": (body(X, S, tensor("tail", "FP32", [1, 2])), "'tail': its datatype is 'FP32'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -169,15 +178,30 @@ def test_what_does_not_fit_is_named(name: str) -> None:
 ONE, ONE_LENGTH = raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], texts("a")))
 BAD_RAW: dict[str, tuple[tuple[bytes, int], str]] = {
     "a header beyond the body": ((b"{}", 3), "Inference-Header-Content-Length is 3; the body has 2 bytes"),
-    "too few bytes": (raw(("x", "FP32", [2], b"1234567"), ("s", "BYTES", [2], texts("a", "b"))), "'x': its binary data have 7"),
+    "too few bytes": (
+        raw(("x", "FP32", [2], b"1234567"), ("s", "BYTES", [2], texts("a", "b"))),
+        "'x': its binary data have 7",
+    ),
     "bytes left": ((ONE + b"!", ONE_LENGTH), "1 bytes are left"),
-    "infinity": (raw(("x", "FP32", [2], struct.pack("<ff", 1, math.inf)), ("s", "BYTES", [2], texts("", ""))), "row 1 has inf"),
-    "a string cut short": (raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], b"\x09\0\0\0abc")), "says that it has 9 bytes"),
-    "a string without length": (raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], b"\x09\0")), "end before element 0"),
-    "one string too many": (raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], texts("a", "b"))), "after the last of 1"),
+    "infinity": (
+        raw(("x", "FP32", [2], struct.pack("<ff", 1, math.inf)), ("s", "BYTES", [2], texts("", ""))),
+        "row 1 has inf",
+    ),
+    "a string cut short": (
+        raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], b"\x09\0\0\0abc")),
+        "says that it has 9 bytes",
+    ),
+    "a string without length": (
+        raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], b"\x09\0")),
+        "end before element 0",
+    ),
+    "one string too many": (
+        raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], texts("a", "b"))),
+        "after the last of 1",
+    ),
     "not UTF-8": (raw(("x", "FP32", [1], b"1234"), ("s", "BYTES", [1], b"\1\0\0\0\xff")), "not UTF-8"),
     "a huge free shape": (raw(("x", "FP32", [2**62], b"")), "most 50"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_RAW)
@@ -214,19 +238,35 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 
 ODD: Any = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["FP32", "BYTES", "x", "s"]),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.sampled_from(["name", "shape", "datatype", "data", "parameters", "binary_data_size", "inputs", "outputs", "id"]),
-        inner, max_size=6,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["FP32", "BYTES", "x", "s"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["name", "shape", "datatype", "data", "parameters", "binary_data_size", "inputs", "outputs", "id"]
+            ),
+            inner,
+            max_size=6,
+        )
     ),
     max_leaves=20,
-)  # fmt: skip
+)
 INPUT = st.fixed_dictionaries(
-    {"name": st.sampled_from(["x", "s", "tail", "y"]), "datatype": st.sampled_from(["FP32", "BYTES", "INT64"]),
-     "shape": st.lists(st.integers(-1, 3) | st.just(2**63), max_size=3)},
-    optional={"data": ODD, "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": ODD | st.integers(0, 30)})},
-)  # fmt: skip
+    {
+        "name": st.sampled_from(["x", "s", "tail", "y"]),
+        "datatype": st.sampled_from(["FP32", "BYTES", "INT64"]),
+        "shape": st.lists(st.integers(-1, 3) | st.just(2**63), max_size=3),
+    },
+    optional={
+        "data": ODD,
+        "parameters": st.fixed_dictionaries({}, optional={"binary_data_size": ODD | st.integers(0, 30)}),
+    },
+)
 
 
 @given(st.lists(INPUT, max_size=4), st.binary(max_size=40), st.none() | st.integers(0, 400), ODD)
@@ -272,10 +312,13 @@ def test_answers_are_in_the_callers_own_form_whoever_gives_them() -> None:
 
     assert answers[0] == answers[1]
     assert json.loads(sent[:length]) == {
-        "model_name": "m", "id": "a", "outputs": [
+        "model_name": "m",
+        "id": "a",
+        "outputs": [
             {"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "parameters": {"binary_data_size": 16}},
-            {"name": "label", "datatype": "INT64", "shape": [2], "data": [0, 1]}],
-    }  # fmt: skip
+            {"name": "label", "datatype": "INT64", "shape": [2], "data": [0, 1]},
+        ],
+    }
     assert np.frombuffer(sent[length:], np.float32).tolist() == [0.75, 0.25, 0.5, 0.5]
 
 
@@ -304,8 +347,9 @@ def test_metadata_say_what_a_request_needs() -> None:
 
     assert both.metadata()["inputs"] == [x, s, extra | optional, tail]
     assert both.metadata()["outputs"] == [
-        {"name": "label", "datatype": "INT64", "shape": [-1]}, {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}
-    ]  # fmt: skip
+        {"name": "label", "datatype": "INT64", "shape": [-1]},
+        {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
+    ]
     assert alone.metadata()["inputs"] == [x, s, extra, tail]
     assert [o["name"] for o in alone.metadata()["outputs"]] == ["p", "class"]
 

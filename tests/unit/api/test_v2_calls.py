@@ -59,15 +59,29 @@ class House:
         policy = parse("model: m\ntask: binary-classification\nprimary: a\ncandidate: b\nroute_by: tail\n")
         self.slots, clock = ModelSlots(primary, candidate), ManualClock()
         self.pipeline = pipeline(
-            notes, plan, self.slots, decoder, clock=clock, tokens=Tokens(tokens), route_by=policy.route_by, deadline_s=1.0,
+            notes,
+            plan,
+            self.slots,
+            decoder,
+            clock=clock,
+            tokens=Tokens(tokens),
+            route_by=policy.route_by,
+            deadline_s=1.0,
             candidate_timeout_s=0.8,
-        )  # fmt: skip
+        )
         self.pipeline.next_id = 7
         parts: Any = SimpleNamespace(
-            policy=policy, cards=cards, decoder=decoder, settings=Settings(body_max_bytes=2_000), clock=clock,
-            body_limits={"max_bytes": 2_000, "timeout_s": 1.0}, tokens=Tokens(tokens), recorder=notes, slots=self.slots,
+            policy=policy,
+            cards=cards,
+            decoder=decoder,
+            settings=Settings(body_max_bytes=2_000),
+            clock=clock,
+            body_limits={"max_bytes": 2_000, "timeout_s": 1.0},
+            tokens=Tokens(tokens),
+            recorder=notes,
+            slots=self.slots,
             pipeline=self.pipeline,
-        )  # fmt: skip
+        )
         self.door = FrontDoor(SimpleNamespace(routes=[]))
         protocol = ProtocolV2(parts, lambda: None)
         self.door.open(protocol.routes(), {"/v2": tell})
@@ -202,19 +216,29 @@ def test_errors_are_told_as_the_protocol_has_them_and_counted() -> None:
     async def main() -> None:
         house = House()
         answers = [
-            await house.call(INFER, b"{"), await house.call(INFER, about("hot")), await house.call(INFER, about(13.0)),  # type: ignore[arg-type]
-            await house.call(INFER, about(*[0.5] * 6)), await house.call(INFER, b" " * 3_000), await house.call(INFER),
-            await house.call("/v2/models/other/infer", about(0.5)), await house.call("/v2/nothing"),
+            await house.call(INFER, b"{"),
+            await house.call(INFER, about("hot")),
+            await house.call(INFER, about(13.0)),  # type: ignore[arg-type]
+            await house.call(INFER, about(*[0.5] * 6)),
+            await house.call(INFER, b" " * 3_000),
+            await house.call(INFER),
+            await house.call("/v2/models/other/infer", about(0.5)),
+            await house.call("/v2/nothing"),
             await house.call(INFER, about(0.5), content_type="text/csv"),
-        ]  # fmt: skip
+        ]
         assert [status for status, _, _ in answers] == [400, 400, 500, 413, 413, 405, 404, 404, 415]
         for _, head, said in answers:
             assert head["content-type"] == "application/json"
             assert list(said) == ["error"]
         assert answers[5][1]["allow"] == "POST"
         assert [(status, [p["field"] for p in problems]) for status, problems in house.notes.refusals] == [
-            (400, []), (400, ["x"]), (413, []), (413, []), (404, []), (415, []),
-        ]  # fmt: skip
+            (400, []),
+            (400, ["x"]),
+            (413, []),
+            (413, []),
+            (404, []),
+            (415, []),
+        ]
         busy = House(queue_max_rows=1)
         held = [busy.slots.primary.infer([(0.5, "s", None)]) for _ in range(1)]
         status, head, said = await busy.call(INFER, about(0.5))

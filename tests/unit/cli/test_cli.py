@@ -25,19 +25,31 @@ from understudy.rollout.policy import json_schema, parse
 
 COMMANDS = sorted(c.name or str(c.callback.__name__) for c in cli.app.registered_commands if c.callback is not None)
 STATE: dict[str, Any] = {
-    "model": "flight-delay", "phase": "canary", "step": 1, "weight": 12.5, "shadow_share": 100.0,
+    "model": "flight-delay",
+    "phase": "canary",
+    "step": 1,
+    "weight": 12.5,
+    "shadow_share": 100.0,
     "primary": {"name": "flight_poc", "version": "1.0.0", "digest": "sha256:" + "a" * 64, "up": True},
     "candidate": {"name": "flight_candidate", "version": "2.0.0", "digest": "sha256:" + "b" * 64, "up": False},
     "headline": "better answers 12.5 %: not decided yet",
-    "verdict": {"answer": "hold", "reason": "weights are set by hand; [nothing] is judged yet"}, "metrics": [],
-    "variants": {"primary": {"requests": 12345, "latency_p50_ms": 1.25, "brier": 0.2},
-                 "candidate": {"requests": 0, "latency_p50_ms": None}},
+    "verdict": {"answer": "hold", "reason": "weights are set by hand; [nothing] is judged yet"},
+    "metrics": [],
+    "variants": {
+        "primary": {"requests": 12345, "latency_p50_ms": 1.25, "brier": 0.2},
+        "candidate": {"requests": 0, "latency_p50_ms": None},
+    },
     "labels": {"matched": 1234, "coverage": 0.5, "delay_p50_s": 7200.0},
     "shadow": {"sent": 4321, "compared": 4320, "dropped": 1, "failed": 0, "late": 0},
-    "fallbacks": {}, "revision": 7, "updated_at": 1e9,
-    "drift": {"alarms": [{"variant": "primary", "feature": "temp", "since": 1_372_770_000.0,
-                          "reason": "[temp] is unlike training"}]},
-}  # fmt: skip
+    "fallbacks": {},
+    "revision": 7,
+    "updated_at": 1e9,
+    "drift": {
+        "alarms": [
+            {"variant": "primary", "feature": "temp", "since": 1_372_770_000.0, "reason": "[temp] is unlike training"}
+        ]
+    },
+}
 
 
 @pytest.fixture(autouse=True)
@@ -274,9 +286,17 @@ def test_serve_becomes_the_server(tmp_path: Path, started: list[Any]) -> None:
     ((arguments, env),) = started
 
     assert arguments == [
-        sys.executable, "-P", "-m", "understudy.server", "serve", "understudy.app:Understudy",
-        "--host", "127.0.0.1", "--port", "4000",
-    ]  # fmt: skip
+        sys.executable,
+        "-P",
+        "-m",
+        "understudy.server",
+        "serve",
+        "understudy.app:Understudy",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "4000",
+    ]
     assert (env["UNDERSTUDY_ROLLOUT_FILE"], env["UNDERSTUDY_WORKERS"], env["HOME"]) == (
         "rollout.yaml",
         "3",
@@ -359,9 +379,12 @@ def test_a_token_is_appended_to_a_file_that_ends_in_the_middle_of_a_line(tmp_pat
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["ada", "--role", "root"], "'root' is not viewer or operator"), (["Ada Lovelace"], "must be one word"),
-     (["ada", "--file", "no/tokens"], "no/tokens")],
-)  # fmt: skip
+    [
+        (["ada", "--role", "root"], "'root' is not viewer or operator"),
+        (["Ada Lovelace"], "must be one word"),
+        (["ada", "--file", "no/tokens"], "no/tokens"),
+    ],
+)
 def test_a_token_that_cannot_be_made_leaves_no_file(tmp_path: Path, arguments: list[str], says: str) -> None:
     """Another role, a name that would break the file, a folder that is not there."""
     assert says in refused("token", *arguments)
@@ -379,9 +402,13 @@ def test_status_shows_where_the_rollout_stands() -> None:
     for words in (
         "flight-delay: canary, candidate at 12.5 %, revision 7",
         "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  down, and being probed: it has not answered yet",
-        "[nothing] is judged yet", "12,345", "1.2500", "1,234 matched, 50.0% of the rows, half of them within 2:00:00",
-        "4,321 sent, 4,320 compared, 1 dropped", "drift      since 2013-07-02 13:00 UTC: [temp] is unlike training",
-    ):  # fmt: skip
+        "[nothing] is judged yet",
+        "12,345",
+        "1.2500",
+        "1,234 matched, 50.0% of the rows, half of them within 2:00:00",
+        "4,321 sent, 4,320 compared, 1 dropped",
+        "drift      since 2013-07-02 13:00 UTC: [temp] is unlike training",
+    ):
         assert words in shown
     assert re.search(r"latency p50 ms +1\.2500 +-", shown)
 
@@ -502,11 +529,25 @@ def test_a_weight_that_is_none_is_not_sent(weight: str) -> None:
 def test_history_says_who_did_what_when_and_why() -> None:
     """Oldest first, in UTC; at most as many as asked for."""
     events = [
-        {"id": 1, "at": 1_372_636_800.0, "kind": "started", "actor": "service", "reason": "new", "revision": 1,
-         "details": {"phase": "shadow", "policy": {"left": "out"}}},
-        {"id": 2, "at": 1_372_640_461.0, "kind": "weight", "actor": "ada", "reason": "[looks] good", "revision": 2,
-         "details": {"weight": 5, "from_weight": 0}},
-    ]  # fmt: skip
+        {
+            "id": 1,
+            "at": 1_372_636_800.0,
+            "kind": "started",
+            "actor": "service",
+            "reason": "new",
+            "revision": 1,
+            "details": {"phase": "shadow", "policy": {"left": "out"}},
+        },
+        {
+            "id": 2,
+            "at": 1_372_640_461.0,
+            "kind": "weight",
+            "actor": "ada",
+            "reason": "[looks] good",
+            "revision": 2,
+            "details": {"weight": 5, "from_weight": 0},
+        },
+    ]
     with serving(GET_rollout_events=(200, {"events": events})) as stub:
         shown = done("history", "--limit", "7", "--url", stub.url, COLUMNS="200")
 
@@ -586,9 +627,12 @@ RECEIPT = {"matched": 2, "duplicate": 0, "conflict": 0, "pending": 0}
 
 def replayed(*options: str, predict: tuple[int, Any] = (200, PREDICTED)) -> Result:
     with serving(
-        GET_rollout=(200, STATE), GET_rollout_evidence=(200, {"counters": {}}), GET_metrics=(200, b""),
-        POST_predict=predict, POST_feedback=(200, RECEIPT),
-    ) as stub:  # fmt: skip
+        GET_rollout=(200, STATE),
+        GET_rollout_evidence=(200, {"counters": {}}),
+        GET_metrics=(200, b""),
+        POST_predict=predict,
+        POST_feedback=(200, RECEIPT),
+    ) as stub:
         return understudy("replay", "--month", "7", "--url", stub.url, *options)
 
 
@@ -626,9 +670,12 @@ def test_a_replay_with_failures_or_differences_fails() -> None:
 def test_a_replay_after_which_the_figures_differ_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The store has counted two rehearsals meanwhile, and the metrics have not."""
     with serving(
-        GET_rollout=(200, STATE), GET_rollout_evidence=(200, {"counters": {"shadow/sent": 5}}), GET_metrics=(200, b""),
-        POST_predict=(200, PREDICTED), POST_feedback=(200, RECEIPT),
-    ) as stub:  # fmt: skip
+        GET_rollout=(200, STATE),
+        GET_rollout_evidence=(200, {"counters": {"shadow/sent": 5}}),
+        GET_metrics=(200, b""),
+        POST_predict=(200, PREDICTED),
+        POST_feedback=(200, RECEIPT),
+    ) as stub:
         real = history._readings
 
         def readings(client: Any) -> Any:
@@ -646,14 +693,27 @@ def test_a_replay_after_which_the_figures_differ_fails(monkeypatch: pytest.Monke
 def test_drift_shows_the_features_nearest_to_their_line() -> None:
     """Beside it, with what rings since when; all of them when asked."""
     features = [
-        {"variant": "primary", "feature": f"f{i}", "psi": i / 4, "line": 1.0, "missing": 0.25, "outside": 0.5, "since": None}
+        {
+            "variant": "primary",
+            "feature": f"f{i}",
+            "psi": i / 4,
+            "line": 1.0,
+            "missing": 0.25,
+            "outside": 0.5,
+            "since": None,
+        }
         for i in range(8)
-    ]  # fmt: skip
+    ]
     features[7]["since"] = 1_372_770_000.0
     window = {"rows": 1234, "from": 1_372_683_600, "to": 1_372_770_000, "not_whole": None}
     alarms = [{"variant": "primary", "feature": "f7", "since": 1_372_770_000.0, "reason": "[f7] is unlike training"}]
-    body = {"window": window, "features": features, "alarms": alarms, "notes": ["a note"],
-            "estimates": {"primary": {"rows": 1234, "accuracy": 0.75, "brier": 0.125}}}  # fmt: skip
+    body = {
+        "window": window,
+        "features": features,
+        "alarms": alarms,
+        "notes": ["a note"],
+        "estimates": {"primary": {"rows": 1234, "accuracy": 0.75, "brier": 0.125}},
+    }
     with serving(GET_rollout_drift=(200, body)) as stub:
         few = done("drift", "--url", stub.url, COLUMNS="160")
         every = done("drift", "--all", "--url", stub.url, COLUMNS="160")

@@ -35,9 +35,14 @@ def write(margin: float = 0.5, name: str = "rollout.yaml", **changes: Any) -> Pa
         classifier(Path("poc.onnx"))
         classifier(Path("better.onnx"))
     data = {
-        "model": "m", "task": "binary-classification", "primary": "poc.onnx", "candidate": "better.onnx", "steps": STEPS,
-        "goals": {"quality": {"loss": "zero_one", "margin": margin}}, "labels": {"wait": 3600},
-    } | changes  # fmt: skip
+        "model": "m",
+        "task": "binary-classification",
+        "primary": "poc.onnx",
+        "candidate": "better.onnx",
+        "steps": STEPS,
+        "goals": {"quality": {"loss": "zero_one", "margin": margin}},
+        "labels": {"wait": 3600},
+    } | changes
     Path(name).write_text(yaml.safe_dump(data), encoding="utf-8")
     return Path(name)
 

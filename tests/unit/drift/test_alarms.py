@@ -63,10 +63,19 @@ def test_a_station_that_fails_is_named_as_missing() -> None:
 
 def reading(psi: float, feature: str = "x", **changes: Any) -> Reading:
     fields: dict[str, Any] = {
-        "variant": Variant.PRIMARY, "feature": feature, "rows": 500, "psi": psi, "line": 1.0, "worst": 0.5, "missing": 0.0,
-        "missing_line": 0.1, "missing_reference": 0.0, "outside": 0.0, "crossed": ("distribution",) if psi > 1 else (),
+        "variant": Variant.PRIMARY,
+        "feature": feature,
+        "rows": 500,
+        "psi": psi,
+        "line": 1.0,
+        "worst": 0.5,
+        "missing": 0.0,
+        "missing_line": 0.1,
+        "missing_reference": 0.0,
+        "outside": 0.0,
+        "crossed": ("distribution",) if psi > 1 else (),
         "at_ease": psi < 0.6,
-    }  # fmt: skip
+    }
     return Reading(**fields | changes)
 
 
@@ -86,8 +95,9 @@ def test_an_alarm_needs_several_looks_and_is_told_once() -> None:
     machine = Machine(WATCHED, Limits(looks=3))
 
     assert steps(machine, 2, 2, 0.1, 2, 2, 2, 2, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1) == [
-        (5, True), (16, False),
-    ]  # fmt: skip
+        (5, True),
+        (16, False),
+    ]
     assert machine.alarms() == {}
 
 

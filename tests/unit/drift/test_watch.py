@@ -244,5 +244,10 @@ def test_features_beyond_the_limit_are_left_out() -> None:
     watched = watched_by(cards(), 2)
 
     assert [each.key for each in watched] == [
-        "primary/month", "primary/day", "primary/(prediction)", "candidate/month", "candidate/day", "candidate/(prediction)",
-    ]  # fmt: skip
+        "primary/month",
+        "primary/day",
+        "primary/(prediction)",
+        "candidate/month",
+        "candidate/day",
+        "candidate/(prediction)",
+    ]

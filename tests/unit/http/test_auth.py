@@ -28,9 +28,14 @@ def test_a_token_says_who_is_asking_and_in_which_role(tmp_path: Path) -> None:
     ada, bob = new_token(), new_token()
     name, role, digest = line_for("bob", "viewer", bob).split()
     tokens = Tokens(
-        write(tmp_path / "tokens", "# ours", "", line_for("ada", "operator", ada) + " # her laptop",
-              f"{name}  {role}\t{digest.upper()}")
-    )  # fmt: skip
+        write(
+            tmp_path / "tokens",
+            "# ours",
+            "",
+            line_for("ada", "operator", ada) + " # her laptop",
+            f"{name}  {role}\t{digest.upper()}",
+        )
+    )
 
     assert tokens.configured
     assert tokens.actor(bearer(ada), "10.0.0.1") == Actor("ada", "operator")
@@ -125,10 +130,15 @@ def test_a_file_that_breaks_later_leaves_the_tokens_that_were_known(tmp_path: Pa
 @pytest.mark.parametrize(
     "line",
     [
-        "ada operator", "ada root " + "0" * 64, "ada operator " + "0" * 63, "ada operator " + "z" * 64,
-        "ada operator " + "é" * 64, "Ada Lovelace operator " + "0" * 64, "0" * 64,
+        "ada operator",
+        "ada root " + "0" * 64,
+        "ada operator " + "0" * 63,
+        "ada operator " + "z" * 64,
+        "ada operator " + "é" * 64,
+        "Ada Lovelace operator " + "0" * 64,
+        "0" * 64,
     ],
-)  # fmt: skip
+)
 def test_a_service_does_not_start_with_a_line_it_cannot_read(tmp_path: Path, line: str) -> None:
     """The file and the line are named, and what a line looks like."""
     path = write(tmp_path / "tokens", "# ours", line)

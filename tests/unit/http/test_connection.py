@@ -82,9 +82,15 @@ class Served:
 
     def __init__(self, application: Any, protocol: Any) -> None:
         config = uvicorn.Config(
-            application, port=0, http=protocol, ws="none", lifespan="off", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S,
+            application,
+            port=0,
+            http=protocol,
+            ws="none",
+            lifespan="off",
+            log_level="critical",
+            timeout_keep_alive=KEEP_ALIVE_S,
             server_header=False,
-        )  # fmt: skip
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
@@ -169,7 +175,7 @@ LARGER = post("/direct", b"x" * (READ_AHEAD + 1))
         [post("/a", b"x"), b"\x00\x01\x02"],
     ],
     ids=lambda pieces: repr(b"".join(pieces)[:40]),
-)  # fmt: skip
+)
 def test_the_same_bytes_get_the_same_answer(both: tuple[Served, Served], pieces: list[bytes]) -> None:
     """Whatever the client does: in pieces, in a row, in chunks, in HTTP/1.0, or not in HTTP at all."""
     uvicorns, ours = (server.exchange(*pieces) for server in both)
@@ -245,7 +251,7 @@ def test_everything_else_goes_the_way_of_asgi(direct: tuple[Served, Taker], piec
         ("X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-For: 198.51.100.7, 127.0.0.1\r\n", "198.51.100.7"),
         ("X-Forwarded-Proto: https\r\n", "127.0.0.1"),
     ],
-)  # fmt: skip
+)
 def test_a_proxied_request_is_taken_directly_and_its_client_is_the_proxys_word(
     direct: tuple[Served, Taker], extra: str, client: str
 ) -> None:

@@ -81,8 +81,13 @@ def test_requests_whose_free_dimensions_differ_do_not_fail_together() -> None:
 
     async def main() -> None:
         model = LocalModel(
-            engine, Columns([Field("x", "float32", (None,))], {}), None, max_rows=9, queue_max_rows=9, inline_max_s=1.0  # type: ignore[arg-type]
-        )  # fmt: skip
+            engine,
+            Columns([Field("x", "float32", (None,))], {}),
+            None,
+            max_rows=9,
+            queue_max_rows=9,
+            inline_max_s=1.0,  # type: ignore[arg-type]
+        )
         wide, wider = (
             Table({"x": np.full((2, 3), 0.25, np.float32)}, 2),
             Table({"x": np.full((1, 4), 0.5, np.float32)}, 1),

@@ -45,9 +45,13 @@ def test_rows_become_columns_in_the_model_s_dtypes() -> None:
     assert decoder().value(read.rows[0], "tailnum") == "N1"
     assert decoder().value(read.rows[1], "tailnum") is None
     assert {name: (a.dtype, a.shape) for name, a in columns.items()} == {
-        "temp": (np.float32, (2, 1)), "extra": (np.float32, (2, 1)), "hour": (np.int8, (2,)), "carrier": (object, (2, 1)),
-        "flag": (np.bool_, (2,)), "gpu_0/pixels": (np.float32, (2, 2, 2)),
-    }  # fmt: skip
+        "temp": (np.float32, (2, 1)),
+        "extra": (np.float32, (2, 1)),
+        "hour": (np.int8, (2,)),
+        "carrier": (object, (2, 1)),
+        "flag": (np.bool_, (2,)),
+        "gpu_0/pixels": (np.float32, (2, 2, 2)),
+    }
     assert np.isnan(columns["temp"][0, 0])
     assert columns["temp"][1, 0] == np.float32(1.5)
     assert np.isnan(columns["extra"][0, 0])
@@ -87,16 +91,33 @@ def test_everything_wrong_is_told_at_once() -> None:
     found = errors(body({"hour": 1}, GOOD | {"hour": "x", "zz": 1}))
 
     assert {(e["row"], e["field"]) for e in found} == {
-        (0, "temp"), (0, "carrier"), (0, "flag"), (0, "gpu_0/pixels"), (1, "hour"), (1, "zz"),
-    }  # fmt: skip
+        (0, "temp"),
+        (0, "carrier"),
+        (0, "flag"),
+        (0, "gpu_0/pixels"),
+        (1, "hour"),
+        (1, "zz"),
+    }
     assert "null is allowed" in next(e["problem"] for e in found if e["field"] == "temp")
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"rows", b"[1]", b'"x"', b'{"rows":[', b'{"rows":[{"temp":NaN}]}', b"\xff\xfe", b'{"rows":[{"carrier":"\xff"}]}',
-     b"[" * 200_000, b'{"rows":' + b"[" * 200_000, b"\xef\xbb\xbf{}", b"null"],
-)  # fmt: skip
+    [
+        b"",
+        b"rows",
+        b"[1]",
+        b'"x"',
+        b'{"rows":[',
+        b'{"rows":[{"temp":NaN}]}',
+        b"\xff\xfe",
+        b'{"rows":[{"carrier":"\xff"}]}',
+        b"[" * 200_000,
+        b'{"rows":' + b"[" * 200_000,
+        b"\xef\xbb\xbf{}",
+        b"null",
+    ],
+)
 def test_what_is_not_json_is_malformed(raw: bytes) -> None:
     """Never another exception, however odd the bytes."""
     with pytest.raises((MalformedRequest, InvalidInput)):

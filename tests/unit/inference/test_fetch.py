@@ -29,9 +29,13 @@ def bucket(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(bytes([number]) * SIZE)
         card = Card(
-            name=name, version="1", task="other", inputs=[], digest=digest_of(folder / "model.onnx"),
+            name=name,
+            version="1",
+            task="other",
+            inputs=[],
+            digest=digest_of(folder / "model.onnx"),
             outputs=[OutputSpec(name="y", dtype="float32", shape=[None])],
-        )  # fmt: skip
+        )
         (folder / "card.json").write_text(card.model_dump_json())
     return tmp_path / "bucket"
 

@@ -77,10 +77,13 @@ def folder(path: Path, **changes: Any) -> Path:
     path.mkdir(exist_ok=True)
     summing(path / cards.MODEL_FILE)
     fields: dict[str, Any] = {
-        "name": "sum", "version": "1", "task": "regression", "digest": digest_of(path / cards.MODEL_FILE),
+        "name": "sum",
+        "version": "1",
+        "task": "regression",
+        "digest": digest_of(path / cards.MODEL_FILE),
         "inputs": [InputSpec(name="x", dtype="float32", shape=[None, 3])],
         "outputs": [OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")],
-    }  # fmt: skip
+    }
     write_card(path, Card(**(fields | changes)))
     return path
 
@@ -101,10 +104,11 @@ def test_strings_whole_numbers_and_booleans_pass_unchanged(tmp_path: Path) -> No
     """As the front door builds them from rows of JSON, in three outputs of their own."""
     kinds = {"s": STRING, "i": INT64, "b": BOOL}
     path = save(
-        tmp_path / "m.onnx", [helper.make_node("Identity", [name], [f"{name}_out"]) for name in kinds],
+        tmp_path / "m.onnx",
+        [helper.make_node("Identity", [name], [f"{name}_out"]) for name in kinds],
         [(name, kind, ["n", 1]) for name, kind in kinds.items()],
         [(f"{name}_out", kind, ["n", 1]) for name, kind in kinds.items()],
-    )  # fmt: skip
+    )
     engine = opened(path)
     fields = [Field(s.name, s.dtype, tuple(s.shape[1:])) for s in engine.card.inputs]
     rows = [("häuser", 2**62, True), ("", -1, False)]
@@ -140,11 +144,16 @@ def test_the_card_of_a_bare_classifier_comes_from_its_signature(tmp_path: Path) 
     card = opened(classifier(tmp_path / "poc.onnx")).card
 
     assert (card.name, card.version, card.task, card.classes, card.positive) == (
-        "poc", "0", "binary-classification", [0, 1], 1,
-    )  # fmt: skip
+        "poc",
+        "0",
+        "binary-classification",
+        [0, 1],
+        1,
+    )
     assert [(o.name, o.dtype, o.role) for o in card.outputs] == [
-        ("label", "int64", "label"), ("probabilities", "float32", "probabilities"),
-    ]  # fmt: skip
+        ("label", "int64", "label"),
+        ("probabilities", "float32", "probabilities"),
+    ]
     assert card.inputs == [InputSpec(name="x", dtype="float32", shape=[None, 2])]
     assert card.digest == digest_of(tmp_path / "poc.onnx")
 
@@ -482,8 +491,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, missing: str | None, works: bool
 
     build_of = types.SimpleNamespace(
         get_available_providers=lambda: ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-        InferenceSession=Pretended, SessionOptions=ort.SessionOptions, ExecutionMode=ort.ExecutionMode, __version__="9.9",
-    )  # fmt: skip
+        InferenceSession=Pretended,
+        SessionOptions=ort.SessionOptions,
+        ExecutionMode=ort.ExecutionMode,
+        __version__="9.9",
+    )
     monkeypatch.setattr(Pretended, "cuda_works", works)
     monkeypatch.setattr(engine_module, "ort", build_of)
     monkeypatch.setattr(engine_module.ctypes, "CDLL", load)

@@ -20,8 +20,13 @@ def output(name: str, role: Any, dtype: Any = "float32") -> OutputSpec:
 
 BINARY = Reading(card())
 ANIMALS = Reading(
-    card(task="multiclass-classification", classes=["bird", "cat", "dog"], positive=None, outputs=[output("p", "probabilities")])
-)  # fmt: skip
+    card(
+        task="multiclass-classification",
+        classes=["bird", "cat", "dog"],
+        positive=None,
+        outputs=[output("p", "probabilities")],
+    )
+)
 NUMBER = Reading(card(task="regression", classes=[], positive=None, outputs=[output("y", "value")]))
 OTHER = Reading(
     card(task="other", classes=[], positive=None, outputs=[output("a", "other"), output("b", "other", "string")])

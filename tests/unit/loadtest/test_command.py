@@ -47,8 +47,14 @@ def test_what_cannot_be_tested_is_no_failure(tmp_path: Path) -> None:
     protocol = loadtest("--protocol", "soap")
     mix = loadtest("--rows", "many")
 
-    for result, says in ((missing, "none.yaml"), (bad, "validation errors"), (other, "404"), (shape, "there is no shape 'wave'"),
-                         (protocol, "there is no protocol 'soap'"), (mix, "rows a request is 'many'")):  # fmt: skip
+    for result, says in (
+        (missing, "none.yaml"),
+        (bad, "validation errors"),
+        (other, "404"),
+        (shape, "there is no shape 'wave'"),
+        (protocol, "there is no protocol 'soap'"),
+        (mix, "rows a request is 'many'"),
+    ):
         assert result.exit_code == 2, result.output
         assert says in result.output
         assert "Traceback" not in result.output

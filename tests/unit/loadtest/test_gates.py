@@ -11,9 +11,16 @@ from understudy.loadtest.tally import Tally, merged
 from understudy.rollout.loadtest import LaunchGoals
 
 GOALS = LaunchGoals(
-    throughput_rps=100, p50_ms=None, p95_ms=None, p99_ms=50, error_rate=0.001, fallback_rate=0.01, shadow_loss=0.01,
-    machine_per_hour=0.1, max_per_million=1,
-)  # fmt: skip
+    throughput_rps=100,
+    p50_ms=None,
+    p95_ms=None,
+    p99_ms=50,
+    error_rate=0.001,
+    fallback_rate=0.01,
+    shadow_loss=0.01,
+    machine_per_hour=0.1,
+    max_per_million=1,
+)
 CALM = ServiceUse({"understudy": 0.4, "candidate": 0.2}, {}, cores=2, busy=0.8, others=0.0, here=True)
 CROWDED = replace(CALM, processes={"understudy": 0.75, "candidate": 0.65})
 FULL = replace(CALM, processes={"understudy": 0.97, "candidate": 0.2})

@@ -20,8 +20,14 @@ def outcome(slow: int = 0, lag_ms: float = 0.1) -> Outcome:
     tally = seen(slow=slow, lag_ms=lag_ms)
     measured = measure(tally, 30, shadow_loss=0.0, records_loss=0.0, machine_per_hour=0.1)
     answer, reasons, findings = verdict(GOALS, measured, tally, CALM)
-    changes = {"verdict": answer, "reasons": reasons, "findings": findings, "measured": measured, "goals": GOALS,
-               "method": {"url": "http://h", "rows": "<b>"}}  # fmt: skip
+    changes = {
+        "verdict": answer,
+        "reasons": reasons,
+        "findings": findings,
+        "measured": measured,
+        "goals": GOALS,
+        "method": {"url": "http://h", "rows": "<b>"},
+    }
     samples = [
         {"at": float(i), "cores": {"understudy": 0.4}, "memory_mib": {"understudy": 150.0 + i}} for i in range(5)
     ]

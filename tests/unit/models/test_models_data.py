@@ -10,10 +10,22 @@ from models.features import CATEGORICAL, NAMES, NULLABLE, NUMERIC, WEATHER, feed
 from understudy.errors import ConfigurationError
 
 FLIGHT = {
-    "year": 2013, "month": 7, "day": 4, "sched_dep_time": 1015, "sched_arr_time": 1320, "dep_delay": 5.0,
-    "arr_delay": 15.0, "air_time": 120.0, "carrier": "UA", "flight": 1, "tailnum": "N1", "origin": "EWR", "dest": "IAH",
-    "distance": 1400, "time_hour": "2013-07-04T14:00:00Z",
-}  # fmt: skip
+    "year": 2013,
+    "month": 7,
+    "day": 4,
+    "sched_dep_time": 1015,
+    "sched_arr_time": 1320,
+    "dep_delay": 5.0,
+    "arr_delay": 15.0,
+    "air_time": 120.0,
+    "carrier": "UA",
+    "flight": 1,
+    "tailnum": "N1",
+    "origin": "EWR",
+    "dest": "IAH",
+    "distance": 1400,
+    "time_hour": "2013-07-04T14:00:00Z",
+}
 
 
 def write(folder, flights, temperatures=(), planes=(("N1", 2003),)):

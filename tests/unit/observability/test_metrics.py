@@ -93,9 +93,7 @@ def test_several_processes_add_up_and_the_dead_ones_stay_counted(tmp_path: Path)
 
     def histogram(model: str) -> dict[tuple[Any, ...], float]:
         mine = ("model", model)
-        return {
-            tuple(part for part in name if part != mine): value for name, value in got.items() if mine in name
-        }  # fmt: skip
+        return {tuple(part for part in name if part != mine): value for name, value in got.items() if mine in name}
 
     assert histogram("bulk") == pytest.approx(histogram("single"))
     assert histogram("bulk")["understudy_request_duration_seconds_count", ("variant", "primary")] == 7
@@ -156,11 +154,27 @@ def test_histograms_name_their_unit_and_have_growing_edges() -> None:
 
 
 SIZES = {
-    "model": 1, "variant": len(Variant) + 1, "mode": len(Mode), "status": 15, "result": 6, "cause": len(Status),
-    "predicted": CLASSES_MAX + 1, "actual": CLASSES_MAX + 1, "loss": 3, "phase": len(Phase), "problem": 3, "event": 10,
-    "call": 10, "feature": 500, "metric": 8, "bound": 3,
-    "output": 100, "figure": 2, "receiver": URLS_MAX, "file": 3,
-}  # fmt: skip
+    "model": 1,
+    "variant": len(Variant) + 1,
+    "mode": len(Mode),
+    "status": 15,
+    "result": 6,
+    "cause": len(Status),
+    "predicted": CLASSES_MAX + 1,
+    "actual": CLASSES_MAX + 1,
+    "loss": 3,
+    "phase": len(Phase),
+    "problem": 3,
+    "event": 10,
+    "call": 10,
+    "feature": 500,
+    "metric": 8,
+    "bound": 3,
+    "output": 100,
+    "figure": 2,
+    "receiver": URLS_MAX,
+    "file": 3,
+}
 """How many values each label can take; an id, a key or a path has no place here."""
 
 
@@ -177,9 +191,16 @@ def test_a_comparison_is_counted_by_output_and_in_the_histogram() -> None:
     registry = prometheus_client.CollectorRegistry()
     metrics = Metrics(registry)
     metrics.count_compared({})
-    metrics.count_compared({
-        "rows": 3, "label_flips": 2, "rows_outside/a/b": 1, "distance/0": 1, "distance/12": 2, "distance_sum": 1.8,
-    })  # fmt: skip
+    metrics.count_compared(
+        {
+            "rows": 3,
+            "label_flips": 2,
+            "rows_outside/a/b": 1,
+            "distance/0": 1,
+            "distance/12": 2,
+            "distance_sum": 1.8,
+        }
+    )
     got = exposed(registry)
     assert got["understudy_compared_rows_total",] == 3
     assert got["understudy_disagreements_total", ("output", "label")] == 2

@@ -21,9 +21,11 @@ SLOT = LATENCY_BUCKETS.index(0.005)  # the bucket from 4 to 5 ms
 
 def counters(answered: float = 0, failed: float = 0, slot: int = SLOT) -> dict[str, float]:
     return {
-        "requests/primary/live/200": answered, "requests/primary/live/500": failed, f"latency/primary/{slot}": answered,
+        "requests/primary/live/200": answered,
+        "requests/primary/live/500": failed,
+        f"latency/primary/{slot}": answered,
         "rows/live": answered + failed,
-    }  # fmt: skip
+    }
 
 
 def history(kept: Any = None, points_max: int = 10) -> History:
@@ -38,17 +40,28 @@ def test_a_point_is_what_happened_between_two_looks() -> None:
     (found,) = seen.state()["recent"]
 
     assert found == {
-        "from": 100.0, "to": 105.0,
-        "primary": {"requests": 100, "asked": 100, "failed": 10, "p50_ms": pytest.approx(4.5), "p99_ms": pytest.approx(4.99)},
-    }  # fmt: skip
+        "from": 100.0,
+        "to": 105.0,
+        "primary": {
+            "requests": 100,
+            "asked": 100,
+            "failed": 10,
+            "p50_ms": pytest.approx(4.5),
+            "p99_ms": pytest.approx(4.99),
+        },
+    }
 
 
 def test_what_the_candidate_failed_at_in_rehearsal_and_in_the_canary_counts_against_it() -> None:
     """As in the figures of `GET /rollout`, of which this is the derivative."""
     seen = history()
     seen.look({}, 0.0)
-    grown = {"requests/candidate/shadow/200": 7.0, "requests/candidate/shadow/504": 2.0, "fallbacks/timeout": 1.0,
-             "requests/primary/live/200": 10.0}  # fmt: skip
+    grown = {
+        "requests/candidate/shadow/200": 7.0,
+        "requests/candidate/shadow/504": 2.0,
+        "fallbacks/timeout": 1.0,
+        "requests/primary/live/200": 10.0,
+    }
     seen.look(grown, 5.0)
     candidate = seen.state()["recent"][0]["candidate"]
 

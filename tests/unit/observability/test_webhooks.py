@@ -45,9 +45,16 @@ class House:
         self.answers, self.got = list(answers), list[httpx.Request]()
         self.registry = prometheus_client.CollectorRegistry()
         self.hooks = Webhooks(
-            [URL], [SECRET], self.store, Metrics(self.registry), self.clock, Settings(**settings), model="m",
-            rollout="r1", holder=holder,
-        )  # fmt: skip
+            [URL],
+            [SECRET],
+            self.store,
+            Metrics(self.registry),
+            self.clock,
+            Settings(**settings),
+            model="m",
+            rollout="r1",
+            holder=holder,
+        )
         self.hooks._http = httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -91,8 +98,13 @@ def test_a_message_is_a_cloud_event_that_is_signed() -> None:
     assert (event.get_source(), event.get_subject()) == ("/understudy/m", "r1")
     assert event.get_time().isoformat() == "2013-07-01T00:00:00.250000+00:00"
     assert event.get_data() == {
-        "model": "m", "kind": "rollback", "actor": "judge", "reason": "because", "revision": 1, "details": {"weight": 5.0},
-    }  # fmt: skip
+        "model": "m",
+        "kind": "rollback",
+        "actor": "judge",
+        "reason": "because",
+        "revision": 1,
+        "details": {"weight": 5.0},
+    }
     assert Webhook(WORD).verify(request.content, dict(request.headers))["id"] == request.headers["webhook-id"] == "r1-1"
     with pytest.raises(Exception, match="No matching signature"):
         Webhook(WORD).verify(request.content + b" ", dict(request.headers))

@@ -39,8 +39,14 @@ def spec(name: str, dtype: Any = "float32", shape: Any = (None, 1), **more: Any)
 
 
 def test_rows_are_drawn_as_the_profiles_say_and_the_same_ones_every_time() -> None:
-    specs = [spec("day", profile=NUMERIC, nullable=True), spec("origin", "string", profile=WORDS), spec("v", shape=(None, 3)),
-             spec("n", "int64"), spec("t", "string"), spec("b", "bool")]  # fmt: skip
+    specs = [
+        spec("day", profile=NUMERIC, nullable=True),
+        spec("origin", "string", profile=WORDS),
+        spec("v", shape=(None, 3)),
+        spec("n", "int64"),
+        spec("t", "string"),
+        spec("b", "bool"),
+    ]
     rows = samples.drawn(specs, 4_000)
     days = [row[0] for row in rows if row[0] is not None]
 
@@ -83,10 +89,12 @@ def noisy(path: Path) -> Path:
     """A model whose answer depends on how many rows came together: y = x + rows / 1000."""
     floats = TensorProto.FLOAT
     nodes = [
-        helper.make_node("Shape", ["x"], ["size"], start=0, end=1), helper.make_node("Cast", ["size"], ["rows"], to=floats),
+        helper.make_node("Shape", ["x"], ["size"], start=0, end=1),
+        helper.make_node("Cast", ["size"], ["rows"], to=floats),
         helper.make_node("Constant", [], ["small"], value=helper.make_tensor("small", floats, [1], [0.001])),
-        helper.make_node("Mul", ["rows", "small"], ["noise"]), helper.make_node("Add", ["x", "noise"], ["y"]),
-    ]  # fmt: skip
+        helper.make_node("Mul", ["rows", "small"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
     return save(path, nodes, [("x", floats, ["n", 1])], [("y", floats, ["n", 1])])
 
 
@@ -134,8 +142,12 @@ def refused_late(*arguments: Any) -> str:
 def test_outputs_of_another_kind_are_said(tmp_path: Path) -> None:
     """Before anything is served: what only one of them gives."""
     classifier(tmp_path / "poc.onnx")
-    save(tmp_path / "better.onnx", [helper.make_node("Softmax", ["x"], ["probabilities"], axis=1)],
-         [("x", TensorProto.FLOAT, ["n", 2])], [("probabilities", TensorProto.FLOAT, ["n", 2])])  # fmt: skip
+    save(
+        tmp_path / "better.onnx",
+        [helper.make_node("Softmax", ["x"], ["probabilities"], axis=1)],
+        [("x", TensorProto.FLOAT, ["n", 2])],
+        [("probabilities", TensorProto.FLOAT, ["n", 2])],
+    )
     rollout(tmp_path)
     assert "  only the primary gives label" in done("check")
 
@@ -201,11 +213,19 @@ def test_batches_join_to_one() -> None:
 def test_a_comparison_is_told_in_a_line_per_part() -> None:
     ways = [{"primary": i, "candidate": i + 1, "rows": 2} for i in range(7)]
     output = {"rows": 4, "rows_outside": 1, "elements": 4, "outside": 1, "not_finite": 1, "misshapen": 2, "share": 0.25}
-    lines = list(told({
-        "rows": 100, "labels": {"rows": 100, "flips": 14, "share": 0.14, "ways": ways},
-        "probabilities": {"rows": 100, "mean": 0.1, "p50": 0.05, "p95": 0.2, "p99": 0.3, "equal": 0.5},
-        "outputs": {"v": output | {"mean_abs": 0.5, "max_abs": 2.0, "max_rel": 0.1}, "w": output | {"mean_abs": None}},
-    }))  # fmt: skip
+    lines = list(
+        told(
+            {
+                "rows": 100,
+                "labels": {"rows": 100, "flips": 14, "share": 0.14, "ways": ways},
+                "probabilities": {"rows": 100, "mean": 0.1, "p50": 0.05, "p95": 0.2, "p99": 0.3, "equal": 0.5},
+                "outputs": {
+                    "v": output | {"mean_abs": 0.5, "max_abs": 2.0, "max_rel": 0.1},
+                    "w": output | {"mean_abs": None},
+                },
+            }
+        )
+    )
     assert lines[0].startswith("labels: 14 of 100 rows flip, 14.00% (0 → 1 2, ")
     assert lines[0].endswith(", and 2 more ways)")
     assert lines[1].startswith("probabilities: 0.1000 apart on average")

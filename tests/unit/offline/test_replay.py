@@ -467,8 +467,15 @@ def test_the_store_and_the_metrics_agree_on_what_was_recorded(recorded: tuple[Ma
     assert disagreements(store, metrics) == []
     shared = {name for name, value in metrics.items() if value and name in store}
     assert {name.partition("/")[0] for name in shared} == {
-        "requests", "shadow", "outcome", "loss_sum", "loss_count", "fallbacks", "latency", "compare",
-    }  # fmt: skip
+        "requests",
+        "shadow",
+        "outcome",
+        "loss_sum",
+        "loss_count",
+        "fallbacks",
+        "latency",
+        "compare",
+    }
     assert sum(v for k, v in metrics.items() if k.startswith("latency/")) == 30
     assert not [name for name in metrics if name.startswith("requests/none")]
 

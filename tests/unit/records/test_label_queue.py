@@ -51,8 +51,11 @@ def test_what_comes_during_a_write_is_the_next_one_and_each_caller_is_told_of_it
         receipts = await asyncio.gather(*tasks)
         assert store.written == [["a"], ["b", "c", "d", "e"]]
         assert [receipt.fates for receipt in receipts] == [
-            [Fate.MATCHED], [Fate.DUPLICATE, Fate.DUPLICATE], [Fate.MATCHED], [Fate.DUPLICATE],
-        ]  # fmt: skip
+            [Fate.MATCHED],
+            [Fate.DUPLICATE, Fate.DUPLICATE],
+            [Fate.MATCHED],
+            [Fate.DUPLICATE],
+        ]
         assert (await queue.add(labels("f"))).fates == [Fate.MATCHED], "it goes on after a rest"
 
     asyncio.run(main())

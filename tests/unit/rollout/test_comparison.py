@@ -23,11 +23,17 @@ def binary(shares):
 def test_flips_are_counted_by_the_way_they_go() -> None:
     found = comparison.labels(["a", "b", "a", "c"], ["a", "a", "b", "a"], ["a", "b", "c"])
     assert found.sums == {
-        "label_rows": 4, "label_flips": 3, 'flip/["b", "a"]': 1, 'flip/["a", "b"]': 1, 'flip/["c", "a"]': 1,
-    }  # fmt: skip
+        "label_rows": 4,
+        "label_flips": 3,
+        'flip/["b", "a"]': 1,
+        'flip/["a", "b"]': 1,
+        'flip/["c", "a"]': 1,
+    }
     assert figures(Summary({"rows": 4.0} | found.sums))["labels"]["ways"][0] == {
-        "primary": "a", "candidate": "b", "rows": 1,
-    }  # fmt: skip
+        "primary": "a",
+        "candidate": "b",
+        "rows": 1,
+    }
 
 
 def test_ways_are_bounded_however_many_classes_there_are() -> None:
@@ -86,9 +92,17 @@ def test_errors_are_absolute_and_relative_to_the_primary() -> None:
     assert found.sums == {"rows/y": 2, "rows_outside/y": 1, "elements/y": 4, "outside/y": 1, "abs_sum/y": 0.5}
     assert found.maxima == {"abs/y": 0.5, "rel/y": 0.25}
     assert figures(Summary({"rows": 2.0} | found.sums, found.maxima))["outputs"]["y"] == {
-        "rows": 2, "rows_outside": 1, "elements": 4, "outside": 1, "not_finite": 0, "misshapen": 0, "share": 0.5,
-        "mean_abs": 0.125, "max_abs": 0.5, "max_rel": 0.25,
-    }  # fmt: skip
+        "rows": 2,
+        "rows_outside": 1,
+        "elements": 4,
+        "outside": 1,
+        "not_finite": 0,
+        "misshapen": 0,
+        "share": 0.5,
+        "mean_abs": 0.125,
+        "max_abs": 0.5,
+        "max_rel": 0.25,
+    }
 
 
 def test_numbers_that_are_not_finite_are_outside_and_counted() -> None:
@@ -108,9 +122,8 @@ def test_below_the_floor_is_equal_whatever_the_tolerance() -> None:
 
 @pytest.mark.parametrize(
     ("primary", "candidate"),
-    [([[1.0, 2.0]], [[1.0, 2.0, 3.0]]), ([[1.0]], [1.0]), (["a"], [1.0]),
-     ([None], [1.0]), ([{"a": 1}], [{"a": 1}])],
-)  # fmt: skip
+    [([[1.0, 2.0]], [[1.0, 2.0, 3.0]]), ([[1.0]], [1.0]), (["a"], [1.0]), ([None], [1.0]), ([{"a": 1}], [{"a": 1}])],
+)
 def test_shapes_and_kinds_that_do_not_fit_are_counted_and_never_raised(primary, candidate) -> None:
     found = comparison.tensors("y", primary, candidate, Tolerance())
     assert found.sums == {"rows/y": len(primary), "rows_outside/y": len(primary), "misshapen/y": len(primary)}

@@ -491,7 +491,7 @@ S, C, W, P, A, D = Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phas
         (SHORT, plan(S, 0, 0, 5_000), Order.PROMOTE_FULL, None, plan(D, ALL, 3, 5_000)),
         ([], plan(S), Order.PROMOTE_FULL, None, plan(D, ALL, -1)),
     ],
-)  # fmt: skip
+)
 def test_where_an_order_leads(steps, before, order, weight, expected):
     found = move(policy(steps), before, order, 77.0, weight=weight)
     trial = before.trial + (order is Order.RETRY)

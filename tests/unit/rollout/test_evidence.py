@@ -204,8 +204,12 @@ def test_coverage_tells_both_sides_of_a_disagreement_apart():
 
 def test_errors_and_latency_need_no_label():
     slow = Answer(Status.OK, 1, 0.8, None, 0.0501)
-    rows = [row(1, "failed", None), row(2, label=None, candidate=slow), row(3, label=None, candidate=answer(Status.TIMEOUT)),
-            row(4, label=None)]  # fmt: skip
+    rows = [
+        row(1, "failed", None),
+        row(2, label=None, candidate=slow),
+        row(3, label=None, candidate=answer(Status.TIMEOUT)),
+        row(4, label=None),
+    ]
     evidence = folded(policy(errors={"margin": 0.1}), rows)
 
     assert evidence.settled == 0
@@ -249,8 +253,12 @@ def test_regression_errors_are_clipped_and_a_pending_one_is_bounded_by_how_far_t
     own = policy(quality={"loss": "absolute_error", "clip": 10, "margin": 5})
     models = {v: Model([], None) for v in Variant}
     near, far, between = (Answer(Status.OK, None, value) for value in (4.0, 900.0, 7.0))
-    rows = [row(1, label=3.0, primary=near, candidate=far), row(2, label=4.5, primary=far, candidate=near),
-            row(3, label=None, primary=near, candidate=between), row(4, label=None, primary=near, candidate=near)]  # fmt: skip
+    rows = [
+        row(1, label=3.0, primary=near, candidate=far),
+        row(2, label=4.5, primary=far, candidate=near),
+        row(3, label=None, primary=near, candidate=between),
+        row(4, label=None, primary=near, candidate=near),
+    ]
     evidence = folded(own, rows, models)
 
     assert evidence.quality == goal_of([1.0 - 0.1, 0.05 - 1.0])
@@ -336,14 +344,19 @@ def test_a_state_that_was_made_with_another_margin_is_refused():
 
 anything = st.lists(
     st.tuples(
-        st.sampled_from(sorted(SCORES)), st.sampled_from([0, 1, 1, None]), st.sampled_from([None, None, "ann", "bob", "cy"]),
-        st.sampled_from([Mode.LIVE] * 6 + [Mode.PINNED]), st.integers(0, 900),
+        st.sampled_from(sorted(SCORES)),
+        st.sampled_from([0, 1, 1, None]),
+        st.sampled_from([None, None, "ann", "bob", "cy"]),
+        st.sampled_from([Mode.LIVE] * 6 + [Mode.PINNED]),
+        st.integers(0, 900),
     ),
     max_size=60,
-).map(lambda drawn: [
-    row(i, kind, label, unit=unit, mode=mode, at=START + 300 * i, delay=float(20 * delay))
-    for i, (kind, label, unit, mode, delay) in enumerate(drawn, 1)
-])  # fmt: skip
+).map(
+    lambda drawn: [
+        row(i, kind, label, unit=unit, mode=mode, at=START + 300 * i, delay=float(20 * delay))
+        for i, (kind, label, unit, mode, delay) in enumerate(drawn, 1)
+    ]
+)
 
 
 @given(anything, st.lists(st.integers(1, 9), min_size=1, max_size=20), st.sampled_from(["zero_one", "brier"]))
@@ -370,8 +383,12 @@ def test_pages_of_any_size_and_restarts_between_them_give_the_same_state(rows, s
     )
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(SCORES)), st.integers(0, 30), st.booleans()), max_size=40), st.sampled_from(
-    ["zero_one", "brier"]), st.sampled_from(["settled", "on_arrival"]), st.integers(1, 7))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(SCORES)), st.integers(0, 30), st.booleans()), max_size=40),
+    st.sampled_from(["zero_one", "brier"]),
+    st.sampled_from(["settled", "on_arrival"]),
+    st.integers(1, 7),
+)
 @steady
 def test_when_labels_arrive_inside_their_wait_cannot_change_what_is_settled(drawn, loss, count, every):
     """Looked at now and then while they arrive, in whatever order, or all at once at the end: the same, to the last bit."""

@@ -55,7 +55,7 @@ KINDS = {
     "number": Kind("regression", Subject("m", (), frozenset({"value"})), ok(score=3.0), 3.5),
     "agreement": Kind("agreement", Subject("m", (), frozenset({"other"}), task="other"), ok(), 1),
     "anything": Kind("other", Subject("m", (), frozenset({"other"})), ok(), 1),
-}  # fmt: skip
+}
 
 
 def policy(
@@ -87,11 +87,18 @@ def rows(own: Policy, plan: Plan, kind: Kind, start: int, chance: random.Random)
         answers = {v.value: kind.answer if rehearsed or v is answered else Answer(Status.NONE) for v in Variant}
         drawn = 0 < plan.weight < SHARE_ONE
         found = Observation(
-            f"p-{number}", f"p-{number}", at=1e6 + number * ROW_S, revision=plan.revision, variant=answered, mode=Mode.LIVE,
-            share=plan.weight, unit=f"u-{number}" if own.unit else None, point=chance.getrandbits(62) if drawn else None,
+            f"p-{number}",
+            f"p-{number}",
+            at=1e6 + number * ROW_S,
+            revision=plan.revision,
+            variant=answered,
+            mode=Mode.LIVE,
+            share=plan.weight,
+            unit=f"u-{number}" if own.unit else None,
+            point=chance.getrandbits(62) if drawn else None,
             agrees=True if all(answer.given for answer in answers.values()) else None,
             **answers,
-        )  # fmt: skip
+        )
         yield number, found, LabelReport(found.prediction_id, kind.truth, found.at + 1.0)
 
 

@@ -21,8 +21,16 @@ ELSEWHERE = [Phase.WAITING, Phase.PAUSED, Phase.PROMOTED]
 
 
 def reading(metric="zero_one", advance=5.0, harm=0.0, **changes):
-    fields = {"estimate": 0.012, "low": -0.004, "high": 0.023, "n": 1_234, "pending": 0, "line": 0.02, "gap": 0.008,
-              "variance": 0.1}  # fmt: skip
+    fields = {
+        "estimate": 0.012,
+        "low": -0.004,
+        "high": 0.023,
+        "n": 1_234,
+        "pending": 0,
+        "line": 0.02,
+        "gap": 0.008,
+        "variance": 0.1,
+    }
     return Reading(metric=metric, log_e_advance=advance, log_e_harm=harm, **fields | changes)
 
 
@@ -109,8 +117,10 @@ def test_every_metric_has_to_pass_and_the_one_that_does_not_is_named(short):
 
 
 def test_the_proof_of_concept_s_own_target_is_shown_and_decides_nothing():
-    target = [reading("poc_target", None, None, line=0.2, estimate=e, low=low, high=high)
-              for e, low, high in [(0.1, 0.05, 0.15), (0.2, 0.1, 0.3), (0.4, 0.3, 0.5)]]  # fmt: skip
+    target = [
+        reading("poc_target", None, None, line=0.2, estimate=e, low=low, high=high)
+        for e, low, high in [(0.1, 0.05, 0.15), (0.2, 0.1, 0.3), (0.4, 0.3, 0.5)]
+    ]
     said = [judged([reading(), each]) for each in target]
 
     assert [v.answer for v in said] == ["advance"] * 3
@@ -234,13 +244,25 @@ def test_evidence_that_is_not_a_number_is_refused_and_not_passed():
 counts = st.integers(0, 3_000)
 some_readings = st.builds(
     lambda a, h, n, gap: [reading(advance=a, harm=h, n=n, gap=gap), reading("latency", 6.0, n=n)],
-    st.floats(-5, 12), st.floats(-5, 6), counts, st.floats(-0.1, 0.1, allow_subnormal=False),
-)  # fmt: skip
+    st.floats(-5, 12),
+    st.floats(-5, 6),
+    counts,
+    st.floats(-0.1, 0.1, allow_subnormal=False),
+)
 gates = st.fixed_dictionaries(
-    {"until": st.none() | st.fixed_dictionaries({}, optional={
-        "labels": st.integers(1, 3_000), "requests": st.integers(1, 3_000), "duration": st.integers(1, 9_000)}),
-     "require": st.lists(st.sampled_from(["loadtest", "approval"]), unique=True)}
-)  # fmt: skip
+    {
+        "until": st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "labels": st.integers(1, 3_000),
+                "requests": st.integers(1, 3_000),
+                "duration": st.integers(1, 9_000),
+            },
+        ),
+        "require": st.lists(st.sampled_from(["loadtest", "approval"]), unique=True),
+    }
+)
 
 
 @given(

@@ -28,9 +28,13 @@ from understudy.serving.plan import Control
 
 GATED = [{"shadow": 100}, {"canary": 5}, {"canary": 50, "require": ["loadtest"]}, "promote"]
 SETUP = Setup(
-    primary="sha256:p", candidate="sha256:c", device="cpu", code="1+ab", settings={"workers": 1, "threads": 1},
+    primary="sha256:p",
+    candidate="sha256:c",
+    device="cpu",
+    code="1+ab",
+    settings={"workers": 1, "threads": 1},
     machine=Machine(cpu="x", cores=2, memory_gib=24),
-)  # fmt: skip
+)
 
 
 def gated(**changes: Any) -> Policy:
@@ -39,19 +43,33 @@ def gated(**changes: Any) -> Policy:
 
 GOALS = LaunchGoals.of(gated().goals)
 GOOD: dict[str, Any] = {
-    "seconds": 30, "offered_rps": 100, "achieved_rps": 99.5, "rows_per_request": 2, "error_rate": 0, "fallback_rate": 0,
-    "shadow_loss": 0, "cost_per_million": 1.4,
+    "seconds": 30,
+    "offered_rps": 100,
+    "achieved_rps": 99.5,
+    "rows_per_request": 2,
+    "error_rate": 0,
+    "fallback_rate": 0,
+    "shadow_loss": 0,
+    "cost_per_million": 1.4,
     "latency": {"requests": 3000, "p50_ms": 2, "p95_ms": 5, "p99_ms": 9},
     "variants": {"candidate": {"requests": 1500, "p50_ms": 2, "p95_ms": 6, "p99_ms": 12}},
-}  # fmt: skip
+}
 
 
 def record(verdict: str = "pass", *, setup: Setup = SETUP, goals: LaunchGoals = GOALS, **measured: Any) -> Record:
     return Record.model_validate(
-        {"at": 1.0, "model": "m", "verdict": verdict, "reasons": [] if verdict == "pass" else ["because"],
-         "setup": setup.model_dump(), "rollout_file": None, "goals": goals.model_dump(), "measured": GOOD | measured,
-         "findings": []}
-    )  # fmt: skip
+        {
+            "at": 1.0,
+            "model": "m",
+            "verdict": verdict,
+            "reasons": [] if verdict == "pass" else ["because"],
+            "setup": setup.model_dump(),
+            "rollout_file": None,
+            "goals": goals.model_dump(),
+            "measured": GOOD | measured,
+            "findings": [],
+        }
+    )
 
 
 def filed(store: Any, test: Record) -> int:
@@ -98,11 +116,19 @@ def test_goals_that_the_file_does_not_set_are_not_held() -> None:
     strict = LaunchGoals.of(policy(latency={"p99_ms": 50, "p50_ms": 1, "p95_ms": 4}).goals)
 
     assert [f.goal for f in held(plain, record().measured)] == [
-        "p99_ms", "candidate.p99_ms", "error_rate", "fallback_rate", "shadow_loss", "records_loss",
-    ]  # fmt: skip
+        "p99_ms",
+        "candidate.p99_ms",
+        "error_rate",
+        "fallback_rate",
+        "shadow_loss",
+        "records_loss",
+    ]
     assert [f.goal for f in held(strict, record().measured) if not f.met] == [
-        "p50_ms", "candidate.p50_ms", "p95_ms", "candidate.p95_ms",
-    ]  # fmt: skip
+        "p50_ms",
+        "candidate.p50_ms",
+        "p95_ms",
+        "candidate.p95_ms",
+    ]
 
 
 @pytest.mark.parametrize(

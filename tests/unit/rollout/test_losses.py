@@ -170,16 +170,26 @@ def test_one_labelled_pair_adds_to_these_counters_and_no_others() -> None:
     """Both variants' losses and cells, the label, and its delay's bucket."""
     counts = tally(outcome(observation(primary=0.2, candidate=0.75)), CLASSES, POSITIVE)
 
-    assert counts == pytest.approx({
-        "labels/matched": 1, f"label_delay/{DELAY_BUCKETS.index(300)}": 1,
-        "outcome/primary/0/1": 1, "outcome/candidate/1/1": 1,
-        "loss_sum/primary/zero_one": 1, "loss_count/primary/zero_one": 1,
-        "loss_sum/primary/brier": 0.64, "loss_count/primary/brier": 1,
-        "loss_sum/primary/log_loss": -math.log(0.2), "loss_count/primary/log_loss": 1,
-        "loss_sum/candidate/zero_one": 0, "loss_count/candidate/zero_one": 1,
-        "loss_sum/candidate/brier": 0.0625, "loss_count/candidate/brier": 1,
-        "loss_sum/candidate/log_loss": -math.log(0.75), "loss_count/candidate/log_loss": 1,
-    })  # fmt: skip
+    assert counts == pytest.approx(
+        {
+            "labels/matched": 1,
+            f"label_delay/{DELAY_BUCKETS.index(300)}": 1,
+            "outcome/primary/0/1": 1,
+            "outcome/candidate/1/1": 1,
+            "loss_sum/primary/zero_one": 1,
+            "loss_count/primary/zero_one": 1,
+            "loss_sum/primary/brier": 0.64,
+            "loss_count/primary/brier": 1,
+            "loss_sum/primary/log_loss": -math.log(0.2),
+            "loss_count/primary/log_loss": 1,
+            "loss_sum/candidate/zero_one": 0,
+            "loss_count/candidate/zero_one": 1,
+            "loss_sum/candidate/brier": 0.0625,
+            "loss_count/candidate/brier": 1,
+            "loss_sum/candidate/log_loss": -math.log(0.75),
+            "loss_count/candidate/log_loss": 1,
+        }
+    )
 
 
 def test_a_variant_that_failed_adds_nothing() -> None:

@@ -57,8 +57,11 @@ def test_the_example_is_read_in_the_house_s_units() -> None:
     shadow, *canaries, last = policy.steps
 
     assert (policy.model, policy.task, policy.route_by, policy.unit) == (
-        "flight-delay", "binary-classification", "tailnum", "tailnum",
-    )  # fmt: skip
+        "flight-delay",
+        "binary-classification",
+        "tailnum",
+        "tailnum",
+    )
     assert isinstance(shadow, ShadowStep)
     assert shadow.shadow == SHARE_ONE
     assert shadow.until is not None
@@ -158,9 +161,16 @@ def test_every_error_names_its_key_and_what_it_takes(text: str, key: str, word: 
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [("", "must be a mapping"), ("- 1", "must be a mapping"), ("model", "must be a mapping"), ("a: [", "is not YAML"),
-     ("a: !!python/object:os.system x", "is not YAML"), ("a: 2013-02-31", "is not YAML"), ("[" * 5000, "is not YAML")],
-)  # fmt: skip
+    [
+        ("", "must be a mapping"),
+        ("- 1", "must be a mapping"),
+        ("model", "must be a mapping"),
+        ("a: [", "is not YAML"),
+        ("a: !!python/object:os.system x", "is not YAML"),
+        ("a: 2013-02-31", "is not YAML"),
+        ("[" * 5000, "is not YAML"),
+    ],
+)
 def test_what_is_no_rollout_file_at_all_is_said_in_words(text: str, word: str) -> None:
     """Empty, a list, a word, broken YAML, YAML that wants to run code, a day that no month has, and a thousand brackets."""
     assert word in refused(text)[0]
@@ -232,17 +242,32 @@ def test_durations_are_a_number_and_a_unit(number: int, unit: tuple[str, float])
 
 
 JUDGED = [
-    {"model": "other-name"}, {"task": "multiclass-classification"}, {"unit": None}, {"goals.error_budget": 0.01},
-    {"goals.quality.margin": 0.006}, {"goals.quality.harm": 0.02}, {"goals.quality.loss": "log_loss"},
-    {"goals.errors.margin": 0.003}, {"goals.latency.p99_ms": 40}, {"labels.wait": "71h"}, {"labels.count": "on_arrival"},
-]  # fmt: skip
+    {"model": "other-name"},
+    {"task": "multiclass-classification"},
+    {"unit": None},
+    {"goals.error_budget": 0.01},
+    {"goals.quality.margin": 0.006},
+    {"goals.quality.harm": 0.02},
+    {"goals.quality.loss": "log_loss"},
+    {"goals.errors.margin": 0.003},
+    {"goals.latency.p99_ms": 40},
+    {"labels.wait": "71h"},
+    {"labels.count": "on_arrival"},
+]
 NOT_JUDGED = [
-    {"steps": [{"shadow": 50}, {"canary": 1}, "promote"]}, {"workers": 2}, {"device": "cpu"}, {"route_by": "carrier"},
-    {"primary": "elsewhere/model"}, {"candidate": "elsewhere/other"},
-    {"primary": f"s3://bucket/model.onnx#sha256={'0' * 64}"}, {"labels.wait": "3d"},
-    {"goals.throughput_rps": 501}, {"goals.cost.max_per_million": 2}, {"goals.load": {"error_rate": 0.01}},
+    {"steps": [{"shadow": 50}, {"canary": 1}, "promote"]},
+    {"workers": 2},
+    {"device": "cpu"},
+    {"route_by": "carrier"},
+    {"primary": "elsewhere/model"},
+    {"candidate": "elsewhere/other"},
+    {"primary": f"s3://bucket/model.onnx#sha256={'0' * 64}"},
+    {"labels.wait": "3d"},
+    {"goals.throughput_rps": 501},
+    {"goals.cost.max_per_million": 2},
+    {"goals.load": {"error_rate": 0.01}},
     {"goals.latency.p50_ms": 5},
-]  # fmt: skip
+]
 
 
 def test_what_the_launch_is_judged_by_starts_new_evidence() -> None:
@@ -323,10 +348,17 @@ DEFAULTS = {
     Load: {"error_rate": 0.001, "fallback_rate": 0.01, "shadow_loss": 0.01},
     Ratio: {"p50": None, "p95": None, "p99": None},
     Cost: {},
-    Goals: {"error_budget": 0.05, "quality": None, "errors": None, "latency": Latency(p99_ms=50), "throughput_rps": None,
-            "load": Load(), "cost": None},
+    Goals: {
+        "error_budget": 0.05,
+        "quality": None,
+        "errors": None,
+        "latency": Latency(p99_ms=50),
+        "throughput_rps": None,
+        "load": Load(),
+        "cost": None,
+    },
     Labels: {"wait": 72 * 3600.0, "count": "settled", "audit": None},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", DEFAULTS, ids=lambda part: part.__name__)

@@ -27,9 +27,14 @@ def drawn(
     fallback = "failed" if failed and candidate else None
     variant = Variant.CANDIDATE if candidate and not failed else Variant.PRIMARY
     made = replace(
-        pair(number), **answers, share=share, point=number * 7919 if point is None else point, variant=variant,
-        fallback=fallback, **changes,
-    )  # fmt: skip
+        pair(number),
+        **answers,
+        share=share,
+        point=number * 7919 if point is None else point,
+        variant=variant,
+        fallback=fallback,
+        **changes,
+    )
     return number, made, LabelReport(made.prediction_id, 1, made.at + 10) if labelled else None
 
 
@@ -129,8 +134,13 @@ def test_what_only_serving_shows_gates_only_where_the_candidate_serves_and_is_al
     for step in (False, True):
         found = evidence.readings(evidence.tail([]), serving=step)
         assert [r.metric for r in found if r.log_e_harm is not None] == [
-            "zero_one", "errors", "request_errors", "latency", "serving_errors", "latency_p99",
-        ]  # fmt: skip
+            "zero_one",
+            "errors",
+            "request_errors",
+            "latency",
+            "serving_errors",
+            "latency_p99",
+        ]
         assert (reading(evidence, "latency_p99", serving=step).log_e_advance is None) is not step
 
 

@@ -30,10 +30,14 @@ def altered(world, seq, change):
 
     (record,) = world.store.rollouts()
     return verify(
-        world.policy, MODELS, world.store.events(limit=1000), world.kept, changed_rows,
+        world.policy,
+        MODELS,
+        world.store.events(limit=1000),
+        world.kept,
+        changed_rows,
         pruned_to=record.pruned.up_to if record.pruned else 0,
         kept=lambda revision: world.store.load_state(decided_at(revision)),
-    )  # fmt: skip
+    )
 
 
 def label(value):
@@ -41,9 +45,7 @@ def label(value):
 
 
 def score(value):
-    return lambda seq, o, report: (
-        seq, replace(o, candidate=replace(o.candidate, score=value)), report
-    )  # fmt: skip
+    return lambda seq, o, report: (seq, replace(o, candidate=replace(o.candidate, score=value)), report)
 
 
 def test_a_promotion_is_reached_again():
@@ -248,8 +250,16 @@ def pruned(world, rows):
 
 def long_rollout():
     """Decisions at rows 640, 1,280 and 2,220, so that whole blocks lie between the last two."""
-    world = World(policy([{"shadow": 100, "until": {"labels": 20}}, {"canary": 5},
-                          {"canary": 25, "until": {"labels": 900}}, "promote"]))  # fmt: skip
+    world = World(
+        policy(
+            [
+                {"shadow": 100, "until": {"labels": 20}},
+                {"canary": 5},
+                {"canary": 25, "until": {"labels": 900}},
+                "promote",
+            ]
+        )
+    )
     process = Process(world)
     for n in (640, 640, 940):
         world.serve(n)

@@ -34,9 +34,17 @@ def policy(steps: Sequence[Any] = STEPS, labels: dict[str, Any] | None = None, *
     """A policy with a margin so wide that ten pairs of a step decide."""
     quality = {"loss": "zero_one", "margin": 0.5} | goals.pop("quality", {})
     return Policy.model_validate(
-        {"model": "m", "task": "binary-classification", "primary": "a", "candidate": "b", "steps": list(steps),
-         "unit": "user", "labels": {"wait": 3600} | (labels or {}), "goals": {"quality": quality} | goals}
-    )  # fmt: skip
+        {
+            "model": "m",
+            "task": "binary-classification",
+            "primary": "a",
+            "candidate": "b",
+            "steps": list(steps),
+            "unit": "user",
+            "labels": {"wait": 3600} | (labels or {}),
+            "goals": {"quality": quality} | goals,
+        }
+    )
 
 
 def pair(number: int, kind: str = "same", **changes: Any) -> Observation:
@@ -150,7 +158,11 @@ class World:
     def verified(self, models: dict[Variant, Model] = MODELS) -> tuple[list[Check], str | None]:
         (record,) = self.store.rollouts()
         return verify(
-            self.policy, models, self.store.events(limit=1000), self.kept, stored_rows(self.store),
+            self.policy,
+            models,
+            self.store.events(limit=1000),
+            self.kept,
+            stored_rows(self.store),
             pruned_to=record.pruned.up_to if record.pruned else 0,
             kept=lambda revision: self.store.load_state(decided_at(revision)),
-        )  # fmt: skip
+        )

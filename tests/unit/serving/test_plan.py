@@ -267,9 +267,14 @@ def test_without_a_plan_the_primary_answers_alone_until_one_can_be_read(known: P
         registry = prometheus_client.CollectorRegistry()
         store.away = 10**9
         control = Control(
-            house.control.policy, CARDS, store, Metrics(registry), house.clock, None,
+            house.control.policy,
+            CARDS,
+            store,
+            Metrics(registry),
+            house.clock,
+            None,
             begin=lambda: store.save_plan(FIRST, Event(0.0, "started", "service", "", 0), expected_revision=0),
-        )  # fmt: skip
+        )
         followed: list[Plan] = []
         control.on_plan = followed.append
         control.start(0.002, 60.0)
@@ -327,10 +332,19 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
         house = House()
         house.store.add_observations(
             [observation("p-0", primary=0.25, candidate=0.75)],
-            {"requests/primary/live/200": 1, "rows/live": 1, "latency/primary/0": 1, "shadow/sent": 1,
-             "shadow/compared": 1, "fallbacks/timeout": 1, "fallbacks/starting": 2, "requests/candidate/shadow/200": 3,
-             "requests/candidate/shadow/504": 2, "requests/candidate/shadow/429": 5},
-        )  # fmt: skip
+            {
+                "requests/primary/live/200": 1,
+                "rows/live": 1,
+                "latency/primary/0": 1,
+                "shadow/sent": 1,
+                "shadow/compared": 1,
+                "fallbacks/timeout": 1,
+                "fallbacks/starting": 2,
+                "requests/candidate/shadow/200": 3,
+                "requests/candidate/shadow/504": 2,
+                "requests/candidate/shadow/429": 5,
+            },
+        )
         house.store.add_labels([LabelReport("p-0", 1, 1_000_000.0 + 45)], received_at=0.0)
         state = await house.control.state(candidate_up=False)
 
@@ -339,18 +353,29 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
         assert state["candidate"]["up"] is False
         assert state["verdict"]["answer"] == "hold"
         assert state["variants"]["primary"] == {
-            "requests": 1, "asked": 1, "failed": 0, "latency_p50_ms": 0.25, "latency_p95_ms": 0.475,
-            "latency_p99_ms": 0.495, "labelled": 1,
-            "accuracy": 0.0, "brier": 0.5625, "log_loss": pytest.approx(-math.log(0.25)),
-        }  # fmt: skip
+            "requests": 1,
+            "asked": 1,
+            "failed": 0,
+            "latency_p50_ms": 0.25,
+            "latency_p95_ms": 0.475,
+            "latency_p99_ms": 0.495,
+            "labelled": 1,
+            "accuracy": 0.0,
+            "brier": 0.5625,
+            "log_loss": pytest.approx(-math.log(0.25)),
+        }
         assert state["variants"]["candidate"]["brier"] == 0.0625
         # Two late rehearsals and one fallback failed; what was dropped or still starting was never asked.
         assert [state["variants"]["candidate"][name] for name in ("requests", "asked", "failed")] == [0, 6, 3]
         assert state["allowed"] == ["promote", "promote_full", "weight", "pause", "abort"]
         assert state["variants"]["candidate"]["latency_p50_ms"] is None
         assert state["labels"] | {"funnel": 0} == {
-        "matched": 1, "coverage": 1.0, "delay_p50_s": pytest.approx(35.0), "funnel": 0, "oldest_waiting_s": None,
-    }  # fmt: skip
+            "matched": 1,
+            "coverage": 1.0,
+            "delay_p50_s": pytest.approx(35.0),
+            "funnel": 0,
+            "oldest_waiting_s": None,
+        }
         assert state["shadow"] == {"sent": 1, "compared": 1, "dropped": 0, "failed": 0, "late": 0}
         assert state["fallbacks"] == {"timeout": 1, "starting": 2}
         assert state["revision"] == 1
@@ -363,15 +388,25 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
 def test_nothing_known_is_said_as_nothing() -> None:
     """No zero where there is no number yet."""
     assert figures({}, Variant.PRIMARY) == {
-        "requests": 0, "asked": 0, "failed": 0, "latency_p50_ms": None, "latency_p95_ms": None, "latency_p99_ms": None,
-    }  # fmt: skip
+        "requests": 0,
+        "asked": 0,
+        "failed": 0,
+        "latency_p50_ms": None,
+        "latency_p95_ms": None,
+        "latency_p99_ms": None,
+    }
     assert label_figures({}) == {"matched": 0, "coverage": None, "delay_p50_s": None}
 
 
 def test_requests_counted_are_the_live_ones() -> None:
     """Not the rehearsals, not the pinned ones; of every status."""
-    counters = {"requests/primary/live/200": 5, "requests/primary/live/500": 1, "requests/primary/shadow/200": 9,
-                "requests/primary/pinned/200": 9, "requests/candidate/live/200": 2}  # fmt: skip
+    counters = {
+        "requests/primary/live/200": 5,
+        "requests/primary/live/500": 1,
+        "requests/primary/shadow/200": 9,
+        "requests/primary/pinned/200": 9,
+        "requests/candidate/live/200": 2,
+    }
 
     primary = figures(counters, Variant.PRIMARY)
     assert (primary["requests"], primary["asked"], primary["failed"]) == (6, 15, 1)

@@ -36,15 +36,19 @@ def test_steps_are_in_percent_with_what_they_ask_for() -> None:
 def test_an_example_is_the_middle_or_the_most_frequent_value_of_the_training() -> None:
     """Without a profile there is none; the primary's card goes before the candidate's."""
     many = {f"c{i:03}": 1.0 + i for i in range(CHOICES_MAX + 30)}
-    primary = card(inputs=[
-        InputSpec(name="x", dtype="float32", shape=[None, 1], profile=numeric([1.0, 5.0, 8.0]), description="an x"),
-        InputSpec(name="flat", dtype="float32", shape=[None, 1], profile=numeric([])),
-        InputSpec(name="bare", dtype="string", shape=[None, 1]),
-    ])  # fmt: skip
-    candidate = card(inputs=[
-        InputSpec(name="x", dtype="float32", shape=[None, 1], profile=numeric([7.0])),
-        InputSpec(name="word", dtype="string", shape=[None, 1], profile=CategoricalProfile(missing=0, shares=many)),
-    ])  # fmt: skip
+    primary = card(
+        inputs=[
+            InputSpec(name="x", dtype="float32", shape=[None, 1], profile=numeric([1.0, 5.0, 8.0]), description="an x"),
+            InputSpec(name="flat", dtype="float32", shape=[None, 1], profile=numeric([])),
+            InputSpec(name="bare", dtype="string", shape=[None, 1]),
+        ]
+    )
+    candidate = card(
+        inputs=[
+            InputSpec(name="x", dtype="float32", shape=[None, 1], profile=numeric([7.0])),
+            InputSpec(name="word", dtype="string", shape=[None, 1], profile=CategoricalProfile(missing=0, shares=many)),
+        ]
+    )
     fields = [
         Field("x", "float32"),
         Field("flat", "float32"),

@@ -259,15 +259,26 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
         assert next(o for _, o, _ in store.outcomes()).unit == "s"
         assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
-            "shadow/sent": 2, "shadow/compared": 1, "shadow/dropped": 1, "requests/primary/live/200": 2,
+            "shadow/sent": 2,
+            "shadow/compared": 1,
+            "shadow/dropped": 1,
+            "requests/primary/live/200": 2,
             "requests/primary/pinned/200": 1,
-            "requests/candidate/shadow/200": 1, "requests/candidate/shadow/429": 1, "rows/live": 3, "rows/pinned": 1,
-        }  # fmt: skip
+            "requests/candidate/shadow/200": 1,
+            "requests/candidate/shadow/429": 1,
+            "rows/live": 3,
+            "rows/pinned": 1,
+        }
         # 0.2 beside 0.1, and 0.9 beside 0.8: both 0.1 apart, and no label flips.
         assert {k: v for k, v in counters.items() if k.startswith("compare/")} == {
-            "compare/rows": 2, "compare/label_rows": 2, "compare/label_flips": 0, "compare/distance_rows": 2,
-            "compare/distance_equal": 0, "compare/distance_sum": pytest.approx(0.2), "compare/distance/7": 2,
-        }  # fmt: skip
+            "compare/rows": 2,
+            "compare/label_rows": 2,
+            "compare/label_flips": 0,
+            "compare/distance_rows": 2,
+            "compare/distance_equal": 0,
+            "compare/distance_sum": pytest.approx(0.2),
+            "compare/distance/7": 2,
+        }
         assert metrics["understudy_compared_rows_total",] == 2
         assert metrics["understudy_probability_distance_count",] == 2
         assert metrics["understudy_probability_distance_sum",] == pytest.approx(0.2)

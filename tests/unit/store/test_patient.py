@@ -154,8 +154,10 @@ def test_an_outage_is_two_lines_and_a_reminder_a_minute() -> None:
         for _ in range(10):
             outage.answered()
     assert [line["event"].split(":")[0] for line in said] == [
-        "the store is away", *["the store is still away"] * 5, "the store is back",
-    ]  # fmt: skip
+        "the store is away",
+        *["the store is still away"] * 5,
+        "the store is back",
+    ]
     assert said[0]["error"] == "connection refused"
     assert said[1]["away_s"] == REMIND_S
     assert (said[-1]["away_s"], said[-1]["records_waited"]) == (301.0, 3000)

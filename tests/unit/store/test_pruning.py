@@ -71,8 +71,9 @@ def test_it_clears_up_after_rollouts_that_are_over(sql: SqlStore, url: str) -> N
     assert successor.prune(Retention(50.0, sys.maxsize), now=100.0) == 2
     assert (stored(sql), stored(successor)) == (["b"], ["c"])
     assert [(r.rollout, r.pruned) for r in sql.rollouts()] == [
-        ("flight-1", Pruned(1, 1, 100.0)), ("flight-2", Pruned(3, 1, 100.0)),
-    ]  # fmt: skip
+        ("flight-1", Pruned(1, 1, 100.0)),
+        ("flight-2", Pruned(3, 1, 100.0)),
+    ]
     assert sql.counters()["joined"] == 2
     assert receipt(sql, report("a"), report("b")) == (0, 1, 0, 1)
     successor.close()

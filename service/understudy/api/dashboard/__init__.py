@@ -46,8 +46,11 @@ class Asset:
         """Answer with the file, or 304 to whoever has it (RFC 9110, section 13.1.2)."""
         # `no-cache` is "keep it, and ask whether it has changed": a new version is there with the next look.
         headers: Headers = [
-            (b"etag", self.etag), (b"cache-control", b"no-cache"), (b"vary", b"accept-encoding"), *SECURITY,
-        ]  # fmt: skip
+            (b"etag", self.etag),
+            (b"cache-control", b"no-cache"),
+            (b"vary", b"accept-encoding"),
+            *SECURITY,
+        ]
         if knows(scope, self.etag):
             await unchanged(send, headers)
             return

@@ -116,8 +116,10 @@ class Signature:
         for wanted in question.wanted:
             array = self.outputs[wanted.name].array(scores, variant)
             tensor: dict[str, Any] = {
-                "name": wanted.name, "datatype": DATATYPES[self.outputs[wanted.name].spec.dtype], "shape": array.shape,
-            }  # fmt: skip
+                "name": wanted.name,
+                "datatype": DATATYPES[self.outputs[wanted.name].spec.dtype],
+                "shape": array.shape,
+            }
             if wanted.binary:
                 tail.append(to_bytes(array))
                 tensor["parameters"] = {"binary_data_size": len(tail[-1])}
@@ -138,10 +140,17 @@ class Signature:
             {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": {"optional": True}}
             for name in self._context
         ]
-        return {"inputs": inputs, "outputs": [
-            {"name": name, "datatype": DATATYPES[output.spec.dtype],
-             "shape": [-1, *(-1 if size is None else size for size in output.spec.shape[1:])]}
-            for name, output in self.outputs.items()]}  # fmt: skip
+        return {
+            "inputs": inputs,
+            "outputs": [
+                {
+                    "name": name,
+                    "datatype": DATATYPES[output.spec.dtype],
+                    "shape": [-1, *(-1 if size is None else size for size in output.spec.shape[1:])],
+                }
+                for name, output in self.outputs.items()
+            ],
+        }
 
     def _read(
         self, inputs: Sequence[_Input], raw: memoryview
@@ -173,8 +182,9 @@ class Signature:
         named = {tensor.name for tensor in inputs}
         problems += [
             {"row": None, "field": s.name, "problem": f"is missing; the model takes {s.datatype} of shape {s.shape}"}
-            for s in self._required if s.name not in named
-        ]  # fmt: skip
+            for s in self._required
+            if s.name not in named
+        ]
         if not problems and at != len(raw):
             raise MalformedRequest(f"{len(raw) - at} bytes are left after the last input's binary data")
         if problems:

@@ -17,15 +17,21 @@ _INFER = (
 def paths() -> dict[str, Any]:
     """The calls, as OpenAPI path items."""
     found: dict[str, Any] = {
-        "/v2": {"get": _call("v2Server", "The server's name, version and extensions of the Open Inference Protocol", "Server")},
+        "/v2": {
+            "get": _call(
+                "v2Server", "The server's name, version and extensions of the Open Inference Protocol", "Server"
+            )
+        },
         "/v2/health/live": {"get": _call("v2Live", "The process turns", "Health")},
         "/v2/health/ready": {"get": _call("v2Ready", "As /readyz", "Health", 503)},
-    }  # fmt: skip
+    }
     for version in ("", "/versions/{version}"):
         path, name = f"/v2/models/{{model}}{version}", "Version" if version else "Model"
         of = "pinned to a version" if version else "routed"
-        given = [{"in": "path", "name": part, "required": True, "schema": _STRING}
-                 for part in (("model", "version") if version else ("model",))]  # fmt: skip
+        given = [
+            {"in": "path", "name": part, "required": True, "schema": _STRING}
+            for part in (("model", "version") if version else ("model",))
+        ]
         pinned = "Pinned to the variant with this version: operators only, where there are tokens, and no evidence. "
         calls = {
             path: ("get", _call(f"v2{name}", f"Inputs and outputs, {of}", "Model", 404)),
@@ -35,8 +41,10 @@ def paths() -> dict[str, Any]:
                 _infer(f"v2{name}Infer", f"Predict rows, {of}", (pinned if version else "") + _INFER),
             ),
         }
-        found |= {where: {method: call | {"parameters": given + call.get("parameters", [])}}
-                  for where, (method, call) in calls.items()}  # fmt: skip
+        found |= {
+            where: {method: call | {"parameters": given + call.get("parameters", [])}}
+            for where, (method, call) in calls.items()
+        }
     return found
 
 
@@ -54,21 +62,51 @@ def schemas() -> dict[str, Any]:
         "V2Health": _object({"live": {"type": "boolean"}, "ready": {"type": "boolean"}}, "live"),
         "V2Ready": _object({"name": _STRING, "ready": {"type": "boolean"}}, "name", "ready"),
         "V2Server": _object(
-            {"name": _STRING, "version": _STRING, "extensions": _list(_STRING)}, "name", "version", "extensions"),
+            {"name": _STRING, "version": _STRING, "extensions": _list(_STRING)}, "name", "version", "extensions"
+        ),
         "V2Tensor": _object(tensor, "name", "datatype", "shape"),
         "V2Model": _object(
-            {"name": _STRING, "versions": _list(_STRING), "platform": _STRING, "inputs": _list(_ref("Tensor")),
-             "outputs": _list(_ref("Tensor"))}, "name", "versions", "platform", "inputs", "outputs"),
+            {
+                "name": _STRING,
+                "versions": _list(_STRING),
+                "platform": _STRING,
+                "inputs": _list(_ref("Tensor")),
+                "outputs": _list(_ref("Tensor")),
+            },
+            "name",
+            "versions",
+            "platform",
+            "inputs",
+            "outputs",
+        ),
         "V2InferRequest": _object(
-            {"id": _STRING, "parameters": _PARAMETERS, "outputs": _list(_object(wanted, "name")),
-             "inputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape"))}, "inputs"),
+            {
+                "id": _STRING,
+                "parameters": _PARAMETERS,
+                "outputs": _list(_object(wanted, "name")),
+                "inputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape")),
+            },
+            "inputs",
+        ),
         "V2InferResponse": _object(
-            {"model_name": _STRING, "model_version": _STRING, "id": _STRING,
-             "parameters": _object({"variant": _STRING, "fallback": {"type": "boolean"}, "prediction_id": _STRING},
-                                   "variant", "fallback", "prediction_id"),
-             "outputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape"))},
-            "model_name", "model_version", "parameters", "outputs"),
-    }  # fmt: skip
+            {
+                "model_name": _STRING,
+                "model_version": _STRING,
+                "id": _STRING,
+                "parameters": _object(
+                    {"variant": _STRING, "fallback": {"type": "boolean"}, "prediction_id": _STRING},
+                    "variant",
+                    "fallback",
+                    "prediction_id",
+                ),
+                "outputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape")),
+            },
+            "model_name",
+            "model_version",
+            "parameters",
+            "outputs",
+        ),
+    }
 
 
 def _infer(name: str, summary: str, description: str) -> dict[str, Any]:
@@ -83,12 +121,16 @@ def _infer(name: str, summary: str, description: str) -> dict[str, Any]:
         "parameters": [
             {**header, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
             {**header, "name": "X-Rollout-Variant", "description": "pins to `primary` or `candidate`"},
-            {**header, "name": "Inference-Header-Content-Length", "schema": {"type": "integer"},
-             "description": "where the body's JSON ends and raw tensors begin"},
+            {
+                **header,
+                "name": "Inference-Header-Content-Length",
+                "schema": {"type": "integer"},
+                "description": "where the body's JSON ends and raw tensors begin",
+            },
         ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("InferRequest")}, **raw}},
         "security": [{}, {"token": []}],
-    }  # fmt: skip
+    }
 
 
 def _call(name: str, summary: str, schema: str, *errors: int) -> dict[str, Any]:

@@ -145,9 +145,10 @@ class ProtocolV2:
     ) -> tuple[Headers, bytes]:
         parts, variant, name = self._parts, exchange.variant, exchange.prediction_id(0)
         head = {
-            "model_name": parts.policy.model, "model_version": parts.cards[variant].version,
+            "model_name": parts.policy.model,
+            "model_version": parts.cards[variant].version,
             "parameters": {"variant": variant, "fallback": exchange.fallback is not None, "prediction_id": name},
-        }  # fmt: skip
+        }
         body, json_length = signature.encode(head, question, scores, variant)
         headers: Headers = [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", name.encode())]
         if json_length is None:

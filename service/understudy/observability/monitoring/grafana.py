@@ -13,15 +13,24 @@ from understudy.rollout.policy import Policy
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH, HEIGHT = 24, 8
 ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Requests", ("understudy_request", "understudy_inference", "understudy_batch", "understudy_fallbacks",
-                  "understudy_candidate", "understudy_input")),
+    (
+        "Requests",
+        (
+            "understudy_request",
+            "understudy_inference",
+            "understudy_batch",
+            "understudy_fallbacks",
+            "understudy_candidate",
+            "understudy_input",
+        ),
+    ),
     ("Rehearsals", ("understudy_shadow", "understudy_compared", "understudy_disagreements", "understudy_probability")),
     ("Labels and quality", ("understudy_label", "understudy_outcomes", "understudy_loss", "understudy_expected")),
     ("Rollout", ("understudy_evidence", "understudy_rollout", "understudy_events")),
     ("Drift", ("understudy_feature", "understudy_drift")),
     ("Store", ("understudy_store",)),
     ("Others", ("",)),
-)  # fmt: skip
+)
 """Rows of the dashboard and the names that belong to them; the first that fits."""
 
 Panel = dict[str, Any]
@@ -49,42 +58,86 @@ def dashboard(policy: Policy) -> Panel:
         "editable": True,
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
-        "templating": {"list": [
-            {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "data source"},
-            {"name": "job", "type": "query", "datasource": SOURCE, "label": "job", "refresh": 2, "includeAll": True,
-             "multi": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
-             "query": {"query": "label_values(understudy_rollout_weight, job)", "refId": "job"}},
-        ]},
-        "annotations": {"list": [
-            {"name": "rollout events", "datasource": SOURCE, "enable": True, "iconColor": "orange",
-             "expr": 'changes(understudy_rollout_weight{job=~"$job"}[1m]) > 0', "titleFormat": "the weight changed"},
-        ]},
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "data source"},
+                {
+                    "name": "job",
+                    "type": "query",
+                    "datasource": SOURCE,
+                    "label": "job",
+                    "refresh": 2,
+                    "includeAll": True,
+                    "multi": True,
+                    "allValue": ".*",
+                    "current": {"text": "All", "value": "$__all"},
+                    "query": {"query": "label_values(understudy_rollout_weight, job)", "refId": "job"},
+                },
+            ]
+        },
+        "annotations": {
+            "list": [
+                {
+                    "name": "rollout events",
+                    "datasource": SOURCE,
+                    "enable": True,
+                    "iconColor": "orange",
+                    "expr": 'changes(understudy_rollout_weight{job=~"$job"}[1m]) > 0',
+                    "titleFormat": "the weight changed",
+                },
+            ]
+        },
         "panels": panels,
-    }  # fmt: skip
+    }
 
 
 def _headline(policy: Policy) -> Iterator[Panel]:
     goals = policy.goals
     yield _stat("Phase", 'max by (phase) (understudy_rollout_phase{job=~"$job"}) == 1', "{{phase}}", text="name")
     yield _stat("Candidate's share of answers", 'max(understudy_rollout_weight{job=~"$job"})', "", "percentunit")
-    yield _stat("Drift alarms", 'sum(max by (variant, feature) (understudy_drift_alarm{job=~"$job"})) or vector(0)', "",
-                steps=((None, "green"), (1, "orange")))  # fmt: skip
+    yield _stat(
+        "Drift alarms",
+        'sum(max by (variant, feature) (understudy_drift_alarm{job=~"$job"})) or vector(0)',
+        "",
+        steps=((None, "green"), (1, "orange")),
+    )
     yield _stat("Labels that came, a day", 'understudy:label_coverage:ratio_rate1d{job=~"$job"}', "", "percentunit")
-    yield _lines("Requests answered", ['understudy:requests:rate5m{job=~"$job"}'], "{{variant}}", "reqps",
-                 line=goals.throughput_rps)  # fmt: skip
-    yield _lines("p99 beside its goal", ['understudy:latency_seconds:p99_rate5m{job=~"$job"}'], "{{variant}}", "s",
-                 line=goals.latency.p99_ms / 1000)  # fmt: skip
+    yield _lines(
+        "Requests answered",
+        ['understudy:requests:rate5m{job=~"$job"}'],
+        "{{variant}}",
+        "reqps",
+        line=goals.throughput_rps,
+    )
+    yield _lines(
+        "p99 beside its goal",
+        ['understudy:latency_seconds:p99_rate5m{job=~"$job"}'],
+        "{{variant}}",
+        "s",
+        line=goals.latency.p99_ms / 1000,
+    )
     yield _lines("Errors", ['understudy:errors:ratio_rate5m{job=~"$job"}'], "{{variant}}", "percentunit")
     yield _lines("Accuracy over a day", ['understudy:accuracy:ratio_rate1d{job=~"$job"}'], "{{variant}}", "percentunit")
     if goals.quality is not None:
         loss = goals.quality.loss
-        yield _lines(f"{loss} over a day, less is better", [f'understudy:loss:mean_rate1d{{job=~"$job",loss="{loss}"}}'],
-                     "{{variant}}", line=goals.quality.poc_target)  # fmt: skip
-    yield _lines("Evidence: candidate minus primary", ['max by (metric, bound) (understudy_evidence{job=~"$job"})'],
-                 "{{metric}} {{bound}}")  # fmt: skip
+        yield _lines(
+            f"{loss} over a day, less is better",
+            [f'understudy:loss:mean_rate1d{{job=~"$job",loss="{loss}"}}'],
+            "{{variant}}",
+            line=goals.quality.poc_target,
+        )
+    yield _lines(
+        "Evidence: candidate minus primary",
+        ['max by (metric, bound) (understudy_evidence{job=~"$job"})'],
+        "{{metric}} {{bound}}",
+    )
     away, line = (f'max by (variant, feature) (understudy_feature_psi{part}{{job=~"$job"}})' for part in ("", "_line"))
-    yield _lines("Distance to training over its line, the furthest five", [f"topk(5, {away} / {line})"],
-                 "{{variant}} {{feature}}", line=1.0)  # fmt: skip
+    yield _lines(
+        "Distance to training over its line, the furthest five",
+        [f"topk(5, {away} / {line})"],
+        "{{variant}} {{feature}}",
+        line=1.0,
+    )
     yield _lines("Rehearsals lost", ['understudy:shadow_lost:ratio_rate1h{job=~"$job"}'], "", "percentunit")
 
 
@@ -128,8 +181,10 @@ def _lines(
     defaults: Panel = {"unit": unit, "custom": custom}
     if line is not None:
         custom["thresholdsStyle"] = {"mode": "dashed"}
-        defaults["thresholds"] = {"mode": "absolute", "steps": [{"value": None, "color": "transparent"},
-                                                                {"value": line, "color": "orange"}]}  # fmt: skip
+        defaults["thresholds"] = {
+            "mode": "absolute",
+            "steps": [{"value": None, "color": "transparent"}, {"value": line, "color": "orange"}],
+        }
     return _panel("timeseries", title, expressions, legend, description) | {
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
@@ -137,9 +192,14 @@ def _lines(
 
 
 def _stat(
-    title: str, expression: str, legend: str, unit: str = "short", *, text: str = "auto",
+    title: str,
+    expression: str,
+    legend: str,
+    unit: str = "short",
+    *,
+    text: str = "auto",
     steps: Sequence[tuple[float | None, str]] = ((None, "blue"),),
-) -> Panel:  # fmt: skip
+) -> Panel:
     """One number, or the name of what is one."""
     thresholds = {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
     return _panel("stat", title, [expression], legend, "") | {
@@ -159,8 +219,15 @@ def _panel(kind: str, title: str, expressions: Sequence[str], legend: str, descr
 def _lay(panels: list[Panel], title: str, row: Sequence[Panel], *, per_row: int) -> None:
     """Append a row with its panels below, left to right."""
     y = max((p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels), default=0)
-    panels.append({"type": "row", "title": title, "collapsed": False, "panels": [],
-                   "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1}})  # fmt: skip
+    panels.append(
+        {
+            "type": "row",
+            "title": title,
+            "collapsed": False,
+            "panels": [],
+            "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
+        }
+    )
     width = WIDTH // per_row
     for i, panel in enumerate(row):
         place = {"x": i % per_row * width, "y": y + 1 + i // per_row * HEIGHT, "w": width, "h": HEIGHT}

@@ -84,9 +84,13 @@ def read_file(
 
 
 def sample_of(
-    source: str, records: Iterable[tuple[int, Mapping[str, Any]]], decoder: Decoder, wanted: Wanted,
-    classes: Sequence[int | str], progress: Progress = lambda rows: None,
-) -> Sample:  # fmt: skip
+    source: str,
+    records: Iterable[tuple[int, Mapping[str, Any]]],
+    decoder: Decoder,
+    wanted: Wanted,
+    classes: Sequence[int | str],
+    progress: Progress = lambda rows: None,
+) -> Sample:
     """A sample of numbered records: field values, and the wanted columns beside them.
 
     Raises:

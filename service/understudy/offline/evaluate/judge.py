@@ -113,16 +113,25 @@ def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> 
     # All segments' intervals together hold with the confidence of one (Bonferroni).
     widened = 1 - (1 - CONFIDENCE) / max(tested, 1)
     found = Evaluation(
-        sample.source, loss,
+        sample.source,
+        loss,
         [{"name": m.name, "version": m.card.version, "digest": m.card.digest, "failed": m.failed} for m in models],
-        len(sample.rows), sum(label is not None for label in sample.labels), _method(sample, tested),
+        len(sample.rows),
+        sum(label is not None for label in sample.labels),
+        _method(sample, tested),
         view.part("everything", every),
         [view.part(name, rows) for name, rows in months.items()],
-        {name: [view.part(value, rows, widened) for value, rows in sorted(parts.items(), key=lambda i: -len(i[1]))
-                if len(rows) >= SEGMENT_MIN_ROWS] for name, parts in segments.items()},
+        {
+            name: [
+                view.part(value, rows, widened)
+                for value, rows in sorted(parts.items(), key=lambda i: -len(i[1]))
+                if len(rows) >= SEGMENT_MIN_ROWS
+            ]
+            for name, parts in segments.items()
+        },
         *view.calibration(),
         notes=notes(models, goal),
-    )  # fmt: skip
+    )
     found.answers = list(_answers(found, models, goal))
     return found
 
@@ -167,11 +176,15 @@ class _View:
         difference = None if self._apart is None else interval(self._apart[rows], blocks, confidence)
         means = [_means(each, known) for each in self._expected]
         return Part(
-            name, rows.size, [interval(each, blocks, confidence) for each in by_model],
+            name,
+            rows.size,
+            [interval(each, blocks, confidence) for each in by_model],
             [interval(each, blocks, confidence) for each in right],
-            [each[0] for each in means], [each[1] if self._loss == "brier" else None for each in means],
-            difference, base,
-        )  # fmt: skip
+            [each[0] for each in means],
+            [each[1] if self._loss == "brier" else None for each in means],
+            difference,
+            base,
+        )
 
     def calibration(self) -> tuple[list[list[Bin]], list[float | None], list[float | None]]:
         tables: list[list[Bin]] = []
@@ -248,9 +261,15 @@ def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) 
 
 
 def _below(
-    question: str, found: Interval, line: float, months: Sequence[tuple[str, Interval | None]], what: str, form: str,
-    *, better: bool = False,
-) -> Answered:  # fmt: skip
+    question: str,
+    found: Interval,
+    line: float,
+    months: Sequence[tuple[str, Interval | None]],
+    what: str,
+    form: str,
+    *,
+    better: bool = False,
+) -> Answered:
     """Whether a mean is below a line: of each month too, where those are `better` that are below 0 instead."""
     if found.low is None or found.high is None:
         answer, between = "not certain", "too few days to say how certain"

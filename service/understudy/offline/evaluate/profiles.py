@@ -49,9 +49,13 @@ def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: P
     known = engine.card.training
     first, last = ("", "") if sample.at is None else (day_of(sample.at[0]), day_of(sample.at[-1]))
     training = Training(
-        data=str(data.name), start=first, end=last, rows=len(sample.rows),
-        algorithm=known.algorithm if known else "not said", seed=known.seed if known else 0,
-    )  # fmt: skip
+        data=str(data.name),
+        start=first,
+        end=last,
+        rows=len(sample.rows),
+        algorithm=known.algorithm if known else "not said",
+        seed=known.seed if known else 0,
+    )
     said = {"inputs": inputs, "predictions": _predictions(answers, sample.at), "training": training}
     return engine.card.model_copy(update=said)
 

@@ -45,13 +45,23 @@ def render(documents: Documents, *, now: float, traffic_rps: float | None = None
         traffic_rps: predictions a second over the whole month, for the monthly cost; the throughput goal, if left out.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("understudy.offline.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.PackageLoader("understudy.offline.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
-    )  # fmt: skip
+    )
     environment.filters |= {
-        "count": words.count, "share": words.share, "day": words.day, "moment": words.moment, "sentence": words.sentence,
-        "duration": words.duration, "number": words.number, "figure": words.figure, "interval": words.interval,
-    }  # fmt: skip
+        "count": words.count,
+        "share": words.share,
+        "day": words.day,
+        "moment": words.moment,
+        "sentence": words.sentence,
+        "duration": words.duration,
+        "number": words.number,
+        "figure": words.figure,
+        "interval": words.interval,
+    }
     state, policy = documents.state, documents.policy
     load = findings.load_test(documents.events, state)
     months, evaluation = offline.months(policy), documents.evaluation
@@ -59,16 +69,29 @@ def render(documents: Documents, *, now: float, traffic_rps: float | None = None
     verdict = findings.verdict(state, documents.events)
     decided = (verdict["decision"] or {}).get("details", {}).get("metrics")
     return environment.get_template("report.html.j2").render(
-        now=now, version=__version__, source=documents.source, state=state, policy=policy,
-        verdict=verdict, decided=bool(decided), goals=findings.goals(decided or state["metrics"], policy, load),
-        months=months, blank=dict.fromkeys(HeldOut.model_fields), evaluated=evaluated,
-        months_picture=pictures.months(evaluated["drawn"], "loss", evaluated["loss"]) if evaluated else pictures.months(months),
-        story=findings.story(documents.events), steps=findings.steps(state, policy), titles=words.METRICS,
+        now=now,
+        version=__version__,
+        source=documents.source,
+        state=state,
+        policy=policy,
+        verdict=verdict,
+        decided=bool(decided),
+        goals=findings.goals(decided or state["metrics"], policy, load),
+        months=months,
+        blank=dict.fromkeys(HeldOut.model_fields),
+        evaluated=evaluated,
+        months_picture=pictures.months(evaluated["drawn"], "loss", evaluated["loss"])
+        if evaluated
+        else pictures.months(months),
+        story=findings.story(documents.events),
+        steps=findings.steps(state, policy),
+        titles=words.METRICS,
         bands=[
             (metric, pictures.band(metric, documents.evidence.get("bands", []), policy["goals"]))
             for metric in state["metrics"]
         ],
-        load=load, cost=findings.cost(policy, load, traffic_rps),
+        load=load,
+        cost=findings.cost(policy, load, traffic_rps),
         risks=findings.risks(state, policy, documents.drift, documents.events, evaluation),
         deciders=findings.deciders(documents.events),
-    )  # fmt: skip
+    )

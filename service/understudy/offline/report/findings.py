@@ -42,8 +42,15 @@ def goals(metrics: Sequence[Document], policy: Document, load: Document | None) 
     stated = policy["goals"]
     measured = load["details"]["measured"] if load else None
     if wanted := stated.get("throughput_rps"):
-        found.append(_loaded("Throughput", f"at least {wanted:,.0f} requests a second", load,
-                             f"{measured['achieved_rps']:,.0f} a second" if measured else "", "throughput"))  # fmt: skip
+        found.append(
+            _loaded(
+                "Throughput",
+                f"at least {wanted:,.0f} requests a second",
+                load,
+                f"{measured['achieved_rps']:,.0f} a second" if measured else "",
+                "throughput",
+            )
+        )
     if price := stated.get("cost"):
         cost_ = measured["cost_per_million"] if measured else None
         text = f"at most {price['max_per_million']:g} for a million predictions"
@@ -114,9 +121,15 @@ def load_test(events: Sequence[Document], state: Document) -> Document | None:
     """The newest load test of these models in the log, as its event; None where there is none."""
     digests = {variant: (state[variant] or {}).get("digest") for variant in ("primary", "candidate")}
     return next(
-        (e for e in reversed(events) if e["kind"] == "loadtest" and "measured" in e["details"]
-         and digests == {name: e["details"]["setup"].get(name) for name in digests}), None,
-    )  # fmt: skip
+        (
+            e
+            for e in reversed(events)
+            if e["kind"] == "loadtest"
+            and "measured" in e["details"]
+            and digests == {name: e["details"]["setup"].get(name) for name in digests}
+        ),
+        None,
+    )
 
 
 def cost(policy: Document, load: Document | None, traffic_rps: float | None) -> dict[str, Any] | None:
@@ -139,11 +152,18 @@ def cost(policy: Document, load: Document | None, traffic_rps: float | None) -> 
     traffic = traffic_rps or (goal * rows if goal else rate)
     machines = max(1, math.ceil(traffic / (rate * HEADROOM)))
     return {
-        "proven": proven, "rate": rate, "hourly": hourly, "traffic": traffic, "headroom": HEADROOM,
-        "per_million_full": hourly / (rate * 3600) * 1e6, "machines": machines, "limit": stated["max_per_million"],
-        "per_month": machines * hourly * HOURS_PER_MONTH, "a_month": traffic * 3600 * HOURS_PER_MONTH,
+        "proven": proven,
+        "rate": rate,
+        "hourly": hourly,
+        "traffic": traffic,
+        "headroom": HEADROOM,
+        "per_million_full": hourly / (rate * 3600) * 1e6,
+        "machines": machines,
+        "limit": stated["max_per_million"],
+        "per_month": machines * hourly * HOURS_PER_MONTH,
+        "a_month": traffic * 3600 * HOURS_PER_MONTH,
         "per_million": machines * hourly / (traffic * 3600) * 1e6,
-    }  # fmt: skip
+    }
 
 
 def story(events: Sequence[Document]) -> list[dict[str, Any]]:
@@ -156,12 +176,24 @@ def story(events: Sequence[Document]) -> list[dict[str, Any]]:
         before, after = PHASES.get(details.get("from", "")), PHASES.get(details.get("to", ""))
         weight = details.get("weight")
         place = f" {weight:g} %" if isinstance(weight, int | float) and details.get("to") != "aborted" else ""
-        found.append({
-            "at": event["at"], "what": EVENTS.get(event["kind"], event["kind"].replace("_", " ")), "who": event["actor"],
-            "why": in_short(event["reason"]), "move": f"{before} → {after}{place}" if before and after else "",
-            "tone": {"advance": "good", "finish": "good", "promote": "good", "promote_full": "good", "rollback": "bad",
-                     "abort": "bad", "undo": "bad"}.get(event["kind"], "plain"),
-        })  # fmt: skip
+        found.append(
+            {
+                "at": event["at"],
+                "what": EVENTS.get(event["kind"], event["kind"].replace("_", " ")),
+                "who": event["actor"],
+                "why": in_short(event["reason"]),
+                "move": f"{before} → {after}{place}" if before and after else "",
+                "tone": {
+                    "advance": "good",
+                    "finish": "good",
+                    "promote": "good",
+                    "promote_full": "good",
+                    "rollback": "bad",
+                    "abort": "bad",
+                    "undo": "bad",
+                }.get(event["kind"], "plain"),
+            }
+        )
     return found
 
 
@@ -178,8 +210,10 @@ def deciders(events: Sequence[Document]) -> list[tuple[str, list[str]]]:
     for event in events:
         if event["details"].get("to"):
             found.setdefault(str(event["actor"]), []).append(EVENTS.get(str(event["kind"]), str(event["kind"])))
-    return [(who, [f"{what}{f' ({n} times)' if (n := all_.count(what)) > 1 else ''}" for what in dict.fromkeys(all_)])
-            for who, all_ in found.items()]  # fmt: skip
+    return [
+        (who, [f"{what}{f' ({n} times)' if (n := all_.count(what)) > 1 else ''}" for what in dict.fromkeys(all_)])
+        for who, all_ in found.items()
+    ]
 
 
 def steps(state: Document, policy: Document) -> list[dict[str, str]]:
@@ -197,9 +231,12 @@ def steps(state: Document, policy: Document) -> list[dict[str, str]]:
 
 
 def risks(
-    state: Document, policy: Document, drift: Document | None, events: Sequence[Document],
+    state: Document,
+    policy: Document,
+    drift: Document | None,
+    events: Sequence[Document],
     evaluation: Document | None = None,
-) -> list[tuple[str, list[str]]]:  # fmt: skip
+) -> list[tuple[str, list[str]]]:
     """What was seen that a launch should know of: a title and sentences each."""
     seen = [(title, [text]) for title, text in _traffic(state)]
     return [

@@ -37,20 +37,28 @@ def view(evaluation: Document) -> dict[str, Any]:
         "all": len(parts),
     }
     return {
-        "source": evaluation["source"], "labelled": evaluation["labelled"], "method": evaluation["method"], "two": two,
-        "loss": METRICS.get(evaluation["loss"], evaluation["loss"]), "answers": evaluation["answers"],
+        "source": evaluation["source"],
+        "labelled": evaluation["labelled"],
+        "method": evaluation["method"],
+        "two": two,
+        "loss": METRICS.get(evaluation["loss"], evaluation["loss"]),
+        "answers": evaluation["answers"],
         "parts": [evaluation["everything"], *evaluation["months"]],
-        "by": ", ".join(evaluation["segments"]), "segments": worst[:SEGMENTS_SHOWN], "counted": counted,
+        "by": ", ".join(evaluation["segments"]),
+        "segments": worst[:SEGMENTS_SHOWN],
+        "counted": counted,
         "models": [
             {"name": model["name"], "failed": model["failed"], "calibration_error": error, "auc": auc}
-            for model, error, auc in zip(evaluation["models"], evaluation["calibration_errors"], evaluation["auc"], strict=True)
+            for model, error, auc in zip(
+                evaluation["models"], evaluation["calibration_errors"], evaluation["auc"], strict=True
+            )
         ],
         "drawn": [
             {"month": part["name"]} | {v: {"loss": x["mean"]} for v, x in zip(VARIANTS, part["loss"], strict=False)}
             for part in evaluation["months"]
             if all(x["mean"] is not None for x in part["loss"])
         ],
-    }  # fmt: skip
+    }
 
 
 def months(policy: Document) -> list[dict[str, Any]]:

@@ -47,17 +47,19 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
     middle = [(x(n), frame.y(p[1])) for n, p in zip(xs, points, strict=True)]
     zero = "" if name in {"latency", "poc_target"} else _line("zero", frame.y(0.0))
     words = {
-        "errors": f"margin: {share(line, 1)} more often", "poc_target": f"target: {line:,.10g}",
+        "errors": f"margin: {share(line, 1)} more often",
+        "poc_target": f"target: {line:,.10g}",
         "win_rate": f"margin: {share(line, 1)} more often farther",
         "latency": f"allowed: {share(line, 0)} later than {goals['latency']['p99_ms']:g} ms or missing",
-    }.get(name, f"margin: {line:,.10g} worse")  # fmt: skip
+    }.get(name, f"margin: {line:,.10g} worse")
     steps = [x(n) for n, p, before in zip(xs[1:], points[1:], points, strict=False) if p[4] != before[4]]
     parts = [
         f'<rect class="beyond" x="{LEFT}" y="{TOP}" width="{WIDTH - LEFT - RIGHT}" height="{max(0.0, frame.y(line) - TOP):.1f}"/>',
         *(_tick_y(frame.y(t), share(t, 2) if in_percent else _written(t, high - low)) for t in _ticks(low, high)),
         *(_tick_x(x(t), f"{t:,}") for t in _log_ticks(max(xs[0], 10), max(xs[-1], 20))),
         *(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>' for at in steps),
-        f'<path class="area" d="{_path(upper)}{_path(lower[::-1]).replace("M", "L", 1)}Z"/>', zero,
+        f'<path class="area" d="{_path(upper)}{_path(lower[::-1]).replace("M", "L", 1)}Z"/>',
+        zero,
         _line("margin", frame.y(line)),
         f'<text class="margin-note" x="{LEFT + 6}" y="{frame.y(line) - 5:.1f}">{words}</text>',
         f'<path class="estimate" d="{_path(middle)}"/>',
@@ -65,7 +67,7 @@ def band(metric: Mapping[str, Any], bands: Sequence[Mapping[str, Any]], goals: M
         f'<circle class="end {metric["answer"]}" cx="{middle[-1][0]:.1f}" cy="{middle[-1][1]:.1f}" r="5"/>',
         f'<text class="axis" x="{LEFT}" y="13">↑ worse</text>',
         f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">pairs or requests counted</text>',
-    ]  # fmt: skip
+    ]
     return _svg(f"{METRICS.get(name, name)}: {metric['reason']}", parts)
 
 
@@ -87,9 +89,10 @@ def months(rows: Sequence[Mapping[str, Any]], loss: str = "brier", title: str = 
     ]
     parts = [
         *(_tick_y(frame.y(t), f"{t:.2f}") for t in _ticks(0.0, max(values) * 1.15)),
-        *(_tick_x(frame.x(i), row["month"]) for i, row in enumerate(rows)), *lines,
+        *(_tick_x(frame.x(i), row["month"]) for i, row in enumerate(rows)),
+        *lines,
         f'<text class="axis" x="{LEFT}" y="13">↑ worse</text>',
-    ]  # fmt: skip
+    ]
     said = "; ".join(f"{name}: {', '.join(f'{v:.3f}' for _, v in points)}" for name, points in series.items())
     return _svg(f"{title or METRICS.get(loss, loss)} by month. {said}", parts)
 

@@ -8,24 +8,48 @@ from typing import Any
 from markupsafe import Markup
 
 METRICS = {
-    "brier": "Brier score", "log_loss": "Log loss", "zero_one": "Wrong answers", "absolute_error": "Absolute error",
-    "squared_error": "Squared error", "win_rate": "Who is nearer to the truth",
-    "errors": "Failures", "latency": "Late or missing answers",
+    "brier": "Brier score",
+    "log_loss": "Log loss",
+    "zero_one": "Wrong answers",
+    "absolute_error": "Absolute error",
+    "squared_error": "Squared error",
+    "win_rate": "Who is nearer to the truth",
+    "errors": "Failures",
+    "latency": "Late or missing answers",
     "poc_target": "The POC's own target",
-    "serving_errors": "Whose failures callers met", "request_errors": "Failures of all requests",
+    "serving_errors": "Whose failures callers met",
+    "request_errors": "Failures of all requests",
     "latency_p50": "Median latency, against the primary's",
-    "latency_p95": "p95 latency, against the primary's", "latency_p99": "p99 latency, against the primary's",
-}  # fmt: skip
+    "latency_p95": "p95 latency, against the primary's",
+    "latency_p99": "p99 latency, against the primary's",
+}
 EVENTS = {
-    "started": "began", "advance": "advanced", "finish": "promoted", "wait": "waits for a person", "rollback": "rolled back",
-    "promote": "advanced by hand", "promote_full": "promoted by hand", "weight": "weight set by hand",
-    "shadow": "sent back to shadow", "pause": "paused", "resume": "resumed", "abort": "aborted", "retry": "began again",
-    "undo": "promotion taken back", "release": "old primary let go", "loadtest": "load test recorded",
-}  # fmt: skip
+    "started": "began",
+    "advance": "advanced",
+    "finish": "promoted",
+    "wait": "waits for a person",
+    "rollback": "rolled back",
+    "promote": "advanced by hand",
+    "promote_full": "promoted by hand",
+    "weight": "weight set by hand",
+    "shadow": "sent back to shadow",
+    "pause": "paused",
+    "resume": "resumed",
+    "abort": "aborted",
+    "retry": "began again",
+    "undo": "promotion taken back",
+    "release": "old primary let go",
+    "loadtest": "load test recorded",
+}
 PHASES = {
-    "serving": "serving", "shadow": "shadow", "canary": "canary", "waiting": "waiting", "paused": "paused",
-    "promoted": "promoted", "aborted": "taken off",
-}  # fmt: skip
+    "serving": "serving",
+    "shadow": "shadow",
+    "canary": "canary",
+    "waiting": "waiting",
+    "paused": "paused",
+    "promoted": "promoted",
+    "aborted": "taken off",
+}
 
 
 def count(value: float | None) -> str:

@@ -17,8 +17,14 @@ FAILURES = 0.001
 SLOW = 0.002
 """Assumed share of the candidate's answers that are slower than the p99 limit; 1 % are allowed."""
 SLOW_ALLOWED = 0.01
-SPREAD = {"zero_one": 0.10, "brier": 0.04, "log_loss": 0.04, "absolute_error": 0.04, "squared_error": 0.04,
-          "hamming": 0.04}  # fmt: skip
+SPREAD = {
+    "zero_one": 0.10,
+    "brier": 0.04,
+    "log_loss": 0.04,
+    "absolute_error": 0.04,
+    "squared_error": 0.04,
+    "hamming": 0.04,
+}
 """Assumed variance of a pair's difference, as a share of the largest loss squared: for `zero_one`, models that disagree on 10 % of
 the rows; for the others, a standard deviation of a fifth of the largest loss."""
 DIFFERENT = 0.5

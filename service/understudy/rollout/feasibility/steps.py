@@ -86,7 +86,7 @@ def order(policy: Policy) -> Iterator[Problem]:
             f"{which} may end within a day, so a candidate that is good by night and bad by day can pass in one night: where "
             "requests differ by the hour, write `until: {duration: 24h}`",
             refused=False,
-        )  # fmt: skip
+        )
 
 
 def _short(step: object) -> bool:

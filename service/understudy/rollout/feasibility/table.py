@@ -97,9 +97,13 @@ def _of_step(policy: Policy, number: int, step: ShadowStep | CanaryStep) -> Need
     name = f"shadow {step.shadow * 100 / SHARE_ONE:g} %" if isinstance(step, ShadowStep) else ""
     name = f"canary {step.canary * 100 / SHARE_ONE:g} %" if isinstance(step, CanaryStep) else name
     return Need(
-        f"steps.{number}", f"step {number + 1}: {name}", ", ".join([*wanted, *before]), _sources(policy, step),
-        labels or None, round(requests) or None,
-    )  # fmt: skip
+        f"steps.{number}",
+        f"step {number + 1}: {name}",
+        ", ".join([*wanted, *before]),
+        _sources(policy, step),
+        labels or None,
+        round(requests) or None,
+    )
 
 
 def _sources(policy: Policy, step: ShadowStep | CanaryStep) -> str:

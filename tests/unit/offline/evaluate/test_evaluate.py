@@ -137,8 +137,13 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
 
 def test_cells_are_read_as_what_the_model_takes(tmp_path: Path) -> None:
     """Numbers, booleans, arrays, missing values in the ways tools write them; times with a zone or without; any order."""
-    fields = [Field("x", "float32", nullable=True), Field("n", "int64"), Field("b", "bool"), Field("v", "float32", (2,)),
-              Field("s", "string", nullable=True)]  # fmt: skip
+    fields = [
+        Field("x", "float32", nullable=True),
+        Field("n", "int64"),
+        Field("b", "bool"),
+        Field("v", "float32", (2,)),
+        Field("s", "string", nullable=True),
+    ]
     decoder = Decoder(fields, rows_max=1_000, key_max_chars=100)
     (tmp_path / "d.tsv").write_text(
         "x\tn\tb\tv\ts\ty\tt\nNaN\t2.0\ttrue\t[1, 2]\t\t1\t2024-01-02T00:00:00+00:00\n1.5\t3\t0\t[0.5, 2]\tq\t0\t2024-01-01\n"

@@ -30,8 +30,9 @@ def sigmoid_model(path: Path, shift: float = 0.0) -> Path:
         helper.make_node("Identity", ["place"], ["read"]),
     ]
     inputs: list[Any] = [("x", FLOAT, ["n", 1]), ("place", STRING, ["n", 1])]
-    return save(path, nodes, inputs, [("label", INT64, ["n"]), ("probabilities", FLOAT, ["n", 2])],
-                [shift_by, one, half, shape])  # fmt: skip
+    return save(
+        path, nodes, inputs, [("label", INT64, ["n"]), ("probabilities", FLOAT, ["n", 2])], [shift_by, one, half, shape]
+    )
 
 
 def records(rows: int, *, seed: int = 0, days: int = 20) -> list[dict[str, Any]]:
@@ -40,10 +41,15 @@ def records(rows: int, *, seed: int = 0, days: int = 20) -> list[dict[str, Any]]
     x = random.normal(0, 1.5, rows)
     label = random.random(rows) < 1 / (1 + np.exp(-x))
     return [
-        {"x": round(float(x[i]), 4), "place": "north" if i % 3 else "south", "late": int(label[i]),
-         "when": 1_700_000_000 + int(i * days * DAY / rows), "note": "not for the model"}
+        {
+            "x": round(float(x[i]), 4),
+            "place": "north" if i % 3 else "south",
+            "late": int(label[i]),
+            "when": 1_700_000_000 + int(i * days * DAY / rows),
+            "note": "not for the model",
+        }
         for i in range(rows)
-    ]  # fmt: skip
+    ]
 
 
 def json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:

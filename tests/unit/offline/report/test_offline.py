@@ -25,17 +25,33 @@ def evaluation(*, alone: bool = False, **changes: Any) -> Evaluation:
         part("2013-07", None if alone else (-0.09, -0.1, -0.08)),
         part("2013-10", None if alone else (0.006, 0.001, 0.01)),
     ]
-    segments = {"carrier": [part(name, None if alone else (i / 100 - 0.02, i / 100 - 0.03, i / 100 - 0.01))
-                            for i, name in enumerate("ABCDEFGHIJKL")]}  # fmt: skip
+    segments = {
+        "carrier": [
+            part(name, None if alone else (i / 100 - 0.02, i / 100 - 0.03, i / 100 - 0.01))
+            for i, name in enumerate("ABCDEFGHIJKL")
+        ]
+    }
     models = [{"name": n, "version": "1", "digest": "sha256:0", "failed": f} for n, f in (("poc", 0), ("better", 3))]
     number = 1 if alone else 2
     fields: dict[str, Any] = {
-        "source": "a <file>", "loss": "brier", "models": models[:number], "rows": 1000, "labelled": 990, "method": "by days",
-        "everything": part("everything", None if alone else (-0.02, -0.03, -0.01)), "months": months, "segments": segments,
-        "calibration": [[Bin(10, 0.1, 0.2)]] * number, "calibration_errors": [0.1, None][:number], "auc": [0.7, None][:number],
-        "answers": [Answered("is it <better>?", "yes", "because")], "problems": [f"problem {i}" for i in range(9)],
-        "drift": [], "skew": ["temp differs in 3 rows"], "skew_checked": True,
-    }  # fmt: skip
+        "source": "a <file>",
+        "loss": "brier",
+        "models": models[:number],
+        "rows": 1000,
+        "labelled": 990,
+        "method": "by days",
+        "everything": part("everything", None if alone else (-0.02, -0.03, -0.01)),
+        "months": months,
+        "segments": segments,
+        "calibration": [[Bin(10, 0.1, 0.2)]] * number,
+        "calibration_errors": [0.1, None][:number],
+        "auc": [0.7, None][:number],
+        "answers": [Answered("is it <better>?", "yes", "because")],
+        "problems": [f"problem {i}" for i in range(9)],
+        "drift": [],
+        "skew": ["temp differs in 3 rows"],
+        "skew_checked": True,
+    }
     return Evaluation(**(fields | changes))
 
 

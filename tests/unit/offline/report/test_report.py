@@ -43,28 +43,50 @@ POLICY = about(parse(FILE), [Field("x", "float32"), Field("s", "string")], [], C
 
 def metric(name: str = "brier", answer: str = "advance", **changes: Any) -> dict[str, Any]:
     found = {
-        "metric": name, "answer": answer, "estimate": -0.06, "low": -0.07, "high": -0.05, "n": 2000, "line": 0.005,
-        "reason": f"after 2,000 pairs the {name} is <better>", "log_e_advance": 9.0, "log_e_harm": -3.0,
-    }  # fmt: skip
+        "metric": name,
+        "answer": answer,
+        "estimate": -0.06,
+        "low": -0.07,
+        "high": -0.05,
+        "n": 2000,
+        "line": 0.005,
+        "reason": f"after 2,000 pairs the {name} is <better>",
+        "log_e_advance": 9.0,
+        "log_e_harm": -3.0,
+    }
     return found | changes
 
 
 def event(kind: str, actor: str = "judge", number: int = 1, **details: Any) -> dict[str, Any]:
-    return {"id": number, "at": 1_372_636_800.0 + number, "kind": kind, "actor": actor, "reason": "because", "revision": number,
-            "details": details}  # fmt: skip
+    return {
+        "id": number,
+        "at": 1_372_636_800.0 + number,
+        "kind": kind,
+        "actor": actor,
+        "reason": "because",
+        "revision": number,
+        "details": details,
+    }
 
 
 def state(**changes: Any) -> dict[str, Any]:
     who = {"name": "poc", "version": "1", "digest": "sha256:0", "up": True}
     variant = {"requests": 10}
     found = {
-        "model": "m", "phase": "canary", "step": 1, "weight": 5.0, "primary": who, "candidate": who | {"name": "better"},
+        "model": "m",
+        "phase": "canary",
+        "step": 1,
+        "weight": 5.0,
+        "primary": who,
+        "candidate": who | {"name": "better"},
         "headline": "better answers 5 %: waits for labels",
         "verdict": {"answer": "hold", "reason": "not yet", "error_budget": {"advance": 0.025, "harm": 0.025}},
-        "metrics": [metric()], "variants": {"primary": variant, "candidate": variant},
+        "metrics": [metric()],
+        "variants": {"primary": variant, "candidate": variant},
         "labels": {"matched": 20, "coverage": 0.99, "delay_p50_s": 7200.0},
-        "shadow": {"sent": 100, "compared": 100, "dropped": 0, "failed": 0, "late": 0}, "fallbacks": {},
-    }  # fmt: skip
+        "shadow": {"sent": 100, "compared": 100, "dropped": 0, "failed": 0, "late": 0},
+        "fallbacks": {},
+    }
     return found | changes
 
 
@@ -72,9 +94,13 @@ def load(
     verdict: str = "pass", rps: float = 1000.0, *, met: bool = True, candidate: str | None = "sha256:0"
 ) -> dict[str, Any]:
     measured = {
-        "achieved_rps": rps, "offered_rps": 1000.0, "rows_per_request": 2.0, "error_rate": 0.0, "cost_per_million": 0.05,
+        "achieved_rps": rps,
+        "offered_rps": 1000.0,
+        "rows_per_request": 2.0,
+        "error_rate": 0.0,
+        "cost_per_million": 0.05,
         "latency": {"p99_ms": 12.0},
-    }  # fmt: skip
+    }
     setup = {"machine": {"cpu": "a cpu", "cores": 2.0}, "device": "cpu", "primary": "sha256:0", "candidate": candidate}
     held = [
         {"goal": "throughput_rps", "met": met, "says": "1,000 requests/s were answered"},
@@ -84,10 +110,12 @@ def load(
 
 
 def bands(*points: tuple[float, ...]) -> dict[str, Any]:
-    return {"bands": [
-        {"at": 0.0, "revision": 1 + (i > 1), "metrics": [metric(n=n, estimate=e, low=low, high=high)]}
-        for i, (n, e, low, high) in enumerate(points)
-    ]}  # fmt: skip
+    return {
+        "bands": [
+            {"at": 0.0, "revision": 1 + (i > 1), "metrics": [metric(n=n, estimate=e, low=low, high=high)]}
+            for i, (n, e, low, high) in enumerate(points)
+        ]
+    }
 
 
 EVIDENCE = bands((50, 0.01, -0.5, 0.5), (500, -0.05, -0.09, -0.01), (2000, -0.06, -0.07, -0.05))
@@ -95,9 +123,12 @@ EVIDENCE = bands((50, 0.01, -0.5, 0.5), (500, -0.05, -0.09, -0.01), (2000, -0.06
 
 def documents(**changes: Any) -> Documents:
     found = {
-        "state": state(), "policy": POLICY, "evidence": EVIDENCE, "events": [event("started", "service")],
+        "state": state(),
+        "policy": POLICY,
+        "evidence": EVIDENCE,
+        "events": [event("started", "service")],
         "source": "a test",
-    }  # fmt: skip
+    }
     return Documents(**(found | changes))
 
 
@@ -135,16 +166,23 @@ def test_the_page_is_one_file_that_fetches_nothing() -> None:
 def test_every_goal_is_met_missed_open_or_not_measured() -> None:
     """As the evidence and the load test say; a target of the proof of concept by its own band."""
     metrics = [
-        metric(), metric("errors", "hold", line=0.002), metric("latency", "rollback", line=0.01),
+        metric(),
+        metric("errors", "hold", line=0.002),
+        metric("latency", "rollback", line=0.01),
         metric("poc_target", "hold", estimate=0.26, low=0.25, high=0.27, line=0.2),
         metric("latency_p99", "hold", estimate=None, low=None, high=None, line=1.2, n=0),
-    ]  # fmt: skip
+    ]
     found = {g["goal"]: g["answer"] for g in findings.goals(metrics, POLICY, None)}
 
     assert found == {
-        "Brier score": "met", "Failures": "not decided", "Late or missing answers": "missed", "The POC's own target": "missed",
-        "p99 latency, against the primary's": "not decided", "Throughput": "not measured", "Cost": "not measured",
-    }  # fmt: skip
+        "Brier score": "met",
+        "Failures": "not decided",
+        "Late or missing answers": "missed",
+        "The POC's own target": "missed",
+        "p99 latency, against the primary's": "not decided",
+        "Throughput": "not measured",
+        "Cost": "not measured",
+    }
     measured = {g["goal"]: g for g in findings.goals([metric()], POLICY, load(met=False))}
     assert (measured["Throughput"]["answer"], measured["Throughput"]["measured"]) == ("missed", "1,000 a second")
     assert measured["Cost"]["answer"] == "met"
@@ -194,13 +232,16 @@ def test_a_load_test_of_other_models_is_not_shown() -> None:
 def test_risks_are_those_that_were_seen() -> None:
     """Months where the candidate is worse, missing labels, lost rehearsals, fallbacks, other answers, drift."""
     bad = state(
-        labels={"matched": 1, "coverage": 0.5, "delay_p50_s": 1.0}, fallbacks={"timeout": 3},
+        labels={"matched": 1, "coverage": 0.5, "delay_p50_s": 1.0},
+        fallbacks={"timeout": 3},
         shadow={"sent": 100, "compared": 90, "dropped": 4, "failed": 3, "late": 3},
         comparison={"rows": 9, "labels": {"rows": 9, "flips": 3, "share": 1 / 3, "ways": []}},
-    )  # fmt: skip
+    )
     alarm = {"variant": "primary", "feature": "temp", "reason": "temp is unlike the primary's training"}
-    told = [event("drift", "drift", 2, alarm="on", variant="primary", feature="dewp"),
-            event("drift", "drift", 3, alarm="on", variant="primary", feature="temp")]  # fmt: skip
+    told = [
+        event("drift", "drift", 2, alarm="on", variant="primary", feature="dewp"),
+        event("drift", "drift", 3, alarm="on", variant="primary", feature="temp"),
+    ]
     found = dict(findings.risks(bad, POLICY, {"alarms": [alarm]}, told))
 
     assert found["Months in which the candidate is worse"][0].endswith("in 2013-08 (+0.0100).")
@@ -219,11 +260,12 @@ def test_risks_are_those_that_were_seen() -> None:
 def test_who_decided_what_and_why_it_ended() -> None:
     """The judge by the rules, people by orders; the head says who ended it, when and by what."""
     events = [
-        event("started", "service"), event("advance", number=2, to="canary", weight=5.0, **{"from": "shadow"}),
+        event("started", "service"),
+        event("advance", number=2, to="canary", weight=5.0, **{"from": "shadow"}),
         event("drift", "drift", 3, alarm="on", variant="primary", feature="x"),
         event("pause", "olga", 4, to="paused", weight=5.0, **{"from": "canary"}),
         event("abort", "olga", 5, to="aborted", weight=0.0, **{"from": "paused"}),
-    ]  # fmt: skip
+    ]
     aborted = state(phase="aborted", weight=0.0, headline="Aborted by olga: because")
     page = text_of(render(documents(state=aborted, events=events), now=0.0))
 
@@ -290,11 +332,14 @@ def test_a_band_is_drawn_inside_its_frame() -> None:
 @pytest.mark.parametrize(
     ("reason", "short"),
     [
-        ("after 5 pairs a (x; y), after 6 pairs b (z): all are met (2 %)", "after 5 pairs a (x; y), …: all are met (2 %)"),
+        (
+            "after 5 pairs a (x; y), after 6 pairs b (z): all are met (2 %)",
+            "after 5 pairs a (x; y), …: all are met (2 %)",
+        ),
         ("because", "because"),
         ("after 5 pairs a (x): worse than the harm line", "after 5 pairs a (x): worse than the harm line"),
     ],
-)  # fmt: skip
+)
 def test_a_long_reason_keeps_its_first_metric_and_its_conclusion(reason: str, short: str) -> None:
     """The others are in the log."""
     assert findings.in_short(reason) == short
