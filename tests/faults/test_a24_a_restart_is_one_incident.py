@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, World, answer, folded, pair, policy
 from understudy.domain import Answer, Status, Variant
@@ -103,6 +104,29 @@ def test_a_process_that_stays_away_is_taken_off_within_minutes() -> None:
         "intervals of 10 s the candidate fails"
         in verdict(folded(OWN, list(stream(1_800, 6, [(600.0, 1_800.0)])))).reason
     )
+
+
+def replayed(row: Row, arrived: float) -> Row:
+    """The request as one of a replay of history: its own time is as it was, and it arrives now."""
+    number, observation, label = row
+    return number, replace(observation, replay="july", received_at=START + arrived), label
+
+
+def test_a_restart_during_a_replay_is_as_long_as_it_was_on_the_machine() -> None:
+    """A request a minute of history, 200 a second on the machine: three tenths of a second are no outage of an hour."""
+    rows = [request(n, 60.0 * n, DOWN if 640 <= n < 704 else GOOD) for n in range(1, 4_000)]
+    history = [replayed(row, row[0] / 200) for row in rows]
+    evidence = Evidence(OWN, MODELS)
+    for start in range(0, len(history), 128):
+        evidence.see(history[start : start + 128])
+        assert verdict(evidence).answer != "rollback"
+    assert evidence.attempts.incidents.count == 1
+
+
+def test_a_process_that_stays_away_during_a_replay_is_taken_off() -> None:
+    """Five minutes on the machine are five minutes, however little history goes by."""
+    rows = [request(n, 0.01 * n, DOWN if n >= 3_600 else GOOD) for n in range(1, 7_200)]
+    assert verdict(folded(OWN, [replayed(row, row[0] / 6) for row in rows])).answer == "rollback"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,11 @@ def hash_of(cell: Cell) -> int:
 def _margin(truth: str, difference: float, world: World) -> float:
     if truth == "at the margin":
         return difference
-    return abs(difference) / 2 if difference else 0.05 * world.worst
+    if (
+        truth == "better" and difference >= 0.0
+    ):  # by agreement nothing is better than equal, and a failure is no agreement
+        return difference + 0.05 * world.worst
+    return abs(difference) / 2
 
 
 def _population(world: World, cell: Cell, rng: np.random.Generator) -> tuple[Any, Any, Any]:

@@ -43,7 +43,7 @@ from understudy.rollout.tail import Tail, views
 from understudy.rollout.timebase import TimeBases
 from understudy.rollout.unit_dedup import Firsts
 
-VERSION = 6
+VERSION = 7
 """Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
 WANTED_MAX = 1_000
 """Predictions of an audit that are listed as waiting for their label."""
@@ -156,11 +156,11 @@ class Evidence:
                 self._baking.setdefault(observation.replay, self.bases.total(observation.replay))
             in_step = observation.revision >= self.revision
             in_trial = observation.revision >= self.trial_revision
-            harm = self.attempts.incidents.see(placed) and in_trial
+            harm = self.attempts.incidents.see(observation, self.bases.clock.total) and in_trial
             self.served.see(placed, in_step=in_step, harm=harm)
             whose, paired = unknown(observation), is_pair(observation, OWED)
             if paired and in_trial and self.attempts.requests is not None:
-                self.attempts.requests.see(placed)
+                self.attempts.requests.see(observation, self.bases.clock.total)
             if (paired or whose) and self._firsts_seen.first(observation.unit, observation.at, observation.replay):
                 self.step_requests += paired and in_step
                 self.attempts.see(observation, whose, in_step=in_step, harm=harm)

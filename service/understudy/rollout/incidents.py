@@ -12,6 +12,9 @@ cause. Read as independent failures, a dozen of them in a second would roll back
   requests may be as dependent as they like, and a customer who sends most of the requests counts as such, also where the
   other metrics count each `unit` once.
 
+The time is that of the machine on which the models run: how far the service's clock has moved on when the request arrived. A replay
+of history may go through an hour in a second, and a restart of three seconds is not an outage of three hours.
+
 For advancing nothing is left out: there every failure counts, whatever its cause.
 """
 
@@ -23,7 +26,7 @@ from understudy.rollout.scoring import counts
 from understudy.rollout.sequential import LateHarm
 
 INTERVAL_S = 10.0
-"""Of request time: failures of one incident count once in so long, and requests of one interval count as one value."""
+"""Of the service's clock: failures of one incident count once in so long, and requests of one interval count as one value."""
 
 
 class Incidents:
@@ -39,9 +42,9 @@ class Incidents:
         self._until = 0.0  # no row before this time counts for harm
         self._late = False  # the incident is one of late answers: it ends with an answer in time
 
-    def see(self, observation: Observation) -> bool:
-        """Whether the row counts for harm; then take its outcome into account."""
-        alone = not observation.at < self._until
+    def see(self, observation: Observation, at: float) -> bool:
+        """Whether the row counts for harm; then take its outcome into account. `at`: on the machine's clock, see the module."""
+        alone = not at < self._until
         status = observation.candidate.status
         if not counts(observation):
             return alone
@@ -49,7 +52,7 @@ class Incidents:
             self.away += status is Status.DOWN
             if alone:
                 self.count += 1
-                self._until, self._late = observation.at + INTERVAL_S, status is Status.TIMEOUT
+                self._until, self._late = at + INTERVAL_S, status is Status.TIMEOUT
             elif self._late and status is Status.DOWN:
                 self._late = False  # not a stall: the process is gone
         elif self._late and status is Status.OK:
@@ -80,11 +83,11 @@ class Intervals:
         self._start: float | None = None
         self._sum, self._n = 0, 0
 
-    def see(self, observation: Observation) -> None:
+    def see(self, observation: Observation, at: float) -> None:
         """Count a request that both models had their chance at. Requests that are recorded late count where they are found."""
-        if self._start is None or observation.at >= self._start + INTERVAL_S:
+        if self._start is None or at >= self._start + INTERVAL_S:
             self._close()
-            self._start = observation.at // INTERVAL_S * INTERVAL_S
+            self._start = at // INTERVAL_S * INTERVAL_S
         self._n += 1
         self._sum += failed(observation, Variant.CANDIDATE) - failed(observation, Variant.PRIMARY)
 
