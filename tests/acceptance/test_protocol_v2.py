@@ -196,9 +196,9 @@ def test_a_thousand_rows_of_floats_whoever_answers(floats: Running) -> None:
     assert not np.array_equal(found["primary"], found["candidate"])
 
 
-def test_the_readme_s_example_works(shared: Running, tmp_path: Path) -> None:
+def test_the_example_of_the_page_works(shared: Running, tmp_path: Path) -> None:
     """As it stands there, only to the port of this test."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "v2-protocol.md").read_text(encoding="utf-8")
     [code] = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "tritonclient" in part]
     script = tmp_path / "example.py"
     script.write_text(code.replace("localhost:3000", shared.url.removeprefix("http://")), encoding="utf-8")

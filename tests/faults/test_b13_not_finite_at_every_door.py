@@ -1,4 +1,4 @@
-"""NaN in an output without a role was `null` with status 200 in JSON and raw in binary, where the README promises a 500.
+"""NaN in an output without a role was `null` with status 200 in JSON and raw in binary, where a 500 was promised.
 
 It fails its request whatever the output and the format, unless the card says that NaN is an answer of this output.
 """

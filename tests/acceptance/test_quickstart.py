@@ -1,4 +1,4 @@
-"""The README's section "A rollout in 60 seconds", in its own order (A2): its commands are read from it, and the rollout advances.
+"""The quickstart's section "A rollout in 60 seconds", in its own order: its commands are run, and the rollout advances.
 
 One live request comes first, stamped by the clock; then a month of 2013 is replayed. `make load` is left to `test_loadtest`.
 """
@@ -21,7 +21,7 @@ FLIGHTS = 12_000
 
 def commands() -> list[str]:
     """The section's shell commands, one each, without comments."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
+    text = (ROOT / "docs" / "how-to" / "quickstart.md").read_text(encoding="utf-8").split(SECTION)[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     found: list[str] = []
     for line in "".join(blocks).splitlines():
@@ -49,7 +49,7 @@ def run(command: str, service: Running, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_readmes_rollout_advances_in_its_own_order(service: Running, tmp_path: Path) -> None:
+def test_the_quickstarts_rollout_advances_in_its_own_order(service: Running, tmp_path: Path) -> None:
     said: dict[str, str] = {}
     predicted = ""
     for command in commands():
