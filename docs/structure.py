@@ -136,16 +136,16 @@ def layers() -> list[list[str]]:
 
 
 def picture() -> str:
-    """The layers as text: each package with the first sentence of its docstring; imports go downwards only."""
+    """The layers as text, by number: each package with the first sentence of its docstring."""
     code = modules(files(None))
     lines: list[str] = []
-    for layer in layers():
+    from_the_top = layers()
+    for number, layer in zip(range(len(from_the_top), 0, -1), from_the_top, strict=True):
         docs = {
             entry: (ast.get_docstring(ast.parse(code[f"understudy.{entry}"])) or "").split("\n")[0] for entry in layer
         }
-        lines += [f"{entry:<14} {doc.partition('. ')[0].rstrip('.')}" for entry, doc in docs.items()]
-        lines.append("─" * 14)
-    return "\n".join(["```text", *lines[:-1], "```"])
+        lines += [f"{number:>2}  {entry:<14} {doc.partition('. ')[0].rstrip('.')}" for entry, doc in docs.items()]
+    return "\n".join(["```text", *lines, "```"])
 
 
 def page(text: str) -> str:

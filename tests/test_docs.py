@@ -1,6 +1,7 @@
 """The documentation speaks of everything that there is: metrics, settings, commands, calls; and its links lead somewhere."""
 
 import importlib.util
+import pkgutil
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -156,3 +157,28 @@ def test_every_problem_type_is_documented() -> None:
 
 def descendants(kind: type[UnderstudyError]) -> set[type[UnderstudyError]]:
     return {kind}.union(*(descendants(child) for child in kind.__subclasses__()))
+
+
+def test_the_walks_in_the_architecture_name_what_exists() -> None:
+    """Every dotted name in the tables of ARCHITECTURE.md's walks: a module, and what is in it."""
+    walks = (
+        (ROOT / "ARCHITECTURE.md")
+        .read_text(encoding="utf-8")
+        .split("## The life of a prediction")[1]
+        .split("## Invariants")[0]
+    )
+    names = sorted(set(re.findall(r"`([a-z_]+(?:\.\w+)+)`", walks)))
+    missing = [name for name in names if not exists(f"understudy.{name}")]
+
+    assert len(names) > 15
+    assert missing == []
+    assert not exists("understudy.serving.pipeline.NoSuchThing")
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True

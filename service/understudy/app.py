@@ -1,4 +1,4 @@
-"""The BentoML services: `Understudy` answers, `Candidate` runs the model on trial, `Records` writes down and judges.
+"""The BentoML services: `Understudy` answers, `Candidate` runs the model on trial, `Records` stores and judges.
 
 A BentoML service class may give its own ASGI application; ours puts a front door (`understudy.http.router`) before BentoML's.
 """

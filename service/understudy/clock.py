@@ -1,4 +1,4 @@
-"""Time as a value that is passed in, so that a week-long rollout is a millisecond test."""
+"""Time as a value that is passed in, so that a test can run a week in a millisecond."""
 
 import time
 from typing import Protocol

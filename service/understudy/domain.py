@@ -1,4 +1,4 @@
-"""The words of the house, as frozen values: what a request is routed to, what came back, and what became known later.
+"""Frozen values: rows, answers, observations, labels, plans and events.
 
 Nothing here does I/O, reads a clock or draws a random number. Times are Unix seconds (UTC), durations are seconds,
 shares of traffic are whole numbers of hundredths of a percent (`SHARE_ONE` is 100 %), so that a weight of 0.01 % is

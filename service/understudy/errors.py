@@ -1,4 +1,4 @@
-"""Every error the house raises on purpose, with the HTTP status that the front door gives it.
+"""Every error that is raised on purpose, with its HTTP status.
 
 ::
 

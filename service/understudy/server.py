@@ -1,4 +1,4 @@
-"""Starts BentoML's server and its processes so that no file of the current folder is taken for this package.
+"""Starts BentoML's server so that no file in the current folder shadows this package.
 
 `python -P -m understudy.server serve …` is `bentoml serve …`.
 

@@ -1,4 +1,4 @@
-"""Fakes that ship with the project: an engine that needs no model, a clock that is moved by hand, and builders."""
+"""Fakes and builders for tests: an engine without a model, a clock that is set by hand."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

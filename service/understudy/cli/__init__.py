@@ -1,4 +1,4 @@
-"""The command line, `understudy`: serve a rollout, look at it, steer it, and send history through it."""
+"""The `understudy` command: serve, check, steer and inspect a rollout."""
 
 from understudy.cli import demo, drift, evaluate, history, loadtest, monitoring, report, start, steer, verify
 from understudy.cli.common import app

@@ -211,7 +211,7 @@ def _interval(found: Any, sign: str = "") -> str:
 
 
 def _beliefs(found: Any, names: Sequence[str]) -> Table:
-    title = "\nWhat the models believed of their accuracy without labels, and what it was (weak evidence, see docs: drift)"
+    title = "\nWhat the models expected of their accuracy without labels, and what it was (weak evidence)"
     head = [f"{name}: {what}" for name in names for what in ("believed", "was", "off by")]
     table = Table("", *head, box=None, title=title, title_justify="left")
     for part in (found.everything, *found.months):

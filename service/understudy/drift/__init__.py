@@ -1,4 +1,4 @@
-"""Whether requests still look like what a model was trained on: profiles, a distance, windows, alarms. Pure.
+"""Whether requests still look like the training data: distances, windows and alarms.
 
 ::
 

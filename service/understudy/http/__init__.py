@@ -1,1 +1,1 @@
-"""HTTP/1.1 on one connection: bytes in, bytes out. It knows no model."""
+"""HTTP/1.1 connections, ASGI, routing of paths, ETags and tokens. Knows no model."""

@@ -1,4 +1,4 @@
-"""What the rollout file names, read and opened: the policy, the models with their cards, the folders of one running service."""
+"""Reads and opens what the rollout file names: policy, cards, models and the store."""
 
 import contextlib
 import dataclasses

@@ -1,1 +1,1 @@
-"""What the service shows of itself: metrics, figures over time, the host, monitoring rules, webhooks."""
+"""Metrics, time series, host information, monitoring rules and webhooks."""

@@ -1,1 +1,1 @@
-"""What works without callers: check, evaluate, replay, report."""
+"""What works without callers: check, evaluate, replay, report, and a client."""

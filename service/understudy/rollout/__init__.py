@@ -1,1 +1,1 @@
-"""What a rollout is: policy, phases, evidence, verdict."""
+"""Policy, routing, losses, evidence, sequential tests, judge and controller of a rollout."""

@@ -1,1 +1,1 @@
-"""What the service needs of the operating system: processes, their sockets, their memory and their turns on a core."""
+"""What the service needs of the operating system: IPC, supervision, sharing cores, garbage collection."""

@@ -1,1 +1,1 @@
-"""The road of a prediction: route, infer, rehearse, under the plan that holds."""
+"""The path of a prediction: route, infer, fall back, rehearse, under the plan in force."""

@@ -1,4 +1,4 @@
-"""The Store port: everything that must outlive a process goes through these methods, and nothing else does.
+"""The store's port and its adapters: SQLite, PostgreSQL, memory and the spool.
 
 `memory.MemoryStore` keeps the contract in dictionaries, `sql.SqlStore` keeps it in SQLite or PostgreSQL; one contract
 suite (`tests/contract/test_store.py`) runs over both. All methods block and are called from threads, never from the

@@ -1,4 +1,4 @@
-"""Chooses concrete parts and puts them together, for each kind of process."""
+"""Chooses the concrete parts of each kind of process and connects them."""
 
 from understudy.wiring.records import Records
 from understudy.wiring.worker import Worker
