@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, start
+from tests.acceptance.conftest import ROOT, Running, example, start
 from understudy.inference.decoding import Columns, Field
 from understudy.inference.onnx import OnnxEngine
 from understudy.loading import fields_of
@@ -184,7 +184,7 @@ def test_two_workers_and_a_restart_route_every_key_alike(tmp_path: Path, july: l
 @pytest.fixture
 def lenient(tmp_path: Path) -> Iterator[Running]:
     """A service whose rollout file sets no goal for errors: with one, the judge would take a candidate that died off."""
-    data = yaml.safe_load((ROOT / "rollout.yaml").read_text())
+    data = example()
     del data["goals"]["errors"]
     (tmp_path / "rollout.yaml").write_text(yaml.safe_dump(data))
     running = start(tmp_path / "state", rollout=tmp_path / "rollout.yaml")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, start
+from tests.acceptance.conftest import ROOT, Running, example, start
 from tests.acceptance.test_main_job import replay
 
 pytestmark = pytest.mark.acceptance
@@ -25,7 +25,7 @@ def rollout_file(folder: Path, candidate: str = "models/flight_candidate") -> Pa
 
     Each step asks for requests of its own: at the example's margin for errors some 3,100, at this one some 300.
     """
-    data = yaml.safe_load((ROOT / "rollout.yaml").read_text())
+    data = example()
     data["candidate"] = candidate
     data["goals"]["errors"]["margin"] = 0.02
     data["bake"] = "60d"  # a release is another test's

@@ -7,6 +7,8 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,25 @@ def test_a_running_service_refuses_labels_and_says_why(tmp_path: Path) -> None:
         assert label(service, prediction).json()["duplicate"] == 1
     finally:
         service.kill()
+
+
+def test_looking_at_the_file_cancels_no_lock_of_the_database(file: Path, store: SqlStore) -> None:
+    """Closing a descriptor of the file would: then another process that closes the database removes the log, still in use here."""
+    for _ in range(3):
+        store.load_plan()
+    other = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM plans').fetchone(); c.close()"
+    subprocess.run([sys.executable, "-c", other, str(file)], check=True)
+
+    assert file.with_name(f"{file.name}-wal").exists()
+    store.add_observations([observation("b")])
+    assert stored(store) == ["a", "b"]
+
+
+def test_the_descriptor_is_shared_by_the_stores_of_a_process_and_closed_with_the_last(file: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    first, second = opened(file), opened(file)
+    first.close()
+    second.load_plan()
+    second.close()
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -222,17 +222,21 @@ class Control:
         while True:
             try:
                 await self._hear_of_plan(poll_s)
+                before = self.plan
                 plan = await asyncio.to_thread(self._load)
             except StoreError:  # the last plan stays in force, for a while
                 self._metrics.store_errors.labels(call="load_plan").inc()
                 continue
+            if self.plan is not before:
+                continue  # an order came in between: what was read may be the plan that it has replaced
             if plan is not None and (self._stale or plan.revision != self.plan.revision):
                 try:
                     await self.prepare(plan)
                 except ConfigurationError as error:
                     log.error("the plan cannot come into force here", reason=error.detail, revision=plan.revision)  # noqa: TRY400
                     continue
-                self._follow(plan)
+                if self.plan is before:
+                    self._follow(plan)
             self._trust()
 
     def _load(self) -> Plan | None:

@@ -142,6 +142,8 @@ class Database:
         """Let go of the connections; afterwards everything here raises StoreError."""
         self._closed = True
         self.engine.dispose()
+        if self.file is not None:
+            self.file.release()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -2,10 +2,15 @@
 
 SQLite goes on in a file that was deleted or replaced: what it commits there is lost when the last process closes it. So each
 transaction compares the path with what was opened, and each poll of the plan reads the file's header.
+
+The header is read through a descriptor that stays open: closing any descriptor of a file cancels all of the process's POSIX locks
+on it, SQLite's own too (https://sqlite.org/howtocorrupt.html, section 2.2). Another process would then take itself for the last
+one, and remove the write-ahead log that this one still writes to.
 """
 
 import os
 import stat
+import threading
 from pathlib import Path
 
 from understudy.errors import StoreLost
@@ -31,6 +36,7 @@ class DatabaseFile:
         self._number = 0
         self._short = False  # at the last look
         self._problem: str | None = None
+        self._held: tuple[int, int] | None = None  # the file whose descriptor is held
 
     def opened(self, number: int) -> None:
         """The database is open, and its tables are made.
@@ -39,6 +45,13 @@ class DatabaseFile:
             number: its `application_id`, by which its header tells it from other databases.
         """
         self._open, self._number = True, number
+        self._held = _hold(self._path)
+
+    def release(self) -> None:
+        """The store is closed, and all its connections with it."""
+        if self._held is not None:
+            _let_go(self._held)
+            self._held = None
 
     def closed(self) -> None:
         """A connection was closed: when the last one goes, SQLite removes the write-ahead log."""
@@ -86,9 +99,11 @@ class DatabaseFile:
             return
         self._problem = None
         self.check()
+        if self._held is None:
+            return
+        number = _descriptors[self._held][0]
         try:
-            with self.path.open("rb") as file:
-                header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
+            header, size = os.pread(number, HEADER_BYTES, 0), os.fstat(number).st_size
         except OSError as error:
             raise StoreLost(
                 f"the database {self._path} cannot be read any more ({error.strerror}): {_WAY_OUT}"
@@ -110,6 +125,35 @@ class DatabaseFile:
             left = f"{size:,} of {wanted:,} bytes are left"
             return f"the database {self._path} was truncated while the service runs ({left}): {_WAY_OUT}"
         return None
+
+
+_descriptors: dict[tuple[int, int], list[int]] = {}
+"""By device and inode: the descriptor, and how many stores of this process use it."""
+_turn = threading.Lock()
+
+
+def _hold(path: str) -> tuple[int, int] | None:
+    """Open a file to read, once in this process; None where that cannot be done."""
+    with _turn:
+        try:
+            found = os.stat(path)  # noqa: PTH116 - as below
+            key = found.st_dev, found.st_ino
+            if key not in _descriptors:
+                _descriptors[key] = [os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0]
+        except OSError:
+            return None
+        _descriptors[key][1] += 1
+        return key
+
+
+def _let_go(key: tuple[int, int]) -> None:
+    """Close a descriptor when the last store that uses it has closed its connections."""
+    with _turn:
+        held = _descriptors[key]
+        held[1] -= 1
+        if not held[1]:
+            os.close(held[0])
+            del _descriptors[key]
 
 
 def number_of(uuid: str) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import bisect
 import dataclasses
 import math
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -224,6 +225,43 @@ def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
         assert two.control.plan == one.control.plan
         assert two.metric("understudy_rollout_weight") == 0.25
         await two.control.close()
+
+    run(main)
+
+
+class Slow(MemoryStore):
+    """A store whose poll for the plan is under way until it is let go."""
+
+    reading, may_go = threading.Event(), threading.Event()
+
+    def load_plan(self) -> Plan | None:
+        found = super().load_plan()
+        if (
+            threading.current_thread() is not threading.main_thread()
+            and not self.may_go.is_set()
+            and not self.reading.is_set()
+        ):
+            self.reading.set()
+            self.may_go.wait(10)
+        return found
+
+
+def test_a_poll_that_began_before_an_order_does_not_undo_it() -> None:
+    """The plan that it has read was replaced meanwhile. The caller of the order saw the old phase in its answer."""
+
+    async def main() -> None:
+        house = House(Slow("r", tally))
+        seen: list[int] = []
+        house.control.on_plan = lambda plan: seen.append(plan.weight)
+        house.control.start(0.002, 60.0)
+        await until(Slow.reading.is_set)
+        await house.order(25)
+        seen.clear()
+        Slow.may_go.set()
+        await asyncio.sleep(0.05)
+        assert 0 not in seen
+        assert house.control.plan.weight == 2_500
+        await house.control.close()
 
     run(main)
 
