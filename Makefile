@@ -84,7 +84,7 @@ PYTEST = $(PY) -m pytest $(TESTS)
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
-test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (ten minutes on two cores)
+test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (about 20 minutes on two cores)
 	@$(PYTEST) -m "not slow and not alone" -n auto
 	@$(PYTEST) -m "not slow and alone" || [ $$? = 5 ]  # 5: this part has none
 

@@ -22,7 +22,8 @@ dropped counts at its worst (`drops`). A row of a request that failed because of
 loss, and the request is a failure for the errors goal. While the candidate's process is away it is not asked: a failure for
 the errors goal, and nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and
 to the trial whose plan it was routed by. Time is the observations' own, each on its time base
-(`timebase`); nothing here reads a clock. A step has lasted as long as the base that has moved on furthest.
+(`timebase`), but incidents use the service's clock; nothing here reads a clock. A step has lasted
+as long as the base that has moved on furthest.
 """
 
 from collections.abc import Iterable, Mapping

@@ -150,7 +150,7 @@ class TimeBases:
         return self._waits.total
 
     def placed(self, observation: Observation) -> Observation:
-        """The observation at `lived`, for windows and incidents that belong to no one base."""
+        """The observation at `lived`, for windows that belong to no single time base."""
         if self.lived is None or observation.at == self.lived:
             return observation
         return replace(observation, at=self.lived)
