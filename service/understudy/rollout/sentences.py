@@ -129,6 +129,8 @@ def _cause(name: str) -> tuple[str, str]:
 def _failures(r: Reading) -> str:
     side = "more" if r.estimate >= 0 else "fewer"
     share, allowed = f"{abs(r.estimate):.2%} {side}", f"{r.line:.2%} more are allowed"
+    if r.metric == "request_errors" and not r.n:
+        return f"failures are compared by intervals of {INTERVAL_S:g} s, and none is over yet ({allowed})"
     if not r.n:
         return f"no request yet to compare failures by ({allowed})"
     if r.metric == "request_errors":
