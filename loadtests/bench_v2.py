@@ -63,7 +63,7 @@ class Case:
 
     def prepare(self, folder: Path) -> None:
         """Write what the servers and the load generator read."""
-        import onnx  # noqa: PLC0415 - heavy, and only here
+        import onnx
 
         raw = self.tensor.tobytes()
         tensor = {
@@ -108,8 +108,8 @@ def _input(model: Any) -> Any:
 
 def squeezenet(path: Path) -> Path:
     """The squeezenet of onnx's own test data, without its trained weights (the work is the same), for any number of images."""
-    import onnx  # noqa: PLC0415
-    from onnx.backend.test import data  # noqa: PLC0415
+    import onnx
+    from onnx.backend.test import data
 
     model = onnx.load(Path(str(data.__path__[0])) / "light" / "light_squeezenet.onnx")
     for value in (_input(model), *model.graph.output):

@@ -17,9 +17,9 @@ def rows(count: int, seed: int = 7) -> "np.typing.NDArray[np.float32]":
 
 def logistic(path: Path) -> Path:
     """Write a logistic regression: input `x`, outputs `label` and `probabilities`."""
-    from skl2onnx import to_onnx  # noqa: PLC0415 - heavy, and only where a model is made
-    from skl2onnx.common.data_types import FloatTensorType  # noqa: PLC0415
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from skl2onnx import to_onnx
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression().fit(*_training())
     inputs = [("x", FloatTensorType([None, COLUMNS]))]
@@ -28,9 +28,9 @@ def logistic(path: Path) -> Path:
 
 def boosted(path: Path) -> Path:
     """Write a LightGBM classifier of 100 trees: input `x`, outputs `label` and `probabilities`."""
-    from lightgbm import LGBMClassifier  # noqa: PLC0415
-    from onnxmltools import convert_lightgbm  # noqa: PLC0415
-    from onnxmltools.convert.common.data_types import FloatTensorType  # noqa: PLC0415
+    from lightgbm import LGBMClassifier
+    from onnxmltools import convert_lightgbm
+    from onnxmltools.convert.common.data_types import FloatTensorType
 
     model = LGBMClassifier(n_estimators=TREES, num_leaves=31, verbose=-1, n_jobs=1, random_state=0).fit(*_training())
     inputs = [("x", FloatTensorType([None, COLUMNS]))]

@@ -3,6 +3,7 @@
 How fast a plan reaches every replica, how long a rollout is without a leader, 30 seconds without a database, and a rolling restart.
 """
 
+import functools
 import statistics
 import tempfile
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from loadtests.cluster import Cluster, missing
+from loadtests.network import Balancer
 
 
 def main() -> None:
@@ -26,11 +28,15 @@ def main() -> None:
 def propagation(cluster: Cluster, orders: int) -> str:
     """Seconds from an order's answer until every replica obeys it, seen by asking each in turn."""
     cluster.order("weight", weight=50)
-    found = []
+
+    def obeyed(revision: int) -> bool:
+        return all(cluster.revision(replica) >= revision for replica in cluster.replicas)
+
+    seconds = []
     for i in range(orders):
-        wanted = cluster.order("weight", replica=i % len(cluster.replicas), weight=10 + i % 50)["revision"]
-        found.append(cluster.until(lambda: all(cluster.revision(r) >= wanted for r in cluster.replicas)))  # noqa: B023
-    return summary(found)
+        revision = cluster.order("weight", replica=i % len(cluster.replicas), weight=10 + i % 50)["revision"]
+        seconds.append(cluster.until(functools.partial(obeyed, revision)))
+    return summary(seconds)
 
 
 def takeover(cluster: Cluster) -> float:
@@ -60,7 +66,7 @@ def rolling_restart(cluster: Cluster, rate: float) -> str:
         for i, old in enumerate(stopping):
             new = cluster.start()
             new.wait_until_ready()
-            cluster.until(lambda: new.url in balancer.ready())  # noqa: B023
+            cluster.until(functools.partial(_is_ready, balancer, new.url))
             old.end()
             cluster.replicas[i] = new
         for old in stopping:
@@ -69,6 +75,10 @@ def rolling_restart(cluster: Cluster, rate: float) -> str:
     cluster.until(lambda: missing(cluster, load) == 0, 30)
     wrong = f" ({load.wrong[0]})" if load.wrong else ""
     return f"{dict(load.statuses)}{wrong}, lost {missing(cluster, load)}"
+
+
+def _is_ready(balancer: Balancer, url: str) -> bool:
+    return url in balancer.ready()
 
 
 def summary(seconds: list[float]) -> str:

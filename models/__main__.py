@@ -41,7 +41,7 @@ def main(
         else:
             _build(console, output, force=force)
         if study:
-            from models.study import tables  # noqa: PLC0415 - needs the libraries that train
+            from models.study import tables
 
             print(tables(output))
     except UnderstudyError as error:

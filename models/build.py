@@ -92,7 +92,7 @@ def fingerprint() -> str:
     Raises:
         ConfigurationError: when the data or a library is not installed.
     """
-    from models.data import data_files  # noqa: PLC0415 - pandas, only where it is needed
+    from models.data import data_files
 
     mixed = hashlib.sha256()
     sources = [HERE / name for name in SOURCES]
@@ -139,7 +139,7 @@ def build(root: Path = HERE, *, force: bool = False, say: Say = lambda _: None) 
     with _alone(root, say):
         stale = [example for example in EXAMPLES if force or problem_of(root / example.name, wanted) is not None]
         if stale:
-            from models import data  # noqa: PLC0415 - as above
+            from models import data
 
             say("reading and joining the flights, the weather and the planes of 2013")
             frame = data.load()
@@ -163,7 +163,7 @@ def _alone(root: Path, say: Say) -> Iterator[None]:
 
 
 def _build_one(example: Example, root: Path, frame: Any, wanted: str, say: Say) -> None:
-    from models import cards, export  # noqa: PLC0415 - as above, and the libraries that train
+    from models import cards, export
 
     graph, recipe, parity = _make(example, root, frame, say)
     with tempfile.TemporaryDirectory(dir=root / "cache", prefix=f"{example.name}-") as workshop:
@@ -190,7 +190,7 @@ def _build_one(example: Example, root: Path, frame: Any, wanted: str, say: Say) 
 
 def _make(example: Example, root: Path, frame: Any, say: Say) -> "tuple[bytes, Recipe, float | None]":
     """The graph of one example, what it was trained by, and its measured distance from the Python model."""
-    from models import export, train  # noqa: PLC0415 - as above
+    from models import export, train
 
     if example is BROKEN:
         say(f"{example.name}: exporting {CANDIDATE.name} again, with the mistake")

@@ -18,7 +18,7 @@ class Peer(Model):
         self.session = ort.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
         self.ready = True
 
-    def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:  # noqa: ARG002
+    def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
         """Run the model."""
         given = payload.inputs[0]
         label, probabilities = self.session.run(None, {given.name: given.as_numpy().astype(np.float32)})

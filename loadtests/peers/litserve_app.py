@@ -13,7 +13,7 @@ from loadtests.peers.feeding import feeds
 class Api(ls.LitAPI):
     """Rows in, labels and probabilities out."""
 
-    def setup(self, device: str) -> None:  # noqa: ARG002
+    def setup(self, device: str) -> None:
         """Open the model."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1

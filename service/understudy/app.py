@@ -59,7 +59,7 @@ class CandidateDoor:
             self._calls = Calls(loading.open_candidate(settings, policy))
         except UnderstudyError as error:
             self._why = error.detail
-            log.error("the candidate does not load", reason=error.detail)  # noqa: TRY400 - the reason says it all
+            log.error("the candidate does not load", reason=error.detail)
 
     def routes(self, draining: Callable[[], bool]) -> Routes:
         """Path → method → handler."""
@@ -86,7 +86,7 @@ class CandidateDoor:
         self._ready(scope)
         await answer(send, 200, b"{}")
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Say whether new connections should come here: asked where the candidate is served alone."""
         self._ready(scope)
         if self._draining():
@@ -215,7 +215,7 @@ class Records:
     @bentoml.on_startup
     async def start(self) -> None:
         """Open the store, if it is there, before the socket is listened to."""
-        from understudy import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
+        from understudy import wiring
 
         self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
         self._records.start()
@@ -260,15 +260,15 @@ class Understudy:
     @bentoml.on_startup
     async def start(self) -> None:
         """Load, warm, and begin to answer."""
-        from understudy import wiring  # noqa: PLC0415 - the supervisor and the candidate need no database
-        from understudy.api.parts import ApiParts  # noqa: PLC0415
-        from understudy.api.rest import TELLERS, Rest  # noqa: PLC0415
+        from understudy import wiring
+        from understudy.api.parts import ApiParts
+        from understudy.api.rest import TELLERS, Rest
 
         records: Any = Records
         try:
             self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
         except UnderstudyError as error:
-            log.error("this process does not start; it is tried again", reason=error.detail)  # noqa: TRY400 - the reason says it all
+            log.error("this process does not start; it is tried again", reason=error.detail)
             raise
         await self._worker.start()
         marks = loading.run_dir(settings) / "ready"

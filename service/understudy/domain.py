@@ -15,6 +15,9 @@ import msgspec
 SHARE_ONE = 10_000
 """Shares are counted in hundredths of a percent: 10,000 is everything."""
 
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object whose members are free: the details of an event, a stored state, a document that is only passed on."""
+
 Scalar: TypeAlias = bool | int | float | str
 Label: TypeAlias = Scalar | tuple[Scalar, ...]
 """What happened: a class as the model names it, a number, a vector of numbers, or the set of classes that are true.

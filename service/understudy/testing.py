@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
 from understudy.clock import Clock
 from understudy.domain import Answer, Mode, Observation, Plan, Status, Variant
 from understudy.errors import InferenceError
 from understudy.http.auth import Tokens
+from understudy.inference import Engine
 from understudy.inference.cards import Card, InputSpec, OutputSpec
 from understudy.inference.decoding import Array, Decoder
 from understudy.serving.pipeline import Pipeline, PipelineParts, RequestRecorder
@@ -39,7 +41,7 @@ def card(name: str = "fake", **changes: Any) -> Card:
     return Card(**(fields | changes))
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     """An engine whose probability of class 1 is `x` itself; it fails on `x` = 13 and answers NaN where `x` is missing.
 
     Attributes:
@@ -64,8 +66,8 @@ class FakeEngine:
             raise InferenceError("13 is an unlucky number")
         return {"label": (x > 0.5).astype(np.int64), "probabilities": np.stack([1 - x, x], axis=1)}
 
-    def seconds(self, rows: int) -> float:  # noqa: ARG002
-        """See `Engine.seconds`."""
+    @override
+    def seconds(self, rows: int) -> float:
         return self.cost_s
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ class Launch:
         """Path → method → handler."""
         return {"/rollout/loadtest": {"GET": self.look, "POST": self.record}}
 
-    async def look(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def look(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/loadtest`: the setup and goals that a record must be for, whether one is there, and what is used."""
         tokens = self._parts.tokens
         if tokens.configured:

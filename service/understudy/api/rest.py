@@ -112,14 +112,14 @@ class Rest:
         receipt = await self._parts.add_labels(reports)
         await answer(send, 200, encode(receipt.counts))
 
-    async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def rollout(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout`."""
         self._viewer(scope)
         state = await self._state()
         body = encode(state)
         await tagged(scope, send, body, tag_of(body, state["revision"]))
 
-    async def events(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def events(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/events?after=&limit=`."""
         self._viewer(scope)
         query = _query(scope)
@@ -129,14 +129,14 @@ class Rest:
             raise MalformedRequest("`after` and `limit` are whole numbers") from None
         await answer(send, 200, encode(await self._parts.control.events(after, max(1, min(limit, 1000)))))
 
-    async def evidence(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def evidence(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/evidence`: the bands are long, and only read for whoever does not have them."""
         self._viewer(scope)
         control = self._parts.control
         tag = tag_of(encode(await control.evidence_mark()))
         await tagged(scope, send, b"" if knows(scope, tag) else encode(await control.evidence()), tag)
 
-    async def traffic(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def traffic(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/traffic?span=&after=`."""
         self._viewer(scope)
         query = _query(scope)
@@ -149,30 +149,30 @@ class Rest:
             raise MalformedRequest(f"`span` is {' or '.join(timeline.SPANS)}")
         await tagged(scope, send, encode(await self._parts.control.traffic(span, after)))
 
-    async def audit(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def audit(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/audit`: the predictions whose label an audit of missing labels waits for, the oldest first."""
         self._viewer(scope)
         await answer(send, 200, encode(await self._parts.control.audit()))
 
-    async def policy(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def policy(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/policy`."""
         self._viewer(scope)
         parts = self._parts
         found = about(parts.policy, parts.fields, parts.decoder.context, parts.cards)
         await answer(send, 200, encode(found))
 
-    async def access(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def access(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/access`: who is asking, and what they may do."""
         tokens = self._parts.tokens
         actor = tokens.actor(header(scope, b"authorization"), peer(scope))
         await answer(send, 200, encode({"name": actor.name, "role": actor.role, "tokens": tokens.configured}))
 
-    async def drift(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def drift(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/drift`."""
         self._viewer(scope)
         await tagged(scope, send, encode(await asyncio.to_thread(self._parts.watch.shown)))
 
-    async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def verdict(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /rollout/verdict`: for Argo Rollouts' web metric. Neither ok nor inconclusive is a failure."""
         self._viewer(scope)
         state = await self._state()
@@ -250,16 +250,16 @@ class Rest:
             state["candidate"]["reason"] = None if remote is None or remote.up else remote.why
         return state | {"files": [each.as_dict() for each in self._parts.files.changed]}
 
-    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def alive(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /livez`, `GET /healthz`: the event loop turns."""
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /readyz`: every worker has the primary, and the store is the one it opened. The candidate is never asked."""
         self._check_ready()
         await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
 
-    async def docs(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def docs(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /docs.json`: OpenAPI of the front door's calls and of BentoML's own."""
         base = self._document()
         await answer(

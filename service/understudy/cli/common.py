@@ -46,7 +46,7 @@ def said() -> Iterator[None]:
 
 def interruptible(job: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine; Ctrl-C cancels it and it finishes what it has begun."""
-    import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
+    import asyncio
 
     try:
         return asyncio.run(job)

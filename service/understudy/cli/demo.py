@@ -112,9 +112,9 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
 async def _play(
     url: str, flights: Sequence[sources.Moment], rate: float
 ) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
-    import asyncio  # noqa: PLC0415 - slower to load than most commands are to run
+    import asyncio
 
-    from understudy.offline.replay import Replay, settled  # noqa: PLC0415
+    from understudy.offline.replay import Replay, settled
 
     client = Client(url)
     state: dict[str, Any] = client.get("/rollout")

@@ -55,10 +55,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score models offline on held-out data: the proof of concept against its target, the candidate beside it."""
-    from understudy import loading  # noqa: PLC0415 - a command that needs no runtime should not load it
-    from understudy.offline.evaluate.data import Wanted  # noqa: PLC0415
-    from understudy.offline.evaluate.run import MONTHS, Request, run  # noqa: PLC0415
-    from understudy.settings import read_settings  # noqa: PLC0415
+    from understudy import loading
+    from understudy.offline.evaluate.data import Wanted
+    from understudy.offline.evaluate.run import MONTHS, Request, run
+    from understudy.settings import read_settings
 
     with said():
         if (data is None) != (label is None):
@@ -102,8 +102,8 @@ def profile(
     ] = None,
 ) -> None:
     """Write reference profiles of the training data onto a model's card, so that the service can tell drift."""
-    from understudy.inference.cards import MODEL_FILE, write_card  # noqa: PLC0415
-    from understudy.offline.evaluate.profiles import profiled  # noqa: PLC0415
+    from understudy.inference.cards import MODEL_FILE, write_card
+    from understudy.offline.evaluate.profiles import profiled
 
     with said():
         folder = output or Path(model)

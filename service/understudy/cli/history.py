@@ -29,7 +29,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Send a month of real flights in time order, each label when it became known, and compare what the service makes of it."""
-    from understudy.offline import replay as history_  # noqa: PLC0415
+    from understudy.offline import replay as history_
 
     with said(), Client(url, token) as client:
         history = sources.find(source)
@@ -55,7 +55,7 @@ def replay(
 
 
 def _readings(client: Client) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    from understudy.offline import replay as history_  # noqa: PLC0415
+    from understudy.offline import replay as history_
 
     return client.get("/rollout/evidence")["counters"], history_.from_metrics(client.text("/metrics"))
 
@@ -85,8 +85,8 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None
 
 
 def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) -> dict[str, Any]:
-    from understudy.observability.summaries import figures, label_figures  # noqa: PLC0415
-    from understudy.offline.replay import variants_in  # noqa: PLC0415
+    from understudy.observability.summaries import figures, label_figures
+    from understudy.offline.replay import variants_in
 
     return {
         "sent": summary.sent,

@@ -80,12 +80,12 @@ def loadtest(
     """Test the launch: open loop, judged by the goals. Exits 0 for a pass, 1 for a fail, 2 when it says nothing."""
     with _said():
         if post is not None:
-            from understudy.rollout.loadtest import Record  # noqa: PLC0415
+            from understudy.rollout.loadtest import Record
 
             record = Record.model_validate_json(post.read_bytes())
             _file_with(url, token, record, quiet=as_json)
             raise typer.Exit(EXITS[record.verdict])
-        from understudy.loadtest.run import LoadTest  # noqa: PLC0415 - locust and pandas only where they are asked for
+        from understudy.loadtest.run import LoadTest
 
         seconds = duration or (3_600.0 if shape == "soak" else FIND_SECONDS if find or sweep else 30.0)
         test = LoadTest(
@@ -119,9 +119,9 @@ def _said() -> Iterator[None]:
 @contextlib.contextmanager
 def _target(test: Any, file: Path, *, own: bool) -> Iterator[tuple[Any, bool]]:
     """The test aimed at the service that runs at its URL, or at one of its own; and whether one runs there."""
-    import dataclasses  # noqa: PLC0415
+    import dataclasses
 
-    from understudy.loadtest import own as own_service  # noqa: PLC0415
+    from understudy.loadtest import own as own_service
 
     running = own_service.answers(test.url, test.token)
     if running and not own:
@@ -135,7 +135,7 @@ def _target(test: Any, file: Path, *, own: bool) -> Iterator[tuple[Any, bool]]:
 
 def _weight(file: Path) -> float | None:
     """The weight of the step that the test opens: what it will carry is what is tested. Else the last canary step's."""
-    from understudy.rollout.policy import CanaryStep, parse  # noqa: PLC0415
+    from understudy.rollout.policy import CanaryStep, parse
 
     canaries = [s for s in parse(file.read_text(encoding="utf-8"), str(file)).steps if isinstance(s, CanaryStep)]
     gated = [s for s in canaries if "loadtest" in s.require] or canaries[-1:]
@@ -143,7 +143,7 @@ def _weight(file: Path) -> float | None:
 
 
 def _one(test: Any, file: Path, folder: Path, *, gate: tuple[str, str | None] | None, quiet: bool) -> int:
-    from understudy.loadtest import report  # noqa: PLC0415
+    from understudy.loadtest import report
 
     goals = _goals(test)
     asked = test.rate or goals.throughput_rps
@@ -171,20 +171,20 @@ def _one(test: Any, file: Path, folder: Path, *, gate: tuple[str, str | None] | 
 
 
 def _goals(test: Any) -> "LaunchGoals":
-    from understudy.rollout.loadtest import LaunchGoals  # noqa: PLC0415
+    from understudy.rollout.loadtest import LaunchGoals
 
     with Client(test.url, test.token) as client:
         return LaunchGoals.model_validate(client.get("/rollout/loadtest")["goals"])
 
 
 def _at(test: Any, rate: float, seconds: float) -> Any:
-    import dataclasses  # noqa: PLC0415
+    import dataclasses
 
     return dataclasses.replace(test, rate=rate, seconds=seconds)
 
 
 def _measured(test: Any, file: Path, goals: "LaunchGoals | None", *, quiet: bool) -> Any:
-    from understudy.loadtest.run import run  # noqa: PLC0415
+    from understudy.loadtest.run import run
 
     with _progress(test, show=not quiet) as say:
         return run(test, goals=goals, rollout_file=file, say=say)
@@ -220,7 +220,7 @@ def _file_with(url: str, token: str | None, record: "Record", *, quiet: bool) ->
 
 
 def _find(test: Any, file: Path, folder: Path, peak: float | None, *, quiet: bool) -> int:
-    from understudy.loadtest import capacity, report  # noqa: PLC0415
+    from understudy.loadtest import capacity, report
 
     goals = _goals(test)
     found = _capacity(test, file, goals, capacity.PRECISION, quiet=quiet)
@@ -241,7 +241,7 @@ def _find(test: Any, file: Path, folder: Path, peak: float | None, *, quiet: boo
 
 
 def _capacity(test: Any, file: Path, goals: "LaunchGoals", precision: float, *, quiet: bool) -> Any:
-    from understudy.loadtest import capacity  # noqa: PLC0415
+    from understudy.loadtest import capacity
 
     def try_at(rate: float) -> Any:
         seconds = capacity.seconds_for(rate, goals, test.seconds)
@@ -284,9 +284,9 @@ def _show_capacity(found: Any, goal: float | None, headroom: float | None, need:
 
 
 def _sweep(test: Any, file: Path, folder: Path, axes: list[str], *, quiet: bool) -> int:
-    from understudy.loadtest import own as own_service  # noqa: PLC0415
-    from understudy.loadtest import report  # noqa: PLC0415
-    from understudy.loadtest import sweep as sweeping  # noqa: PLC0415
+    from understudy.loadtest import own as own_service
+    from understudy.loadtest import report
+    from understudy.loadtest import sweep as sweeping
 
     found = sweeping.settings(axes)
 
@@ -296,13 +296,13 @@ def _sweep(test: Any, file: Path, folder: Path, axes: list[str], *, quiet: bool)
             changed = next(stack.enter_context(contextlib.closing(sweeping.rollout_with(file, setting))))  # type: ignore[type-var]
             state = stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-own-"))
             served = own_service.service(changed, Path(state), sweeping.environment(setting), weight=_weight(file))
-            import dataclasses  # noqa: PLC0415
+            import dataclasses
 
             aimed = dataclasses.replace(test, url=stack.enter_context(served), token=None)
             return _capacity(aimed, file, _goals(aimed), 0.1, quiet=quiet)
 
     points = sweeping.sweep(found, measure)
-    from understudy.rollout.policy import parse  # noqa: PLC0415
+    from understudy.rollout.policy import parse
 
     goal = parse(file.read_text(encoding="utf-8"), str(file)).goals.throughput_rps
     chosen = sweeping.best(points, goal)

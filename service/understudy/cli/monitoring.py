@@ -15,9 +15,9 @@ def monitoring(
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder to write")] = Path("monitoring"),
 ) -> None:
     """Write Prometheus rules with this rollout's goals, a scrape config, and a Grafana dashboard."""
-    from understudy import loading  # noqa: PLC0415 - a command that needs no runtime should not load it
-    from understudy.observability.monitoring import files  # noqa: PLC0415
-    from understudy.settings import read_settings  # noqa: PLC0415
+    from understudy import loading
+    from understudy.observability.monitoring import files
+    from understudy.settings import read_settings
 
     with said():
         policy = loading.load_policy(read_settings(rollout_file=file))

@@ -39,7 +39,7 @@ def report(
 
     It holds its styles and pictures, fetches nothing, and prints well.
     """
-    from understudy.offline.report import render  # noqa: PLC0415 - a command that needs no template engine should not load one
+    from understudy.offline.report import render
 
     with said():
         documents = _from_service(url, token) if url else _from_store(file, store)
@@ -56,8 +56,8 @@ def _evaluated(path: Path, state: Any) -> Any:
     Raises:
         ConfigurationError: it is none, or it is of other models.
     """
-    from understudy.offline.evaluate.judge import Evaluation  # noqa: PLC0415
-    from understudy.offline.report.offline import mismatch  # noqa: PLC0415
+    from understudy.offline.evaluate.judge import Evaluation
+    from understudy.offline.report.offline import mismatch
 
     try:
         found = Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))).as_dict()
@@ -73,7 +73,7 @@ def _evaluated(path: Path, state: Any) -> Any:
 
 
 def _from_service(url: str, token: str | None) -> Any:
-    from understudy.offline.report import Documents  # noqa: PLC0415
+    from understudy.offline.report import Documents
 
     with Client(url, token) as client:
         events: list[Any] = []
@@ -90,9 +90,9 @@ def _from_service(url: str, token: str | None) -> Any:
 
 
 def _from_store(file: Path, store_url: str) -> Any:
-    from understudy.offline.past import look_back  # noqa: PLC0415
-    from understudy.offline.report import Documents  # noqa: PLC0415
-    from understudy.settings import read_settings  # noqa: PLC0415
+    from understudy.offline.past import look_back
+    from understudy.offline.report import Documents
+    from understudy.settings import read_settings
 
     settings = read_settings(rollout_file=file, **({"store_url": store_url} if store_url else {}))
     past = look_back(settings)

@@ -35,11 +35,11 @@ def init(
     force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
 ) -> None:
     """Read both models' signatures and write a rollout file to start from."""
-    from understudy.cli import starter  # noqa: PLC0415 - a command that needs no runtime should not load it
-    from understudy.domain import Variant  # noqa: PLC0415
-    from understudy.inference.tasks import BINARY, MULTICLASS  # noqa: PLC0415
-    from understudy.loading import fields_of, subject  # noqa: PLC0415
-    from understudy.records.pairs import incomparable  # noqa: PLC0415
+    from understudy.cli import starter
+    from understudy.domain import Variant
+    from understudy.inference.tasks import BINARY, MULTICLASS
+    from understudy.loading import fields_of, subject
+    from understudy.records.pairs import incomparable
 
     with said():
         if output.exists() and not force:
@@ -81,10 +81,10 @@ def check(
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and stop")] = False,
 ) -> None:
     """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
-    from understudy import loading  # noqa: PLC0415
-    from understudy.cli import feasible  # noqa: PLC0415 - tables are slower to load than most commands are to run
-    from understudy.rollout.policy import json_schema  # noqa: PLC0415
-    from understudy.settings import read_settings  # noqa: PLC0415
+    from understudy import loading
+    from understudy.cli import feasible
+    from understudy.rollout.policy import json_schema
+    from understudy.settings import read_settings
 
     if schema:
         print(json.dumps(json_schema(), indent=1))
@@ -102,7 +102,7 @@ def check(
 
 
 def _side_by_side(settings: Any, rows: Path | None) -> Iterator[str]:
-    from understudy.offline import check as side_by_side  # noqa: PLC0415
+    from understudy.offline import check as side_by_side
 
     found = side_by_side.run(settings, rows)
     yield f"compared on {found.rows:,} rows ({found.source}):"
@@ -190,8 +190,8 @@ def serve_candidate(
 @app.command()
 def migrate() -> None:
     """Make or migrate the store's tables (UNDERSTUDY_STORE_URL), as a service does at its start; others wait meanwhile."""
-    from understudy.settings import read_settings  # noqa: PLC0415 - a command that needs no store should not load it
-    from understudy.store import migrate as migrations  # noqa: PLC0415
+    from understudy.settings import read_settings
+    from understudy.store import migrate as migrations
 
     with said():
         before = migrations.migrate(read_settings().resolved_store_url())

@@ -123,7 +123,7 @@ def opened(sources: tuple[Path, Path], named: Names) -> tuple[list[Card], list[f
     Raises:
         ConfigurationError: when a model cannot be read, or has another number of classes.
     """
-    from understudy.inference.onnx import OnnxEngine  # noqa: PLC0415 - a command that needs no runtime should not load it
+    from understudy.inference.onnx import OnnxEngine
 
     cards, seconds, unnamed = [], [], 0
     for source in sources:

@@ -47,8 +47,8 @@ def verify(
     Exit code 0: all are. 1: one is not, or the rollout file is not what was judged by. 3: rows that retention took keep
     some from being checked, and the others are reached again.
     """
-    from understudy.loading import store as stores  # noqa: PLC0415 - a command that needs no database should not load one
-    from understudy.settings import read_settings  # noqa: PLC0415
+    from understudy.loading import store as stores
+    from understudy.settings import read_settings
 
     with said():
         settings = read_settings(rollout_file=file, **({"store_url": store} if store else {}))
@@ -76,7 +76,7 @@ def verify(
 
 
 def _by_key(records: Sequence[Any], key: str) -> _Chosen:
-    from understudy.rollout.identity import models_of, policy_of  # noqa: PLC0415
+    from understudy.rollout.identity import models_of, policy_of
 
     matching = [record for record in records if record.rollout.startswith(key)]
     if len(matching) != 1:
@@ -94,8 +94,8 @@ def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
     Raises:
         ConfigurationError: naming what differs from each, when there are several; or that there is none.
     """
-    from understudy import loading  # noqa: PLC0415
-    from understudy.rollout.identity import differences, identity, models_of, policy_of  # noqa: PLC0415
+    from understudy import loading
+    from understudy.rollout.identity import differences, identity, models_of, policy_of
 
     policy = loading.load_policy(settings)
     cards = loading.read_cards(policy, settings)
@@ -122,8 +122,8 @@ def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
 
 
 def _check(store: Any, chosen: _Chosen) -> tuple[Sequence[Any], str | None]:
-    from understudy.rollout.controller import STATE, decided_at  # noqa: PLC0415
-    from understudy.rollout.verify import verify as check  # noqa: PLC0415
+    from understudy.rollout.controller import STATE, decided_at
+    from understudy.rollout.verify import verify as check
 
     state = store.load_state(STATE)
     if state is None:

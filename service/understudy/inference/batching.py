@@ -233,7 +233,7 @@ class LocalModel(Batcher):
         requests = [rows for rows, _ in batch]
         try:
             answers = split(requests, self._run(requests))
-        except Exception as error:  # noqa: BLE001 - a bug of ours, too: whoever waits must hear of it, and not wait for ever
+        except Exception as error:
             if len(batch) == 1:
                 return [error]
             joint.failed(len(batch))
@@ -307,7 +307,7 @@ class SpreadModel(Batcher):
         requests = [rows for rows, _ in batch]
         try:
             answers = await self._call(requests)
-        except Exception as error:  # noqa: BLE001 - every waiter must hear of it, whatever it is
+        except Exception as error:
             answers = [error] * len(batch)
         self._ended = max(self._ended, number)
         self.on_batch(sum(map(len, requests)))

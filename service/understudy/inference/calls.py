@@ -31,7 +31,7 @@ class Calls:
         if len(sizes) <= self._joint.most:
             try:
                 part = wire.Part(len(sizes), self._outputs(columns, rows))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
+            except Exception as error:
                 if len(sizes) == 1:
                     return self._reply([_part(1, error)])
                 self._joint.failed(len(sizes))

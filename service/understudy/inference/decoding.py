@@ -304,7 +304,7 @@ def _text_of(field: Field) -> Callable[[Any], str | None]:
     wide = field.dtype == "float64"
 
     def text(value: Any) -> str | None:
-        if value is None or value != value:  # noqa: PLR0124 - only NaN differs from itself
+        if value is None or value != value:
             return None
         # The shortest decimal that is this number in the field's dtype; `+ 0.0` takes the sign from -0.0.
         return repr((float(value) if wide else float(str(dtype(value)))) + 0.0)

@@ -151,8 +151,8 @@ class ModelCache:
 
 def _get(base: str, name: str, timeout_s: float) -> Any:
     try:
-        import obstore  # noqa: PLC0415 - an optional extra
-        from obstore.store import from_url  # noqa: PLC0415
+        import obstore
+        from obstore.store import from_url
     except ImportError as error:
         raise ConfigurationError(
             f"{base}/{name}: models from a URL need obstore: `pip install 'understudy[objects]'`"
@@ -197,8 +197,8 @@ def _said(url: str) -> Iterator[None]:
 def _progress(url: str, size: int) -> Iterator[Callable[[int], None]]:
     """A function that is told how many bytes are here: a bar on a terminal, else a line now and then."""
     if sys.stderr.isatty():
-        from rich.console import Console  # noqa: PLC0415 - only where somebody looks
-        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn  # noqa: PLC0415
+        from rich.console import Console
+        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
         columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

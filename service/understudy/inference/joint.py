@@ -58,7 +58,7 @@ class JointRuns:
             part = requests[start : start + self.most]
             try:
                 result: _Result | Exception = run(part)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
+            except Exception as error:
                 if len(part) > 1:
                     self.failed(len(part))
                     continue

@@ -196,7 +196,7 @@ def locate(source: str | Path) -> tuple[Path, Path | None]:
     """
     text = str(source)
     if text.startswith("bentoml:"):
-        import bentoml  # noqa: PLC0415 - heavy, and only for this kind of source
+        import bentoml
 
         try:
             folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)

@@ -198,7 +198,7 @@ class RemoteModel:
         """
         try:
             built = self._columns.build(joined(requests))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
+        except Exception as error:
             if len(requests) == 1:
                 return [error]
             return await self._in_parts(requests, timeout_s)

@@ -137,7 +137,7 @@ def private_metrics_dir(settings: Settings) -> None:
     BentoML's default is one folder per user, which each start wipes: a second service on the machine would take the
     first one's metrics away.
     """
-    from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: PLC0415
+    from bentoml._internal.configuration.containers import BentoMLContainer
 
     root = settings.state_dir.absolute() / "run"
     for left in root.glob("*") if root.is_dir() else ():

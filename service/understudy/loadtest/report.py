@@ -47,7 +47,7 @@ PERCENTILES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999)
 def write(outcome: Outcome, folder: Path) -> dict[str, Path]:
     """Write `record.json`, `junit.xml`, `report.html` and `counts.json` into a folder; returns where they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    import json  # noqa: PLC0415
+    import json
 
     texts = {
         "record.json": outcome.record.model_dump_json(indent=1) + "\n",

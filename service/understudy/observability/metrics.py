@@ -219,7 +219,7 @@ class Metrics:
     """The metrics of one process, by attribute: `metrics.requests.labels(...)`."""
 
     def __init__(self, registry: Any = None) -> None:
-        import prometheus_client as prom  # noqa: PLC0415 - see the module's docstring
+        import prometheus_client as prom
 
         keep: dict[str, Any] = {} if registry is None else {"registry": registry}
         kinds: dict[str, Any] = {
@@ -305,7 +305,7 @@ def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> l
     bucket is touched once a batch. It reaches into the child's buckets, as prometheus_client offers no call for it;
     `tests/unit/observability/test_metrics.py` holds this against `observe`.
     """
-    edges = histogram._upper_bounds  # noqa: SLF001 - see above
+    edges = histogram._upper_bounds
     counts = [0] * len(edges)
     total = 0.0
     for value in values:
@@ -316,15 +316,15 @@ def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> l
 
 
 def _add(histogram: Any, counts: Sequence[float], total: float) -> None:
-    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001 - see `observe_many`
+    for bucket, count in zip(histogram._buckets, counts, strict=True):
         if count:
             bucket.inc(count)
-    histogram._sum.inc(total)  # noqa: SLF001
+    histogram._sum.inc(total)
 
 
 def parse(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
     """The samples of an exposition: name, labels, value."""
-    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - see the module's docstring
+    from prometheus_client.parser import text_string_to_metric_families
 
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

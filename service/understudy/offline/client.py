@@ -31,7 +31,7 @@ class Client:
     """
 
     def __init__(self, url: str = DEFAULT_URL, token: str | None = None, *, timeout_s: float = 30.0) -> None:
-        import httpx  # noqa: PLC0415
+        import httpx
 
         self.url = url.rstrip("/")
         self._http = httpx.Client(base_url=self.url, headers=headers(token), timeout=timeout_s)
@@ -64,7 +64,7 @@ class Client:
         self._http.close()
 
     def _call(self, method: str, path: str, **options: Any) -> "httpx.Response":
-        import httpx  # noqa: PLC0415
+        import httpx
 
         try:
             response = self._http.request(method, path, **options)

@@ -69,7 +69,7 @@ class Pending:
                 self._reply(self._pipeline.answered(self._exchange, scores, self._begun))
             else:
                 self._candidate_ended(scores)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self._fail(error)
 
     def set_exception(self, error: Exception, /) -> None:
@@ -79,7 +79,7 @@ class Pending:
                 self._fail(self._pipeline.past_deadline() if isinstance(error, TimeoutError) else error)
             else:
                 self._candidate_ended(error)
-        except Exception as ours:  # noqa: BLE001
+        except Exception as ours:
             self._fail(ours)
 
     def _candidate_ended(self, found: Scores | Exception) -> None:

@@ -233,7 +233,7 @@ class Control:
                 try:
                     await self.prepare(plan)
                 except ConfigurationError as error:
-                    log.error("the plan cannot come into force here", reason=error.detail, revision=plan.revision)  # noqa: TRY400
+                    log.error("the plan cannot come into force here", reason=error.detail, revision=plan.revision)
                     continue
                 if self.plan is before:
                     self._follow(plan)

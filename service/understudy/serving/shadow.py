@@ -160,7 +160,7 @@ async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequenc
             return split(requests, await model.infer(joined(requests)))
         except Overloaded:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is found out which request it belongs to
+        except Exception as error:
             if len(requests) == 1:
                 return [error]
     return await asyncio.gather(*(_alone(model, rows) for rows in requests))
@@ -169,5 +169,5 @@ async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequenc
 async def _alone(model: LocalModel, rows: Batch) -> Scores | Exception:
     try:
         return await model.infer(rows)
-    except Exception as error:  # noqa: BLE001 - it is this request's own
+    except Exception as error:
         return error

@@ -88,7 +88,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def same_label(one: Label, other: Label) -> bool:
     """Whether two reports say the same, as Python compares: 1, 1.0 and True agree, "1" differs. NaN agrees with NaN."""
-    return one == other or (one != one and other != other)  # noqa: PLR0124 -- only NaN differs from itself
+    return one == other or (one != one and other != other)
 
 
 def kept(observation: Observation) -> Observation:
@@ -104,7 +104,7 @@ def _kept(answer: Answer) -> Answer:
 
 def _score(score: float | None) -> float | None:
     # float() because SQLite's driver takes numpy's float32 for four bytes of binary.
-    return None if score is None or score != score else float(score)  # noqa: PLR0124 -- SQLite has no NaN
+    return None if score is None or score != score else float(score)
 
 
 def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
@@ -144,7 +144,7 @@ def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
 
 
 def _number(name: str, value: float) -> None:
-    if value != value:  # noqa: PLR0124 - only NaN; PostgreSQL would keep it, above every number
+    if value != value:
         raise ValueError(f"the store cannot keep this: `{name}` is not a number")
 
 

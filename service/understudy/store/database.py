@@ -70,7 +70,7 @@ class Database:
         self.file: DatabaseFile | None = None
         try:
             if self.postgres:
-                from understudy.store.postgres import REFUSED, make_engine  # noqa: PLC0415 - psycopg is an optional extra
+                from understudy.store.postgres import REFUSED, make_engine
 
                 engine = make_engine(parsed, timeout_s=busy_timeout_s, connections_max=connections_max)
                 self._refused: tuple[type[Exception], ...] = REFUSED
@@ -119,7 +119,7 @@ class Database:
         with self.writing() as connection:
             if self.postgres:
                 if unhurried:
-                    from understudy.store.postgres import without_limit  # noqa: PLC0415 - psycopg is an optional extra
+                    from understudy.store.postgres import without_limit
 
                     without_limit(connection)
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(6417)")

@@ -136,7 +136,7 @@ def _hold(path: str) -> tuple[int, int] | None:
     """Open a file to read, once in this process; None where that cannot be done."""
     with _turn:
         try:
-            found = os.stat(path)  # noqa: PTH116 - as below
+            found = os.stat(path)
             key = found.st_dev, found.st_ino
             if key not in _descriptors:
                 _descriptors[key] = [os.open(path, os.O_RDONLY | os.O_CLOEXEC), 0]
@@ -172,7 +172,7 @@ def exists(path: Path) -> bool:
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - as fast as it gets, for every transaction
+        found = os.stat(path)
     except OSError:
         return None
     return (found.st_dev, found.st_ino) if found.st_size or path.endswith("-wal") else (found.st_dev, _EMPTY)

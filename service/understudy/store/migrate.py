@@ -49,10 +49,10 @@ def upgrade(database: Database) -> str | None:
 
 
 def _migrated(database: Database) -> str | None:
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.migration import MigrationContext  # noqa: PLC0415
-    from alembic.script import ScriptDirectory  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -66,7 +66,7 @@ def _migrated(database: Database) -> str | None:
 
 
 def _refuse_newer(scripts: Any, revision: str | None, name: str) -> None:
-    from alembic.util import CommandError  # noqa: PLC0415
+    from alembic.util import CommandError
 
     if revision is None:
         return

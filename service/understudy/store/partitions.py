@@ -12,9 +12,9 @@ one's first. So an observation stays at most that much longer than the retention
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Double, column, func, select, table, text
 
 from understudy.store import Retention
 from understudy.store.database import Database
@@ -123,10 +123,13 @@ def _partitions(connection: Connection) -> Sequence[_Partition]:
     return sorted((_Partition(int(name.rpartition("_")[2]), size) for name, size in rows), key=lambda part: part.number)
 
 
-def _edge(connection: Connection, name: str, which: str) -> float:
+def _edge(connection: Connection, name: str, which: Literal["min", "max"]) -> float:
     """The earliest (`min`) or latest (`max`) arrival in a partition; -inf for an empty one."""
-    found: Any = connection.exec_driver_sql(f"SELECT {which}(coalesce(received_at, at)) FROM {name}").scalar_one()  # noqa: S608 - names of ours
-    return float("-inf") if found is None else float(found)
+    part = table(name, column("received_at", Double), column("at", Double))
+    arrived_at = func.coalesce(part.c.received_at, part.c.at)
+    edge = func.min(arrived_at) if which == "min" else func.max(arrived_at)
+    arrival: float | None = connection.execute(select(edge)).scalar_one()
+    return float("-inf") if arrival is None else arrival
 
 
 def _close_large(connection: Connection, retention: Retention, now: float) -> None:

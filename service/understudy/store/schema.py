@@ -6,11 +6,10 @@ Every table is keyed by `rollout`, a small number that stands for the rollout's 
 row and index it took a fifth of the file. What is written once per prediction is kept small; see `observations`.
 """
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Index,
@@ -24,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy import Text as _PlainText
+from typing_extensions import override
 
 metadata = MetaData(
     naming_convention={
@@ -60,10 +60,12 @@ class _Escaped(TypeDecorator[str]):
     impl = _PlainText
     cache_ok = True
 
-    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
+    @override
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else escaped(value)
 
-    def process_result_value(self, value: str | None, dialect: Any) -> str | None:  # noqa: ARG002
+    @override
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         return None if value is None else unescaped(value)
 
 

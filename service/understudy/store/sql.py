@@ -105,7 +105,7 @@ class SqlStore:
             raise
 
     def _use_postgres(self) -> None:
-        from understudy.store import postgres  # noqa: PLC0415 - psycopg is an optional extra
+        from understudy.store import postgres
 
         partitions.ensure(self._db)
         self._insert_rows = Rows(self._key)
@@ -255,7 +255,7 @@ class SqlStore:
         """See `Store.counters`."""
         statement = select(counters.c.name, counters.c.value).where(counters.c.rollout == self._key)
         with self._db.reading() as connection:
-            return {name: value for name, value in connection.execute(statement)}  # noqa: C416 -- dict(rows) has no type
+            return {row.name: row.value for row in connection.execute(statement)}
 
     def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
         """See `Store.lead`."""

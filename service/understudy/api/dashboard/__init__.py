@@ -42,7 +42,7 @@ class Asset:
     etag: bytes
     media_type: bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the file, or 304 to whoever has it (RFC 9110, section 13.1.2)."""
         # `no-cache` is "keep it, and ask whether it has changed": a new version is there with the next look.
         headers: Headers = [

@@ -79,20 +79,20 @@ class ProtocolV2:
             }
         return found
 
-    async def server(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def server(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v2`."""
         await answer(send, 200, encode({"name": "understudy", "version": __version__, "extensions": EXTENSIONS}))
 
-    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v2/health/live`."""
         await answer(send, 200, b'{"live":true}')
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v2/health/ready`."""
         self._ready()
         await answer(send, 200, b'{"live":true,"ready":true}')
 
-    async def model(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def model(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v2/models/{model}[/versions/{version}]`."""
         variants = self._named(scope)
         signature = self._pinned[variants[0]] if variants else self._routed
@@ -100,7 +100,7 @@ class ProtocolV2:
         said = {"name": self._parts.policy.model, "versions": versions, "platform": PLATFORM, **signature.metadata()}
         await answer(send, 200, encode(said))
 
-    async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def model_ready(self, scope: Scope, receive: Receive, send: Send) -> None:
         """`GET /v2/models/{model}[/versions/{version}]/ready`. Without a version the candidate is never asked."""
         self._ready()
         if (variants := self._named(scope)) and not any(self._answers(variant) for variant in variants):
