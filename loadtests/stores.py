@@ -18,7 +18,7 @@ import rich.console
 import rich.table
 
 from loadtests.postgres import Postgres
-from understudy.domain import Answer, LabelReport, Mode, Observation, Outcome, Status, Variant
+from understudy.domain import Attempt, LabelReport, Mode, Observation, Outcome, Status, Variant
 from understudy.store.sql import SqlStore
 
 LABELS = 100
@@ -26,7 +26,7 @@ LABELS = 100
 
 def observation(name: str, at: float) -> Observation:
     """As the flights example records it."""
-    answer = Answer(Status.OK, 0, 0.137251, (0.862749, 0.137251), 0.000431)
+    answer = Attempt(Status.OK, 0, 0.137251, (0.862749, 0.137251), 0.000431)
     return Observation(name, name, at, 3, Variant.PRIMARY, Mode.LIVE, 500, answer, answer, "N14228", None)
 
 

@@ -1,4 +1,4 @@
-"""Frozen values: rows, answers, observations, labels, plans and events.
+"""Frozen values: rows, attempts, observations, labels, plans and events.
 
 Nothing here does I/O, reads a clock or draws a random number. Times are Unix seconds (UTC), durations are seconds,
 shares of traffic are whole numbers of hundredths of a percent (`SHARE_ONE` is 100 %), so that a weight of 0.01 % is
@@ -125,11 +125,11 @@ class Event:
     id: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What one model said about one row.
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One model's attempt at one row: how it ended, the model's answer and how long it took.
 
     Attributes:
-        status: `Status.OK` or `Status.WITHHELD`, or why there is nothing to read in the other fields.
+        status: how it ended. Unless it is `Status.OK` or `Status.WITHHELD`, there is no answer in the other fields.
         label: the predicted class, as the model names it; for a multilabel classifier the tuple of the predicted classes; None
             for a regression.
         score: P(positive class) for a binary classifier, the value for a regression of one number, else None.
@@ -147,7 +147,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def given(self) -> bool:
-        """Whether the model has answered this row, also where its caller did not get the answer."""
+        """Whether the model answered this row. The caller may not have got the answer (`Status.WITHHELD`)."""
         return self.status is Status.OK or self.status is Status.WITHHELD
 
 
@@ -180,8 +180,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
     variant: Variant
     mode: Mode
     share: int
-    primary: Answer
-    candidate: Answer
+    primary: Attempt
+    candidate: Attempt
     unit: str | None = None
     fallback: str | None = None
     point: int | None = None
@@ -200,8 +200,8 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
         """When it arrived, on the service's clock."""
         return self.at if self.received_at is None else self.received_at
 
-    def answer(self, variant: Variant) -> Answer:
-        """The answer of `variant` to this row."""
+    def attempt(self, variant: Variant) -> Attempt:
+        """The attempt of `variant` at this row."""
         return self.primary if variant is Variant.PRIMARY else self.candidate
 
 

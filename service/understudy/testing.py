@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from understudy.clock import Clock
-from understudy.domain import Answer, Mode, Observation, Plan, Status, Variant
+from understudy.domain import Attempt, Mode, Observation, Plan, Status, Variant
 from understudy.errors import InferenceError
 from understudy.http.auth import Tokens
 from understudy.inference import Engine
@@ -99,8 +99,8 @@ def observation(
 ) -> Observation:
     """An observation of a binary classifier; a score of None is an attempt that failed."""
 
-    def answer(score: float | None) -> Answer:
-        return Answer(Status.FAILED) if score is None else Answer(Status.OK, int(score > 0.5), score, None, 0.001)
+    def answer(score: float | None) -> Attempt:
+        return Attempt(Status.FAILED) if score is None else Attempt(Status.OK, int(score > 0.5), score, None, 0.001)
 
     fields: dict[str, Any] = {
         "prediction_id": name,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.domain import (
-    Answer,
+    Attempt,
     Event,
     Fate,
     Label,
@@ -34,8 +34,8 @@ def observation(name: str = "a", **changes: Any) -> Observation:
         "variant": Variant.PRIMARY,
         "mode": Mode.LIVE,
         "share": 500,
-        "primary": Answer(Status.OK, 1, 0.75, None, 0.001),
-        "candidate": Answer(Status.OK, 0, 0.25, None, 0.002),
+        "primary": Attempt(Status.OK, 1, 0.75, None, 0.001),
+        "candidate": Attempt(Status.OK, 0, 0.25, None, 0.002),
     }
     return Observation(**fields | changes)
 

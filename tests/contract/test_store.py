@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.stores import event, names, observation, plan, receipt, report, stored, tallied
-from understudy.domain import Answer, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
+from understudy.domain import Attempt, Fate, Label, LabelReport, Mode, Outcome, Status, Variant
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.store import Pruned, Retention, Store
 
@@ -100,23 +100,23 @@ def test_an_events_details_go_through_json(store: Store) -> None:
 # Observations
 
 ANSWERS = [
-    Answer(),
-    Answer(Status.TIMEOUT, seconds=0.25),
-    Answer(Status.OK, "late", 0.1 + 0.2, (0.1, 0.2, 0.7), 1e-300),
-    Answer(Status.OK, "", -0.0, (), 5e-324),
-    Answer(Status.OK, True, sys.float_info.max, (math.inf, 1e-17), 3.0),
-    Answer(Status.OK, 10**30, math.inf, None, 0.0),
-    Answer(Status.INVALID, 1.5, -math.inf, None, 0.5),
-    Answer(Status.OK, None, None, None, 0.5, (0.1, -0.0, 1e300, 5.0)),
-    Answer(Status.OK, ("red", "blue"), None, (0.9, 0.1, 0.5), 0.5),
-    Answer(Status.OK, (), None, (0.1,), 0.5),
-    Answer(Status.OK, (1, True, 1.0, "1"), None, None, 0.5),
+    Attempt(),
+    Attempt(Status.TIMEOUT, seconds=0.25),
+    Attempt(Status.OK, "late", 0.1 + 0.2, (0.1, 0.2, 0.7), 1e-300),
+    Attempt(Status.OK, "", -0.0, (), 5e-324),
+    Attempt(Status.OK, True, sys.float_info.max, (math.inf, 1e-17), 3.0),
+    Attempt(Status.OK, 10**30, math.inf, None, 0.0),
+    Attempt(Status.INVALID, 1.5, -math.inf, None, 0.5),
+    Attempt(Status.OK, None, None, None, 0.5, (0.1, -0.0, 1e300, 5.0)),
+    Attempt(Status.OK, ("red", "blue"), None, (0.9, 0.1, 0.5), 0.5),
+    Attempt(Status.OK, (), None, (0.1,), 0.5),
+    Attempt(Status.OK, (1, True, 1.0, "1"), None, None, 0.5),
 ]
 
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("variant", list(Variant))
-def test_an_observation_comes_back_as_it_was(store: Store, answer: Answer, variant: Variant) -> None:
+def test_an_observation_comes_back_as_it_was(store: Store, answer: Attempt, variant: Variant) -> None:
     made = observation(
         "ü-✈-\x00-'; DROP TABLE observations",
         request_id="another",
@@ -131,7 +131,7 @@ def test_an_observation_comes_back_as_it_was(store: Store, answer: Answer, varia
     )
     store.add_observations([made, observation("plain")])
     assert [each for _, each, _ in store.outcomes()] == [made, observation("plain")]
-    label = store.outcomes()[0][1].answer(variant).label
+    label = store.outcomes()[0][1].attempt(variant).label
     assert type(label) is type(answer.label)
     if isinstance(label, tuple) and isinstance(answer.label, tuple):
         assert [type(each) for each in label] == [type(each) for each in answer.label]
@@ -168,7 +168,7 @@ def test_a_label_of_several_parts_comes_back_as_it_was(store: Store, label: Labe
 
 
 def test_a_score_that_is_nan_comes_back_as_none(store: Store) -> None:
-    store.add_observations([observation(primary=Answer(Status.INVALID, None, math.nan, (math.nan, 0.5), 0.1))])
+    store.add_observations([observation(primary=Attempt(Status.INVALID, None, math.nan, (math.nan, 0.5), 0.1))])
     answer = store.outcomes()[0][1].primary
     assert answer.score is None
     assert str(answer.probabilities) == "(nan, 0.5)"

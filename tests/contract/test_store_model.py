@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from loadtests.postgres import Postgres
 from tests.contract.conftest import CLEAN
 from tests.contract.stores import event, plan, tally
-from understudy.domain import Answer, Event, LabelReport, Mode, Observation, Status, Variant
+from understudy.domain import Attempt, Event, LabelReport, Mode, Observation, Status, Variant
 from understudy.errors import NotAllowedNow
 from understudy.store import Retention, Store
 from understudy.store.memory import MemoryStore
@@ -30,7 +30,7 @@ LABELS = st.sampled_from([0, 1, True, 1.0, "1", "", 2**70, math.nan])
 NUMBERS = st.floats().map(lambda number: number + 0.0)
 FINITE = NUMBERS.filter(math.isfinite)
 ANSWERS = st.builds(
-    Answer,
+    Attempt,
     status=st.sampled_from(Status),
     label=st.none() | st.booleans() | st.integers() | FINITE | st.text(max_size=5),
     score=st.none() | NUMBERS,

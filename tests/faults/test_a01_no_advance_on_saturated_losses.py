@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.unit.rollout.world import START, policy, row
-from understudy.domain import Answer, Phase, Status, Variant
+from understudy.domain import Attempt, Phase, Status, Variant
 from understudy.errors import ConfigurationError
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.judge import Verdict, judge
@@ -28,8 +28,8 @@ def houses(quality: dict[str, Any], *, swapped: bool = False, rows: int = ROWS) 
     good = (prices + random.normal(0, 24_500, rows)).tolist()
     half = (good + random.normal(0, 1_000, rows)).tolist()
     answers = [
-        [Answer(Status.OK, score=value) for value in good],
-        [Answer(Status.OK, score=value / 2) for value in half],
+        [Attempt(Status.OK, score=value) for value in good],
+        [Attempt(Status.OK, score=value / 2) for value in half],
     ]
     primary, candidate = reversed(answers) if swapped else answers
     own = policy(quality=quality, steps=[{"shadow": 100, "until": {"labels": 100}}, "promote"])

@@ -58,7 +58,7 @@ def test_the_graph_names_its_classes(kind: str, names: list[Any], tmp_path: Path
     model, x = fitted(kind, names, tmp_path / "m.onnx")
     engine = OnnxEngine(tmp_path / "m.onnx", device="cpu", warm_max_rows=1)
     reading = Reading(engine.card)
-    answers = reading.answers(reading.read(engine.run({"X": x}), len(x)), Status.OK, 0.0, len(x))
+    answers = reading.attempts(reading.read(engine.run({"X": x}), len(x)), Status.OK, 0.0, len(x))
 
     assert engine.card.classes == model.classes_.tolist() == sorted(names)
     assert computable("brier", engine.card) is None
@@ -93,7 +93,7 @@ def test_the_rollout_file_names_the_classes_of_a_softmax(name: str, tmp_path: Pa
     path = softmax(tmp_path / "m.onnx", name=name)
     engine = OnnxEngine(path, device="cpu", warm_max_rows=1, classes=["cat", "dog", "eel"])
     reading = Reading(engine.card)
-    (answer,) = reading.answers(reading.read(engine.run({"x": np.eye(3, dtype=np.float32)[2:]}), 1), Status.OK, 0.0, 1)
+    (answer,) = reading.attempts(reading.read(engine.run({"x": np.eye(3, dtype=np.float32)[2:]}), 1), Status.OK, 0.0, 1)
 
     assert (engine.card.task, engine.card.classes, answer.label) == (
         "multiclass-classification",

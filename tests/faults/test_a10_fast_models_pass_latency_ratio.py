@@ -4,7 +4,7 @@ edge nothing is told apart. Answers faster than 1 ms count as 1 ms.
 
 import pytest
 
-from understudy.domain import Answer, Observation, Status, Variant
+from understudy.domain import Attempt, Observation, Status, Variant
 from understudy.rollout.policy import Policy
 from understudy.rollout.serving_evidence import Served
 from understudy.testing import observation
@@ -26,7 +26,7 @@ def answered(number: int, candidate_s: float) -> Observation:
     ours = number % 2 == 0
     seconds = {Variant.PRIMARY: 0.0002, Variant.CANDIDATE: candidate_s}
     found = observation(f"p-{number}", share=5000, point=number, variant=Variant.CANDIDATE if ours else Variant.PRIMARY)
-    answers = {v.value: Answer(Status.OK, 1, 0.8, None, seconds[v]) for v in Variant}
+    answers = {v.value: Attempt(Status.OK, 1, 0.8, None, seconds[v]) for v in Variant}
     return Observation(**({name: getattr(found, name) for name in found.__struct_fields__} | answers))
 
 

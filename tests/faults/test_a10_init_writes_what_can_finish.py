@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from tests.unit.cli.test_cli import alone, done, refused
 from tests.unit.inference.test_onnx import classifier, save, summing
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
-from understudy.domain import Answer, Status, Variant
+from understudy.domain import Attempt, Status, Variant
 from understudy.inference.onnx import OnnxEngine
 from understudy.loading import subject
 from understudy.rollout.feasibility import feasibility
@@ -49,7 +49,7 @@ def kind_of(own: Policy, file: Path) -> Kind:
     names = known.classes or (0, 1)
     several = tuple(0.9 if n == 0 else 0.1 / (len(names) - 1) for n in range(len(names)))
     probabilities = {} if loss == "zero_one" else {"probabilities": several} if len(names) > 2 else {"score": 0.1}
-    return Kind(own.task, known, Answer(Status.OK, label=names[0], **probabilities), names[0])  # type: ignore[arg-type]  # by name
+    return Kind(own.task, known, Attempt(Status.OK, label=names[0], **probabilities), names[0])  # type: ignore[arg-type]  # by name
 
 
 @pytest.mark.parametrize("maker", MAKERS)

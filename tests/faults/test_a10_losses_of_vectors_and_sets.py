@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from understudy.domain import Answer, LabelReport, Observation, Status, Variant
+from understudy.domain import Attempt, LabelReport, Observation, Status, Variant
 from understudy.errors import ConfigurationError
 from understudy.rollout.losses import losses
 from understudy.rollout.policy import Policy, parse
@@ -21,13 +21,13 @@ from understudy.testing import observation
 TOPICS: list[int | str] = ["sport", "politics", "weather"]
 
 
-def topics(*probabilities: float, seconds: float = 0.0) -> Answer:
+def topics(*probabilities: float, seconds: float = 0.0) -> Attempt:
     said = tuple(str(name) for name, p in zip(TOPICS, probabilities, strict=True) if p >= 0.5)
-    return Answer(Status.OK, said, None, probabilities, seconds)
+    return Attempt(Status.OK, said, None, probabilities, seconds)
 
 
-def vector(*numbers: float) -> Answer:
-    return Answer(Status.OK, vector=numbers)
+def vector(*numbers: float) -> Attempt:
+    return Attempt(Status.OK, vector=numbers)
 
 
 def policy(task: str, quality: str) -> Policy:
@@ -39,7 +39,7 @@ def scorer(task: str, quality: str) -> Scorer:
     return Scorer(policy(task, quality), dict.fromkeys(Variant, Model(classes, None)))
 
 
-def row(primary: Answer, candidate: Answer) -> Observation:
+def row(primary: Attempt, candidate: Attempt) -> Observation:
     return structs.replace(observation(), primary=primary, candidate=candidate)
 
 
@@ -81,7 +81,7 @@ def test_a_set_of_classes_costs_the_mean_over_the_classes() -> None:
 
 
 def test_a_model_that_gives_the_classes_alone_is_judged_by_them() -> None:
-    assert losses(Answer(Status.OK, ("sport",)), ("sport", "weather"), TOPICS) == {
+    assert losses(Attempt(Status.OK, ("sport",)), ("sport", "weather"), TOPICS) == {
         "zero_one": 1.0,
         "hamming": pytest.approx(1 / 3),
     }
@@ -103,8 +103,8 @@ def test_no_set_of_classes_makes_a_pair_worse_or_better_than_its_bounds(
 ) -> None:
     judged = scorer("multilabel-classification", f"{{loss: {loss}, margin: 0.01}}")
     pair = row(
-        Answer(Status.FAILED) if primary_fails else topics(*one),
-        Answer(Status.FAILED) if candidate_fails else topics(*other),
+        Attempt(Status.FAILED) if primary_fails else topics(*one),
+        Attempt(Status.FAILED) if candidate_fails else topics(*other),
     )
     bounds = judged.pair(pair, None)
     assert bounds is not None
@@ -144,7 +144,7 @@ def test_a_vector_of_equal_numbers_costs_what_one_number_costs(
         clip = "" if loss == "win_rate" else ", clip: 10"
         judged = scorer("regression", f"{{loss: {loss}, margin: 0.1{clip}}}")
         single = judged.pair(
-            row(Answer(Status.OK, score=a), Answer(Status.OK, score=b)), LabelReport("p-0", truth, 1e6)
+            row(Attempt(Status.OK, score=a), Attempt(Status.OK, score=b)), LabelReport("p-0", truth, 1e6)
         )
         double = judged.pair(row(vector(a, a), vector(b, b)), LabelReport("p-0", (truth, truth), 1e6))
         assert single is not None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, World, policy, row
-from understudy.domain import Answer, LabelReport, Mode, Status, Variant
+from understudy.domain import Attempt, LabelReport, Mode, Status, Variant
 from understudy.rollout import funnel, losses
 from understudy.rollout.controller import SHOWN
 from understudy.serving.rollout_document import known_to
@@ -72,10 +72,10 @@ def test_rows_of_one_request_count_once_and_the_sentence_says_so():
 
 ANSWERS = {
     "good": {},
-    "dropped": {"candidate": Answer(Status.DROPPED)},
-    "away": {"candidate": Answer(Status.DOWN)},
-    "not drawn": {"candidate": Answer(Status.NONE)},
-    "failed": {"candidate": Answer(Status.FAILED)},
+    "dropped": {"candidate": Attempt(Status.DROPPED)},
+    "away": {"candidate": Attempt(Status.DOWN)},
+    "not drawn": {"candidate": Attempt(Status.NONE)},
+    "failed": {"candidate": Attempt(Status.FAILED)},
     "pinned": {"mode": Mode.PINNED},
     "load": {"mode": Mode.LOAD},
 }

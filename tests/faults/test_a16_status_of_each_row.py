@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.faults.rows import RowEngine, lookup_model, serving
 from tests.unit.rollout.world import folded, policy, row
-from understudy.domain import Answer, Phase, Status
+from understudy.domain import Attempt, Phase, Status
 from understudy.records.exchange import Packer, unpack
 from understudy.rollout.controller import judge_at
 
@@ -59,7 +59,7 @@ def test_the_rows_of_a_request_travel_with_their_status() -> None:
 
 def test_a_request_that_failed_for_another_row_is_a_failed_request_and_its_own_row_is_judged() -> None:
     """The goal for errors counts requests; the goal for quality the row's own answer, which there is."""
-    withheld = Answer(Status.WITHHELD, 1, 0.8, None, 0.011)
+    withheld = Attempt(Status.WITHHELD, 1, 0.8, None, 0.011)
     rows = []
     for _ in range(40):
         rows += [row(len(rows) + i + 1) for i in range(10)]

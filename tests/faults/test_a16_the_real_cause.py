@@ -3,15 +3,15 @@
 import pytest
 
 from tests.unit.rollout.world import MODELS, folded, policy, row
-from understudy.domain import Answer, Phase, Status
+from understudy.domain import Attempt, Phase, Status
 from understudy.rollout.controller import judge_at
 from understudy.rollout.evidence import Evidence
 
-SLOW = Answer(Status.OK, 1, 0.8, None, 30.0)
-NO_ANSWER = {status: Answer(status, seconds=0.011) for status in Status}
+SLOW = Attempt(Status.OK, 1, 0.8, None, 30.0)
+NO_ANSWER = {status: Attempt(status, seconds=0.011) for status in Status}
 
 
-def verdict_on(*answers: Answer, good: int = 40):
+def verdict_on(*answers: Attempt, good: int = 40):
     """The verdict when the candidate gives these answers, in turns with good ones."""
     rows = []
     for answer in answers:

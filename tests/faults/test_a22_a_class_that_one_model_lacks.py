@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.rollout.world import START, policy, row
 from understudy.api.feedback import FeedbackDecoder
-from understudy.domain import Answer, Label, LabelReport, Phase, Status, Variant
+from understudy.domain import Attempt, Label, LabelReport, Phase, Status, Variant
 from understudy.errors import InvalidInput
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.judge import Verdict, judge
@@ -23,11 +23,11 @@ from understudy.testing import card
 ALL, FOUR = ["a", "b", "c", "d", "e"], ["a", "b", "c", "d"]
 
 
-def answer(truth: str, classes: list[str]) -> Answer:
+def answer(truth: str, classes: list[str]) -> Attempt:
     """A good model's answer, as far as its classes go."""
     rest = 0.05 / (len(classes) - 1)
     says = truth if truth in classes else classes[0]
-    return Answer(Status.OK, says, None, tuple(0.95 if name == says else rest for name in classes), 0.001)
+    return Attempt(Status.OK, says, None, tuple(0.95 if name == says else rest for name in classes), 0.001)
 
 
 def judged(loss: str, primary: list[str], candidate: list[str], rows: int = 600) -> tuple[Verdict, Evidence]:

@@ -10,18 +10,18 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, World, answer, folded, pair, policy
-from understudy.domain import Answer, Status, Variant
+from understudy.domain import Attempt, Status, Variant
 from understudy.rollout.evidence import Evidence, Row
 from understudy.rollout.judge import Verdict, judge, trial_budget
 from understudy.rollout.phases import Order
 
 GOALS = {"margin": 0.01}
 OWN = policy(errors=GOALS, latency={"p99_ms": 500}).model_copy(update={"unit": None})
-GOOD = Answer(Status.OK, 1, 0.8, None, 0.01)
+GOOD = Attempt(Status.OK, 1, 0.8, None, 0.01)
 DOWN, LATE, FAILED = (answer(status) for status in (Status.DOWN, Status.TIMEOUT, Status.FAILED))
 
 
-def request(number: int, at: float, candidate: Answer = GOOD) -> Row:
+def request(number: int, at: float, candidate: Attempt = GOOD) -> Row:
     """One request of a canary step; a candidate that gave no answer was replaced."""
     fallback = None if candidate is GOOD else candidate.status.value
     variant = Variant.CANDIDATE if fallback is None else Variant.PRIMARY

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rollout.world import START, policy, row
-from understudy.domain import Answer, Phase, Status, Variant
+from understudy.domain import Attempt, Phase, Status, Variant
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import Card, OutputSpec
 from understudy.offline.evaluate.by_row import judged, proposed_clip
@@ -27,7 +27,7 @@ from understudy.rollout.reading import Reading
 from understudy.rollout.scoring import Model
 from understudy.testing import card
 
-FAILED = Answer(Status.INVALID)
+FAILED = Attempt(Status.INVALID)
 VALUE = OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")
 
 
@@ -39,7 +39,7 @@ def cards(task: str, names: tuple[list[Any], list[Any]]) -> dict[Variant, Card]:
 
 
 def both(
-    own: Policy, models: dict[Variant, Card], answers: dict[Variant, list[Answer]], labels: list[Any]
+    own: Policy, models: dict[Variant, Card], answers: dict[Variant, list[Attempt]], labels: list[Any]
 ) -> tuple[Evaluation, list[Reading], Evidence]:
     """What the command and what the judge say of the same rows."""
     goal = own.goals.quality
@@ -66,9 +66,9 @@ def of(readings: list[Reading], metric: str) -> Reading:
 
 
 @st.composite
-def regressions(draw: st.DrawFn) -> tuple[str, float, list[Any], list[Answer], list[Answer]]:
+def regressions(draw: st.DrawFn) -> tuple[str, float, list[Any], list[Attempt], list[Attempt]]:
     number = st.floats(-1e4, 1e4, allow_subnormal=False)
-    answer = st.one_of(number.map(lambda v: Answer(Status.OK, score=v)), st.just(FAILED))
+    answer = st.one_of(number.map(lambda v: Attempt(Status.OK, score=v)), st.just(FAILED))
     rows = draw(st.integers(1, 30))
     lists = [draw(st.lists(each, min_size=rows, max_size=rows)) for each in (number, answer, answer)]
     return draw(st.sampled_from(["absolute_error", "squared_error"])), draw(st.floats(0.01, 1e4)), *lists  # type: ignore[return-value]
@@ -76,7 +76,7 @@ def regressions(draw: st.DrawFn) -> tuple[str, float, list[Any], list[Answer], l
 
 @settings(max_examples=60, deadline=None)
 @given(regressions())
-def test_regressions(made: tuple[str, float, list[Any], list[Answer], list[Answer]]) -> None:
+def test_regressions(made: tuple[str, float, list[Any], list[Attempt], list[Attempt]]) -> None:
     loss, clip, labels, primary, candidate = made
     most = clip ** LOSSES[loss].power
     own = policy(quality={"loss": loss, "clip": clip, "margin": most / 2, "poc_target": most / 2})
@@ -108,12 +108,12 @@ def test_classifiers(loss: str, seed: int, clip: float | None) -> None:
     agree(said, readings, evidence, own.goals.quality.scale.most)
 
 
-def sure(random: np.random.Generator, classes: list[str]) -> Answer:
+def sure(random: np.random.Generator, classes: list[str]) -> Attempt:
     """An answer that is quite certain, and a failure now and then."""
     if random.random() < 0.1:
         return FAILED
     chances = random.dirichlet(np.full(len(classes), 0.05))
-    return Answer(Status.OK, classes[int(chances.argmax())], None, tuple(chances.tolist()))
+    return Attempt(Status.OK, classes[int(chances.argmax())], None, tuple(chances.tolist()))
 
 
 def agree(said: Evaluation, readings: list[Reading], evidence: Evidence, most: float) -> None:
@@ -134,7 +134,7 @@ def test_wins_are_counted_alike() -> None:
     labels = random.normal(size=200).tolist()
     answers = {
         v: [
-            Answer(Status.OK, score=x + e) if abs(e) < 1.5 else FAILED
+            Attempt(Status.OK, score=x + e) if abs(e) < 1.5 else FAILED
             for x, e in zip(labels, random.normal(0, s, 200).tolist(), strict=True)
         ]
         for v, s in zip(Variant, (1.0, 0.7), strict=True)
@@ -151,7 +151,7 @@ def test_wins_are_counted_alike() -> None:
 def test_rows_without_an_answer_have_the_worst_loss() -> None:
     """A26: the candidate gives no answer on the hard 30 %."""
     labels = [float(i) for i in range(100)]
-    good = [Answer(Status.OK, score=x + 1.0) for x in labels]
+    good = [Attempt(Status.OK, score=x + 1.0) for x in labels]
     answers = {Variant.PRIMARY: good, Variant.CANDIDATE: [FAILED if i < 30 else a for i, a in enumerate(good)]}
     own = policy(quality={"loss": "absolute_error", "clip": 11.0, "margin": 0.5})
     said, _, _ = both(own, cards("regression", ([], [])), answers, labels)
@@ -166,8 +166,8 @@ def test_rows_without_an_answer_have_the_worst_loss() -> None:
 def test_certain_and_wrong_is_cut_and_said() -> None:
     """A27: 1.5 % of the rows cost 34.5 in the command and 5 in the judge."""
     labels = [1] * 1_000
-    near, far = Answer(Status.OK, 1, 0.93), Answer(Status.OK, 0, 0.0)
-    answers = {Variant.PRIMARY: [Answer(Status.OK, 1, 0.9)] * 1_000, Variant.CANDIDATE: [far] * 15 + [near] * 985}
+    near, far = Attempt(Status.OK, 1, 0.93), Attempt(Status.OK, 0, 0.0)
+    answers = {Variant.PRIMARY: [Attempt(Status.OK, 1, 0.9)] * 1_000, Variant.CANDIDATE: [far] * 15 + [near] * 985}
     models = {v: card(v.value) for v in Variant}
     own = policy(quality={"loss": "log_loss", "margin": 0.1}, error_budget=0.4)
     said, readings, evidence = both(own, models, answers, labels)
@@ -181,7 +181,7 @@ def test_certain_and_wrong_is_cut_and_said() -> None:
 def test_a_loss_that_a_model_does_not_have_is_refused_by_its_name() -> None:
     """A8: the share of wrong answers was printed as the Brier score."""
     models = {v: card(v.value, classes=[], positive=None, task="multiclass-classification") for v in Variant}
-    answers = {v: [Answer(Status.OK, "a", None, (0.2, 0.8))] * 10 for v in Variant}
+    answers = {v: [Attempt(Status.OK, "a", None, (0.2, 0.8))] * 10 for v in Variant}
     own = policy(quality={"loss": "brier", "margin": 0.1})
 
     with pytest.raises(ConfigurationError, match="`brier` needs to know which class each probability"):
@@ -193,7 +193,7 @@ def test_a_loss_that_a_model_does_not_have_is_refused_by_its_name() -> None:
 def test_the_target_of_the_proof_of_concept_is_in_raw_units() -> None:
     """A25: a true mean of 0.65 beside a target of 0.3 was "met: 0.1308"."""
     models = {v: card(v.value) for v in Variant}
-    answers = {v: [Answer(Status.OK, 1, math.exp(-0.65))] * 3_000 for v in Variant}
+    answers = {v: [Attempt(Status.OK, 1, math.exp(-0.65))] * 3_000 for v in Variant}
     own = policy(quality={"loss": "log_loss", "margin": 0.1, "poc_target": 0.3})
     said, readings, evidence = both(own, models, answers, [1] * 3_000)
     target = of(readings, "poc_target")
@@ -208,11 +208,11 @@ def test_the_target_of_the_proof_of_concept_is_in_raw_units() -> None:
 
 def test_a_clip_is_proposed_from_the_errors_of_the_worse_model() -> None:
     labels = np.zeros(1_000).tolist()
-    near = judged("near", card(), [Answer(Status.OK, score=float(i)) for i in range(1_000)], labels)
-    far = judged("far", card(), [Answer(Status.OK, score=-53.2 * i) for i in range(1_000)], labels)
+    near = judged("near", card(), [Attempt(Status.OK, score=float(i)) for i in range(1_000)], labels)
+    far = judged("far", card(), [Attempt(Status.OK, score=-53.2 * i) for i in range(1_000)], labels)
 
     assert proposed_clip([near, far]) == 53_000.0
-    assert proposed_clip([judged("c", card(), [Answer(Status.OK, 1, 0.5)] * 4, [1, 0, 1, 0])]) is None
+    assert proposed_clip([judged("c", card(), [Attempt(Status.OK, 1, 0.5)] * 4, [1, 0, 1, 0])]) is None
 
 
 def test_a_file_whose_clip_is_missing_can_still_be_asked_for_one() -> None:

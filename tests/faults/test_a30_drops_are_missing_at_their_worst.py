@@ -8,7 +8,7 @@ import random
 import pytest
 
 from tests.unit.rollout.world import MODELS, answer, folded, pair, policy, row
-from understudy.domain import SHARE_ONE, Answer, LabelReport, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, LabelReport, Status, Variant
 from understudy.rollout.evidence import Evidence, Row
 from understudy.rollout.judge import Verdict, judge, serving
 
@@ -88,7 +88,7 @@ def test_a_rehearsal_of_the_primary_that_was_late_is_no_failure_of_the_primary()
 def canary(requests: int, dropped: float = 0.0, away: float = 0.0) -> list[Row]:
     """Identical models; rehearsals of the candidate are dropped, or its process is away when callers are sent to it."""
     chance, rows = random.Random(4), []
-    good = Answer(Status.OK, 1, 0.8, None, 0.01)
+    good = Attempt(Status.OK, 1, 0.8, None, 0.01)
     for number in range(1, requests + 1):
         drawn, lost = chance.random() < 0.25, chance.random()
         shown: dict[str, object] = {"primary": good, "candidate": good, "variant": Variant.PRIMARY}

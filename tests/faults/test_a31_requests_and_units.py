@@ -8,12 +8,12 @@ import random
 import pytest
 
 from tests.unit.rollout.world import answer, folded, pair, policy
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.rollout.evidence import Row
 from understudy.rollout.judge import Verdict, judge
 
 OWN = policy(errors={"margin": 0.01}, latency={"p99_ms": 500})
-GOOD, FAILED = Answer(Status.OK, 1, 0.8, None, 0.01), answer(Status.FAILED)
+GOOD, FAILED = Attempt(Status.OK, 1, 0.8, None, 0.01), answer(Status.FAILED)
 
 
 def traffic(seconds: int, failing: float, customers: int = 400, seed: int = 1, both: bool = False) -> list[Row]:

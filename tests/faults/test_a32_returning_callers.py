@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, answer, folded, pair, policy
-from understudy.domain import SHARE_ONE, Answer, LabelReport, Phase, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, LabelReport, Phase, Status, Variant
 from understudy.rollout.evidence import Evidence, Row
 from understudy.rollout.judge import Verdict, judge, serving
 
@@ -31,7 +31,7 @@ def traffic(hours: int, seed: int, breaks_at: float | None = None, sampled: bool
         candidate = key / 2**63 < SHARE / SHARE_ONE
         broken = candidate and breaks_at is not None and at >= START + breaks_at
         right = chance.random() < (0.2 if broken else 0.8)
-        good = Answer(Status.OK, int(right), 0.8 if right else 0.2, None, 0.01)
+        good = Attempt(Status.OK, int(right), 0.8 if right else 0.2, None, 0.01)
         own = pair(
             number,
             at=at,
@@ -84,7 +84,7 @@ def test_failures_of_known_callers_are_watched_too() -> None:
     failed = []
     for number, own, report in rows:
         if own.variant is Variant.CANDIDATE and own.at > START + 2 * 3_600:
-            gave_none = {"candidate": answer(Status.FAILED), "primary": Answer(Status.OK, 1, 0.8, None, 0.01)}
+            gave_none = {"candidate": answer(Status.FAILED), "primary": Attempt(Status.OK, 1, 0.8, None, 0.01)}
             failed.append((number, replace(own, variant=Variant.PRIMARY, fallback="failed", **gave_none), report))
         else:
             failed.append((number, own, report))

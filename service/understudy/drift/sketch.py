@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from understudy.domain import Answer, Observation, Status, Variant
+from understudy.domain import Attempt, Observation, Status, Variant
 from understudy.drift.bins import Bins, Counts, bins_of
 from understudy.inference.profile import CategoricalProfile, NumericProfile
 
@@ -101,7 +101,7 @@ class Layout:
         """
         counts = np.zeros(self.size)
         counts[0] = len(observations)
-        answers = {v: [a for o in observations if (a := o.answer(v)).status is Status.OK] for v in Variant}
+        answers = {v: [a for o in observations if (a := o.attempt(v)).status is Status.OK] for v in Variant}
         for each, where in zip(self.watched, self._slices, strict=True):
             said = each.feature == PREDICTION
             values = [_said(a) for a in answers[each.variant]] if said else columns[each.feature]
@@ -125,12 +125,12 @@ class Layout:
         return np.array([*document["head"], *document["bins"]], dtype=np.float64)
 
 
-def _said(answer: Answer) -> Any:
+def _said(answer: Attempt) -> Any:
     """What of an answer is watched: the probability of the positive class, the value, or the class."""
     return answer.label if answer.score is None else answer.score
 
 
-def expected(answer: Answer) -> tuple[float, float] | None:
+def expected(answer: Attempt) -> tuple[float, float] | None:
     """What a calibrated classifier says of its own answer: P(it is right), and the Brier loss that it expects.
 
     For p = P(positive) these are max(p, 1 − p) and p (1 − p); for several classes max p and (1 − Σ p²) / 2, as `losses`

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import msgspec
 import numpy as np
 
-from understudy.domain import Answer, Label, Status
+from understudy.domain import Attempt, Label, Status
 from understudy.errors import NotFinite, WrongShape
 from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.inference.decoding import Array
@@ -281,37 +281,37 @@ class Reading:
                 tuple(c for c, is_true in zip(classes, row, strict=True) if is_true) for row in true.tolist()
             ]
 
-    def answers(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Answer]:
-        """One `Answer` per row, as it is recorded.
+    def attempts(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Attempt]:
+        """One `Attempt` per row, as it is recorded.
 
         Where a request failed for some of its rows, those are `Status.INVALID`, and the others `Status.WITHHELD`: there is an
         answer to each of them, which the caller did not get.
         """
         if scores is None:
-            return [Answer(status, seconds=seconds)] * rows
+            return [Attempt(status, seconds=seconds)] * rows
         if status is not Status.INVALID:
             return self._given(scores, status, seconds)
         found = self._given(scores, Status.WITHHELD, seconds)
         for row in scores.bad_rows:
-            found[row] = Answer(status, seconds=seconds)
+            found[row] = Attempt(status, seconds=seconds)
         return found
 
-    def _given(self, scores: Scores, status: Status, seconds: float) -> list[Answer]:
+    def _given(self, scores: Scores, status: Status, seconds: float) -> list[Attempt]:
         # By position in the whole run: slices of it would cost as much again.
         run, own = scores.run.lists, range(scores.start, scores.start + scores.rows)
         labels, probabilities, values = run.labels, run.probabilities, run.values
         if values is not None:
             if values and isinstance(values[0], list):
-                return [Answer(status, seconds=seconds, vector=tuple(values[i])) for i in own]  # type: ignore[arg-type]  # all are
-            return [Answer(status, score=values[i], seconds=seconds) for i in own]  # type: ignore[arg-type]  # none is a list
+                return [Attempt(status, seconds=seconds, vector=tuple(values[i])) for i in own]  # type: ignore[arg-type]  # all are
+            return [Attempt(status, score=values[i], seconds=seconds) for i in own]  # type: ignore[arg-type]  # none is a list
         if probabilities is None:
-            return [Answer(status, label=labels[i] if labels else None, seconds=seconds) for i in own]
+            return [Attempt(status, label=labels[i] if labels else None, seconds=seconds) for i in own]
         if self.positive is not None and len(self.classes) == 2 and not self.multilabel:
             positive = self.positive
             return [
-                Answer(status, labels[i] if labels else None, probabilities[i][positive], None, seconds) for i in own
+                Attempt(status, labels[i] if labels else None, probabilities[i][positive], None, seconds) for i in own
             ]
-        return [Answer(status, labels[i] if labels else None, None, tuple(probabilities[i]), seconds) for i in own]
+        return [Attempt(status, labels[i] if labels else None, None, tuple(probabilities[i]), seconds) for i in own]
 
 
 def _misshapen(name: str, array: Array, wanted: str) -> WrongShape:

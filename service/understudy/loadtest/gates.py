@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from understudy.loadtest.histogram import Histogram
 from understudy.loadtest.tally import Tally
-from understudy.rollout.loadtest import Answer, Finding, Latencies, LaunchGoals, Measured, held
+from understudy.rollout.loadtest import Finding, Latencies, LaunchGoals, LoadTestResult, Measured, held
 
 BEYOND_MIN = 20
 """A percentile is read when at least so many requests lie beyond it: p99 takes 2,000, p95 400."""
@@ -188,7 +188,7 @@ def verdict(
     *,
     lost: int = 0,
     candidate: str | None = None,
-) -> tuple[Answer, list[str], list[Finding]]:
+) -> tuple[LoadTestResult, list[str], list[Finding]]:
     """The answer, its reasons, and every goal held against what was measured."""
     findings = held(goals, measured)
     missed = [finding.says for finding in findings if not finding.met]

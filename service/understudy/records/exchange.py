@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from understudy.domain import SHARE_ONE, Answer, Mode, Observation, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, Mode, Observation, Status, Variant
 from understudy.inference import Lists, Reading, Run, Scores, wire
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Rows
@@ -18,7 +18,7 @@ from understudy.rollout import routing
 from understudy.runtime.fairness import in_turns
 
 
-class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class RequestAttempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """How one model's attempt at a request ended, and how long its caller waited.
 
     Attributes:
@@ -30,7 +30,7 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
     seconds: float = 0.0
 
 
-NOT_ASKED = Attempt()
+NOT_ASKED = RequestAttempt()
 
 
 class Exchange(msgspec.Struct, array_like=True, gc=False):
@@ -54,8 +54,8 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
     fallback: str | None = None
     rehearsal: Variant | None = None
     total_seconds: float = 0.0
-    primary: Attempt = NOT_ASKED
-    candidate: Attempt = NOT_ASKED
+    primary: RequestAttempt = NOT_ASKED
+    candidate: RequestAttempt = NOT_ASKED
     key: str | None = None
     http: int = 200
     sampled: bool = True
@@ -67,13 +67,13 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         """How many rows it has."""
         return len(self.rows)
 
-    def attempt(self, variant: Variant) -> Attempt:
+    def attempt(self, variant: Variant) -> RequestAttempt:
         """How `variant`'s attempt ended."""
         return self.primary if variant is Variant.PRIMARY else self.candidate
 
     def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
         """Note how `variant`'s attempt ended."""
-        attempt = Attempt(status, scores, seconds)
+        attempt = RequestAttempt(status, scores, seconds)
         if variant is Variant.PRIMARY:
             self.primary = attempt
         else:
@@ -124,14 +124,14 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         ]
 
 
-def _agrees(primary: Answer, candidate: Answer, equal: bool) -> bool | None:
+def _agrees(primary: Attempt, candidate: Attempt, equal: bool) -> bool | None:
     return equal if primary.given and candidate.given else None
 
 
-def _answers(attempt: Attempt, reading: Reading | None, rows: int) -> Sequence[Answer]:
+def _answers(attempt: RequestAttempt, reading: Reading | None, rows: int) -> Sequence[Attempt]:
     if reading is None:
-        return [Answer(attempt.status)] * rows
-    return reading.answers(attempt.scores, attempt.status, attempt.seconds, rows)
+        return [Attempt(attempt.status)] * rows
+    return reading.attempts(attempt.scores, attempt.status, attempt.seconds, rows)
 
 
 class Bundle(msgspec.Struct, array_like=True, gc=False):
@@ -243,7 +243,7 @@ def _exchange(packed: bytes, runs: Sequence[Run]) -> Exchange:
     return exchange
 
 
-def _whole(attempt: Attempt, runs: Sequence[Run]) -> Attempt:
+def _whole(attempt: RequestAttempt, runs: Sequence[Run]) -> RequestAttempt:
     if attempt.scores is None:
         return attempt
     place, start, rows, *bad = attempt.scores
@@ -252,4 +252,4 @@ def _whole(attempt: Attempt, runs: Sequence[Run]) -> Attempt:
         mask = np.zeros(start + rows, bool)
         mask[[start + row for row in bad[0]]] = True
         run = Run(None, lists=run.lists, others=run.others, bad=mask)
-    return Attempt(attempt.status, Scores(rows, run=run, start=start), attempt.seconds)
+    return RequestAttempt(attempt.status, Scores(rows, run=run, start=start), attempt.seconds)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.domain import Answer, Observation, Status, Variant
+from understudy.domain import Attempt, Observation, Status, Variant
 from understudy.rollout.drops import Drops
 from understudy.rollout.incidents import Incidents, Intervals, failed
 from understudy.rollout.policy import Policy
@@ -63,7 +63,7 @@ class Attempts:
             self.drops["latency"].counts(dropped=False, in_step=in_step)
             self._timed(o.candidate, in_step=in_step, harm=harm)
 
-    def _timed(self, answer: Answer, *, in_step: bool, harm: bool) -> None:
+    def _timed(self, answer: Attempt, *, in_step: bool, harm: bool) -> None:
         # What gave no answer was not fast, however soon it failed: it is charged here too, under its own cause.
         cause = self._late(answer)
         for evidence in self.latency.parts(in_step=in_step):
@@ -73,7 +73,7 @@ class Attempts:
         if cause is not None:
             self.late[cause] = self.late.get(cause, 0) + 1
 
-    def _late(self, answer: Answer) -> str | None:
+    def _late(self, answer: Attempt) -> str | None:
         """Why an answer does not count as in time; None where it does."""
         if answer.status is not Status.OK:
             return answer.status.value

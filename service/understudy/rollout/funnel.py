@@ -100,7 +100,7 @@ def _of_quality(pair: Pair | None, label: bool | None, *, settled: bool) -> tupl
 
 def _not_asked_of_both(observation: Observation, *, served: bool) -> str | None:
     if served:
-        tried = observation.answer(observation.drawn).status in TRIED
+        tried = observation.attempt(observation.drawn).status in TRIED
         return None if tried and observation.point is not None else "not routed by chance"
     if observation.sampled and observation.primary.status is observation.candidate.status is Status.OK:
         return None

@@ -123,4 +123,4 @@ class Intervals:
 
 def failed(observation: Observation, variant: Variant) -> bool:
     """Whether a variant owed this row an answer and gave none."""
-    return observation.answer(variant).status is not Status.OK
+    return observation.attempt(variant).status is not Status.OK

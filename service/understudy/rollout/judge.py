@@ -29,7 +29,7 @@ _PROMOTED_UNWATCHED = (
 )
 DROPS_SHOWN = 0.001
 """The share of a step's rehearsals that may be dropped before a reason speaks of them."""
-Answer = Literal["advance", "hold", "rollback"]
+VerdictKind = Literal["advance", "hold", "rollback"]
 
 OPERATOR, LABELS, REQUESTS, TIME = "operator", "labels", "requests", "time"
 LOADTEST, APPROVAL = "loadtest", "approval"
@@ -52,7 +52,7 @@ class MetricVerdict:
     """
 
     metric: str
-    answer: Answer
+    answer: VerdictKind
     estimate: float
     low: float
     high: float
@@ -81,7 +81,7 @@ class Verdict:
         labels_left: about how many more labels an advance takes, and `requests_left` requests; None when that cannot be said.
     """
 
-    answer: Answer
+    answer: VerdictKind
     reason: str
     metrics: Sequence[MetricVerdict]
     alpha_harm: float
@@ -147,7 +147,7 @@ def judge(
     log_e_harm = max(harms.values()) - math.log(len(harms)) if harms else 0.0
     log_e_advance = log_e_all(gates) if gates else 0.0
 
-    def verdict(answer: Answer, reason: str, **left: Any) -> Verdict:
+    def verdict(answer: VerdictKind, reason: str, **left: Any) -> Verdict:
         return Verdict(answer, reason, metrics, alpha_harm, alpha_advance, log_e_harm, log_e_advance, **left)
 
     if harms and crossed(log_e_harm, alpha_harm):
@@ -193,7 +193,7 @@ def _settled(policy: Policy, phase: Phase, step: int) -> tuple[str | None, tuple
 
 
 def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
-    answer: Answer = "hold"
+    answer: VerdictKind = "hold"
     reason = sentence(reading)
     if reading.metric == "poc_target":
         where = "is met" if reading.high <= reading.line else "is not decided yet"

@@ -15,7 +15,7 @@ from understudy.rollout.goals import Goals
 from understudy.rollout.phases import Order
 from understudy.rollout.policy import CanaryStep, Policy, ShadowStep
 
-Answer = Literal["pass", "fail", "invalid"]
+LoadTestResult = Literal["pass", "fail", "invalid"]
 LOADTEST = "loadtest"
 """What a step's `require` calls it, and the kind of its event in the audit log."""
 COMMAND = "understudy loadtest"
@@ -157,7 +157,7 @@ class Record(_Strict):
     schema_version: Literal[1] = 1
     at: float
     model: str
-    verdict: Answer
+    verdict: LoadTestResult
     reasons: list[str]
     setup: Setup
     rollout_file: str | None

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from understudy.domain import Answer, Label, Mode, Outcome, Scalar, Variant
+from understudy.domain import Attempt, Label, Mode, Outcome, Scalar, Variant
 from understudy.rollout.loss_table import LOSSES, LossScale, Needs
 
 LOG_FLOOR = 1e-15
@@ -122,7 +122,7 @@ def class_differences(primary: Answering, candidate: Answering) -> list[str]:
     return found
 
 
-def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | str | None = None) -> dict[str, float]:
+def losses(answer: Attempt, label: Label, classes: Classes = (), positive: int | str | None = None) -> dict[str, float]:
     """The raw losses of one answered row; empty when there is nothing to score (no answer, or a label of another kind).
 
     Classification: `zero_one`, and with probabilities `brier` and `log_loss` (natural logarithm). Binary Brier is
@@ -136,9 +136,9 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     Regression: `absolute_error`, `squared_error`; of a vector their means over its numbers.
 
     >>> from understudy.domain import Status
-    >>> losses(Answer(Status.OK, label=0, score=0.25), 1, [0, 1], 1)
+    >>> losses(Attempt(Status.OK, label=0, score=0.25), 1, [0, 1], 1)
     {'zero_one': 1.0, 'brier': 0.5625, 'log_loss': 1.3862943611198906}
-    >>> losses(Answer(Status.OK, label=0, score=0.25), 7, [0, 1], 1)
+    >>> losses(Attempt(Status.OK, label=0, score=0.25), 7, [0, 1], 1)
     {'zero_one': 1.0, 'brier': 0.8125, 'log_loss': 34.538776394910684}
     """
     if not answer.given:
@@ -166,7 +166,7 @@ def losses(answer: Answer, label: Label, classes: Classes = (), positive: int | 
     return found
 
 
-def over_classes(loss: str, answer: Answer, at: Mapping[int | str, int], labels: Classes) -> list[float] | None:
+def over_classes(loss: str, answer: Attempt, at: Mapping[int | str, int], labels: Classes) -> list[float] | None:
     """The raw losses of one answered row for each label that may come, in one pass; None for answers without probabilities.
 
     As `losses` for each of them, which takes the square of the number of classes.
@@ -201,7 +201,7 @@ def _of_sets(
     return found
 
 
-def by_class(loss: str, answer: Answer, classes: Classes) -> dict[Scalar, tuple[float, float]] | None:
+def by_class(loss: str, answer: Attempt, classes: Classes) -> dict[Scalar, tuple[float, float]] | None:
     """For each class what a multilabel answer costs there: if the class turns out false, and if it turns out true.
 
     `hamming`, `brier` and `log_loss` are the means of these; None where the answer does not hold what the loss needs.
@@ -228,11 +228,11 @@ class Errors(NamedTuple):
     mean_square: float
 
 
-def errors_of(answer: Answer, label: Label) -> Errors | None:
+def errors_of(answer: Attempt, label: Label) -> Errors | None:
     """How far an answer is from the truth; None for a label or an answer that is no number, or vectors of other lengths.
 
     >>> from understudy.domain import Status
-    >>> errors_of(Answer(Status.OK, vector=(1.0, 2.0)), (1.0, 4.0))
+    >>> errors_of(Attempt(Status.OK, vector=(1.0, 2.0)), (1.0, 4.0))
     Errors(mean=1.0, mean_square=2.0)
     """
     if answer.label is not None:
@@ -248,7 +248,7 @@ def errors_of(answer: Answer, label: Label) -> Errors | None:
     return Errors(sum(errors) / len(errors), sum(error * error for error in errors) / len(errors))
 
 
-def distance(one: Answer, other: Answer, power: int = 1) -> float | None:
+def distance(one: Attempt, other: Attempt, power: int = 1) -> float | None:
     """How far two answers are from each other, in label units; None where one of them is no number.
 
     Of vectors: the mean over the numbers, or for a loss of the second power the root of the mean square. By the triangle
@@ -264,15 +264,15 @@ def distance(one: Answer, other: Answer, power: int = 1) -> float | None:
     return errors.mean if power == 1 else math.sqrt(errors.mean_square)
 
 
-def nearer(primary: Answer, candidate: Answer, label: Label) -> float | None:
+def nearer(primary: Attempt, candidate: Attempt, label: Label) -> float | None:
     """The value of a pair under `win_rate`: 1 where the candidate is farther from the truth, −1 where it is nearer, 0 for a tie.
 
     Of vectors the one with the smaller Euclidean distance is nearer. An attempt that gave no answer loses against one that did.
     None where an answer or the label is no number.
 
     >>> from understudy.domain import Status
-    >>> near, far = Answer(Status.OK, score=9.0), Answer(Status.OK, score=12.5)
-    >>> nearer(near, far, 10.0), nearer(near, Answer(Status.TIMEOUT), 10.0), nearer(Answer(Status.FAILED), far, 10.0)
+    >>> near, far = Attempt(Status.OK, score=9.0), Attempt(Status.OK, score=12.5)
+    >>> nearer(near, far, 10.0), nearer(near, Attempt(Status.TIMEOUT), 10.0), nearer(Attempt(Status.FAILED), far, 10.0)
     (1.0, 1.0, -1.0)
     """
     failed = (not primary.given, not candidate.given)
@@ -327,7 +327,7 @@ def scored(
         scale: the goal's. Its loss is cut as the judge cuts it, so that a mean has one meaning wherever it is shown.
     """
     for variant in Variant:
-        answer = outcome.observation.answer(variant)
+        answer = outcome.observation.attempt(variant)
         if answer.given:
             names = classes.get(variant, ())
             predicted = (

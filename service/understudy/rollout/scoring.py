@@ -9,7 +9,7 @@ pairs that was drawn by the prediction's id alone carries the evidence, each wit
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from understudy.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, Label, LabelReport, Mode, Observation, Status, Variant
 from understudy.rollout import losses, routing
 from understudy.rollout.loss_table import LOSSES, LossScale
 from understudy.rollout.policy import MULTILABEL, Policy
@@ -126,7 +126,7 @@ class Scorer:
     def _half(self, observation: Observation, whose: Variant, label: Label | None) -> Pair:
         """A pair with one answer unknown: anything between no loss and the largest one."""
         known, classes = whose.other, (label,) if label is not None else self._classes
-        answer = observation.answer(known)
+        answer = observation.attempt(known)
         found = [loss for each in classes if (loss := self.loss(answer, known, each)) is not None] or [0.0, 1.0]
         worst, best = 1.0 - min(found), 0.0 - max(found)
         if whose is Variant.PRIMARY:
@@ -165,13 +165,15 @@ class Scorer:
             pair = self._weighed(observation, known, *self._bounds(observation))
         if self._scale.clip is None:
             return pair
-        return replace(pair, clipped=frozenset(v for v in Variant if self._is_clipped(observation.answer(v), v, label)))
+        return replace(
+            pair, clipped=frozenset(v for v in Variant if self._is_clipped(observation.attempt(v), v, label))
+        )
 
     def in_time(self, observation: Observation, report: LabelReport) -> bool:
         """Whether a label came before the wait for it was over. One without a time of its own did if it is known."""
         return not report.timed or report.at - observation.at <= self._policy.labels.wait
 
-    def loss(self, answer: Answer, variant: Variant, label: Label) -> float | None:
+    def loss(self, answer: Attempt, variant: Variant, label: Label) -> float | None:
         """The loss of one answer, in [0, 1]; 1 for an attempt that gave none.
 
         None where there is none: for a label of another kind, and under a loss that compares two answers.
@@ -186,17 +188,17 @@ class Scorer:
     def says_positive(self, observation: Observation, variant: Variant) -> bool:
         """Whether a variant predicts the positive class; never where there is none, nor without an answer."""
         positive = self._models[Variant.PRIMARY].positive
-        return positive is not None and observation.answer(variant).label == positive
+        return positive is not None and observation.attempt(variant).label == positive
 
     def sampled(self, prediction_id: str) -> bool:
         """Whether the audit asks for this prediction's label; always, where there is no audit."""
         return self._audit is None or routing.below(routing.bucket(prediction_id, _AUDIT_SEED), self._audit)
 
-    def _raw(self, answer: Answer, variant: Variant, label: Label) -> float | None:
+    def _raw(self, answer: Attempt, variant: Variant, label: Label) -> float | None:
         model = self._models[variant]
         return losses.losses(answer, label, model.classes, model.positive).get(self._scale.loss.name)
 
-    def _is_clipped(self, answer: Answer, variant: Variant, label: Label) -> bool:
+    def _is_clipped(self, answer: Attempt, variant: Variant, label: Label) -> bool:
         classes = self._models[variant].classes
         if classes and label not in classes:
             return False  # a class that it does not have costs the most there is, wherever that is cut
@@ -222,7 +224,7 @@ class Scorer:
         if self._policy.task == MULTILABEL:
             return self._bounds_of_sets(observation.primary, observation.candidate)
         if self._scale.loss.name in {"brier", "log_loss"} and observation.primary.given and observation.candidate.given:
-            ours, theirs = (self._over_classes(observation.answer(variant), variant) for variant in Variant)
+            ours, theirs = (self._over_classes(observation.attempt(variant), variant) for variant in Variant)
             if ours and theirs:
                 apart = [c - p for c, p in zip(theirs, ours, strict=True)]
                 return max(apart), min(apart)
@@ -231,12 +233,12 @@ class Scorer:
         values = [d for label in self._classes or said if (d := self._difference(observation, label)) is not None]
         return (max(values), min(values)) if values else (1.0, -1.0)
 
-    def _over_classes(self, answer: Answer, variant: Variant) -> list[float] | None:
+    def _over_classes(self, answer: Attempt, variant: Variant) -> list[float] | None:
         """The losses in [0, 1] that each label could give; None where they have to be looked at one by one."""
         found = losses.over_classes(self._scale.loss.name, answer, self._at[variant], self._classes)
         return None if found is None else [self._scale.bounded(loss) for loss in found]
 
-    def _bounds_of_numbers(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
+    def _bounds_of_numbers(self, primary: Attempt, candidate: Attempt) -> tuple[float, float]:
         failed = (not primary.given, not candidate.given)
         if all(failed):
             return 0.0, 0.0
@@ -250,7 +252,7 @@ class Scorer:
         most = self._scale.loss.widest(apart / (self._scale.clip or 1.0))
         return most, -most
 
-    def _bounds_of_sets(self, primary: Answer, candidate: Answer) -> tuple[float, float]:
+    def _bounds_of_sets(self, primary: Attempt, candidate: Attempt) -> tuple[float, float]:
         """As `_bounds`, for labels that are any set of classes: each class may be true or false, whatever the others are."""
         failed = (not primary.given, not candidate.given)
         if any(failed):
@@ -280,9 +282,9 @@ class Scorer:
 
     def _of_served(self, observation: Observation, label: Label | None) -> Pair | None:
         drawn = observation.drawn
-        answer = observation.answer(drawn)
+        answer = observation.attempt(drawn)
         if answer.status is Status.WITHHELD:
-            answer = Answer(Status.INVALID)  # what its caller did not get has influenced no label
+            answer = Attempt(Status.INVALID)  # what its caller did not get has influenced no label
         if not counts(observation) or observation.point is None or answer.status not in TRIED:
             return self._away(observation, label)
         loss = None if label is None else self.loss(answer, drawn, label)

@@ -58,7 +58,7 @@ class Served:
         if o.point is None or not counts(o):
             return
         drawn = o.drawn
-        answer, share, candidate = o.answer(drawn), o.share / SHARE_ONE, drawn is Variant.CANDIDATE
+        answer, share, candidate = o.attempt(drawn), o.share / SHARE_ONE, drawn is Variant.CANDIDATE
         if answer.status in OWED:
             # No answer was not a fast one. Below the histogram's first edge nothing is told apart, so there all count alike.
             seconds = max(answer.seconds, LATENCY_LOWEST_S) if answer.status is Status.OK else math.inf

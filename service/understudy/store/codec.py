@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from understudy.domain import (
-    Answer,
+    Attempt,
     Event,
     Fate,
     Label,
@@ -96,7 +96,7 @@ def kept(observation: Observation) -> Observation:
     return replace(observation, primary=_kept(observation.primary), candidate=_kept(observation.candidate))
 
 
-def _kept(answer: Answer) -> Answer:
+def _kept(answer: Attempt) -> Attempt:
     probabilities = None if answer.probabilities is None else tuple(map(float, answer.probabilities))
     vector = None if answer.vector is None else tuple(map(float, answer.vector))
     return replace(answer, score=_score(answer.score), probabilities=probabilities, vector=vector)
@@ -209,8 +209,8 @@ def observation_of(row: Row) -> Observation:
 
 def _answer_of(
     status: str, label: str | None, score: float | None, probabilities: str | None, seconds: float, vector: str | None
-) -> Answer:
-    return Answer(
+) -> Attempt:
+    return Attempt(
         _STATUSES[status],
         None if label is None else label_value(label),
         score,

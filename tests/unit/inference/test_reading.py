@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.errors import WrongShape
 from understudy.inference import Reading, Scores, ended
 from understudy.inference.cards import OutputSpec
@@ -48,9 +48,9 @@ def test_a_binary_classifier_gives_labels_and_probabilities_in_plain_values() ->
     assert scores == Scores(2, [0, 1], [[0.75, 0.25], [0.25, 0.75]])
     assert scores.labels is not None
     assert {type(label) for label in scores.labels} == {int}
-    assert BINARY.answers(scores, Status.OK, 0.5, 2) == [
-        Answer(Status.OK, 0, 0.25, None, 0.5),
-        Answer(Status.OK, 1, 0.75, None, 0.5),
+    assert BINARY.attempts(scores, Status.OK, 0.5, 2) == [
+        Attempt(Status.OK, 0, 0.25, None, 0.5),
+        Attempt(Status.OK, 1, 0.75, None, 0.5),
     ]
 
 
@@ -59,7 +59,7 @@ def test_the_positive_class_need_not_be_the_last_one() -> None:
     reading = Reading(card(classes=["late", "on time"], positive="late", outputs=[output("p", "probabilities")]))
     scores = reading.read({"p": f32([0.75, 0.25])}, 1)
 
-    assert reading.answers(scores, Status.OK, 0.0, 1) == [Answer(Status.OK, "late", 0.75)]
+    assert reading.attempts(scores, Status.OK, 0.0, 1) == [Attempt(Status.OK, "late", 0.75)]
 
 
 def test_labels_of_shape_rows_by_one_are_labels_too() -> None:
@@ -75,9 +75,9 @@ def test_without_a_label_output_the_likeliest_class_is_the_label() -> None:
     scores = ANIMALS.read({"p": f32([0.5, 0.25, 0.25], [0, 0.25, 0.75])}, 2)
 
     assert scores.labels == ["bird", "dog"]
-    assert ANIMALS.answers(scores, Status.OK, 0.0, 2) == [
-        Answer(Status.OK, "bird", None, (0.5, 0.25, 0.25)),
-        Answer(Status.OK, "dog", None, (0.0, 0.25, 0.75)),
+    assert ANIMALS.attempts(scores, Status.OK, 0.0, 2) == [
+        Attempt(Status.OK, "bird", None, (0.5, 0.25, 0.25)),
+        Attempt(Status.OK, "dog", None, (0.0, 0.25, 0.75)),
     ]
 
 
@@ -87,7 +87,7 @@ def test_a_regression_gives_values(shape: tuple[int, ...]) -> None:
     scores = NUMBER.read({"y": f32(1.5, -2, 0).reshape(shape)}, 3)
 
     assert scores == Scores(3, values=[1.5, -2.0, 0.0])
-    assert NUMBER.answers(scores, Status.OK, 0.0, 3) == [Answer(Status.OK, score=v) for v in (1.5, -2.0, 0.0)]
+    assert NUMBER.attempts(scores, Status.OK, 0.0, 3) == [Attempt(Status.OK, score=v) for v in (1.5, -2.0, 0.0)]
 
 
 def test_other_outputs_are_passed_on_by_name() -> None:
@@ -96,7 +96,7 @@ def test_other_outputs_are_passed_on_by_name() -> None:
 
     assert scores.others == {"a": [[1.0, 2.0], [3.0, 4.0]], "b": ["x", "y"]}
     assert scores.finite
-    assert OTHER.answers(scores, Status.OK, 0.0, 2) == [Answer(Status.OK)] * 2
+    assert OTHER.attempts(scores, Status.OK, 0.0, 2) == [Attempt(Status.OK)] * 2
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -152,9 +152,9 @@ def test_a_row_that_is_not_finite_is_that_row_alone(bad: float) -> None:
     assert ended(scores.slice(1, 1)) == (Status.INVALID, None), "none of its rows has an answer to keep"
     status, kept = ended(scores.slice(1, 2))
     assert status is Status.INVALID
-    assert BINARY.answers(kept, status, 0.5, 2) == [
-        Answer(Status.INVALID, seconds=0.5),
-        Answer(Status.WITHHELD, 0, 0.5, None, 0.5),
+    assert BINARY.attempts(kept, status, 0.5, 2) == [
+        Attempt(Status.INVALID, seconds=0.5),
+        Attempt(Status.WITHHELD, 0, 0.5, None, 0.5),
     ]
     assert OTHER.read({"a": f32([1, bad], [3, 4]), "b": np.array(["x", "y"], dtype=object)}, 2).bad_rows == [0]
     assert NUMBER.read({"y": f32(1, bad)}, 2).bad_rows == [1]
@@ -171,7 +171,7 @@ def test_a_nullable_output_may_hold_nan() -> None:
 @pytest.mark.parametrize("status", [Status.FAILED, Status.TIMEOUT, Status.DROPPED, Status.NONE])
 def test_an_attempt_without_scores_is_recorded_row_by_row(status: Status) -> None:
     """With how it ended and how long it took, and nothing else."""
-    assert BINARY.answers(None, status, 0.25, 3) == [Answer(status, seconds=0.25)] * 3
+    assert BINARY.attempts(None, status, 0.25, 3) == [Attempt(status, seconds=0.25)] * 3
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20), st.data())
@@ -217,8 +217,8 @@ def test_a_regression_of_several_numbers_gives_vectors(shape: list[int | None]) 
     scores = reading.read({"y": f32([1, 2, 3], [4, 5, 6])}, 2)
 
     assert scores == Scores(2, values=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert reading.answers(scores.slice(1, 1), Status.OK, 0.5, 1) == [
-        Answer(Status.OK, seconds=0.5, vector=(4.0, 5.0, 6.0))
+    assert reading.attempts(scores.slice(1, 1), Status.OK, 0.5, 1) == [
+        Attempt(Status.OK, seconds=0.5, vector=(4.0, 5.0, 6.0))
     ]
 
 
@@ -234,7 +234,7 @@ def test_a_width_that_the_graph_leaves_open_may_be_one() -> None:
     scores = reading.read({"y": f32([1], [2])}, 2)
 
     assert scores.values == [1.0, 2.0]
-    assert reading.answers(scores, Status.OK, 0.0, 2)[0].score == 1.0
+    assert reading.attempts(scores, Status.OK, 0.0, 2)[0].score == 1.0
 
 
 TOPICS = ["sport", "politics", "weather"]
@@ -250,9 +250,9 @@ def test_a_multilabel_classifier_gives_the_set_of_classes_that_are_true() -> Non
     scores = reading.read({"l": np.array([[1, 0, 1], [0, 0, 0]]), "p": f32([0.5, 0.25, 0.75], [0, 0.25, 0.5])}, 2)
 
     assert scores.labels == [("sport", "weather"), ()]
-    assert reading.answers(scores, Status.OK, 0.0, 2) == [
-        Answer(Status.OK, ("sport", "weather"), None, (0.5, 0.25, 0.75)),
-        Answer(Status.OK, (), None, (0.0, 0.25, 0.5)),
+    assert reading.attempts(scores, Status.OK, 0.0, 2) == [
+        Attempt(Status.OK, ("sport", "weather"), None, (0.5, 0.25, 0.75)),
+        Attempt(Status.OK, (), None, (0.0, 0.25, 0.5)),
     ]
 
 
@@ -267,9 +267,9 @@ def test_a_multilabel_classifier_of_two_classes_has_no_positive_one() -> None:
     reading = Reading(
         card(task="multilabel-classification", classes=["a", "b"], positive="b", outputs=[output("p", "probabilities")])
     )
-    answers = reading.answers(reading.read({"p": f32([0.75, 0.5])}, 1), Status.OK, 0.0, 1)
+    answers = reading.attempts(reading.read({"p": f32([0.75, 0.5])}, 1), Status.OK, 0.0, 1)
 
-    assert answers == [Answer(Status.OK, ("a", "b"), None, (0.75, 0.5))]
+    assert answers == [Attempt(Status.OK, ("a", "b"), None, (0.75, 0.5))]
 
 
 @pytest.mark.parametrize("labels", [[[1, 0]], [1, 0, 1], [[1, 0, 1], [1, 0, 1]]])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, SCORES, START, answer, folded, pair, policy, row
-from understudy.domain import Answer, LabelReport, Mode, Status, Variant
+from understudy.domain import Attempt, LabelReport, Mode, Status, Variant
 from understudy.rollout import unit_dedup as firsts_module
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.scoring import Model
@@ -105,7 +105,7 @@ def test_agreements_wait_for_their_label_before_they_are_settled():
 def test_a_label_of_another_kind_counts_as_the_worst_and_is_told():
     regression = policy(quality={"loss": "absolute_error", "clip": 10})
     models = {v: Model([], None) for v in Variant}
-    number, other = Answer(Status.OK, None, 3.0), Answer(Status.OK, None, 5.0)
+    number, other = Attempt(Status.OK, None, 3.0), Attempt(Status.OK, None, 5.0)
     rows = [
         row(1, label="soon", primary=number, candidate=number),
         row(2, label="late", primary=number, candidate=other),
@@ -203,7 +203,7 @@ def test_coverage_tells_both_sides_of_a_disagreement_apart():
 
 
 def test_errors_and_latency_need_no_label():
-    slow = Answer(Status.OK, 1, 0.8, None, 0.0501)
+    slow = Attempt(Status.OK, 1, 0.8, None, 0.0501)
     rows = [
         row(1, "failed", None),
         row(2, label=None, candidate=slow),
@@ -252,7 +252,7 @@ def test_what_the_tail_says_is_never_more_than_what_its_labels_will_say(look, ki
 def test_regression_errors_are_clipped_and_a_pending_one_is_bounded_by_how_far_the_answers_are_apart():
     own = policy(quality={"loss": "absolute_error", "clip": 10, "margin": 5})
     models = {v: Model([], None) for v in Variant}
-    near, far, between = (Answer(Status.OK, None, value) for value in (4.0, 900.0, 7.0))
+    near, far, between = (Attempt(Status.OK, None, value) for value in (4.0, 900.0, 7.0))
     rows = [
         row(1, label=3.0, primary=near, candidate=far),
         row(2, label=4.5, primary=far, candidate=near),
@@ -269,7 +269,7 @@ def test_regression_errors_are_clipped_and_a_pending_one_is_bounded_by_how_far_t
 def test_more_classes_than_two_are_scored_by_all_their_probabilities():
     own = policy(quality={"loss": "brier"})
     models = {v: Model(["a", "b", "c"], None) for v in Variant}
-    sure, torn = Answer(Status.OK, "a", None, (1.0, 0.0, 0.0)), Answer(Status.OK, "b", None, (0.2, 0.5, 0.3))
+    sure, torn = Attempt(Status.OK, "a", None, (1.0, 0.0, 0.0)), Attempt(Status.OK, "b", None, (0.2, 0.5, 0.3))
     rows = [row(1, label="a", primary=sure, candidate=torn), row(2, label=None, primary=sure, candidate=torn)]
     evidence = folded(own, rows, models)
     tail = evidence.tail(rows[1:])
@@ -281,7 +281,7 @@ def test_more_classes_than_two_are_scored_by_all_their_probabilities():
 @pytest.mark.parametrize("score", [1.0000001, 7.5, -3.0])
 def test_a_model_whose_probabilities_are_none_loses_at_most_one_and_stops_nobody(score):
     """Logits, or a softmax that rounding put above 1: a loss is bounded, whatever the model says."""
-    wild = Answer(Status.OK, 1, score, None, 0.001)
+    wild = Attempt(Status.OK, 1, score, None, 0.001)
     rows = [row(1, label=0, candidate=wild, primary=0.0), row(2, label=1, candidate=wild, primary=0.0)]
     evidence = folded(BRIER, rows)
     assert evidence.quality.n == 2

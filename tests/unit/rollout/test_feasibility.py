@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from understudy.domain import SHARE_ONE, Answer, Label, LabelReport, Mode, Observation, Phase, Plan, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, Label, LabelReport, Mode, Observation, Phase, Plan, Status, Variant
 from understudy.rollout.controller import judge_at, move
 from understudy.rollout.evidence import Evidence, Row
 from understudy.rollout.feasibility import Feasibility, Limits, Lines, Problem, Subject, feasibility, said
@@ -32,7 +32,7 @@ class Kind:
 
     task: str
     subject: Subject
-    answer: Answer
+    answer: Attempt
     truth: Label
 
     @property
@@ -41,8 +41,8 @@ class Kind:
         return Model(classes, classes[-1] if len(classes) == 2 else None)
 
 
-def ok(**given: Any) -> Answer:
-    return Answer(Status.OK, seconds=0.0004, **given)
+def ok(**given: Any) -> Attempt:
+    return Attempt(Status.OK, seconds=0.0004, **given)
 
 
 ROLES = frozenset({"label", "probabilities"})
@@ -84,7 +84,7 @@ def rows(own: Policy, plan: Plan, kind: Kind, start: int, chance: random.Random)
         ours = chance.random() * SHARE_ONE < plan.weight
         rehearsed = chance.random() * SHARE_ONE < plan.shadow
         answered = Variant.CANDIDATE if ours else Variant.PRIMARY
-        answers = {v.value: kind.answer if rehearsed or v is answered else Answer(Status.NONE) for v in Variant}
+        answers = {v.value: kind.answer if rehearsed or v is answered else Attempt(Status.NONE) for v in Variant}
         drawn = 0 < plan.weight < SHARE_ONE
         found = Observation(
             f"p-{number}",

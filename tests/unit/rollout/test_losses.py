@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sklearn.metrics import brier_score_loss, log_loss, mean_absolute_error, mean_squared_error, zero_one_loss
 
-from understudy.domain import Answer, Label, Mode, Observation, Outcome, Status, Variant
+from understudy.domain import Attempt, Label, Mode, Observation, Outcome, Status, Variant
 from understudy.rollout.loss_table import LOSSES, LossScale
 from understudy.rollout.losses import CLASSES_MAX, DELAY_BUCKETS, LOG_FLOOR, losses, over_classes, scored, tally
 from understudy.testing import observation
@@ -32,7 +32,7 @@ def test_binary_losses_are_scikit_learn_s(classes: tuple[int | str, ...]) -> Non
         other = classes[1 - classes.index(positive)]
         predicted = [positive if p > 0.5 else other for p in scores]
         rows = [
-            losses(Answer(Status.OK, label, float(score)), actual, classes, positive)
+            losses(Attempt(Status.OK, label, float(score)), actual, classes, positive)
             for label, score, actual in zip(predicted, scores, truth, strict=True)
         ]
         is_positive = [actual == positive for actual in truth]
@@ -50,7 +50,7 @@ def test_multiclass_losses_are_scikit_learn_s(classes: tuple[int | str, ...]) ->
     truth = [classes[i] for i in random.integers(0, len(classes), 1_000)]
     predicted = [classes[i] for i in probabilities.argmax(axis=1)]
     rows = [
-        losses(Answer(Status.OK, label, None, tuple(row.tolist())), actual, classes)
+        losses(Attempt(Status.OK, label, None, tuple(row.tolist())), actual, classes)
         for label, row, actual in zip(predicted, probabilities, truth, strict=True)
     ]
     order = np.argsort(np.array(classes))  # scikit-learn wants sorted classes
@@ -66,34 +66,34 @@ def test_regression_losses_are_scikit_learn_s() -> None:
     """Absolute and squared error, and nothing about classes."""
     random = np.random.default_rng(3)
     values, truth = random.normal(5, 20, 1_000), random.normal(0, 30, 1_000)
-    rows = [losses(Answer(Status.OK, score=float(v)), float(t)) for v, t in zip(values, truth, strict=True)]
+    rows = [losses(Attempt(Status.OK, score=float(v)), float(t)) for v, t in zip(values, truth, strict=True)]
 
     assert mean("absolute_error", rows) == pytest.approx(mean_absolute_error(truth, values))
     assert mean("squared_error", rows) == pytest.approx(mean_squared_error(truth, values))
     assert all(row.keys() == {"absolute_error", "squared_error"} for row in rows)
 
 
-@pytest.mark.parametrize("status", [status for status in Status if not Answer(status).given])
+@pytest.mark.parametrize("status", [status for status in Status if not Attempt(status).given])
 def test_an_attempt_that_failed_has_no_loss(status: Status) -> None:
     """Even when it carries numbers: failures are judged by their rate."""
-    assert losses(Answer(status, 1, 0.9), 1, (0, 1), 1) == {}
+    assert losses(Attempt(status, 1, 0.9), 1, (0, 1), 1) == {}
 
 
 def test_a_row_whose_request_failed_for_another_row_has_its_own_loss() -> None:
-    assert losses(Answer(Status.WITHHELD, 1, 0.9), 1, (0, 1), 1) == losses(Answer(Status.OK, 1, 0.9), 1, (0, 1), 1)
+    assert losses(Attempt(Status.WITHHELD, 1, 0.9), 1, (0, 1), 1) == losses(Attempt(Status.OK, 1, 0.9), 1, (0, 1), 1)
 
 
 @pytest.mark.parametrize(
     ("answer", "label", "found"),
     [
-        (Answer(Status.OK), 1, {}),  # neither a label nor a value
-        (Answer(Status.OK, score=1.5), "late", {}),  # a word is no number
-        (Answer(Status.OK, label=1), 1, {"zero_one": 0.0}),  # no probabilities
-        (Answer(Status.OK, label=1), 0, {"zero_one": 1.0}),
-        (Answer(Status.OK, label=1), True, {"zero_one": 0.0}),
+        (Attempt(Status.OK), 1, {}),  # neither a label nor a value
+        (Attempt(Status.OK, score=1.5), "late", {}),  # a word is no number
+        (Attempt(Status.OK, label=1), 1, {"zero_one": 0.0}),  # no probabilities
+        (Attempt(Status.OK, label=1), 0, {"zero_one": 1.0}),
+        (Attempt(Status.OK, label=1), True, {"zero_one": 0.0}),
     ],
 )
-def test_what_cannot_be_scored_is_left_out(answer: Answer, label: Label, found: dict[str, float]) -> None:
+def test_what_cannot_be_scored_is_left_out(answer: Attempt, label: Label, found: dict[str, float]) -> None:
     """Rather than scored as something."""
     assert losses(answer, label, (0, 1, 2)) == found
 
@@ -103,7 +103,7 @@ def test_the_losses_of_all_labels_are_those_of_each(loss: str) -> None:
     """In one pass: a thousand classes take milliseconds, and were a second for each row that waits for its label."""
     random = np.random.default_rng(4)
     own, labels = [f"c{i}" for i in range(30)], [f"c{i}" for i in range(5, 40)]
-    answer = Answer(Status.OK, "c0", None, tuple(random.dirichlet(np.full(30, 0.1)).tolist()))
+    answer = Attempt(Status.OK, "c0", None, tuple(random.dirichlet(np.full(30, 0.1)).tolist()))
     found = over_classes(loss, answer, {name: i for i, name in enumerate(own)}, labels)
 
     assert found == pytest.approx([losses(answer, label, own)[loss] for label in labels])
@@ -111,24 +111,24 @@ def test_the_losses_of_all_labels_are_those_of_each(loss: str) -> None:
 
 def test_one_certain_mistake_costs_much_and_not_infinity() -> None:
     """The floor of the log-loss, and none at all for being certainly right."""
-    certain = Answer(Status.OK, 1, 1.0)
+    certain = Attempt(Status.OK, 1, 1.0)
 
     assert losses(certain, 0, (0, 1), 1)["log_loss"] == pytest.approx(-math.log(LOG_FLOOR))
     assert losses(certain, 1, (0, 1), 1) == {"zero_one": 0.0, "brier": 0.0, "log_loss": 0.0}
-    rounded = Answer(Status.OK, 0, None, (1.0 + 1e-7, 0.0, 0.0))  # as float32 softmax may come out
+    rounded = Attempt(Status.OK, 0, None, (1.0 + 1e-7, 0.0, 0.0))  # as float32 softmax may come out
     assert losses(rounded, 0, (0, 1, 2))["log_loss"] == 0.0
 
 
 @pytest.mark.parametrize(
     ("answer", "classes", "positive"),
     [
-        (Answer(Status.OK, 0, 0.25), (0, 1), 1),
-        (Answer(Status.OK, 0, None, (0.75, 0.25)), (0, 1), None),
-        (Answer(Status.OK, 0, None, (0.75, 0.25, 0.0)), (0, 1, 2), None),
+        (Attempt(Status.OK, 0, 0.25), (0, 1), 1),
+        (Attempt(Status.OK, 0, None, (0.75, 0.25)), (0, 1), None),
+        (Attempt(Status.OK, 0, None, (0.75, 0.25, 0.0)), (0, 1, 2), None),
     ],
 )
 def test_a_label_that_is_none_of_the_classes_had_no_chance(
-    answer: Answer, classes: tuple[int, ...], positive: int | None
+    answer: Attempt, classes: tuple[int, ...], positive: int | None
 ) -> None:
     """The same loss whether two classes are told as a score or as a list, or a third one never comes."""
     found = losses(answer, 9, classes, positive)
@@ -220,7 +220,7 @@ def test_classes_beyond_the_limit_share_the_name_other() -> None:
     classes = tuple(range(1000))
     named = set()
     for label in (0, CLASSES_MAX - 1, CLASSES_MAX, 999, "made up"):
-        answer = Answer(Status.OK, label=label, probabilities=(1.0,) + (0.0,) * 999)
+        answer = Attempt(Status.OK, label=label, probabilities=(1.0,) + (0.0,) * 999)
         made = replace(observation(candidate=None), primary=answer)
         found = list(scored(outcome(made, label), dict.fromkeys(Variant, classes), dict.fromkeys(Variant)))
         assert len(found) == 1
@@ -234,7 +234,7 @@ def test_classes_beyond_the_limit_share_the_name_other() -> None:
 
 def test_a_regression_has_no_classes() -> None:
     """Its numbers must not become labels of a metric."""
-    number = outcome(replace(observation(candidate=None), primary=Answer(Status.OK, score=17.25)), 16.25)
+    number = outcome(replace(observation(candidate=None), primary=Attempt(Status.OK, score=17.25)), 16.25)
 
     assert list(scored(number, {}, {})) == [
         (Variant.PRIMARY, None, "other", {"absolute_error": 1.0, "squared_error": 1.0})

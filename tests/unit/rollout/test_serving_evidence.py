@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, answer, folded, pair, policy
-from understudy.domain import SHARE_ONE, Answer, LabelReport, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, LabelReport, Status, Variant
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.judge import judge, serving
 from understudy.rollout.sequential import threshold
@@ -21,7 +21,7 @@ def drawn(
     number, candidate, *, seconds=0.01, failed=False, share=SHARE, point=None, right=True, labelled=True, **changes
 ):
     """One request of a caller of its own, answered by whom chance drew; a candidate that failed was replaced."""
-    good = Answer(Status.OK, 1 if right else 0, 0.8 if right else 0.2, None, seconds)
+    good = Attempt(Status.OK, 1 if right else 0, 0.8 if right else 0.2, None, seconds)
     own = answer(Status.FAILED) if failed else good
     answers = {"candidate": own, "primary": good} if candidate else {"primary": own, "candidate": good}
     fallback = "failed" if failed and candidate else None

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from understudy.domain import SHARE_ONE, Answer, Event, Label, LabelReport, Observation, Plan, Status, Variant
+from understudy.domain import SHARE_ONE, Attempt, Event, Label, LabelReport, Observation, Plan, Status, Variant
 from understudy.rollout.controller import SHOWN, STATE, Controller, bands_of, decided_at, move
 from understudy.rollout.evidence import Evidence, Row
 from understudy.rollout.phases import Order
@@ -51,7 +51,7 @@ def pair(number: int, kind: str = "same", **changes: Any) -> Observation:
     """One pair a second; `kind` says how the candidate does beside the primary when the truth is 1."""
     primary, candidate = SCORES[kind]
     scores = {name: changes.pop(name, score) for name, score in (("primary", primary), ("candidate", candidate))}
-    answers = {name: score for name, score in scores.items() if isinstance(score, Answer)}
+    answers = {name: score for name, score in scores.items() if isinstance(score, Attempt)}
     found = observation(f"p-{number}", **{k: v for k, v in scores.items() if k not in answers}, at=START + number)
     return replace(found, **answers | changes)
 
@@ -63,9 +63,9 @@ def row(number: int, kind: str = "same", label: Label | None = TRUTH, delay: flo
     return number, found, report
 
 
-def answer(status: Status) -> Answer:
+def answer(status: Status) -> Attempt:
     """An answer of some status; a good one where it is OK."""
-    return Answer(Status.OK, 1, 0.8, None, 0.001) if status is Status.OK else Answer(status)
+    return Attempt(Status.OK, 1, 0.8, None, 0.001) if status is Status.OK else Attempt(status)
 
 
 def folded(own: Policy, rows: Sequence[Row], models: dict[Variant, Model] = MODELS) -> Evidence:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from tests.contract.stores import observation, receipt, report, stored, tally
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.store import Pruned, Retention
 from understudy.store.pruning import ROWS_AT_ONCE
 from understudy.store.sql import SqlStore
@@ -20,9 +20,9 @@ from understudy.store.sql import SqlStore
 def test_the_size_of_a_row_is_near_that_of_the_file(sql: SqlStore, file: Path, ids: str, classes: int) -> None:
     chance = random.Random(5)
 
-    def answer(seconds: float) -> Answer:
+    def answer(seconds: float) -> Attempt:
         several = tuple(chance.random() for _ in range(classes)) if classes > 2 else None
-        return Answer(Status.OK, chance.randrange(classes), None if several else chance.random(), several, seconds)
+        return Attempt(Status.OK, chance.randrange(classes), None if several else chance.random(), several, seconds)
 
     rows = 8_000
     for start in range(0, rows, 1_000):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.contract.stores import names, observation, receipt, report, stored, tally
-from understudy.domain import Answer, Observation, Outcome, Status
+from understudy.domain import Attempt, Observation, Outcome, Status
 from understudy.errors import StoreError
 from understudy.store import codec
 from understudy.store.memory import MemoryStore
@@ -224,5 +224,5 @@ def test_a_line_of_an_older_version_has_fewer_columns() -> None:
 
 
 def test_vectors_and_agreement_survive_the_spool() -> None:
-    made = observation("a", primary=Answer(Status.OK, vector=(1.5, -0.0)), agrees=False)
+    made = observation("a", primary=Attempt(Status.OK, vector=(1.5, -0.0)), agrees=False)
     assert unpacked(packed([made], {})) == ([made], {})

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event as sqlalchemy_event
 
 from tests.contract.stores import event, names, observation, plan, receipt, report, tally
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.errors import ConfigurationError, StoreError
 from understudy.store import Retention
 from understudy.store.database import _write_ahead
@@ -135,11 +135,11 @@ def test_events_cannot_be_changed_or_removed_even_by_hand(sql: SqlStore, file: P
 
 def test_numpys_numbers_are_kept_as_numbers(sql: SqlStore, file: Path) -> None:
     score, label, both = np.float32(0.1), np.int64(3), np.array([0.25, 0.75], dtype=np.float32)
-    sql.add_observations([observation("a", primary=Answer(Status.OK, label, score, both, np.float64(0.5)))])
+    sql.add_observations([observation("a", primary=Attempt(Status.OK, label, score, both, np.float64(0.5)))])
     receipt(sql, report("a", np.bool_(True)), report("b", np.str_("x")))
     sql.append_event(event(details={"estimate": np.float64(0.5), "n": np.int32(7), "band": np.array([1, 2])}))
     kept = sql.outcomes()[0]
-    assert kept[1].primary == Answer(Status.OK, 3, float(score), (0.25, 0.75), 0.5)
+    assert kept[1].primary == Attempt(Status.OK, 3, float(score), (0.25, 0.75), 0.5)
     assert kept[2] == report("a", True)
     assert sql.events()[0].details == {"estimate": 0.5, "n": 7, "band": [1, 2]}
     assert rows(file, "SELECT typeof(primary_score), typeof(primary_seconds) FROM observations") == [("real", "real")]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from understudy.domain import Answer
+from understudy.domain import Attempt
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import Card
 from understudy.offline.evaluate.figures import Numbers
@@ -40,7 +40,7 @@ class Judged:
 
     name: str
     card: Card
-    answers: list[Answer]
+    answers: list[Attempt]
     losses: dict[str, Numbers]
     cut: int = 0
     errors: Numbers = field(default_factory=lambda: np.array([]))
@@ -51,7 +51,7 @@ class Judged:
         return sum(not answer.given for answer in self.answers)
 
 
-def judged(name: str, card: Card, answers: list[Answer], labels: Sequence[Any], goal: Quality | None = None) -> Judged:
+def judged(name: str, card: Card, answers: list[Attempt], labels: Sequence[Any], goal: Quality | None = None) -> Judged:
     """A model's losses by row."""
     scale = goal.scale if goal is not None else None
     found: dict[str, Numbers] = {}

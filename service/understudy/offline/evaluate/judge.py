@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.drift.sketch import expected
 from understudy.offline.evaluate.by_row import Judged, chosen, differences, notes
 from understudy.offline.evaluate.data import Sample
@@ -210,7 +210,7 @@ class _View:
         return np.array([]), np.array([]), False
 
 
-def _expected(answers: Sequence[Answer]) -> Numbers:
+def _expected(answers: Sequence[Attempt]) -> Numbers:
     """What each answer expects of itself, NaN where it says nothing: shape [rows, 2]."""
     nothing = (np.nan, np.nan)
     said = [(expected(answer) or nothing) if answer.status is Status.OK else nothing for answer in answers]

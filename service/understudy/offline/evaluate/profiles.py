@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from understudy import loading
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.drift.learn import Times, categorical_profile, numeric_profile
 from understudy.inference import Reading
 from understudy.inference.cards import Card, InputSpec, Training
@@ -40,10 +40,10 @@ def profiled(source: str, data: Path, at: str | None, progress: Progress = lambd
 
 def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: Path) -> Card:
     columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
-    answers: list[Answer] = []
+    answers: list[Attempt] = []
     for start in range(0, len(sample.rows), BATCH_ROWS):
         batch = sample.rows[start : start + BATCH_ROWS]
-        answers += reading.answers(scored(engine, columns, reading, batch), Status.OK, 0.0, len(batch))
+        answers += reading.attempts(scored(engine, columns, reading, batch), Status.OK, 0.0, len(batch))
     built = columns.build(sample.rows)
     inputs = [_input(spec, built[spec.name], sample.at) for spec in engine.card.inputs]
     known = engine.card.training
@@ -72,7 +72,7 @@ def _numeric(values: Array, at: Times | None) -> NumericProfile | None:
     return numeric_profile(values, at) if not np.isnan(values).all() else None
 
 
-def _predictions(answers: Sequence[Answer], at: Times | None) -> NumericProfile | CategoricalProfile | None:
+def _predictions(answers: Sequence[Attempt], at: Times | None) -> NumericProfile | CategoricalProfile | None:
     if all(answer.score is not None for answer in answers):
         return numeric_profile(np.array([answer.score for answer in answers], dtype=np.float64), at)
     if all(answer.label is not None and not isinstance(answer.label, tuple) for answer in answers):

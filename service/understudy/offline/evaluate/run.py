@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy import loading
-from understudy.domain import Answer, Status
+from understudy.domain import Attempt, Status
 from understudy.drift.alarms import Limits
 from understudy.errors import ConfigurationError
 from understudy.inference import Engine, Reading, Scores, ended
@@ -107,7 +107,7 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
     models = []
     for source, engine in zip(request.models, engines, strict=True):
         columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
-        answers: list[Answer] = []
+        answers: list[Attempt] = []
         joint = JointRuns()
         for start in range(0, len(sample.rows), BATCH_ROWS):
             batch = sample.rows[start : start + BATCH_ROWS]
@@ -132,20 +132,20 @@ def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluat
 
 def answers_of(
     engine: Engine, columns: Columns, reading: Reading, rows: Sequence[Row], joint: JointRuns
-) -> list[Answer]:
+) -> list[Attempt]:
     """A model's answer to each row by itself: one on which it fails is `FAILED`, one that is not finite `INVALID`."""
 
     def run(part: Sequence[Row]) -> Scores:
         return scored(engine, columns, reading, list(part))
 
-    found: list[Answer] = []
+    found: list[Attempt] = []
     for count, scores in joint.run(rows, run):
         if isinstance(scores, Exception):
-            found.append(Answer(ended(scores)[0]))
+            found.append(Attempt(ended(scores)[0]))
             continue
-        own = reading.answers(scores, Status.OK, 0.0, count)
+        own = reading.attempts(scores, Status.OK, 0.0, count)
         for row in scores.bad_rows:
-            own[row] = Answer(Status.INVALID)
+            own[row] = Attempt(Status.INVALID)
         found += own
     return found
 

@@ -294,7 +294,7 @@ def test_losses_by_row_are_those_of_the_judge(tmp_path: Path, good: Path) -> Non
         "x": np.array([[r["x"]] for r in rows], dtype=np.float32),
         "place": np.array([[r["place"]] for r in rows], dtype=object),
     }
-    answers = reading.answers(reading.read(engine.run(columns), 20), Status.OK, 0.0, 20)
+    answers = reading.attempts(reading.read(engine.run(columns), 20), Status.OK, 0.0, 20)
     by_row = [losses.losses(a, r["late"], [0, 1], 1)["brier"] for a, r in zip(answers, rows, strict=True)]
     engine.close()
     found = run(Request([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
