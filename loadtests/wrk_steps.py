@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from understudy.loadtest.traffic import history
-from understudy.loadtest.watching import Counts, Records
+from understudy.loadtest.watching import Counts, RecordsWatch
 from understudy.offline.client import Client
 from understudy.offline.sources import FLIGHTS
 
@@ -77,7 +77,7 @@ def main(
         for connections in STEPS:
             before = Counts.read(client)
             rate, p99 = step(url, lua, connections, seconds)
-            lost = Records.after(client, before, time.monotonic()).loss
+            lost = RecordsWatch.after(client, before, time.monotonic()).loss
             console.print(
                 f"{connections:>4} connections  {rate:>9,.0f}/s  p99 {p99:,.1f} ms  records lost or late {lost:.1%}"
             )

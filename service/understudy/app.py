@@ -105,7 +105,7 @@ class CandidateDoor:
 
 
 class RecordWriter(Protocol):
-    """What the records process is asked for: see `understudy.wiring.Records`."""
+    """What the records process is asked for: see `understudy.wiring.RecordsParts`."""
 
     async def write(self, packed: bytes) -> None:
         """Write a batch."""
@@ -217,7 +217,7 @@ class Records:
         """Open the store, if it is there, before the socket is listened to."""
         from understudy import wiring
 
-        self._records = wiring.Records(settings, candidate_url=where_the_candidate_is())
+        self._records = wiring.RecordsParts(settings, candidate_url=where_the_candidate_is())
         self._records.start()
         service: Any = Records
         service.door.open(RecordsDoor(self._records).routes())

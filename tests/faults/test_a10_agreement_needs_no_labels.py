@@ -1,5 +1,5 @@
 """Two embeddings, or any models whose outputs nothing gives a meaning, waited for labels for ever. They are judged by agreement:
-how often the two answers differ, which needs no labels. Here through the ledger, the store and the evidence.
+how often the two answers differ, which needs no labels. Here through the writer, the store and the evidence.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from understudy.inference.onnx import OnnxEngine
 from understudy.observability.metrics import Metrics
 from understudy.records.exchange import Exchange, Packer
 from understudy.records.pairs import Pairs, incomparable
-from understudy.records.writer import Ledger
+from understudy.records.writer import RecordWriter
 from understudy.rollout.controller import judge_at
 from understudy.rollout.evidence import Evidence
 from understudy.rollout.policy import Policy, Tolerance, parse
@@ -68,7 +68,7 @@ def written(
     readings = {variant: Reading(engine.card) for variant, engine in models.items()}
     pairs = Pairs(readings, own.compare, {}, judged=True)
     metrics = Metrics(CollectorRegistry())
-    ledger = Ledger("m", store, metrics, readings, lambda r: [None] * len(r), pairs=pairs)
+    writer = RecordWriter("m", store, metrics, readings, lambda r: [None] * len(r), pairs=pairs)
     packer, outputs = Packer(), {v: engine.run({"x": inputs}) for v, engine in models.items()}
     scores: dict[Variant, Scores] = {v: readings[v].read(outputs[v], len(inputs)) for v in Variant}
     for number in range(len(inputs) // rows):
@@ -78,7 +78,7 @@ def written(
         part = None if number in failed else scores[Variant.CANDIDATE].slice(number * rows, rows)
         exchange.settle(Variant.CANDIDATE, Status.OK if part else Status.FAILED, part, 0.001)
         packer.add(exchange)
-    ledger.write(packer.seal({}, {}, {}, 0))
+    writer.write(packer.seal({}, {}, {}, 0))
     return store
 
 
@@ -192,4 +192,4 @@ def test_the_service_compares_row_by_row_where_agreement_judges(
     (tmp_path / "rollout.yaml").write_text(text, encoding="utf-8")
     house = ProcessParts(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
     house.store.close()
-    assert house.ledger._pairs._judged
+    assert house.writer._pairs._judged

@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Running, start
 from tests.contract.stores import event, observation, plan, report, stored, tally
 from tests.faults.models import tables_rollout
 from understudy.errors import StoreError, StoreLost
-from understudy.store.patient import Patient
+from understudy.store.patient import ReconnectingStore
 from understudy.store.sql import SqlStore
 
 
@@ -157,7 +157,7 @@ def test_a_process_that_is_started_again_makes_no_new_store(store: SqlStore, fil
 
 
 def test_it_is_said_while_it_is_lost(file: Path) -> None:
-    patient = Patient(lambda: opened(file), may_be_away=False)
+    patient = ReconnectingStore(lambda: opened(file), may_be_away=False)
     assert patient.lost is None
     file.rename(file.with_name("away.db"))
     with pytest.raises(StoreLost):

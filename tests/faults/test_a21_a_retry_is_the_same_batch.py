@@ -23,12 +23,12 @@ from understudy.domain import Fate, LabelReport
 from understudy.errors import StoreError
 from understudy.observability.metrics import Metrics
 from understudy.records import client
-from understudy.records.client import LabelBatch, RecordsAway
-from understudy.records.writer import Ledger
+from understudy.records.client import LabelBatch, RecordsUnavailable
+from understudy.records.writer import RecordWriter
 from understudy.store import Store, codec
 from understudy.store.memory import MemoryStore
 from understudy.store.sql import SqlStore
-from understudy.wiring import Records, Worker
+from understudy.wiring import RecordsParts, Worker
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -80,29 +80,29 @@ class House:
 
     def __init__(self, file: Path, *, answers: bool) -> None:
         self.stores = [SqlStore(f"sqlite:///{file}", "r", tally, busy_timeout_s=10.0) for _ in range(2)]
-        self.ledgers = [
-            Ledger("m", store, Metrics(prometheus_client.CollectorRegistry()), {}, lambda rows: [])
+        self.writers = [
+            RecordWriter("m", store, Metrics(prometheus_client.CollectorRegistry()), {}, lambda rows: [])
             for store in self.stores
         ]
         self.writer = ThreadPoolExecutor(1)
-        self.records: Any = SimpleNamespace(ledger=self.ledgers[0], clock=SystemClock(), _writer=self.writer)
-        self.records._labels = lambda batch: Records._labels(self.records, batch)
+        self.records: Any = SimpleNamespace(writer=self.writers[0], clock=SystemClock(), _write_thread=self.writer)
+        self.records._labels = lambda batch: RecordsParts._labels(self.records, batch)
         self.worker: Any = SimpleNamespace(
-            ledger=self.ledgers[1], clock=SystemClock(), id_prefix="w", _batches=0, _records=self
+            writer=self.writers[1], clock=SystemClock(), id_prefix="w", _batches=0, _records=self
         )
         self.answers, self.started = answers, threading.Event()
 
     async def labels(self, reports: Sequence[LabelReport], batch_id: str) -> Sequence[Fate]:
-        """As `RecordsRoad.labels`."""
+        """As `RecordsClient.labels`."""
         batch = LabelBatch(list(reports), batch_id, time.monotonic() + client.LABELS_TIMEOUT_S)
-        call = asyncio.ensure_future(Records.labels(self.records, batch))
+        call = asyncio.ensure_future(RecordsParts.labels(self.records, batch))
         self.started.set()
         try:
             fates = await asyncio.wait_for(asyncio.shield(call), client.LABELS_TIMEOUT_S)
         except TimeoutError:
-            raise RecordsAway("it did not answer in time") from None
+            raise RecordsUnavailable("it did not answer in time") from None
         if not self.answers:
-            raise RecordsAway("it was killed before it answered")
+            raise RecordsUnavailable("it was killed before it answered")
         return fates
 
     def report(self, *reports: LabelReport) -> Sequence[Fate]:

@@ -1,4 +1,4 @@
-"""One rollout in this process: the service's own worker, front door, store, ledger and controller, under a clock of our making.
+"""One rollout in this process: the service's own worker, front door, store, writer and controller, under a clock of our making.
 
 Requests are JSON bodies given to the front door. Three things are replaced: the clock, the socket to the candidate's process (its
 bytes are packed and unpacked all the same), and the engines, which fail on the rows that say so.

@@ -6,8 +6,8 @@ from typing import Any, cast
 from understudy import loading
 from understudy.settings import Settings
 from understudy.store import RolloutRecord, Store, Tally, records
-from understudy.store.patient import Patient
-from understudy.store.spool import Spooled
+from understudy.store.patient import ReconnectingStore
+from understudy.store.spool import SpoolingStore
 from understudy.store.sql import SqlStore
 
 
@@ -44,13 +44,13 @@ def open_store(
         return store
 
     # A file that cannot be opened is a mistake, unless this service had opened it before.
-    patient = Patient(opened, may_be_away=not url.startswith("sqlite") or loading.store_was_open(settings))
+    patient = ReconnectingStore(opened, may_be_away=not url.startswith("sqlite") or loading.store_was_open(settings))
 
     def waiting(rows: int) -> None:
         told(rows)
         patient.outage.waiting(rows)
 
-    spooled = Spooled(
+    spooled = SpoolingStore(
         cast("Store", patient),
         rollout,
         settings.state_dir / "spool",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.loadtest import gates
-from understudy.loadtest.run import Outcome
+from understudy.loadtest.run import LoadTestOutcome
 from understudy.rollout.loadtest import LaunchGoals, Record
 
 PRECISION = 0.05
@@ -21,12 +21,12 @@ UTILISATION = 0.7
 """Of its capacity, what a replica is planned to carry: bursts, a lost replica and a slow neighbour have to fit into the rest."""
 RATE_MIN, RATE_MAX = 1.0, 1e6
 
-Try = Callable[[float], Outcome]
+Try = Callable[[float], LoadTestOutcome]
 """Take a short test at a rate, judged by the goals with that rate as its throughput."""
 
 
 @dataclass(frozen=True)
-class Step:
+class LoadStep:
     """One test of the search."""
 
     rate: float
@@ -48,10 +48,10 @@ class Capacity:
     rate: float
     above: float | None
     precision: float
-    steps: list[Step]
+    steps: list[LoadStep]
     bottleneck: str
     invalid: str = ""
-    best: Outcome | None = None
+    best: LoadTestOutcome | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As JSON, without the records' details."""
@@ -77,14 +77,14 @@ class Capacity:
 def find(try_at: Try, start: float, *, precision: float = PRECISION) -> Capacity:
     """Search from `start` requests a second until the highest rate that passes is known to `precision`, or no test can say."""
     low, high, invalid = 0.0, math.inf, ""
-    steps: list[Step] = []
-    best: Outcome | None = None
+    steps: list[LoadStep] = []
+    best: LoadTestOutcome | None = None
     limit = ""
     rate, retries = start, RETRIES
     while len(steps) < STEPS_MAX and RATE_MIN <= rate <= RATE_MAX:
         outcome = try_at(rate)
         record = outcome.record
-        steps.append(Step(rate, record))
+        steps.append(LoadStep(rate, record))
         if record.verdict == "pass":
             low, best = rate, outcome
         elif record.verdict == "fail":
@@ -129,7 +129,7 @@ def _between(low: float, high: float) -> float:
     return (high - low) / low if low and math.isfinite(high) else 1.0
 
 
-def _bottleneck(limit: str, steps: list[Step]) -> str:
+def _bottleneck(limit: str, steps: list[LoadStep]) -> str:
     """What was at its limit when the goals were missed, and what to add."""
     if not any(step.record.verdict == "fail" for step in steps):
         return "none was reached"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.loadtest.histogram import Histogram
-from understudy.loadtest.run import Outcome
+from understudy.loadtest.run import LoadTestOutcome
 from understudy.loadtest.svg import chart
 from understudy.loadtest.tally import Tally
 from understudy.rollout.loadtest import Record
@@ -44,7 +44,7 @@ svg polyline { fill: none; stroke-width: 1.6; }
 PERCENTILES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999)
 
 
-def write(outcome: Outcome, folder: Path) -> dict[str, Path]:
+def write(outcome: LoadTestOutcome, folder: Path) -> dict[str, Path]:
     """Write `record.json`, `junit.xml`, `report.html` and `counts.json` into a folder; returns where they are."""
     folder.mkdir(parents=True, exist_ok=True)
     import json
@@ -84,7 +84,7 @@ def junit(record: Record) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suite, encoding="unicode") + "\n"
 
 
-def page(outcome: Outcome) -> str:
+def page(outcome: LoadTestOutcome) -> str:
     """The report: the verdict first, then every goal, the pictures, and what it was taken of."""
     record, tally = outcome.record, outcome.tally
     title = f"Load test of {record.model}: {record.verdict}"
@@ -106,7 +106,7 @@ def page(outcome: Outcome) -> str:
     )
 
 
-def pictures(outcome: Outcome) -> list[str]:
+def pictures(outcome: LoadTestOutcome) -> list[str]:
     """Latency over time and by percentile, throughput beside what was due, CPU and memory of the service's processes."""
     record, tally = outcome.record, outcome.tally
     goals = record.goals

@@ -21,7 +21,7 @@ from understudy.loadtest import gates
 from understudy.loadtest.shapes import SHAPES, mean_share
 from understudy.loadtest.tally import Tally
 from understudy.loadtest.traffic import MIX, PROTOCOLS, mix_of
-from understudy.loadtest.watching import Counts, Records, Watch
+from understudy.loadtest.watching import Counts, RecordsWatch, ServiceWatch
 from understudy.offline import sources
 from understudy.offline.client import Client
 from understudy.rollout.loadtest import LaunchGoals, Record, Setup
@@ -74,7 +74,7 @@ class LoadTest:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LoadTestOutcome:
     """A record, and what its report draws: the counts, and what the service used over time.
 
     Attributes:
@@ -91,7 +91,7 @@ Say = Callable[[Mapping[str, Any]], None]
 
 def run(
     test: LoadTest, *, goals: LaunchGoals | None = None, rollout_file: Path | None = None, say: Say = lambda _: None
-) -> Outcome:
+) -> LoadTestOutcome:
     """Take a load test of the service at `test.url`.
 
     Args:
@@ -106,7 +106,7 @@ def run(
         before = client.get("/rollout/loadtest")
         at_first = Counts.read(client)
         held_to = goals or LaunchGoals.model_validate(before["goals"])
-        watch = Watch(client, before)
+        watch = ServiceWatch(client, before)
         with _locust(test, before["deadline_ms"]) as (process, result, errors):
             watch.start()
             for line in process.stdout or ():
@@ -122,7 +122,7 @@ def run(
                 )
             found = json.loads(result.read_text(encoding="utf-8"))
         after = client.get("/rollout/loadtest")
-        records = Records.after(client, watch.counts or at_first, watch.ends_at(test.seconds))
+        records = RecordsWatch.after(client, watch.counts or at_first, watch.ends_at(test.seconds))
     tally = Tally.of(found["tally"])
     use = watch.use(after, tally)
     shadow_loss, candidate = _candidate(before, records, tally)
@@ -139,7 +139,7 @@ def run(
         setup=Setup.model_validate(before["setup"]), rollout_file=_digest(rollout_file), goals=held_to, measured=measured,
         findings=findings, method=_method(test, before), generator=_generator(tally), service=_service(use),
     )  # fmt: skip
-    return Outcome(record, tally, watch.series(test.seconds))
+    return LoadTestOutcome(record, tally, watch.series(test.seconds))
 
 
 @contextlib.contextmanager
@@ -201,7 +201,7 @@ def _locust(test: LoadTest, deadline_ms: float) -> Iterator[tuple["subprocess.Po
                         process.wait()
 
 
-def _candidate(before: Mapping[str, Any], records: Records, tally: Tally) -> tuple[float, str | None]:
+def _candidate(before: Mapping[str, Any], records: RecordsWatch, tally: Tally) -> tuple[float, str | None]:
     """The share of rehearsals that were lost, and why the candidate took no part, where it should have."""
     added = {name: records.last.since(f"shadow/{name}", records.before) for name in _SHADOW}
     sent = added["sent"]

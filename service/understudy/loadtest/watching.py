@@ -50,7 +50,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Records:
+class RecordsWatch:
     """What became of the records of a load: counts before it, soon after it ended, and when no more came."""
 
     before: Counts
@@ -65,7 +65,7 @@ class Records:
         return (dropped + self.last.rows - self.soon.rows) / rows if rows else 0.0
 
     @classmethod
-    def after(cls, client: Client, before: Counts, ended_at: float) -> "Records":
+    def after(cls, client: Client, before: Counts, ended_at: float) -> "RecordsWatch":
         """Wait for what is under way; the load ended at `ended_at`, on the monotonic clock."""
         time.sleep(max(0.0, ended_at + SOON_S - time.monotonic()))
         soon = last = Counts.read(client)
@@ -78,7 +78,7 @@ class Records:
         return cls(before, soon, last)
 
 
-class Watch:
+class ServiceWatch:
     """Looks at the service once a second, from a thread.
 
     Attributes:

@@ -50,11 +50,11 @@ pack_fates = msgspec.msgpack.encode
 unpack_fates = msgspec.msgpack.Decoder(list[Fate]).decode
 
 
-class RecordsAway(StoreError):
+class RecordsUnavailable(StoreError):
     """The records process did not answer; what it was given may be written, or not."""
 
 
-class RecordsRoad:
+class RecordsClient:
     """Calls the records process. Not thread-safe: it belongs to one event loop.
 
     Args:
@@ -69,7 +69,7 @@ class RecordsRoad:
         """Hand over a packed batch; it is written when this returns.
 
         Raises:
-            RecordsAway: whether it was written is not known.
+            RecordsUnavailable: whether it was written is not known.
             StoreError: the store is away; nothing was written.
         """
         status, told = await self._post("/batch", packed, TIMEOUT_S)
@@ -83,12 +83,12 @@ class RecordsRoad:
             batch_id: names this batch of labels; whoever tries again gives the same.
 
         Raises:
-            RecordsAway: whether they were written is not known; the batch_id tells whoever stores them again.
+            RecordsUnavailable: whether they were written is not known; the batch_id tells whoever stores them again.
             StoreError: the store is away; nothing was written.
             ValueError: the store cannot keep one of them; nothing was written.
         """
         if asyncio.get_running_loop().time() < self._not_before:
-            raise RecordsAway("the records process did not answer a moment ago")
+            raise RecordsUnavailable("the records process did not answer a moment ago")
         batch = LabelBatch(list(reports), batch_id, time.monotonic() + LABELS_TIMEOUT_S)
         status, told = await self._post("/labels", pack_labels(batch), LABELS_TIMEOUT_S)
         if status == HTTPStatus.OK:
@@ -105,7 +105,7 @@ class RecordsRoad:
                 answer = await self._channel.post(path, body)
         except OSError as error:
             self._not_before = asyncio.get_running_loop().time() + LEFT_ALONE_S
-            raise RecordsAway(f"the records process: {error or type(error).__name__}") from error
+            raise RecordsUnavailable(f"the records process: {error or type(error).__name__}") from error
         self._not_before = 0.0
         return answer
 

@@ -11,14 +11,14 @@ from understudy.domain import Plan
 from understudy.errors import StoreError
 from understudy.observability.metrics import Metrics
 from understudy.observability.timeline import Tracer
-from understudy.records.writer import Ledger
+from understudy.records.writer import RecordWriter
 from understudy.rollout.controller import Controller
 from understudy.store import Retention, Store
 
 log = structlog.get_logger(__name__)
 
 
-class Upkeep:
+class Housekeeping:
     """Runs the controller when this process leads, and keeps the store in order.
 
     Args:
@@ -31,13 +31,13 @@ class Upkeep:
         store: Store,
         metrics: Metrics,
         clock: Clock,
-        ledger: Ledger,
+        writer: RecordWriter,
         controller: Controller | None,
         ready: Callable[[], Awaitable[bool]],
         tracer: Tracer | None = None,
     ) -> None:
         self._store, self._metrics, self._steady = store, metrics, SteadyClock(clock)
-        self._ledger, self._controller, self._ready = ledger, controller, ready
+        self._writer, self._controller, self._ready = writer, controller, ready
         self._tracer = tracer
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -93,7 +93,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(sweep_s)
             try:
-                await asyncio.to_thread(self._ledger.sweep)
+                await asyncio.to_thread(self._writer.sweep)
                 # Age counts from arrival, so that history which is replayed is not old when it arrives.
                 await asyncio.to_thread(self._store.prune, retention, now=self._steady.now())
             except StoreError:  # it is put off

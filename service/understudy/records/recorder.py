@@ -5,7 +5,7 @@ batch goes to the process that keeps the records (`understudy.records.writer`), 
 
 ::
 
-    front door ─add─▶ Recorder ─batch, again until acknowledged─▶ Ledger, in the records process ─▶ store, metrics
+    front door ─add─▶ Recorder ─batch, again until acknowledged─▶ RecordWriter, in the records process ─▶ store, metrics
 
 What this process's death can lose is what has gathered since the last batch was acknowledged; the death of the records
 process loses nothing, a store that is away loses nothing until `records_max_rows` rows wait, and what is given up after

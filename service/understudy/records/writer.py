@@ -1,4 +1,4 @@
-"""The ledger: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
+"""The writer: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
 
 It runs in a process of its own (`understudy.app.Records`), so that the process which answers does not hold its interpreter
 for this; every other process has one too, for labels while that one is away and for its last batch when it stops.
@@ -48,7 +48,7 @@ BATCHES_REMEMBERED = 256
 """Batches of which this process knows that it has written them: a sender sends one at a time, and there are few senders."""
 
 
-class Ledger:
+class RecordWriter:
     """Writes what has happened. Blocks, so it is called from threads; one batch at a time.
 
     Args:

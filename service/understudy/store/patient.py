@@ -76,7 +76,7 @@ class Outage:
         self._waited = max(self._waited, rows)
 
 
-class Patient:
+class ReconnectingStore:
     """Stands before a store: its calls are the store's own, and StoreErrors until it could be opened.
 
     Args:

@@ -17,7 +17,7 @@ ON CONFLICT DO NOTHING RETURNING prediction_id, seq
 """
 
 
-class Rows:
+class CopyInsert:
     """Stores rows of `OBSERVATION_COLUMNS` of one rollout whose prediction is new, numbered in their order.
 
     The keys decide who is new, in one statement; what is new goes in by COPY.

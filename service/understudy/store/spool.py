@@ -117,7 +117,7 @@ def unpacked(line: bytes) -> Batch:
     return [codec.observation_of([*row, *[None] * (len(OBSERVATION_COLUMNS) - len(row))]) for row in rows], counts
 
 
-class Spooled:
+class SpoolingStore:
     """A store whose `add_observations` does not fail while it is away. Everything else is the store's own.
 
     Args:

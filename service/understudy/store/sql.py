@@ -30,7 +30,7 @@ from understudy.store import (
 from understudy.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from understudy.store.joins import Joins, same_prediction
 from understudy.store.migrate import upgrade
-from understudy.store.postgres_rows import Rows
+from understudy.store.postgres_rows import CopyInsert
 from understudy.store.schema import (
     OBSERVATION_COLUMNS,
     counters,
@@ -108,7 +108,7 @@ class SqlStore:
         from understudy.store import postgres
 
         partitions.ensure(self._db)
-        self._insert_rows = Rows(self._key)
+        self._insert_rows = CopyInsert(self._key)
         self._listener = postgres.Listener(self._db.engine, self.rollout)
         self._notify = lambda connection: postgres.notify(connection, self.rollout)
 

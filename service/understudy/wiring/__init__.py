@@ -1,6 +1,6 @@
 """Chooses the concrete parts of each kind of process and connects them."""
 
-from understudy.wiring.records import Records
+from understudy.wiring.records import RecordsParts
 from understudy.wiring.worker import Worker
 
-__all__ = ["Records", "Worker"]
+__all__ = ["RecordsParts", "Worker"]

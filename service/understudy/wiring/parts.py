@@ -17,7 +17,7 @@ from understudy.loading.store import open_store
 from understudy.observability import host
 from understudy.observability.metrics import Metrics
 from understudy.records.pairs import Pairs, judged_by_agreement, tolerances
-from understudy.records.writer import Ledger
+from understudy.records.writer import RecordWriter
 from understudy.rollout import losses
 from understudy.rollout.identity import identity
 from understudy.rollout.requirements import Requirements
@@ -32,7 +32,7 @@ def holder() -> str:
 
 
 class ProcessParts:
-    """What every process that reads the rollout file has: the models' cards, the fields, the metrics, the store, a ledger."""
+    """What every process that reads the rollout file has: the models' cards, the fields, the metrics, the store, a writer."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.policy, self.clock = settings, loading.load_policy(settings), SystemClock()
@@ -67,7 +67,7 @@ class ProcessParts:
             self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, holder(), settings
         )
         noise = noise_floor.read(settings.state_dir, self.cards[Variant.PRIMARY].digest)
-        self.ledger = Ledger(
+        self.writer = RecordWriter(
             policy.model,
             self.store,
             self.metrics,

@@ -9,7 +9,7 @@ from understudy.inference.remote import RemoteEngine
 from understudy.observability import webhooks
 from understudy.observability.timeline import Tracer
 from understudy.records.client import LabelBatch
-from understudy.records.housekeeping import Upkeep
+from understudy.records.housekeeping import Housekeeping
 from understudy.rollout.controller import Controller
 from understudy.rollout.scoring import Model
 from understudy.settings import Settings
@@ -17,12 +17,12 @@ from understudy.store import Retention
 from understudy.wiring.parts import ProcessParts, holder
 
 
-class Records(ProcessParts):
+class RecordsParts(ProcessParts):
     """What the process that keeps the records is made of: it writes, judges, tells and cleans up for all the workers."""
 
     def __init__(self, settings: Settings, *, candidate_url: str | None = None) -> None:
         super().__init__(settings)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="records")
         digest = self.cards[Variant.CANDIDATE].digest if candidate_url is not None else None
         self._remote = RemoteEngine(candidate_url, digest=digest) if candidate_url is not None else None
         controller = None
@@ -49,11 +49,11 @@ class Records(ProcessParts):
             rollout=self.rollout,
             holder=holder(),
         )
-        self.upkeep = Upkeep(
+        self.housekeeping = Housekeeping(
             self.store,
             self.metrics,
             self.clock,
-            self.ledger,
+            self.writer,
             controller,
             self._candidate_answers,
             Tracer(self.store, self.clock, holder(), settings),
@@ -63,7 +63,7 @@ class Records(ProcessParts):
         """Begin to judge and to clean up."""
         settings = self.settings
         retention = Retention(settings.retention_days * 86400, settings.retention_max_mib * 2**20)
-        self.upkeep.start(
+        self.housekeeping.start(
             tick_s=settings.tick_ms / 1000,
             sweep_s=settings.sweep_interval_s,
             retention=retention,
@@ -73,24 +73,24 @@ class Records(ProcessParts):
         self.webhooks.start()
 
     async def write(self, packed: bytes) -> None:
-        """See `Ledger.write`."""
-        await asyncio.get_running_loop().run_in_executor(self._writer, self.ledger.write, packed)
+        """See `RecordWriter.write`."""
+        await asyncio.get_running_loop().run_in_executor(self._write_thread, self.writer.write, packed)
 
     async def labels(self, batch: LabelBatch) -> Sequence[Fate]:
-        """See `Ledger.labels`."""
-        return (await asyncio.get_running_loop().run_in_executor(self._writer, self._labels, batch)).fates
+        """See `RecordWriter.labels`."""
+        return (await asyncio.get_running_loop().run_in_executor(self._write_thread, self._labels, batch)).fates
 
     def _labels(self, batch: LabelBatch) -> LabelReceipt:
         batch.check()  # it may have waited behind a batch of records that waited for the database
-        return self.ledger.labels(batch.reports, self.clock.now, batch.batch_id)
+        return self.writer.labels(batch.reports, self.clock.now, batch.batch_id)
 
     async def close(self) -> None:
         """Stop judging, and let go of the store."""
         await self.webhooks.close()
-        await self.upkeep.close()
+        await self.housekeeping.close()
         if self._remote is not None:
             await self._remote.close()
-        self._writer.shutdown(wait=True)
+        self._write_thread.shutdown(wait=True)
         await self.watch.close()
         self.store.close()
 

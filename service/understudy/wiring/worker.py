@@ -21,7 +21,7 @@ from understudy.inference.decoding import Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
 from understudy.loading.changed_files import start_files
-from understudy.records.client import RecordsAway, RecordsRoad
+from understudy.records.client import RecordsClient, RecordsUnavailable
 from understudy.records.label_queue import LabelQueue
 from understudy.records.recorder import Recorder
 from understudy.serving.pipeline import Pipeline, PipelineParts
@@ -45,13 +45,13 @@ class Worker(ProcessParts):
         policy = self.policy
         self.tokens = Tokens(settings.tokens_file)
         engine = self._load(Variant.PRIMARY)
-        self._records = RecordsRoad(records_url) if records_url is not None else None
+        self._records = RecordsClient(records_url) if records_url is not None else None
         self._batches = 0  # of labels
         self.files = start_files(policy, settings, self.cards)
         self._labels = LabelQueue(self._write_labels, waiting_max=settings.queue_max_labels)
         self.recorder = Recorder(
             self.id_prefix,
-            self.ledger.write,
+            self.writer.write,
             settings,
             [field.name for field in self.fields],
             keep=WithoutArrays(self.fields, self.decoder.positions),
@@ -141,10 +141,10 @@ class Worker(ProcessParts):
         self._batches += 1
         batch_id, again = f"{self.id_prefix}-{self._batches}", False
         if self._records is not None:
-            with contextlib.suppress(RecordsAway):
+            with contextlib.suppress(RecordsUnavailable):
                 return await self._records.labels(reports, batch_id)
             again = True
-        return (await asyncio.to_thread(self.ledger.labels, reports, self.clock.now, batch_id, again=again)).fates
+        return (await asyncio.to_thread(self.writer.labels, reports, self.clock.now, batch_id, again=again)).fates
 
     def _load(self, variant: Variant) -> OnnxEngine:
         """A variant's model: the one that was checked at the start, whatever is in its place now."""

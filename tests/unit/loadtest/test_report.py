@@ -12,11 +12,11 @@ from tests.unit.loadtest.test_gates import CALM, GOALS, seen
 from tests.unit.rollout.test_loadtest import record
 from understudy.loadtest.gates import measure, verdict
 from understudy.loadtest.report import junit, page, write
-from understudy.loadtest.run import Outcome
+from understudy.loadtest.run import LoadTestOutcome
 from understudy.rollout.loadtest import Record
 
 
-def outcome(slow: int = 0, lag_ms: float = 0.1) -> Outcome:
+def outcome(slow: int = 0, lag_ms: float = 0.1) -> LoadTestOutcome:
     tally = seen(slow=slow, lag_ms=lag_ms)
     measured = measure(tally, 30, shadow_loss=0.0, records_loss=0.0, machine_per_hour=0.1)
     answer, reasons, findings = verdict(GOALS, measured, tally, CALM)
@@ -31,7 +31,7 @@ def outcome(slow: int = 0, lag_ms: float = 0.1) -> Outcome:
     samples = [
         {"at": float(i), "cores": {"understudy": 0.4}, "memory_mib": {"understudy": 150.0 + i}} for i in range(5)
     ]
-    return Outcome(record().model_copy(update=changes), tally, samples)
+    return LoadTestOutcome(record().model_copy(update=changes), tally, samples)
 
 
 class Reader(HTMLParser):
@@ -63,7 +63,7 @@ def test_the_page_needs_nothing_but_itself() -> None:
     ("made", "failures", "errors", "tag"),
     [(outcome(), 0, 0, ""), (outcome(300), 2, 0, "failure"), (outcome(0, 9), 0, 8, "error")],
 )
-def test_junit_counts_goals(made: Outcome, failures: int, errors: int, tag: str) -> None:
+def test_junit_counts_goals(made: LoadTestOutcome, failures: int, errors: int, tag: str) -> None:
     """A missed goal is a failure; an invalid test is an error in every goal."""
     suite = ET.fromstring(junit(made.record).partition("\n")[2])  # noqa: S314 - our own
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from understudy.loadtest.watching import Counts, Records
+from understudy.loadtest.watching import Counts, RecordsWatch
 
 
 def counts(rows: float, dropped: float = 5.0) -> Counts:
@@ -21,4 +21,4 @@ def counts(rows: float, dropped: float = 5.0) -> Counts:
 )
 def test_records_that_were_given_up_or_came_late_are_lost(soon: Counts, last: Counts, loss: float) -> None:
     """As a share of all that were made after the warm-up."""
-    assert Records(counts(100), soon, last).loss == loss
+    assert RecordsWatch(counts(100), soon, last).loss == loss

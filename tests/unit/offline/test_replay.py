@@ -33,7 +33,7 @@ from understudy.offline.replay import (
 )
 from understudy.records.exchange import Exchange
 from understudy.records.recorder import Recorder
-from understudy.records.writer import Ledger
+from understudy.records.writer import RecordWriter
 from understudy.rollout import losses
 from understudy.settings import Settings
 from understudy.store.memory import MemoryStore
@@ -433,8 +433,8 @@ def recorded() -> tuple[Mapping[str, float], str]:
 
     async def main() -> tuple[Mapping[str, float], str]:
         store, registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
-        ledger = Ledger("m", store, Metrics(registry), READINGS, lambda rows: [None] * len(rows))
-        record = Recorder("w", ledger.write, Settings(flush_interval_ms=1))
+        writer = RecordWriter("m", store, Metrics(registry), READINGS, lambda rows: [None] * len(rows))
+        record = Recorder("w", writer.write, Settings(flush_interval_ms=1))
         record.start()
         for i in range(30):
             made = exchange(i, 0.1 + i / 40, variant=Variant.CANDIDATE if i % 3 == 0 else Variant.PRIMARY)
@@ -452,7 +452,7 @@ def recorded() -> tuple[Mapping[str, float], str]:
         reports = [LabelReport(f"w-{i}", i % 2, 100.0 + i) for i in range(25)]
         while len(store.outcomes()) < 30:
             await asyncio.sleep(0.001)
-        ledger.labels(reports, lambda: 0.0)
+        writer.labels(reports, lambda: 0.0)
         await record.close()
         return store.counters(), prometheus_client.generate_latest(registry).decode()
 

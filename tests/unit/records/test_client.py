@@ -10,7 +10,7 @@ import pytest
 
 from understudy.domain import Fate, LabelReport
 from understudy.errors import StoreError
-from understudy.records.client import RecordsAway, RecordsRoad, pack_fates, unpack_labels
+from understudy.records.client import RecordsClient, RecordsUnavailable, pack_fates, unpack_labels
 
 LABELS = [LabelReport("ü\x00-1", True, 5.5), LabelReport("b", "cat", 1e300), LabelReport("c", -(2**63), 0.0)]
 
@@ -51,7 +51,7 @@ def test_labels_arrive_as_they_are_and_their_fates_come_back(tmp_path: Path) -> 
     async def main() -> None:
         fates = [Fate.MATCHED, Fate.PENDING, Fate.CONFLICT]
         async with process(tmp_path / "s", http("200 OK", pack_fates(fates))) as bodies:
-            road = RecordsRoad(f"file://{tmp_path}/s")
+            road = RecordsClient(f"file://{tmp_path}/s")
             assert await road.labels(LABELS, "t-1") == fates
             batch = unpack_labels(bodies[0])
             assert (batch.reports, batch.batch_id) == (LABELS, "t-1")
@@ -67,17 +67,17 @@ def test_labels_arrive_as_they_are_and_their_fates_come_back(tmp_path: Path) -> 
         (http("503 Service Unavailable", b'{"detail": "the disk is full"}'), StoreError, "^the disk is full$"),
         (http("500 Internal Server Error", b"oops"), StoreError, "answered 500: oops"),
         (http("400 Bad Request", b'{"detail": "no NUL, please"}'), ValueError, "no NUL"),
-        (b"", RecordsAway, "closed the connection"),
-        (b"nonsense\r\n\r\n", RecordsAway, "not HTTP"),
+        (b"", RecordsUnavailable, "closed the connection"),
+        (b"nonsense\r\n\r\n", RecordsUnavailable, "not HTTP"),
     ],
 )
 def test_what_went_wrong_is_told_apart(tmp_path: Path, answer: bytes, error: type[Exception], says: str) -> None:
     async def main() -> None:
         async with process(tmp_path / "s", answer):
-            road = RecordsRoad(f"file://{tmp_path}/s")
+            road = RecordsClient(f"file://{tmp_path}/s")
             with pytest.raises(StoreError):  # a batch waits and comes again, whatever it was
                 await road.write(b"a batch")
-            road = RecordsRoad(f"file://{tmp_path}/s")
+            road = RecordsClient(f"file://{tmp_path}/s")
             with pytest.raises(error, match=says):
                 await road.labels(LABELS, "t-1")
             road.close()
@@ -87,11 +87,11 @@ def test_what_went_wrong_is_told_apart(tmp_path: Path, answer: bytes, error: typ
 
 def test_a_process_that_did_not_answer_is_left_alone_until_it_has_taken_a_batch(tmp_path: Path) -> None:
     async def main() -> None:
-        road = RecordsRoad(f"file://{tmp_path}/s")
-        with pytest.raises(RecordsAway, match="No such file"):
+        road = RecordsClient(f"file://{tmp_path}/s")
+        with pytest.raises(RecordsUnavailable, match="No such file"):
             await road.labels(LABELS, "t-1")
         async with process(tmp_path / "s", http("200 OK", pack_fates([]))) as bodies:
-            with pytest.raises(RecordsAway, match="a moment ago"):
+            with pytest.raises(RecordsUnavailable, match="a moment ago"):
                 await road.labels(LABELS, "t-1")
             await road.write(b"a batch")
             await road.labels(LABELS, "t-1")

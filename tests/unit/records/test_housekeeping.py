@@ -10,8 +10,8 @@ from understudy.domain import Fate, LabelReport, Outcome, Plan, Variant
 from understudy.errors import StoreError
 from understudy.inference import Reading
 from understudy.observability.metrics import Metrics, parse
-from understudy.records.housekeeping import Upkeep
-from understudy.records.writer import Ledger
+from understudy.records.housekeeping import Housekeeping
+from understudy.records.writer import RecordWriter
 from understudy.rollout import losses
 from understudy.store import Retention
 from understudy.store.memory import MemoryStore
@@ -56,10 +56,10 @@ class House:
     def __init__(self, judge: Any = None, tracer: Any = None) -> None:
         self.store, self.registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
         metrics = Metrics(self.registry)
-        self.ledger = Ledger(
+        self.writer = RecordWriter(
             "m", self.store, metrics, {v: Reading(card()) for v in Variant}, lambda rows: [None] * len(rows)
         )
-        self.upkeep = Upkeep(self.store, metrics, ManualClock(), self.ledger, judge, self.ready, tracer)
+        self.housekeeping = Housekeeping(self.store, metrics, ManualClock(), self.writer, judge, self.ready, tracer)
 
     async def ready(self) -> bool:
         return False
@@ -92,10 +92,10 @@ def test_housekeeping_counts_age_from_arrival() -> None:
         house.store.add_observations(
             [observation("old", at=now - 9_000.0), observation("new", at=now - 10.0), replayed]
         )
-        house.upkeep.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
+        house.housekeeping.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
         await until(lambda: len(house.store.outcomes()) == 2)
         await asyncio.sleep(0.02)
-        await house.upkeep.close()
+        await house.housekeeping.close()
         assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new", "replayed"]
 
     run(main)
@@ -107,9 +107,9 @@ def test_the_judge_is_asked_again_after_a_failure_and_told_of_the_candidate() ->
     async def main() -> None:
         judge = Judge(StoreError("away"), ValueError("a bug"))
         house = House(judge)
-        house.upkeep.start(tick_s=0.001, sweep_s=3600, retention=KEEP)
+        house.housekeeping.start(tick_s=0.001, sweep_s=3600, retention=KEEP)
         await until(lambda: len(judge.asked) >= 3)
-        await house.upkeep.close()
+        await house.housekeeping.close()
         assert set(judge.asked) == {False}
         assert house.metric("understudy_store_errors_total", call="tick") == 1
 
@@ -122,9 +122,9 @@ def test_traffic_is_looked_at_at_once_and_again_after_a_failure() -> None:
     async def main() -> None:
         looker = Looker(StoreError("away"), ValueError("a bug"))
         house = House(tracer=looker)
-        house.upkeep.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
+        house.housekeeping.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
         await until(lambda: looker.looks >= 4)
-        await house.upkeep.close()
+        await house.housekeeping.close()
         assert house.metric("understudy_store_errors_total", call="traffic") == 1
 
     run(main)
@@ -134,7 +134,7 @@ def test_labels_are_counted_once_they_are_stored() -> None:
     """Matched, waiting, and their outcomes: in the metrics as in the receipt."""
     house = House()
     house.store.add_observations([observation("p-0", primary=0.25)])
-    receipt = house.ledger.labels([LabelReport("p-0", 1, 1_000_060.0), LabelReport("p-1", 0, 1.0)], lambda: 5.0)
+    receipt = house.writer.labels([LabelReport("p-0", 1, 1_000_060.0), LabelReport("p-1", 0, 1.0)], lambda: 5.0)
 
     assert receipt.fates == [Fate.MATCHED, Fate.PENDING]
     assert house.metric("understudy_labels_total", result="matched") == 1

@@ -20,7 +20,7 @@ from understudy.inference.columns import Table
 from understudy.observability.metrics import Metrics, parse
 from understudy.records.exchange import Exchange, Packer, unpack
 from understudy.records.recorder import Recorder
-from understudy.records.writer import Ledger
+from understudy.records.writer import RecordWriter
 from understudy.rollout import losses, routing
 from understudy.serving.shadow import Rehearsal
 from understudy.settings import Settings
@@ -218,13 +218,13 @@ class Away(MemoryStore):
         return super().add_observations(observations, counts)
 
 
-def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, Ledger, Any]:
+def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, RecordWriter, Any]:
     registry = prometheus_client.CollectorRegistry()
-    ledger = Ledger("m", store, Metrics(registry), READINGS, lambda rows: [row[1] for row in rows])
-    made = Recorder("w", ledger.write, Settings(flush_interval_ms=1, **settings), ["x"], ship=ship)
+    writer = RecordWriter("m", store, Metrics(registry), READINGS, lambda rows: [row[1] for row in rows])
+    made = Recorder("w", writer.write, Settings(flush_interval_ms=1, **settings), ["x"], ship=ship)
     return (
         made,
-        ledger,
+        writer,
         lambda: {
             (n, *sorted(labels.items())): v
             for n, labels, v in parse(prometheus_client.generate_latest(registry).decode())
@@ -237,7 +237,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
 
     async def main() -> None:
         store = MemoryStore("r", tally)
-        record, ledger, read = recorder(store)
+        record, writer, read = recorder(store)
         record.start()
         compared = exchange(0, 0.2, 0.9)
         compared.rehearsal = Variant.CANDIDATE
@@ -250,7 +250,7 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         for one in (compared, dropped, pinned):
             record.add(one)
         record.refused(422, [{"field": "x", "problem": "is missing"}, {"field": "made up", "problem": "unknown"}])
-        early = ledger.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
+        early = writer.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
 
@@ -326,16 +326,16 @@ def test_a_label_that_comes_at_once_finds_its_prediction() -> None:
     """Posted before the next flush, with the rehearsal still under way: matched, not pending."""
 
     async def main() -> None:
-        record, ledger, _ = recorder(MemoryStore("r", tally))
+        record, writer, _ = recorder(MemoryStore("r", tally))
         record.start()
         slow = exchange(0, 0.2)
         record.open(slow)
         asyncio.get_running_loop().call_later(0.05, record.add, slow)
         first, others = [LabelReport("w-0", 1, 160.0)], [LabelReport("w-1", 1, 160.0), LabelReport("other-0", 0, 1.0)]
         await record.stored(first)
-        receipt = ledger.labels(first, lambda: 1.0)
+        receipt = writer.labels(first, lambda: 1.0)
         await record.stored(others)
-        unknown = ledger.labels(others, lambda: 1.0)
+        unknown = writer.labels(others, lambda: 1.0)
         await record.close()
         assert receipt.fates == [Fate.MATCHED]
         assert unknown.fates == [Fate.PENDING, Fate.PENDING]
@@ -400,11 +400,11 @@ def test_a_batch_whose_acknowledgement_was_lost_goes_again_and_counts_once() -> 
 
         async def ship(packed: bytes) -> None:
             sent.append(packed)
-            ledger.write(packed)
+            writer.write(packed)
             if len(sent) == 1:
                 raise StoreError("the records process: closed the connection")
 
-        record, ledger, _ = recorder(store, ship)
+        record, writer, _ = recorder(store, ship)
         record.start()
         for i in range(3):
             record.add(exchange(i, 0.2))

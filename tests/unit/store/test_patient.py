@@ -11,7 +11,7 @@ from tests.contract.stores import tally
 from understudy.errors import ConfigurationError, StoreError
 from understudy.store import Store, patient
 from understudy.store.memory import MemoryStore
-from understudy.store.patient import REMIND_S, SETTLED_S, Outage, Patient
+from understudy.store.patient import REMIND_S, SETTLED_S, Outage, ReconnectingStore
 
 
 class Door:
@@ -46,7 +46,7 @@ def until(what: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def answers(store: Patient) -> bool:
+def answers(store: ReconnectingStore) -> bool:
     try:
         store.load_plan()
     except StoreError:
@@ -56,7 +56,7 @@ def answers(store: Patient) -> bool:
 
 def test_one_that_is_there_is_opened_once_and_asked() -> None:
     door = Door()
-    store = Patient(door, may_be_away=True)
+    store = ReconnectingStore(door, may_be_away=True)
     assert store.load_plan() is None
     assert dict(store.counters()) == {}
     assert door.tries == 1
@@ -64,7 +64,7 @@ def test_one_that_is_there_is_opened_once_and_asked() -> None:
 
 def test_one_that_is_away_refuses_until_it_is_there() -> None:
     door = Door(StoreError("nobody listens there"))
-    store = Patient(door, may_be_away=True)
+    store = ReconnectingStore(door, may_be_away=True)
     with pytest.raises(StoreError, match="nobody listens there"):
         store.load_plan()
     door.refusal = None
@@ -76,7 +76,7 @@ def test_one_that_is_away_refuses_until_it_is_there() -> None:
 
 def test_it_is_not_tried_at_every_call() -> None:
     door = Door(StoreError("away"))
-    store = Patient(door, may_be_away=True)
+    store = ReconnectingStore(door, may_be_away=True)
     until(lambda: not answers(store) and door.tries > 1)
     before = door.tries
     for _ in range(50):
@@ -86,7 +86,7 @@ def test_it_is_not_tried_at_every_call() -> None:
 
 def test_while_one_thread_opens_it_no_other_waits() -> None:
     door, goes_on, begun = Door(StoreError("away")), threading.Event(), threading.Event()
-    store = Patient(door, may_be_away=True)
+    store = ReconnectingStore(door, may_be_away=True)
     time.sleep(0.03)
 
     def slowly() -> Store:
@@ -109,14 +109,14 @@ def test_while_one_thread_opens_it_no_other_waits() -> None:
 def test_a_mistake_keeps_the_service_from_starting() -> None:
     """A URL that cannot work, and a file that cannot be opened."""
     with pytest.raises(ConfigurationError):
-        Patient(Door(ConfigurationError("no such dialect")), may_be_away=True)
+        ReconnectingStore(Door(ConfigurationError("no such dialect")), may_be_away=True)
     with pytest.raises(StoreError):
-        Patient(Door(StoreError("unable to open database file")), may_be_away=False)
+        ReconnectingStore(Door(StoreError("unable to open database file")), may_be_away=False)
 
 
 def test_a_mistake_that_is_found_later_is_said_to_whoever_asks() -> None:
     door = Door(StoreError("away"))
-    store = Patient(door, may_be_away=True)
+    store = ReconnectingStore(door, may_be_away=True)
     door.refusal = ConfigurationError("a newer version wrote it")
     time.sleep(0.03)
     with pytest.raises(StoreError, match="a newer version wrote it"):
@@ -125,7 +125,7 @@ def test_a_mistake_that_is_found_later_is_said_to_whoever_asks() -> None:
 
 def test_nobody_hears_of_plans_of_one_that_is_not_open() -> None:
     """And whoever waits for one waits as long as it said, not in a circle."""
-    store = Patient(Door(StoreError("away")), may_be_away=True)
+    store = ReconnectingStore(Door(StoreError("away")), may_be_away=True)
     start = time.monotonic()
     assert store.await_plan(0.05) is False
     assert time.monotonic() - start >= 0.05
@@ -133,7 +133,7 @@ def test_nobody_hears_of_plans_of_one_that_is_not_open() -> None:
 
 def test_closing_one_that_was_never_there_is_quiet() -> None:
     with structlog.testing.capture_logs() as said:
-        store = Patient(Door(StoreError("away")), may_be_away=True)
+        store = ReconnectingStore(Door(StoreError("away")), may_be_away=True)
         store.close()
         assert not answers(store)
     assert [line["event"] for line in said] == ["the store is away: answers go on, records wait"]

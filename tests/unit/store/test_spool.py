@@ -15,7 +15,7 @@ from understudy.domain import Attempt, Observation, Outcome, Status
 from understudy.errors import StoreError
 from understudy.store import codec
 from understudy.store.memory import MemoryStore
-from understudy.store.spool import Spooled, SpoolFile, packed, unpacked
+from understudy.store.spool import SpoolFile, SpoolingStore, packed, unpacked
 
 
 class Away(MemoryStore):
@@ -49,8 +49,8 @@ def away() -> Away:
     return Away()
 
 
-def spooled(store: Away, folder: Path, name: str = "one", rollout: str = "flight-1", **changes: Any) -> Spooled:
-    return Spooled(store, rollout, folder, name, **{"max_bytes": 10**6, "patience_s": 5.0} | changes)
+def spooled(store: Away, folder: Path, name: str = "one", rollout: str = "flight-1", **changes: Any) -> SpoolingStore:
+    return SpoolingStore(store, rollout, folder, name, **{"max_bytes": 10**6, "patience_s": 5.0} | changes)
 
 
 def until(what: Callable[[], object]) -> None:

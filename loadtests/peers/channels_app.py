@@ -1,14 +1,15 @@
-"""Two roads from one BentoML process to another, side by side: this service's to its candidate, and `bentoml.depends`."""
+"""Two channels from one BentoML process to another: this service's to its candidate, and `bentoml.depends`."""
 
 import asyncio
 import os
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TypeAlias
 
 import bentoml
 import numpy as np
+import numpy.typing as npt
 
 from loadtests import matrix
 from understudy.app import Candidate
@@ -17,6 +18,9 @@ from understudy.inference.remote import RemoteEngine
 
 CALLS, AT_ONCE = 400, 16
 SIZES = (1, 16, 256)
+
+Matrix: TypeAlias = npt.NDArray[np.float32]
+Call: TypeAlias = Callable[[Matrix], Awaitable[object]]
 
 
 @bentoml.service(workers=1)
@@ -34,39 +38,39 @@ class Depended:
 
 @bentoml.service(workers=1)
 class Front:
-    """Asks both."""
+    """Calls both."""
 
     depended = bentoml.depends(Depended)
     candidate = bentoml.depends(Candidate)
 
     @bentoml.api
-    async def measure(self) -> dict[str, Any]:
-        """Microseconds a call, one after the other (median) and many at once, by road and rows; and calls that failed."""
-        url: Any = Candidate
-        ours = RemoteEngine(url.url, connections_max=AT_ONCE)
-        found: dict[str, Any] = {}
+    async def measure(self) -> dict[str, list[float]]:
+        """Microseconds a call, one after the other (median) and many at once, by channel and rows; and calls that failed."""
+        # BentoML puts the URL of the running service on its class.
+        ours = RemoteEngine(Candidate.url, connections_max=AT_ONCE)  # type: ignore[attr-defined]
+        times: dict[str, list[tuple[float, float, int]]] = {}
         for rows in SIZES:
             x = matrix.rows(rows)
-            roads: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            channels: dict[str, Call] = {
                 "ours": lambda x: ours.run({"x": x}, [len(x)], 10.0),
                 "bentoml.depends": lambda x: self.depended.to_async.infer(x=x),
             }
             for _ in range(3):  # interleaved
-                for name, ask in roads.items():
-                    found.setdefault(f"{name}/{rows}", []).append(await _timed(ask, x))
+                for name, call in channels.items():
+                    times.setdefault(f"{name}/{rows}", []).append(await _timed(call, x))
         await ours.close()
         return {
-            key: [statistics.median(values) for values in zip(*rounds, strict=True)] for key, rounds in found.items()
+            key: [statistics.median(values) for values in zip(*rounds, strict=True)] for key, rounds in times.items()
         }
 
 
-async def _timed(ask: Callable[[Any], Awaitable[Any]], x: Any) -> tuple[float, float, int]:
+async def _timed(call: Call, x: Matrix) -> tuple[float, float, int]:
     alone, failed = [], 0
 
     async def once() -> None:
         nonlocal failed
         try:
-            await ask(x)
+            await call(x)
         except Exception:  # noqa: BLE001 - of whatever kind: it is counted
             failed += 1
 

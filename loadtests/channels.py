@@ -1,6 +1,6 @@
-"""The road to the candidate's process beside `bentoml.depends`, between the same two processes, in one run.
+"""This service's channel to its candidate process compared with `bentoml.depends`, between the same two processes.
 
-    python -m loadtests.roads
+    python -m loadtests.channels
 
 All processes are on one core, as in the other benchmarks.
 """
@@ -21,15 +21,15 @@ console = Console(highlight=False)
 
 
 def main() -> None:
-    """Measure both roads and print a table."""
+    """Measure both channels and print a table."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         model = matrix.logistic(folder / "float.onnx")
         Rollout("float", model, model).server(folder, "shadow 100 %", "/")
         bento = str(Path(sys.executable).parent / "bentoml")
-        command = [bento, "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.roads_app:Front"]
+        command = [bento, "serve", "--host", "127.0.0.1", "--port", "{port}", "loadtests.peers.channels_app:Front"]
         server = Server(
-            "roads",
+            "channels",
             command,
             {
                 "PEER_MODEL": str(model),
@@ -39,13 +39,13 @@ def main() -> None:
             },
         )
         with running(server) as (url, _):
-            found = httpx.post(f"{url}/measure", json={}, timeout=300).raise_for_status().json()
+            times = httpx.post(f"{url}/measure", json={}, timeout=300).raise_for_status().json()
     console.print(machine(("bentoml", "onnxruntime", "uvicorn", "uvloop")), markup=False)
     console.print(f"All processes on core {SERVER_CPU}. Microseconds a call, the model's run included.\n")
-    console.print("| rows | road | one at a time (median) | 16 at once | failed |\n|---|---|---|---|---|")
-    for key, (alone, together, failed) in found.items():
-        road, _, rows = key.partition("/")
-        console.print(f"| {rows} | {road} | {alone:,.0f} | {together:,.0f} | {failed:.0f} |", markup=False)
+    console.print("| rows | channel | one at a time (median) | 16 at once | failed |\n|---|---|---|---|---|")
+    for key, (alone, together, failed) in times.items():
+        channel, _, rows = key.partition("/")
+        console.print(f"| {rows} | {channel} | {alone:,.0f} | {together:,.0f} | {failed:.0f} |", markup=False)
 
 
 if __name__ == "__main__":
