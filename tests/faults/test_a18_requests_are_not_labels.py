@@ -3,7 +3,7 @@
 from tests.unit.rollout.world import policy
 from understudy.domain import Phase
 from understudy.rollout.judge import judge
-from understudy.rollout.reading import Reading, Standing
+from understudy.rollout.reading import MetricReading, Standing
 
 STANDING = Standing(elapsed_s=1_000.0, labels=1_000, step_labels=1_000, step_requests=1_000)
 
@@ -20,7 +20,7 @@ def reading(metric, advance, **changes):
         "gap": 0.02,
         "variance": 0.1,
     }
-    return Reading(metric=metric, log_e_advance=advance, **fields | changes)
+    return MetricReading(metric=metric, log_e_advance=advance, **fields | changes)
 
 
 def judged(*readings):

@@ -23,7 +23,7 @@ from understudy.rollout.evidence import Evidence
 from understudy.rollout.judge import judge
 from understudy.rollout.loss_table import LOSSES
 from understudy.rollout.policy import Policy, parse
-from understudy.rollout.reading import Reading
+from understudy.rollout.reading import MetricReading
 from understudy.rollout.scoring import Model
 from understudy.testing import card
 
@@ -40,7 +40,7 @@ def cards(task: str, names: tuple[list[Any], list[Any]]) -> dict[Variant, Card]:
 
 def both(
     own: Policy, models: dict[Variant, Card], answers: dict[Variant, list[Attempt]], labels: list[Any]
-) -> tuple[Evaluation, list[Reading], Evidence]:
+) -> tuple[Evaluation, list[MetricReading], Evidence]:
     """What the command and what the judge say of the same rows."""
     goal = own.goals.quality
     sample = Sample("rows", rows=[()] * len(labels), labels=labels)
@@ -61,7 +61,7 @@ def both(
     return evaluate(sample, sides, goal), evidence.readings(evidence.tail([])), evidence
 
 
-def of(readings: list[Reading], metric: str) -> Reading:
+def of(readings: list[MetricReading], metric: str) -> MetricReading:
     return next(reading for reading in readings if reading.metric == metric)
 
 
@@ -116,7 +116,7 @@ def sure(random: np.random.Generator, classes: list[str]) -> Attempt:
     return Attempt(Status.OK, classes[int(chances.argmax())], None, tuple(chances.tolist()))
 
 
-def agree(said: Evaluation, readings: list[Reading], evidence: Evidence, most: float) -> None:
+def agree(said: Evaluation, readings: list[MetricReading], evidence: Evidence, most: float) -> None:
     """The same mean difference, the same mean of the proof of concept, and the same rows that were cut."""
     goal = evidence.policy.goals.quality
     assert goal is not None

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.rollout.reading import Reading
+from understudy.rollout.reading import MetricReading
 from understudy.rollout.sentences import sentence
 
 METRICS = ["errors", "zero_one", "brier"]
 
 
 def words(metric, low, high):
-    return sentence(Reading(metric, (low + high) / 2, low, high, 1_000, 0, 0.02, 0.0, 0.0))
+    return sentence(MetricReading(metric, (low + high) / 2, low, high, 1_000, 0, 0.02, 0.0, 0.0))
 
 
 @pytest.mark.parametrize(

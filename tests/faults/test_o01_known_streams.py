@@ -17,7 +17,7 @@ from understudy.inference.onnx import OnnxEngine
 from understudy.rollout import comparison
 from understudy.rollout.judge import judge
 from understudy.rollout.policy import Tolerance
-from understudy.rollout.reading import Reading, Standing
+from understudy.rollout.reading import MetricReading, Standing
 from understudy.rollout.scoring import Model, Scorer
 from understudy.rollout.tail import Tail
 from understudy.serving import noise_floor
@@ -51,7 +51,7 @@ def test_a_floor_of_nan_that_was_left_before_makes_no_row_differ(tmp_path: Path)
 
 
 def test_agreement_waits_for_requests() -> None:
-    reading = Reading("disagreement", 0.0, 0.0, 0.06, 100, 0, 0.05, 1.0, 0.0, 0.05, 0.01)
+    reading = MetricReading("disagreement", 0.0, 0.0, 0.06, 100, 0, 0.05, 1.0, 0.0, 0.05, 0.01)
     standing = Standing(elapsed_s=100.0, labels=100, step_labels=100, step_requests=100)
     verdict = judge(policy([{"shadow": 100}]), Phase.SHADOW, 0, [reading], standing)
     assert (verdict.waits_for, verdict.labels_left) == (("requests",), 0)

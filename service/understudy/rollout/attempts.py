@@ -8,7 +8,7 @@ from understudy.domain import Attempt, Observation, Status, Variant
 from understudy.rollout.drops import Drops
 from understudy.rollout.incidents import Incidents, Intervals, failed
 from understudy.rollout.policy import Policy
-from understudy.rollout.reading import Reading
+from understudy.rollout.reading import MetricReading
 from understudy.rollout.scoring import TRIED
 from understudy.rollout.sentences import SLOW
 from understudy.rollout.sequential import PairedGoal, RateEvidence
@@ -96,14 +96,14 @@ class Attempts:
             self.requests.begin_trial()
         self.slow, self.incidents = RateEvidence(), Incidents()
 
-    def readings(self, alpha: float) -> list[Reading]:
+    def readings(self, alpha: float) -> list[MetricReading]:
         """The metrics, with bands at `alpha` on each side."""
         found = []
         if self.errors is not None and self.requests is not None and self._errors is not None:
             whole, margin = self.errors.whole, self._errors.margin
             gap, variance = (margin - whole.mean, whole.variance) if whole.n else (margin, 0.0)
             found.append(
-                Reading(
+                MetricReading(
                     "errors",
                     self.errors.estimate,
                     *self.errors.band(alpha),
@@ -119,7 +119,7 @@ class Attempts:
             )
             harm, none = self.requests.harm, math.nan
             found.append(
-                Reading("request_errors", self.requests.mean, none, none, harm.n, 0, margin, None, harm.log_e())
+                MetricReading("request_errors", self.requests.mean, none, none, harm.n, 0, margin, None, harm.log_e())
             )
         slow = self.latency.whole
         rate = slow.mean if slow.n else 0.0
@@ -127,7 +127,7 @@ class Attempts:
         parts = zip((slow, self.latency.step), self.lost, strict=True)
         advance = min(part.assuming(True, lost).log_e_below(SLOW_SHARE) for part, lost in parts)
         found.append(
-            Reading(
+            MetricReading(
                 "latency",
                 rate,
                 *slow.band(alpha),

@@ -35,7 +35,7 @@ from understudy.rollout.digest_chain import DigestChain
 from understudy.rollout.drops import Drops
 from understudy.rollout.funnel import Funnel, How, place
 from understudy.rollout.policy import Policy
-from understudy.rollout.reading import Clipped, Coverage, Reading, Standing
+from understudy.rollout.reading import Clipped, Coverage, MetricReading, Standing
 from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, largest_pair, unknown
 from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
 from understudy.rollout.sequential.staged import Staged
@@ -263,7 +263,7 @@ class Evidence:
             labels_by_use=self.funnel.labels + tail.funnel.labels,
         )
 
-    def readings(self, tail: Tail, *, serving: bool = False) -> list[Reading]:
+    def readings(self, tail: Tail, *, serving: bool = False) -> list[MetricReading]:
         """Every metric as it stands; `serving` is whether the step lets the candidate answer.
 
         The same metrics at every step: harm is shared among them.
@@ -276,11 +276,11 @@ class Evidence:
         if quality is not None and quality.poc_target is not None and self.poc.n:
             low, high = self.poc.band(alpha)
             line = quality.scale.bounded(quality.poc_target)
-            reading = Reading("poc_target", self.poc.mean, low, high, self.poc.n, 0, line, None, None)
+            reading = MetricReading("poc_target", self.poc.mean, low, high, self.poc.n, 0, line, None, None)
             found.append(reading.in_units_of(quality.scale, quality.poc_target))
         return found
 
-    def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> Reading:
+    def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> MetricReading:
         quality = self.policy.goals.quality
         assert quality is not None
         margin = quality.scale.bounded(quality.margin)
@@ -294,7 +294,7 @@ class Evidence:
         low, high, mean = (max(-1.0, min(1.0, x)) for x in (*shown.band(alpha), shown.estimate))
         gap, variance = (margin - whole.mean, whole.variance) if n else (margin, 0.0)
         numbers = (mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance)
-        found = Reading(quality.loss, *numbers, largest=largest_pair(self.policy))
+        found = MetricReading(quality.loss, *numbers, largest=largest_pair(self.policy))
         return found.in_units_of(quality.scale, quality.margin)
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from understudy.domain import Phase
 from understudy.rollout.funnel import why_unused
 from understudy.rollout.policy import CanaryStep, Policy, ShadowStep, Until
-from understudy.rollout.reading import Reading, Standing
+from understudy.rollout.reading import MetricReading, Standing
 from understudy.rollout.sentences import blame, saturated, sentence, span
 from understudy.rollout.sequential import crossed, labels_needed, log_e_all, threshold, to_blame
 
@@ -131,7 +131,7 @@ def judge(
     policy: Policy,
     phase: Phase,
     step: int,
-    readings: Sequence[Reading],
+    readings: Sequence[MetricReading],
     standing: Standing,
 ) -> Verdict:
     """The verdict at a step.
@@ -192,7 +192,7 @@ def _settled(policy: Policy, phase: Phase, step: int) -> tuple[str | None, tuple
     return ("there is no further step" if step >= len(policy.steps) else None), ()
 
 
-def _metric(reading: Reading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
+def _metric(reading: MetricReading, alpha_harm: float, alpha_advance: float) -> MetricVerdict:
     answer: VerdictKind = "hold"
     reason = sentence(reading)
     if reading.metric == "poc_target":
@@ -254,14 +254,14 @@ def _unmet(policy: Policy, step: int, standing: Standing) -> tuple[str, str] | N
     return None
 
 
-def _short(readings: Sequence[Reading], alpha: float) -> tuple[str, ...]:
+def _short(readings: Sequence[MetricReading], alpha: float) -> tuple[str, ...]:
     """What the metrics wait for that do not allow an advance yet."""
     return tuple(
         dict.fromkeys(r.unit for r in readings if r.log_e_advance is not None and not crossed(r.log_e_advance, alpha))
     )
 
 
-def _not_yet(r: Reading, standing: Standing, left: Mapping[str, Any]) -> str:
+def _not_yet(r: MetricReading, standing: Standing, left: Mapping[str, Any]) -> str:
     text = f"{sentence(r)}: not decided yet"
     if r.pending:
         text += f"; {r.pending:,} pairs wait for their label and count as the worst case until then"
@@ -285,7 +285,7 @@ def _not_yet(r: Reading, standing: Standing, left: Mapping[str, Any]) -> str:
     return text
 
 
-def _forecast(readings: Sequence[Reading], alpha: float, elapsed_s: float) -> dict[str, Any]:
+def _forecast(readings: Sequence[MetricReading], alpha: float, elapsed_s: float) -> dict[str, Any]:
     """About how many more labels, requests and seconds until every metric would allow an advance."""
     needed = {LABELS: 0, REQUESTS: 0}
     seconds = 0.0

@@ -13,7 +13,7 @@ them the comparison says little about the models."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class MetricReading:
     """One metric as it stands. A loss is in raw units, as people read it.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reading:
     digits: int = 4
     per: str = ""
 
-    def in_units_of(self, scale: LossScale, line: float) -> "Reading":
+    def in_units_of(self, scale: LossScale, line: float) -> "MetricReading":
         """This reading of a loss in [0, 1], in the loss's raw unit; `line` is in that already, as the rollout file says it."""
         estimate, low, high = (scale.raw(value) for value in (self.estimate, self.low, self.high))
         return replace(self, estimate=estimate, low=low, high=high, line=line, words=scale.words, digits=scale.digits)

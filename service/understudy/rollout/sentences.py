@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from understudy.domain import Variant
 from understudy.rollout.incidents import INTERVAL_S
 from understudy.rollout.loss_table import DISAGREEMENT, LossScale
-from understudy.rollout.reading import CLIPPED_MAX, Clipped, Reading
+from understudy.rollout.reading import CLIPPED_MAX, Clipped, MetricReading
 
 SLOW = "slow"
 CAUSES: Mapping[str, tuple[str, str]] = {
@@ -19,7 +19,7 @@ CAUSES: Mapping[str, tuple[str, str]] = {
 """Why an answer did not come in time (`slow`, or its status): in a sentence, and as the reason of a rollback by this main cause."""
 
 
-def sentence(r: Reading) -> str:
+def sentence(r: MetricReading) -> str:
     """What a metric says, without a verdict."""
     if r.metric == "serving_errors":
         return f"{r.estimate:.1%} of {r.n:,} failures before callers were the candidate's (it may fail {r.line:g} times as often)"
@@ -49,7 +49,7 @@ def between(low: float, high: float, write: Callable[[float], str], less: str, m
     return f"between {write(abs(low))} {less} and {write(abs(high))} {more}"
 
 
-def blame(r: Reading, alpha: float) -> str:
+def blame(r: MetricReading, alpha: float) -> str:
     """What the candidate is taken off for, with the chance that this is wrong."""
     why = "worse than the harm line"
     if r.metric == "latency":
@@ -79,7 +79,7 @@ def saturated(variant: Variant, clipped: Clipped, scale: LossScale) -> str:
     )
 
 
-def _of_loss(r: Reading) -> str:
+def _of_loss(r: MetricReading) -> str:
     if not r.n and r.metric != DISAGREEMENT:
         what = r.words or r.metric.replace("_", "-")
         return f"no labelled pair yet to compare the {what} by" if r.metric != "win_rate" else "no labelled pair yet"
@@ -106,7 +106,7 @@ def _of_loss(r: Reading) -> str:
     )
 
 
-def _in_time(r: Reading) -> str:
+def _in_time(r: MetricReading) -> str:
     if not r.n:
         return f"no answer of the candidate yet to hold against the limit ({r.line * 100:g} % may be slower)"
     causes = {cause: count for cause, count in r.causes if count}
@@ -118,7 +118,7 @@ def _in_time(r: Reading) -> str:
     return f"{after} did not come in time ({shares}; {r.line * 100:g} % are allowed)"
 
 
-def _main_cause(r: Reading) -> str:
+def _main_cause(r: MetricReading) -> str:
     return max(r.causes, key=lambda item: item[1])[0] if r.causes else SLOW
 
 
@@ -126,7 +126,7 @@ def _cause(name: str) -> tuple[str, str]:
     return CAUSES.get(name, (name.replace("_", " "), "too often no answer in time"))
 
 
-def _failures(r: Reading) -> str:
+def _failures(r: MetricReading) -> str:
     side = "more" if r.estimate >= 0 else "fewer"
     share, allowed = f"{abs(r.estimate):.2%} {side}", f"{r.line:.2%} more are allowed"
     if r.metric == "request_errors" and not r.n:

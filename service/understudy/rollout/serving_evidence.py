@@ -11,7 +11,7 @@ from typing import Any
 
 from understudy.domain import SHARE_ONE, Observation, Status, Variant
 from understudy.rollout.policy import Policy
-from understudy.rollout.reading import Reading
+from understudy.rollout.reading import MetricReading
 from understudy.rollout.returning import Returning
 from understudy.rollout.scoring import AWAY, OWED, Pair, counts
 from understudy.rollout.sequential import AttributionEvidence, IpwDifference, LatencyEvidence, SplitGuard, crossed
@@ -135,7 +135,7 @@ class Served:
                 )
         return tuple(found)
 
-    def readings(self, alpha: float, *, serving: bool) -> list[Reading]:
+    def readings(self, alpha: float, *, serving: bool) -> list[MetricReading]:
         """The metrics that the policy asks for. They gate an advance only where the candidate answers (`serving`)."""
         found = []
         if self.worst is not None and self.best is not None and self._line is not None:
@@ -146,7 +146,9 @@ class Served:
             found.append(self._latency(name, level, ratio, serving=serving))
         return found
 
-    def _quality(self, worst: "Staged[IpwDifference]", best: IpwDifference, alpha: float, *, serving: bool) -> Reading:
+    def _quality(
+        self, worst: "Staged[IpwDifference]", best: IpwDifference, alpha: float, *, serving: bool
+    ) -> MetricReading:
         assert self._line is not None
         scale, whole = self._line.scale, worst.whole
         margin = scale.bounded(self._line.margin)
@@ -156,7 +158,7 @@ class Served:
         assert self.worse_again is not None
         line = scale.bounded(self._line.harm_line)
         harm = self.worse_again.log_e(self.harm.log_e_above(line), lambda e: e.log_e_above(line))
-        return Reading(
+        return MetricReading(
             self._line.loss,
             mean,
             best.band(alpha)[0],
@@ -171,11 +173,11 @@ class Served:
             largest=1.0 / self._policy.smallest_share,
         ).in_units_of(scale, self._line.margin)
 
-    def _failures(self, ratio: float) -> Reading:
+    def _failures(self, ratio: float) -> MetricReading:
         n, hits, harm = self.failures.n, self.failures.hits, self.failures.log_e_above(ratio)
         if self.failed_again is not None:
             harm = self.failed_again.log_e(harm, lambda e: e.log_e_above(ratio))
-        return Reading(
+        return MetricReading(
             "serving_errors",
             hits / n if n else 0.0,
             math.nan,
@@ -187,12 +189,12 @@ class Served:
             harm,
         )
 
-    def _latency(self, name: str, level: float, ratio: float, *, serving: bool) -> Reading:
+    def _latency(self, name: str, level: float, ratio: float, *, serving: bool) -> MetricReading:
         whole = self.latency.whole
         steps, (primary, candidate) = whole.steps_within(ratio), whole.quantiles(level)
         estimate = candidate / primary if min(whole.n) else math.nan
         advance = self.latency.least(lambda e: e.log_e_within(level, steps)) if serving else None
-        return Reading(
+        return MetricReading(
             f"latency_{name}",
             estimate,
             math.nan,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.rollout.world import policy
 from understudy.domain import Phase
 from understudy.rollout.judge import budgets, judge
-from understudy.rollout.reading import Coverage, Reading, Standing
+from understudy.rollout.reading import Coverage, MetricReading, Standing
 from understudy.rollout.sequential import threshold
 
 ENOUGH, HARMED = threshold(0.025), threshold(0.0125)
@@ -31,7 +31,7 @@ def reading(metric="zero_one", advance=5.0, harm=0.0, **changes):
         "gap": 0.008,
         "variance": 0.1,
     }
-    return Reading(metric=metric, log_e_advance=advance, log_e_harm=harm, **fields | changes)
+    return MetricReading(metric=metric, log_e_advance=advance, log_e_harm=harm, **fields | changes)
 
 
 def judged(readings, own=OPEN, phase=Phase.SHADOW, step=0, met=frozenset(), coverage=None, **standing):
