@@ -12,7 +12,7 @@ from scipy.stats import poisson
 
 from understudy.domain import Variant
 from understudy.drift import SLOT_S
-from understudy.drift.alarms import Limits, Machine, look
+from understudy.drift.alarms import AlarmState, Limits, look
 from understudy.drift.bins import Counts
 from understudy.drift.learn import numeric_profile
 from understudy.drift.sketch import Layout, watch
@@ -42,7 +42,7 @@ def alarm_hours(rng: np.random.Generator, training_days: int, served: Sequence[f
     watched = watch(Variant.PRIMARY, "x", profile, training.size)
     layout = Layout([watched])
     width = watched.bins.size + 1
-    found, machine, limits = [], Machine([watched], Limits()), Limits()
+    found, machine, limits = [], AlarmState([watched], Limits()), Limits()
     values = np.concatenate([values_of(rng, 1, shift) for shift in served])
     codes = watched.bins.code(values).reshape(-1, ROWS)
     slots: dict[int, Counts] = {}

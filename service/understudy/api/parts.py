@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy.clock import Clock
 from understudy.domain import LabelReceipt, LabelReport, Variant
-from understudy.drift.watch import Watch
+from understudy.drift.watch import DriftMonitor
 from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Decoder, Field
@@ -47,7 +47,7 @@ class ApiParts:
     requirements: Requirements
     store: Store
     store_lost: Callable[[], str | None]
-    watch: Watch
+    watch: DriftMonitor
     files: StartFiles
     add_labels: Callable[[Sequence[LabelReport]], Awaitable[LabelReceipt]]
 

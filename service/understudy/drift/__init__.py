@@ -4,7 +4,7 @@
 
     training data ──learn──▶ profile on the card (deciles or categories; how far its own windows were from the rest)
                                    │
-    rows, answers ──sketch──▶ counts per hour ──add up 24──▶ alarms.read: distance beside its line ──▶ Machine: on, off
+    rows, answers ──sketch──▶ counts per hour ──add up 24──▶ alarms.read: distance beside its line ──▶ AlarmState: on, off
 
 Counts are additive: every worker counts what it sees, and whoever leads adds them up. Time is the requests' own.
 """

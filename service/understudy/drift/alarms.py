@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class DriftReading:
     """One feature (or a variant's predictions) in one window.
 
     Attributes:
@@ -94,7 +94,7 @@ class Change:
 
     on: bool
     at: float
-    reading: Reading
+    reading: DriftReading
     reason: str
 
 
@@ -121,8 +121,8 @@ class Look:
         why_not: why the day is not whole, or None.
     """
 
-    readings: list[Reading]
-    judged: list[Reading]
+    readings: list[DriftReading]
+    judged: list[DriftReading]
     counts: Counts
     why_not: str | None
 
@@ -138,7 +138,7 @@ def look(layout: Layout, slots: Mapping[int, Counts], end: int, limits: Limits) 
         found, not_a_week = window(slots, end, WEEK_SLOTS, WEEK_SPAN_SLOTS)
         week = day if found is None else found
         not_a_week = not_a_week or _too_few(layout.rows(week), limits)
-    readings, judged = list[Reading](), list[Reading]()
+    readings, judged = list[DriftReading](), list[DriftReading]()
     for (each, of_day), (_, of_week) in zip(layout.parts(day), layout.parts(week), strict=True):
         by_week = each.profile.windows is None
         counts = of_week if by_week else of_day
@@ -150,7 +150,7 @@ def look(layout: Layout, slots: Mapping[int, Counts], end: int, limits: Limits) 
     return Look(readings, judged, day, why_not)
 
 
-def read(layout: Layout, counts: Counts, limits: Limits) -> list[Reading]:
+def read(layout: Layout, counts: Counts, limits: Limits) -> list[DriftReading]:
     """Everything watched that some rows without times have values of."""
     return [_reading(each, part, limits) for each, part in layout.parts(counts) if part.sum()]
 
@@ -159,7 +159,7 @@ def _too_few(rows: int, limits: Limits) -> str | None:
     return f"{rows} rows; a window needs {limits.rows_min}" if rows < limits.rows_min else None
 
 
-def _reading(each: Watched, counts: Counts, limits: Limits) -> Reading:
+def _reading(each: Watched, counts: Counts, limits: Limits) -> DriftReading:
     rows, present = float(counts.sum()), counts[:-1]
     values, windows = float(present.sum()), each.profile.windows
     reference_rows = each.rows * (1 - each.profile.missing)
@@ -179,7 +179,7 @@ def _reading(each: Watched, counts: Counts, limits: Limits) -> Reading:
     )
     at_ease = distance <= line * AT_EASE and missing <= (usual + missing_line) / 2
     outside = float(present[list(each.bins.outside)].sum() / values) if values else 0.0
-    return Reading(
+    return DriftReading(
         each.variant,
         each.feature,
         int(rows),
@@ -195,7 +195,7 @@ def _reading(each: Watched, counts: Counts, limits: Limits) -> Reading:
     )
 
 
-def sentence(reading: Reading, each: Watched) -> str:
+def sentence(reading: DriftReading, each: Watched) -> str:
     """What is unlike training about a window, for people."""
     said = []
     if reading.outside >= 0.005:
@@ -211,14 +211,14 @@ def sentence(reading: Reading, each: Watched) -> str:
     return f"{name_of(reading)}: " + ("; ".join(said) or "as in training")
 
 
-def name_of(reading: Reading) -> str:
+def name_of(reading: DriftReading) -> str:
     """What was read, and beside what, for people."""
     if reading.feature == PREDICTION:
         return f"the {reading.variant.value}'s predictions are unlike those in training"
     return f"{reading.feature} is unlike the {reading.variant.value}'s training"
 
 
-def _cleared(reading: Reading) -> str:
+def _cleared(reading: DriftReading) -> str:
     """Why an alarm is over, for people: the window's own numbers, never those that raised the alarm."""
     what = (
         f"the {reading.variant.value}'s predictions are" if reading.feature == PREDICTION else f"{reading.feature} is"
@@ -230,7 +230,7 @@ def _cleared(reading: Reading) -> str:
     )
 
 
-class Machine:
+class AlarmState:
     """Turns readings into alarms: on after `looks` hours above a line, off after as many well below it.
 
     Attributes:
@@ -257,7 +257,7 @@ class Machine:
             if mark["since"] is not None and key in self._watched
         }
 
-    def step(self, slot: int, readings: Sequence[Reading]) -> list[Change]:
+    def step(self, slot: int, readings: Sequence[DriftReading]) -> list[Change]:
         """Take the readings of the window that ends with an hour."""
         hours = 1 if self._last is None else slot - self._last
         if not 0 < hours <= GAP_SLOTS:

@@ -8,7 +8,7 @@ import structlog
 from understudy.clock import Clock
 from understudy.domain import DRIFT_STATE, Event, Variant
 from understudy.drift import SLOT_S, WINDOW_S, WINDOW_SLOTS
-from understudy.drift.alarms import Change, Limits, Machine, Reading, look
+from understudy.drift.alarms import AlarmState, Change, DriftReading, Limits, look
 from understudy.drift.bins import Counts
 from understudy.drift.sketch import Layout
 from understudy.errors import NotAllowedNow, StoreError
@@ -43,7 +43,7 @@ class Lookout:
         self._forget()
 
     def _forget(self) -> None:
-        self._machine: Machine | None = None
+        self._machine: AlarmState | None = None
         self._written: dict[int, dict[str, tuple[float, Counts]]] = {}
         self._slots: dict[int, Counts] = {}
         self._stood: dict[int, int] = {}  # rows by hour at the look before
@@ -62,7 +62,7 @@ class Lookout:
             return []
         if self._machine is None:
             kept = self._store.load_state(STATE) or {}
-            self._machine = Machine(self._layout.watched, self._limits, kept.get("machine"))
+            self._machine = AlarmState(self._layout.watched, self._limits, kept.get("machine"))
             self._looked = {int(slot): rows for slot, rows in kept.get("looked", {}).items()}
         changed, ready = self._read(), self._at_rest()
         if not changed and not ready:
@@ -110,7 +110,7 @@ class Lookout:
             and any(later in rows for later in range(slot + 1, slot + 1 + WINDOW_SLOTS))
         ]
 
-    def _step(self, machine: Machine, ready: Sequence[int]) -> list[Change]:
+    def _step(self, machine: AlarmState, ready: Sequence[int]) -> list[Change]:
         changes: list[Change] = []
         for slot in ready:
             self._looked[slot] = self._stood[slot]
@@ -119,7 +119,7 @@ class Lookout:
                 changes += machine.step(slot, found.judged)
         return changes
 
-    def _state(self, machine: Machine) -> dict[str, Any]:
+    def _state(self, machine: AlarmState) -> dict[str, Any]:
         """What is kept: where the machine stands, and the newest window as it is shown."""
         newest = max(self._slots, key=lambda slot: (max(at for at, _ in self._written[slot].values()), slot))
         found = look(self._layout, self._slots, newest, self._limits)
@@ -146,7 +146,7 @@ class Lookout:
             ],
         }
 
-    def _show(self, readings: Sequence[Reading], alarms: Mapping[str, Any], counts: Counts) -> None:
+    def _show(self, readings: Sequence[DriftReading], alarms: Mapping[str, Any], counts: Counts) -> None:
         metrics = self._metrics
         for one in readings:
             labels = {"variant": one.variant.value, "feature": one.feature}

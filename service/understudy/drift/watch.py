@@ -24,12 +24,12 @@ from understudy.observability.metrics import Metrics
 from understudy.settings import Settings
 from understudy.store import Store
 
-__all__ = ["STATE", "Gatherer", "Lookout", "Watch", "watched_by"]
+__all__ = ["STATE", "DriftMonitor", "Gatherer", "Lookout", "watched_by"]
 
 log = structlog.get_logger(__name__)
 
 
-class Watch:
+class DriftMonitor:
     """A process's part in watching for drift: counts what is recorded, and looks while it leads.
 
     Args:

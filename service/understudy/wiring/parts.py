@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from understudy import loading
 from understudy.clock import SystemClock
 from understudy.domain import Variant
-from understudy.drift.watch import Watch
+from understudy.drift.watch import DriftMonitor
 from understudy.inference import Reading
 from understudy.inference.decoding import Decoder, Rows
 from understudy.inference.onnx import device_of
@@ -63,7 +63,7 @@ class ProcessParts:
             settings, policy, self.cards, device_of(policy.device), loading.thread_count(settings, policy)
         )
         self.requirements = Requirements(policy, setup, self.store)
-        self.watch = Watch(
+        self.watch = DriftMonitor(
             self.cards, self.decoder.positions, self.store, self.metrics, self.clock, self.id_prefix, holder(), settings
         )
         noise = noise_floor.read(settings.state_dir, self.cards[Variant.PRIMARY].digest)

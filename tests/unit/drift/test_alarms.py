@@ -10,7 +10,7 @@ from models.data import Flight
 from tests.unit.drift.world import alarms, counted, layout, month, positions, told
 from understudy.domain import Mode, Variant
 from understudy.drift import SLOT_S
-from understudy.drift.alarms import GAP_SLOTS, Limits, Machine, Reading, name_of, window
+from understudy.drift.alarms import GAP_SLOTS, AlarmState, DriftReading, Limits, name_of, window
 from understudy.drift.learn import numeric_profile
 from understudy.drift.sketch import Layout, expected, watch
 from understudy.inference.columns import Table
@@ -61,7 +61,7 @@ def test_a_station_that_fails_is_named_as_missing() -> None:
     assert "are missing, 0% were in training" in next(c.reason for c in missing if c.reading.feature == "humid")
 
 
-def reading(psi: float, feature: str = "x", **changes: Any) -> Reading:
+def reading(psi: float, feature: str = "x", **changes: Any) -> DriftReading:
     fields: dict[str, Any] = {
         "variant": Variant.PRIMARY,
         "feature": feature,
@@ -76,13 +76,13 @@ def reading(psi: float, feature: str = "x", **changes: Any) -> Reading:
         "crossed": ("distribution",) if psi > 1 else (),
         "at_ease": psi < 0.6,
     }
-    return Reading(**fields | changes)
+    return DriftReading(**fields | changes)
 
 
 WATCHED = [watch(Variant.PRIMARY, "x", numeric_profile(np.arange(100.0)), 100)]
 
 
-def steps(machine: Machine, *psis: float, start: int = HOUR) -> list[tuple[int, bool]]:
+def steps(machine: AlarmState, *psis: float, start: int = HOUR) -> list[tuple[int, bool]]:
     """When an alarm went on or off, in hours from `start`."""
     found = []
     for i, psi in enumerate(psis):
@@ -92,7 +92,7 @@ def steps(machine: Machine, *psis: float, start: int = HOUR) -> list[tuple[int, 
 
 def test_an_alarm_needs_several_looks_and_is_told_once() -> None:
     """On after three above the line, off after three well below it; between the two it stays as it is."""
-    machine = Machine(WATCHED, Limits(looks=3))
+    machine = AlarmState(WATCHED, Limits(looks=3))
 
     assert steps(machine, 2, 2, 0.1, 2, 2, 2, 2, 0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1, 0.1) == [
         (5, True),
@@ -103,12 +103,12 @@ def test_an_alarm_needs_several_looks_and_is_told_once() -> None:
 
 def test_a_restart_changes_nothing() -> None:
     """The machine goes on from its state, in the middle of anything."""
-    whole, parts = Machine(WATCHED, Limits(looks=3)), Machine(WATCHED, Limits(looks=3))
+    whole, parts = AlarmState(WATCHED, Limits(looks=3)), AlarmState(WATCHED, Limits(looks=3))
     psis = [2, 2, 2, 0.1, 2, 0.1, 0.1, 0.1, 2, 2, 2]
     expected_steps = steps(whole, *psis)
     found = []
     for i, psi in enumerate(psis):
-        parts = Machine(WATCHED, Limits(looks=3), parts.state)
+        parts = AlarmState(WATCHED, Limits(looks=3), parts.state)
         found += [(i, on) for _, on in steps(parts, psi, start=HOUR + i)]
 
     assert found == expected_steps == [(2, True), (7, False), (10, True)]
@@ -117,7 +117,7 @@ def test_a_restart_changes_nothing() -> None:
 
 def test_looks_on_both_sides_of_a_gap_do_not_add_up() -> None:
     """Two hours of last week and one of today are no three in a row."""
-    machine = Machine(WATCHED, Limits(looks=3))
+    machine = AlarmState(WATCHED, Limits(looks=3))
 
     assert steps(machine, 2, 2) == []
     assert steps(machine, 2, 2, start=HOUR + 2 + GAP_SLOTS) == []

@@ -11,7 +11,7 @@ from tests.unit.drift.world import cards, layout, month, positions, told
 from understudy.domain import Variant
 from understudy.drift import SLOT_S, WINDOW_SLOTS
 from understudy.drift.gather import HELD_SLOTS
-from understudy.drift.watch import STATE, Gatherer, Lookout, Watch, watched_by
+from understudy.drift.watch import STATE, DriftMonitor, Gatherer, Lookout, watched_by
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.observability.metrics import Metrics, parse
 from understudy.settings import Settings
@@ -196,7 +196,9 @@ def test_a_leader_that_was_replaced_tells_nothing() -> None:
 def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
     """Nothing is counted, nothing is written, and the page says why."""
     house = House()
-    bare = Watch({Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", "a", house.settings)
+    bare = DriftMonitor(
+        {Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", "a", house.settings
+    )
     bare.add([[(1.0,)]], told(month(7)[:1])[1])
     bare._gatherer.flush()
 
@@ -221,7 +223,7 @@ def test_what_is_shown_is_the_newest_window_beside_its_lines() -> None:
     """Also before it is whole; then it says what it waits for."""
     house = House()
     gatherer, lookout = house.gatherer(), house.lookout()
-    watch = Watch(cards(), {}, house.store, house.metrics, house.clock, "a", "a", house.settings)
+    watch = DriftMonitor(cards(), {}, house.store, house.metrics, house.clock, "a", "a", house.settings)
     assert watch.shown()["window"] is None
     house.day_by_day(month(7)[:300], [gatherer], [lookout])
     early = watch.shown()

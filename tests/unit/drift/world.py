@@ -11,7 +11,7 @@ import prometheus_client
 from models import build, data
 from models.data import Flight
 from understudy.domain import Observation, Variant
-from understudy.drift.alarms import Change, Limits, Machine, look
+from understudy.drift.alarms import AlarmState, Change, Limits, look
 from understudy.drift.bins import Counts
 from understudy.drift.sketch import Layout
 from understudy.drift.watch import Gatherer, watched_by
@@ -87,7 +87,7 @@ def alarms(flights: Sequence[Flight], limits: Limits | None = None) -> list[Alar
     """The features' alarms as the machine gives them, hour by hour. Predictions are left out: nobody predicts here."""
     limits = limits or Limits()
     slots = counted(*told(flights))
-    machine, seen, found = Machine(layout().watched, limits), 0, list[Alarm]()
+    machine, seen, found = AlarmState(layout().watched, limits), 0, list[Alarm]()
     for slot in sorted(slots):
         seen += layout().rows(slots[slot])
         looked = look(layout(), slots, slot, limits)

@@ -6,7 +6,7 @@ import numpy as np
 
 from understudy.domain import Mode, Observation, Variant
 from understudy.drift import SLOT_S
-from understudy.drift.alarms import Limits, Machine, look, read, sentence
+from understudy.drift.alarms import AlarmState, Limits, look, read, sentence
 from understudy.drift.bins import Counts
 from understudy.drift.gather import columns_of, watched_by
 from understudy.drift.sketch import Layout
@@ -90,7 +90,7 @@ def by_hour(
 
 
 def _days(layout: Layout, slots: Mapping[int, Counts], limits: Limits, names: Sequence[str]) -> list[str]:
-    machine = Machine(layout.watched, limits)
+    machine = AlarmState(layout.watched, limits)
     first: dict[str, tuple[float, str]] = {}
     rang: dict[str, set[str]] = {}
     days = set()
