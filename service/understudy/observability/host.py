@@ -11,7 +11,7 @@ from understudy import __version__
 from understudy.domain import Variant
 from understudy.inference.cards import Card
 from understudy.inference.onnx import cpu_quota
-from understudy.rollout.loadtest import Machine, Setup
+from understudy.rollout.loadtest import LoadTestMachine, Setup
 from understudy.rollout.policy import Policy
 from understudy.settings import Settings
 
@@ -21,9 +21,9 @@ PROCESSES_MAX = 256
 """Processes of one service that are looked at."""
 
 
-def machine() -> Machine:
+def machine() -> LoadTestMachine:
     """The CPU's name, and the CPUs and memory that this process may use."""
-    return Machine(cpu=cpu_name(), cores=round(cpu_quota(), 2), memory_gib=round(_memory_bytes() / 2**30, 1))
+    return LoadTestMachine(cpu=cpu_name(), cores=round(cpu_quota(), 2), memory_gib=round(_memory_bytes() / 2**30, 1))
 
 
 _NOT_SPEED = {

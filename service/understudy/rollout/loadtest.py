@@ -27,7 +27,7 @@ class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Machine(_Strict):
+class LoadTestMachine(_Strict):
     """Where the service runs.
 
     Attributes:
@@ -52,7 +52,7 @@ class Setup(_Strict):
     candidate: str | None
     device: str
     code: str
-    machine: Machine
+    machine: LoadTestMachine
     settings: dict[str, str | float | int | bool | None]
 
     def differences(self, other: "Setup") -> list[str]:

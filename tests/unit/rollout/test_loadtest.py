@@ -14,7 +14,7 @@ from understudy.rollout.controller import Controller
 from understudy.rollout.loadtest import (
     LOADTEST,
     LaunchGoals,
-    Machine,
+    LoadTestMachine,
     Record,
     Setup,
     held,
@@ -33,7 +33,7 @@ SETUP = Setup(
     device="cpu",
     code="1+ab",
     settings={"workers": 1, "threads": 1},
-    machine=Machine(cpu="x", cores=2, memory_gib=24),
+    machine=LoadTestMachine(cpu="x", cores=2, memory_gib=24),
 )
 
 
@@ -138,7 +138,7 @@ def test_goals_that_the_file_does_not_set_are_not_held() -> None:
         (record(setup=other(device="cuda")), "device is cuda, not cpu"),
         (record(setup=other(settings={"workers": 2, "threads": 1})), "workers is 2, not 1"),
         (record(setup=other(settings={"workers": 1})), "threads is absent, not 1"),
-        (record(setup=other(machine=Machine(cpu="y", cores=2, memory_gib=24))), "cpu is y, not x"),
+        (record(setup=other(machine=LoadTestMachine(cpu="y", cores=2, memory_gib=24))), "cpu is y, not x"),
         (record(setup=other(code="1+cd")), "code is 1+cd, not 1+ab"),
         (record(goals=GOALS.model_copy(update={"throughput_rps": 10.0})), "other goals: throughput_rps"),
         (record("fail"), "did not pass (fail: 100 of 100 requests/s, p99 9.0 ms; because)"),
