@@ -274,7 +274,7 @@ class Metrics:
         self.store_errors = made["understudy_store_errors_total"]
 
     def count_compared(self, sums: Mapping[str, float]) -> None:
-        """Count a batch's comparison (`understudy.rollout.comparison.Summary.sums`)."""
+        """Count a batch's comparison (`understudy.rollout.comparison.ComparisonSums.sums`)."""
         if not sums:
             return
         self.compared_rows.inc(sums.get("rows", 0.0))

@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 @dataclass
-class Summary:
+class ReplaySummary:
     """What the replay itself saw."""
 
     sent: int = 0
@@ -75,16 +75,16 @@ class Replay:
         token: str | None = None,
         rate: float | None = None,
         connections: int = 16,
-        progress: Callable[[Summary, float], None] = lambda summary, at: None,
+        progress: Callable[[ReplaySummary, float], None] = lambda summary, at: None,
         name: str | None = None,
     ) -> None:
         self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers_of(token), rate, connections
         self._progress, self._name = progress, name or secrets.token_hex(6)
-        self.summary = Summary()
+        self.summary = ReplaySummary()
         self._due: list[tuple[float, str, Any]] = []
         self._now = -math.inf
 
-    async def run(self, moments: Iterable[Moment]) -> Summary:
+    async def run(self, moments: Iterable[Moment]) -> ReplaySummary:
         """Send everything. On cancellation what is under way is finished and the labels that are due are posted; on a second not.
 
         Raises:

@@ -11,13 +11,13 @@ from understudy.errors import ConfigurationError
 from understudy.inference import Reading, Scores
 from understudy.inference.cards import Card
 from understudy.rollout import comparison
-from understudy.rollout.comparison import PROBABILITIES, Summary
+from understudy.rollout.comparison import PROBABILITIES, ComparisonSums
 from understudy.rollout.loss_table import DISAGREEMENT
 from understudy.rollout.policy import Policy, Tolerance
 from understudy.runtime.fairness import in_turns, take_turns
 
 COMPARED = "compare/"
-"""What the names of a `Summary`'s sums begin with among the store's counters."""
+"""What the names of a `ComparisonSums`'s sums begin with among the store's counters."""
 VALUE = "value"
 """What a regression's output is called here, whatever the graph calls it."""
 EXACT = Tolerance(atol=0.0, rtol=0.0)
@@ -77,7 +77,7 @@ class Pairs:
         self._tolerances, self._floor = tolerances, floor
 
     def counts(self, batch: Sequence[Answered]) -> dict[str, float]:
-        """What the exchanges of a batch that both models answered add to the store's counters; the names of `Summary.sums`."""
+        """What the exchanges of a batch that both models answered add to the store's counters; the names of `ComparisonSums.sums`."""
         both = {
             i: scores
             for i, scores in _both(batch).items()
@@ -135,9 +135,9 @@ class Pairs:
                 found &= self._close(name, values, others[name])
         return found
 
-    def compare(self, primary: Scores, candidate: Scores) -> Summary:
+    def compare(self, primary: Scores, candidate: Scores) -> ComparisonSums:
         """Every output that both give."""
-        found = Summary({"rows": float(primary.rows)})
+        found = ComparisonSums({"rows": float(primary.rows)})
         equal = None
         if primary.probabilities is not None and candidate.probabilities is not None:
             summary, equal = self._probabilities(primary.probabilities, candidate.probabilities)
@@ -156,12 +156,12 @@ class Pairs:
     def _close(self, name: str, primary: Any, candidate: Any) -> Any:
         return comparison.close(primary, candidate, self._tolerances.get(name, Tolerance()), self._floor.get(name, 0.0))
 
-    def _tensor(self, name: str, primary: Any, candidate: Any) -> Summary:
+    def _tensor(self, name: str, primary: Any, candidate: Any) -> ComparisonSums:
         return comparison.tensors(
             name, primary, candidate, self._tolerances.get(name, Tolerance()), self._floor.get(name, 0.0)
         )
 
-    def _probabilities(self, primary: Any, candidate: Any) -> tuple[Summary, Any]:
+    def _probabilities(self, primary: Any, candidate: Any) -> tuple[ComparisonSums, Any]:
         a, b = self._side_by_side(primary, candidate)
         if self._multilabel or a.shape != b.shape:  # no distribution, or classes that no card names, and not as many
             return self._tensor(PROBABILITIES, a, b), None

@@ -1,6 +1,6 @@
 """What two models say of the same rows, beside each other: label flips, probability distances, errors of numbers. Pure.
 
-A `Summary` is a set of named sums and maxima: it takes the same memory after a million rows, and two of them merge exactly.
+A `ComparisonSums` is a set of named sums and maxima: it takes the same memory after a million rows, and two of them merge exactly.
 Sums are what the store's counters keep, so the same names serve the live comparison and the one of `understudy check`.
 
 A model does not agree with itself to the last bit: batch sizes and threads change the order of additions. The largest such
@@ -30,19 +30,19 @@ PROBABILITIES = "probabilities"
 
 
 @dataclass(slots=True)
-class Summary:
+class ComparisonSums:
     """Named sums and maxima.
 
-    >>> a, b = Summary({"rows": 2.0}, {"distance": 0.1}), Summary({"rows": 3.0}, {"distance": 0.4})
+    >>> a, b = ComparisonSums({"rows": 2.0}, {"distance": 0.1}), ComparisonSums({"rows": 3.0}, {"distance": 0.4})
     >>> a.merge(b)
     >>> a
-    Summary(sums={'rows': 5.0}, maxima={'distance': 0.4})
+    ComparisonSums(sums={'rows': 5.0}, maxima={'distance': 0.4})
     """
 
     sums: dict[str, float] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
 
-    def merge(self, other: "Summary") -> None:
+    def merge(self, other: "ComparisonSums") -> None:
         """Take another's in."""
         for name, value in other.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -52,7 +52,7 @@ class Summary:
 
 def labels(
     primary: Sequence[Label], candidate: Sequence[Label], classes: Sequence[Label], equal: Array | None = None
-) -> Summary:
+) -> ComparisonSums:
     """Flips: rows on which the two models name another class, and which way.
 
     Args:
@@ -69,10 +69,10 @@ def labels(
     for way, count in ways.items():
         named[tuple(each if each in known else "other" for each in way)] += count
     by_way = {f"flip/{json.dumps(way)}": float(count) for way, count in named.items()}
-    return Summary({"label_rows": float(len(primary)), "label_flips": float(ways.total())} | by_way)
+    return ComparisonSums({"label_rows": float(len(primary)), "label_flips": float(ways.total())} | by_way)
 
 
-def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple[Summary, Array]:
+def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple[ComparisonSums, Array]:
     """Total variation distance, max |P(A) − Q(A)| over sets of classes: half the sum of absolute differences, 0 to 1.
 
     Args:
@@ -97,10 +97,10 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
     } | {f"distance/{i}": float(count) for i, count in enumerate(buckets) if count}
     most = {"distance": distance, "probability": difference}
     maxima = {name: float(found[finite].max(initial=0.0)) for name, found in most.items()} if difference.size else {}
-    return Summary(sums, maxima), equal
+    return ComparisonSums(sums, maxima), equal
 
 
-def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0) -> Summary:
+def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0) -> ComparisonSums:
     """One output, element by element: outside where |c − p| > atol + rtol·|p| (`numpy.allclose`), and above the floor.
 
     Args:
@@ -113,7 +113,7 @@ def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor
     both, rows = _both(primary, candidate), len(primary)
     if both is None:
         if rows > 1:  # requests of other shapes may be among them: each row stands for itself
-            found = Summary()
+            found = ComparisonSums()
             for i in range(rows):
                 found.merge(tensors(name, primary[i : i + 1], candidate[i : i + 1], tolerance, floor))
             return found
@@ -197,13 +197,13 @@ def widened(rows: Array, at: Array, width: int) -> Array:
     return wide
 
 
-def floor_of(summary: Summary) -> dict[str, float]:
+def floor_of(summary: ComparisonSums) -> dict[str, float]:
     """The noise floor that a comparison of a model with itself shows: by output, the largest difference."""
     found = {PROBABILITIES: summary.maxima["distance"]} if "distance" in summary.maxima else {}
     return found | {name.partition("/")[2]: value for name, value in summary.maxima.items() if name.startswith("abs/")}
 
 
-def figures(summary: Summary) -> dict[str, Any]:
+def figures(summary: ComparisonSums) -> dict[str, Any]:
     """A summary as people and `GET /rollout` read it: `rows`, and `labels`, `probabilities`, `outputs` where there are any."""
     sums, maxima = summary.sums, summary.maxima
     found: dict[str, Any] = {"rows": int(sums.get("rows", 0))}
@@ -276,8 +276,8 @@ def _array(values: Any) -> Array | None:
     return found if found.dtype.kind == "U" else found.astype(np.float64) if found.dtype.kind in "biuf" else None
 
 
-def _named(name: str, sums: Mapping[str, float], maxima: Mapping[str, float]) -> Summary:
-    return Summary(
+def _named(name: str, sums: Mapping[str, float], maxima: Mapping[str, float]) -> ComparisonSums:
+    return ComparisonSums(
         {f"{what}/{name}": float(v) for what, v in sums.items() if v or what == "rows"},
         {f"{what}/{name}": float(v) for what, v in maxima.items()},
     )

@@ -13,7 +13,7 @@ from understudy.domain import Variant
 from understudy.inference import Engine, Reading, Scores
 from understudy.inference.decoding import Columns, Row
 from understudy.records.pairs import Pairs, joined
-from understudy.rollout.comparison import Summary, floor_of
+from understudy.rollout.comparison import ComparisonSums, floor_of
 
 FILE = "noise-floor.json"
 ALONE_ROWS = 64
@@ -43,7 +43,7 @@ def measure(
     """
     pairs = Pairs(dict.fromkeys(Variant, reading), {}, {})
     whole = scored(engine, columns, reading, rows)
-    found = Summary()
+    found = ComparisonSums()
     found.merge(pairs.compare(whole, scored(engine, columns, reading, rows, ODD_BATCH_ROWS)))
     found.merge(pairs.compare(whole, scored(other_threads, columns, reading, rows)))
     few = rows[:ALONE_ROWS]

@@ -9,7 +9,7 @@ from understudy.inference.cards import Card
 from understudy.observability.summaries import figures, label_figures, part_of
 from understudy.records.pairs import COMPARED
 from understudy.rollout import funnel
-from understudy.rollout.comparison import Summary
+from understudy.rollout.comparison import ComparisonSums
 from understudy.rollout.comparison import figures as compared
 from understudy.rollout.controller import SHOWN
 from understudy.rollout.headline import current, headline
@@ -82,7 +82,7 @@ def shown(
         "shadow": {
             name: int(counters.get(f"shadow/{name}", 0)) for name in ("sent", "compared", "dropped", "failed", "late")
         },
-        "comparison": compared(Summary(part_of(counters, COMPARED))),
+        "comparison": compared(ComparisonSums(part_of(counters, COMPARED))),
         "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
         "allowed": [order.value for order in PEOPLE if order in orders],
         "drift": {"alarms": drift["alarms"] if drift else []},

@@ -24,7 +24,7 @@ from understudy.offline.replay import (
     LABEL_TRIES,
     LABELS_PER_POST,
     Replay,
-    Summary,
+    ReplaySummary,
     difference,
     disagreements,
     from_metrics,
@@ -302,7 +302,7 @@ def test_labels_that_are_refused_end_the_replay_with_the_reason(odd: Any, says: 
 def test_a_sender_outlives_whatever_it_meets() -> None:
     """Answers that are none, and a progress bar that breaks: each is counted, and nobody waits for a sender that is gone."""
 
-    def progress(summary: Summary, at: float) -> None:
+    def progress(summary: ReplaySummary, at: float) -> None:
         if at == 1e9 + 7000:
             raise ZeroDivisionError("bar")
 
@@ -518,8 +518,8 @@ def test_the_caller_s_quantile_is_one_of_the_latencies(latencies: list[float], q
     """The smallest that so many were not slower than, as numpy's inverted distribution has it."""
     exact = float(np.percentile(latencies, quantile * 100, method="inverted_cdf"))
 
-    assert Summary(latencies=latencies).quantile_ms(quantile) == exact * 1000
-    assert Summary().quantile_ms(quantile) is None
+    assert ReplaySummary(latencies=latencies).quantile_ms(quantile) == exact * 1000
+    assert ReplaySummary().quantile_ms(quantile) is None
 
 
 def test_counters_are_read_until_they_no_longer_move() -> None:

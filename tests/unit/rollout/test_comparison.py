@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.rollout import comparison
-from understudy.rollout.comparison import DISTANCE_BUCKETS, Summary, figures, quantile_of
+from understudy.rollout.comparison import DISTANCE_BUCKETS, ComparisonSums, figures, quantile_of
 from understudy.rollout.policy import Tolerance
 
 SHARES = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40)
@@ -29,7 +29,7 @@ def test_flips_are_counted_by_the_way_they_go() -> None:
         'flip/["a", "b"]': 1,
         'flip/["c", "a"]': 1,
     }
-    assert figures(Summary({"rows": 4.0} | found.sums))["labels"]["ways"][0] == {
+    assert figures(ComparisonSums({"rows": 4.0} | found.sums))["labels"]["ways"][0] == {
         "primary": "a",
         "candidate": "b",
         "rows": 1,
@@ -91,7 +91,7 @@ def test_errors_are_absolute_and_relative_to_the_primary() -> None:
     found = comparison.tensors("y", [[1.0, 2.0], [10.0, 0.0]], [[1.0, 2.5], [10.0, 0.0]], Tolerance())
     assert found.sums == {"rows/y": 2, "rows_outside/y": 1, "elements/y": 4, "outside/y": 1, "abs_sum/y": 0.5}
     assert found.maxima == {"abs/y": 0.5, "rel/y": 0.25}
-    assert figures(Summary({"rows": 2.0} | found.sums, found.maxima))["outputs"]["y"] == {
+    assert figures(ComparisonSums({"rows": 2.0} | found.sums, found.maxima))["outputs"]["y"] == {
         "rows": 2,
         "rows_outside": 1,
         "elements": 4,
@@ -127,7 +127,7 @@ def test_below_the_floor_is_equal_whatever_the_tolerance() -> None:
 def test_shapes_and_kinds_that_do_not_fit_are_counted_and_never_raised(primary, candidate) -> None:
     found = comparison.tensors("y", primary, candidate, Tolerance())
     assert found.sums == {"rows/y": len(primary), "rows_outside/y": len(primary), "misshapen/y": len(primary)}
-    assert figures(Summary({"rows": 1.0} | found.sums))["outputs"]["y"]["mean_abs"] is None
+    assert figures(ComparisonSums({"rows": 1.0} | found.sums))["outputs"]["y"]["mean_abs"] is None
 
 
 def test_rows_of_several_shapes_are_compared_one_by_one() -> None:
@@ -167,7 +167,7 @@ def test_summaries_of_parts_merge_to_that_of_the_whole(shares: list[float], cut:
     """Exactly in the counts, to rounding in the sums; through JSON as the store keeps them."""
     other = [p * p for p in shares]
 
-    def summary(start: int, end: int) -> Summary:
+    def summary(start: int, end: int) -> ComparisonSums:
         a, b = shares[start:end], other[start:end]
         found, equal = comparison.probabilities(binary(a), binary(b), 0.01)
         names = [[int(p > 0.5) for p in part] for part in (a, b)]
@@ -176,7 +176,7 @@ def test_summaries_of_parts_merge_to_that_of_the_whole(shares: list[float], cut:
         return found
 
     at = min(cut, len(shares))
-    whole, parts = summary(0, len(shares)), Summary()
+    whole, parts = summary(0, len(shares)), ComparisonSums()
     for start, end in ((0, at), (at, len(shares))):
         if end > start:
             parts.merge(summary(start, end))
@@ -187,14 +187,14 @@ def test_summaries_of_parts_merge_to_that_of_the_whole(shares: list[float], cut:
 def test_quantiles_come_from_the_histogram() -> None:
     """A thousand rows at 0.15: all in the bucket from 0.1 to 0.2."""
     summary, _ = comparison.probabilities(binary([0.5] * 1000), binary([0.65] * 1000))
-    told = figures(Summary({"rows": 1000.0} | summary.sums))["probabilities"]
+    told = figures(ComparisonSums({"rows": 1000.0} | summary.sums))["probabilities"]
     assert told["mean"] == pytest.approx(0.15)
     assert (told["p50"], told["p99"]) == (pytest.approx(0.15), pytest.approx(0.199))
     assert quantile_of([0, 10, 0], (1, 2), 0.5) == 1.5
 
 
 def test_nothing_compared_says_so() -> None:
-    assert figures(Summary()) == {"rows": 0}
+    assert figures(ComparisonSums()) == {"rows": 0}
 
 
 def test_classes_in_another_order_are_put_beside_each_other() -> None:
