@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
-from understudy.rollout.sequential.base import Evidence
+from understudy.rollout.sequential.base import SequentialEvidence
 from understudy.rollout.sequential.late_harm import kept_back
 from understudy.rollout.unit_dedup import Firsts
 
 WINDOWS_S = (3_600.0, 86_400.0)
 """Of request time. An hour is found soon where callers are many, a day where they are few."""
 
-E = TypeVar("E", bound=Evidence)
+E = TypeVar("E", bound=SequentialEvidence)
 
 
 class Returning(Generic[E]):

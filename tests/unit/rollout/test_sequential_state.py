@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from understudy.rollout import sequential
 from understudy.rollout.sequential import (
     AttributionEvidence,
-    Evidence,
     IpwDifference,
     LateHarm,
     LatencyEvidence,
     MeanEvidence,
     PairedGoal,
     RateEvidence,
+    SequentialEvidence,
     SplitGuard,
     crossed,
     labels_needed,
@@ -30,7 +30,7 @@ from understudy.rollout.sequential import (
 )
 
 
-def fed(kind: str, seed: int = 0, n: int = 700) -> Evidence:
+def fed(kind: str, seed: int = 0, n: int = 700) -> SequentialEvidence:
     """Evidence of each kind with something in it."""
     rng = random.Random(seed)
     make, feed = {
@@ -53,7 +53,7 @@ KINDS = sorted(
     {
         value.KIND
         for value in vars(sequential).values()
-        if isinstance(value, type) and issubclass(value, Evidence) and hasattr(value, "KIND")
+        if isinstance(value, type) and issubclass(value, SequentialEvidence) and hasattr(value, "KIND")
     }
 )
 

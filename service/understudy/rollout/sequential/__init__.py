@@ -28,7 +28,7 @@ Losses are oriented so that *up is worse*, and differences are candidate minus p
 """
 
 from understudy.rollout.sequential.attribution import AttributionEvidence
-from understudy.rollout.sequential.base import GRID, Evidence, Mergeable, crossed, threshold
+from understudy.rollout.sequential.base import GRID, Mergeable, SequentialEvidence, crossed, threshold
 from understudy.rollout.sequential.compose import log_e_all, log_e_any, log_e_mean, to_blame
 from understudy.rollout.sequential.goal import PairedGoal
 from understudy.rollout.sequential.ipw import IpwDifference
@@ -42,7 +42,6 @@ from understudy.rollout.sequential.split_guard import SplitGuard
 __all__ = [
     "GRID",
     "AttributionEvidence",
-    "Evidence",
     "Forecast",
     "IpwDifference",
     "LateHarm",
@@ -51,6 +50,7 @@ __all__ = [
     "Mergeable",
     "PairedGoal",
     "RateEvidence",
+    "SequentialEvidence",
     "SplitGuard",
     "crossed",
     "labels_needed",

@@ -20,7 +20,7 @@ STRONGEST = 0.95
 """The strongest bet stakes this part of the worst loss, so that no factor ever reaches zero."""
 
 
-class Evidence(ABC):
+class SequentialEvidence(ABC):
     """Numbers that add up, with their settings frozen. Subclasses say what the numbers are."""
 
     KIND: ClassVar[str]
@@ -65,7 +65,7 @@ class Evidence(ABC):
         self.require_same(stored)
         return stored
 
-    def require_same(self, other: "Evidence") -> None:
+    def require_same(self, other: "SequentialEvidence") -> None:
         """Raise ValueError unless `other` asks the same question with the same bets."""
         if type(other) is not type(self):
             raise ValueError(f"cannot join {other.KIND!r} to {self.KIND!r}")
@@ -88,7 +88,7 @@ class Evidence(ABC):
         return f"{type(self).__name__}({named})"
 
 
-class Mergeable(Evidence):
+class Mergeable(SequentialEvidence):
     """Evidence for which neither order nor grouping matters: every worker may count for itself."""
 
     def merge(self, other: Self) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from understudy.rollout.sequential.base import Evidence, checked
+from understudy.rollout.sequential.base import SequentialEvidence, checked
 from understudy.rollout.sequential.late_harm import LateHarm
 from understudy.rollout.sequential.mean import MeanEvidence
 
 
-class PairedGoal(Evidence):
+class PairedGoal(SequentialEvidence):
     """Differences of losses, candidate minus primary, with a margin ("not worse than") and a harm line.
 
     Harm runs through all steps on one error level. Advancing asks two questions at once: about everything seen in this

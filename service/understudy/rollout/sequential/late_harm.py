@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from understudy.rollout.sequential.base import RUNGS, Evidence, checked, counted, log_sum_exp
+from understudy.rollout.sequential.base import RUNGS, SequentialEvidence, checked, counted, log_sum_exp
 from understudy.rollout.sequential.mean import bets
 
 _BLOCK = 512  # a stock beyond 2^512 is kept as so many blocks and a rest
@@ -23,7 +23,7 @@ def kept_back(t: int) -> float:
     return 1.0 / math.log2(t + 2)
 
 
-class LateHarm(Evidence):
+class LateHarm(SequentialEvidence):
     """The restart mixture against "the candidate was never worse than the harm line, at any request".
 
     Theorem (Shiryaev-Roberts sums as e-detectors: Shin, Ramdas & Rinaldo, arXiv 2203.03532; with a proper prior over

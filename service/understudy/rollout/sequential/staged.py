@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from understudy.rollout.sequential.base import Evidence
+from understudy.rollout.sequential.base import SequentialEvidence
 
-E = TypeVar("E", bound=Evidence)
+E = TypeVar("E", bound=SequentialEvidence)
 
 
 class Staged(Generic[E]):
