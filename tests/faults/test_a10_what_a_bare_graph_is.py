@@ -13,7 +13,7 @@ from understudy.errors import ConfigurationError
 from understudy.inference.cards import OutputSpec
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.tasks import fitted, mismatch
-from understudy.offline.evaluate.run import Request, Wanted, run
+from understudy.offline.evaluate.run import EvaluationRequest, Wanted, run
 from understudy.testing import card
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -104,4 +104,4 @@ def test_two_models_that_no_label_fits_are_refused() -> None:
 def test_evaluate_says_that_it_scores_one_class_or_one_number(tmp_path: Path) -> None:
     path = sets(tmp_path / "m.onnx")
     with pytest.raises(ConfigurationError, match="predicts a set of classes a row"):
-        run(Request([str(path)], None, tmp_path / "none.csv", Wanted("y"), ()))
+        run(EvaluationRequest([str(path)], None, tmp_path / "none.csv", Wanted("y"), ()))

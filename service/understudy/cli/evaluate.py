@@ -57,7 +57,7 @@ def evaluate(
     """Score models offline on held-out data: the proof of concept against its target, the candidate beside it."""
     from understudy import loading
     from understudy.offline.evaluate.data import Wanted
-    from understudy.offline.evaluate.run import MONTHS, Request, run
+    from understudy.offline.evaluate.run import MONTHS, EvaluationRequest, run
     from understudy.settings import read_settings
 
     with said():
@@ -75,7 +75,9 @@ def evaluate(
             models = [loading.local(model, settings) for model in named]
         wanted = Wanted(label, at, predicted, tuple(by or ()))
         with _progress(show=not as_json) as step:
-            found = run(Request(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step)
+            found = run(
+                EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step
+            )
         if as_json:
             print(json.dumps(found.as_dict(), indent=1))
             return

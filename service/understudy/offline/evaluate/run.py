@@ -28,12 +28,12 @@ SEGMENT_VALUES_MAX = 30
 MONTHS = (7, 8, 9, 10, 11, 12)
 """The months of the example's flights that no example model has seen."""
 
-Step = Callable[[str, int], None]
+ProgressCallback = Callable[[str, int], None]
 """Takes what is being done and how many more rows are done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class EvaluationRequest:
     """What to evaluate.
 
     Attributes:
@@ -50,7 +50,7 @@ class Request:
     source: str = sources.FLIGHTS
 
 
-def run(request: Request, step: Step = lambda what, rows: None) -> Evaluation:
+def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: None) -> Evaluation:
     """Evaluate.
 
     Raises:
@@ -92,7 +92,7 @@ def _check_task(card: Card, policy: Policy | None) -> None:
         )
 
 
-def _run(request: Request, engines: Sequence[OnnxEngine], step: Step) -> Evaluation:
+def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: ProgressCallback) -> Evaluation:
     first = engines[0].card
     context = [name for name in (request.policy.route_by, request.policy.unit) if name] if request.policy else []
     decoder = Decoder(fields_of_all(engines), context=context, rows_max=1_000, key_max_chars=1_000)
@@ -178,7 +178,7 @@ def _segments(decoder: Decoder, sample: Sample) -> dict[str, list[str]]:
     return found
 
 
-def _history(request: Request, decoder: Decoder, step: Step) -> tuple[Sample, dict[str, Array]]:
+def _history(request: EvaluationRequest, decoder: Decoder, step: ProgressCallback) -> tuple[Sample, dict[str, Array]]:
     """Held-out rows of a data source, and what its training pipeline feeds a model for the same ones."""
     try:
         source = sources.find(request.source)

@@ -22,7 +22,7 @@ from understudy.inference.decoding import Decoder, Field
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline.evaluate.data import Sample, Wanted, read_file, sample_of
 from understudy.offline.evaluate.problems import skew
-from understudy.offline.evaluate.run import Request, run
+from understudy.offline.evaluate.run import EvaluationRequest, run
 from understudy.rollout import losses
 from understudy.rollout.policy import Policy, parse
 
@@ -51,7 +51,9 @@ def shifted(tmp_path: Path) -> Path:
 def test_a_model_beside_its_target_and_a_worse_one_beside_it(tmp_path: Path, good: Path, shifted: Path) -> None:
     """The figures are the mean losses of the rows; the goals are answered with the intervals."""
     rows = records(3_000)
-    found = run(Request([str(good), str(shifted)], policy(good), json_lines(tmp_path / "d.jsonl", rows), WANTED))
+    found = run(
+        EvaluationRequest([str(good), str(shifted)], policy(good), json_lines(tmp_path / "d.jsonl", rows), WANTED)
+    )
     by_hand = np.mean([(1 / (1 + math.exp(-row["x"])) - row["late"]) ** 2 for row in rows])
 
     assert found.everything.loss[0].mean == pytest.approx(by_hand, abs=1e-6)
@@ -73,8 +75,8 @@ def test_csv_and_json_say_the_same(tmp_path: Path, good: Path) -> None:
     """Whichever way a row is written; columns that are neither inputs nor asked for are left out."""
     rows = records(400)
     rows[7]["late"] = None
-    lines = run(Request([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), WANTED))
-    table = run(Request([str(good)], None, csv_file(tmp_path / "d.csv", rows), WANTED))
+    lines = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), WANTED))
+    table = run(EvaluationRequest([str(good)], None, csv_file(tmp_path / "d.csv", rows), WANTED))
 
     ours, theirs = lines.as_dict(), table.as_dict()
     assert ours.pop("source").endswith("d.jsonl")
@@ -90,7 +92,7 @@ def test_rows_that_the_service_would_refuse_are_counted_and_named(tmp_path: Path
     rows = records(300)
     rows[3]["x"] = "warm"
     rows[5].pop("place")
-    found = run(Request([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
+    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
 
     assert found.rows == 298
     assert found.problems[0].startswith("2 rows would be refused by the service: line 4: x takes a number")
@@ -113,7 +115,11 @@ def test_a_cell_that_is_wrong_is_named_with_its_line(
     """And with what it should be."""
     rows = [record | {"score": 0.5} | change for record in records(5)]
     with pytest.raises(ConfigurationError, match="line 1") as refused:
-        run(Request([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late", "when", "score")))
+        run(
+            EvaluationRequest(
+                [str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late", "when", "score")
+            )
+        )
     assert told in refused.value.detail
 
 
@@ -162,9 +168,9 @@ def test_predictions_of_the_training_pipeline_are_held_against_serving(tmp_path:
     """The same are no skew; one that differs is named with its row and both numbers."""
     rows = [row | {"said": 1 / (1 + math.exp(-row["x"]))} for row in records(50)]
     wanted = Wanted("late", None, "said")
-    agreed = run(Request([str(good)], None, json_lines(tmp_path / "a.jsonl", rows), wanted))
+    agreed = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "a.jsonl", rows), wanted))
     rows[4]["said"] += 0.01
-    differs = run(Request([str(good)], None, json_lines(tmp_path / "b.jsonl", rows), wanted))
+    differs = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "b.jsonl", rows), wanted))
 
     assert (agreed.skew, agreed.skew_checked) == ([], True)
     assert "answers otherwise than the training pipeline in 1 of 50 rows, by up to 0.01; row 5" in differs.skew[0]
@@ -205,7 +211,7 @@ def test_serving_makes_of_a_flight_what_training_made_of_it() -> None:
 def test_the_flights_say_what_the_cards_say() -> None:
     """July with both models: Brier, accuracy and AUC equal the cards' held-out figures; drift is what the service would ring on."""
     models = [str(FOLDER / name) for name in ("flight_poc", "flight_candidate")]
-    found = run(Request(models, None, None, Wanted(None), months=[7]))
+    found = run(EvaluationRequest(models, None, None, Wanted(None), months=[7]))
 
     for i, card in enumerate(cards().values()):
         july = next(month for month in card.held_out if month.month == "2013-07")
@@ -262,7 +268,7 @@ def test_what_is_missing_is_said() -> None:
 def test_models_of_something_else_need_data_of_their_own(good: Path) -> None:
     """The example's flights are for the example's models."""
     with pytest.raises(ConfigurationError, match="read place, x, which the data source `flights` does not have"):
-        run(Request([str(good)], None, None, Wanted(None)))
+        run(EvaluationRequest([str(good)], None, None, Wanted(None)))
 
 
 def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path) -> None:
@@ -274,7 +280,7 @@ def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path
     warmer = [row | {"x": row["x"] + 3} for row in records(6_000, seed=1, days=30)]
 
     def drift(rows: list[dict[str, Any]], name: str) -> list[str]:
-        return run(Request([str(tmp_path / "own")], None, json_lines(tmp_path / name, rows), WANTED)).drift
+        return run(EvaluationRequest([str(tmp_path / "own")], None, json_lines(tmp_path / name, rows), WANTED)).drift
 
     assert drift(records(6_000, seed=2, days=30), "same.jsonl") == []
     assert any("x is unlike good's training" in line for line in drift(warmer, "warmer.jsonl"))
@@ -297,6 +303,6 @@ def test_losses_by_row_are_those_of_the_judge(tmp_path: Path, good: Path) -> Non
     answers = reading.attempts(reading.read(engine.run(columns), 20), Status.OK, 0.0, 20)
     by_row = [losses.losses(a, r["late"], [0, 1], 1)["brier"] for a, r in zip(answers, rows, strict=True)]
     engine.close()
-    found = run(Request([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
+    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
 
     assert found.everything.loss[0].mean == pytest.approx(np.mean(by_row))
