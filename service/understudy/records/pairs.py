@@ -77,7 +77,7 @@ class Pairs:
         self._tolerances, self._floor = tolerances, floor
 
     def counts(self, batch: Sequence[Answered]) -> dict[str, float]:
-        """What the exchanges of a batch that both models answered add to the store's counters; the names of `ComparisonSums.sums`."""
+        """What the rows that both models answered add to the store's counters; the names of `ComparisonSums.sums`."""
         both = {
             i: scores
             for i, scores in _both(batch).items()
