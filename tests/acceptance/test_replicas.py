@@ -171,7 +171,7 @@ def stored(cluster: Cluster) -> set[str]:
 def test_the_database_may_be_away_under_load(cluster: Cluster) -> None:
     """Answers go on, from the primary alone once the plan is stale; records wait on disk, also through a kill, and all arrive."""
     at_half(cluster)
-    before = [replica.log.read_text().count("the store is away") for replica in cluster.replicas]
+    before = [replica.log.read_text().count("the store is unavailable") for replica in cluster.replicas]
     with cluster.load(60) as load:
         cluster.until(lambda: len(load.seen) > 60)
         cluster.postgres.kill()
@@ -195,10 +195,10 @@ def test_the_database_may_be_away_under_load(cluster: Cluster) -> None:
     cluster.until(lambda: {"candidate", "primary"} == {who for each in answers(cluster, 10) for who in each})
     for replica, said in zip(cluster.replicas, before, strict=True):
         # A store is back a second after its last failure, which may be later than all of the above.
-        cluster.until(lambda replica=replica: "the store is back" in replica.log.read_text())
+        cluster.until(lambda replica=replica: "the store is available again" in replica.log.read_text())
         log = replica.log.read_text()
         # The process that answers and the one that records, once each; the first replica's records process was another one then.
-        assert log.count("the store is away") - said <= 2 + (replica is cluster.replicas[0])
+        assert log.count("the store is unavailable") - said <= 2 + (replica is cluster.replicas[0])
 
 
 def spools(cluster: Cluster) -> int:

@@ -59,11 +59,11 @@ def test_it_answers_with_the_primary_and_catches_up(tmp_path: Path, postgres: Po
             "SELECT value - (SELECT count(*) FROM observations WHERE mode = 'live') FROM counters WHERE name = 'rows/live'"
         )
         assert float(apart) == 0, "replayed, and counted once"
-        service.wait_for(lambda: service.log.read_text().count("the store is back") == 2)
+        service.wait_for(lambda: service.log.read_text().count("the store is available again") == 2)
     finally:
         service.stop()
     log = service.log.read_text()
-    for said in ("the store is away: answers go on", "the store is back"):
+    for said in ("the store is unavailable: predictions continue", "the store is available again"):
         assert log.count(said) == 2, f"{said}: the process that answers, and the one that keeps the records\n{log}"
     waited = sorted(int(rows) for rows in re.findall(r"records_waited=(\d+)", log))
     # All of them where records are kept, and who came while they went to the store; none where requests are answered.

@@ -19,7 +19,7 @@ from tests.acceptance.conftest import Running, start
 from tests.contract.stores import event, observation, plan, report, stored, tally
 from tests.faults.models import tables_rollout
 from understudy.errors import StoreError, StoreLost
-from understudy.store.patient import ReconnectingStore
+from understudy.store.reconnecting import ReconnectingStore
 from understudy.store.sql import SqlStore
 
 

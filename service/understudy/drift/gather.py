@@ -20,7 +20,7 @@ from understudy.inference.decoding import Columns, Field, Rows
 from understudy.inference.profile import NumericProfile
 from understudy.observability.metrics import Metrics
 from understudy.settings import Settings
-from understudy.store import Store
+from understudy.store import SketchStore
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ class Gatherer:
         self,
         layout: Layout,
         positions: Mapping[str, int],
-        store: Store,
+        store: SketchStore,
         metrics: Metrics,
         clock: Clock,
         writer: str,

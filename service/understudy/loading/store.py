@@ -1,27 +1,36 @@
-"""Opens a service's store: the one that its other processes have, behind what waits for it and what spools for it."""
+"""Opens the store of a service's process: the database, wrapped so that it may be unavailable and batches are spooled."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
 
 from understudy import loading
 from understudy.settings import Settings
 from understudy.store import RolloutRecord, Store, Tally, records
-from understudy.store.patient import ReconnectingStore
+from understudy.store.reconnecting import ReconnectingStore
 from understudy.store.spool import SpoolingStore
 from understudy.store.sql import SqlStore
 
 
 def open_store(
-    settings: Settings, rollout: str, tally: Tally, identity: Mapping[str, Any], name: str, told: Callable[[int], None]
+    settings: Settings,
+    rollout: str,
+    tally: Tally,
+    identity: Mapping[str, object],
+    name: str,
+    on_waiting: Callable[[int], None],
 ) -> tuple[Store, Callable[[], str | None]]:
-    """The store, and a function that says why its database is lost (None: it is not).
+    """Open the store of one rollout.
 
     Args:
-        identity: what the rollout's id stands for; name: of this process, for its spool; told: is given the rows that wait there.
+        identity: the document that the rollout's id is a hash of.
+        name: this process's name, for its spool file.
+        on_waiting: called with the number of rows in the spool whenever it changes.
+
+    Returns:
+        The store, and a function that returns why its database is lost, or None.
 
     Raises:
-        ConfigurationError: it can never be opened.
-        StoreError: a SQLite file cannot be opened, and no process of this service had opened it before.
+        ConfigurationError: the store can never be opened.
+        StoreError: a SQLite file cannot be opened, and no process of this service has opened it before.
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     url = settings.resolved_store_url()
@@ -43,34 +52,36 @@ def open_store(
             raise
         return store
 
-    # A file that cannot be opened is a mistake, unless this service had opened it before.
-    patient = ReconnectingStore(opened, may_be_away=not url.startswith("sqlite") or loading.store_was_open(settings))
+    # A file that cannot be opened is a mistake, unless this service has opened it before.
+    reconnecting = ReconnectingStore(
+        opened, may_be_away=not url.startswith("sqlite") or loading.store_was_open(settings)
+    )
 
     def waiting(rows: int) -> None:
-        told(rows)
-        patient.outage.waiting(rows)
+        on_waiting(rows)
+        reconnecting.outage.waiting(rows)
 
     spooled = SpoolingStore(
-        cast("Store", patient),
+        reconnecting,
         rollout,
         settings.state_dir / "spool",
         name,
         max_bytes=settings.spool_max_mib * 2**20,
         patience_s=settings.spool_after_ms / 1000,
-        told=waiting,
+        on_waiting=waiting,
     )
-    return cast("Store", spooled), lambda: patient.lost
+    return spooled, lambda: reconnecting.lost
 
 
 def stored_rollouts(settings: Settings) -> Sequence[RolloutRecord]:
-    """What the store holds, looked at without adding to it.
+    """The rollouts in the store. Nothing is created if there is no database.
 
     Raises:
-        StoreError: when it cannot be read.
+        StoreError: it cannot be read.
     """
     return records.read_from(settings.resolved_store_url())
 
 
 def open_rollout(settings: Settings, rollout: str) -> Store:
-    """The store of a rollout that is in it, to look at its past without serving it."""
+    """Open the store of a rollout to read its history without serving it."""
     return SqlStore(settings.resolved_store_url(), rollout, lambda outcome: {})

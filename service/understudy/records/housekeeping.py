@@ -13,7 +13,7 @@ from understudy.observability.metrics import Metrics
 from understudy.observability.timeline import Tracer
 from understudy.records.writer import RecordWriter
 from understudy.rollout.controller import Controller
-from understudy.store import Retention, Store
+from understudy.store import MaintenanceStore, Retention
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +28,7 @@ class Housekeeping:
 
     def __init__(
         self,
-        store: Store,
+        store: MaintenanceStore,
         metrics: Metrics,
         clock: Clock,
         writer: RecordWriter,

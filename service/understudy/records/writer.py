@@ -22,7 +22,7 @@ from understudy.records.pairs import COMPARED, Pairs
 from understudy.rollout import losses
 from understudy.rollout.loss_table import LossScale
 from understudy.runtime.fairness import in_turns, let_go, take_turns
-from understudy.store import Store
+from understudy.store import RecordStore
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +60,7 @@ class RecordWriter:
     def __init__(
         self,
         model: str,
-        store: Store,
+        store: RecordStore,
         metrics: Metrics,
         readings: Mapping[Variant, Reading],
         units_of: Callable[[Rows], Sequence[str | None]],

@@ -8,7 +8,7 @@ import pydantic
 from understudy.domain import Event
 from understudy.rollout.loadtest import COMMAND, LOADTEST, LaunchGoals, Record, Setup, shortcoming
 from understudy.rollout.policy import CanaryStep, Policy, ShadowStep
-from understudy.store import Store
+from understudy.store import EventStore
 
 PAGE = 500
 
@@ -20,7 +20,7 @@ class Requirements:
     a later failure closes the gate again.
     """
 
-    def __init__(self, policy: Policy, setup: Setup, store: Store) -> None:
+    def __init__(self, policy: Policy, setup: Setup, store: EventStore) -> None:
         self.setup, self.goals = setup, LaunchGoals.of(policy.goals)
         self.asked = any(LOADTEST in s.require for s in policy.steps if isinstance(s, ShadowStep | CanaryStep))
         self._store, self._lock = store, threading.Lock()

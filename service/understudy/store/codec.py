@@ -25,9 +25,15 @@ from understudy.domain import (
     Status,
     Variant,
 )
-from understudy.store import Tally
+from understudy.store.port import Tally
 
 Row: TypeAlias = Sequence[Any]
+"""A row that was read: the types of its columns are in `schema`."""
+
+SqlValue: TypeAlias = str | int | float | None
+
+ObservationRow: TypeAlias = tuple[int, str, *tuple[SqlValue, ...]]
+"""The values of `schema.OBSERVATION_COLUMNS`: the rollout, the prediction's id, and the others."""
 
 ROW_BYTES = 70
 """What a row costs beside its own text and numbers: record headers, the keys of three b-trees and their unused space.
@@ -38,16 +44,16 @@ BATCHES_KEPT = 4_096
 """Batches of labels whose receipt is kept. A retry comes within seconds, and a service writes some hundreds a second."""
 
 
-def to_json(value: Any) -> str:
+def to_json(value: object) -> str:
     """Compact JSON, ASCII (so that every driver takes it), with numpy's scalars and arrays as plain numbers."""
     return json.dumps(value, separators=(",", ":"), default=_plain)
 
 
-def _plain(value: Any) -> Any:
-    try:
-        return value.tolist()
-    except AttributeError:
-        raise TypeError(f"{type(value).__name__} cannot be kept in the store: it has no JSON form") from None
+def _plain(value: object) -> object:
+    """A numpy scalar or array as plain numbers."""
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} cannot be stored: it has no JSON form")
+    return value.tolist()
 
 
 from_json = json.loads
@@ -107,7 +113,7 @@ def _score(score: float | None) -> float | None:
     return None if score is None or score != score else float(score)
 
 
-def observation_row(rollout: int, observation: Observation) -> tuple[Any, ...]:
+def observation_row(rollout: int, observation: Observation) -> ObservationRow:
     """The values of `schema.OBSERVATION_COLUMNS`. Runs once per prediction, and holds the interpreter lock."""
     primary, candidate = observation.primary, observation.candidate
     _number("at", observation.at)
@@ -226,7 +232,7 @@ def row_bytes(row: Row) -> int:
     return ROW_BYTES + values + len(row[1])  # the prediction's id is in the table and in an index
 
 
-def plan_row(rollout: int, plan: Plan) -> dict[str, Any]:
+def plan_row(rollout: int, plan: Plan) -> dict[str, SqlValue]:
     """The row of `plans`."""
     return {
         "rollout": rollout,
@@ -247,7 +253,7 @@ def plan_of(row: Row) -> Plan:
     return Plan(Phase(phase), weight, shadow, int(salt), step, revision, updated_at, trial)
 
 
-def event_row(rollout: int, event: Event) -> dict[str, Any]:
+def event_row(rollout: int, event: Event) -> dict[str, SqlValue]:
     """The row of `events` without its id."""
     return {
         "rollout": rollout,
@@ -274,7 +280,7 @@ def received(reports: Iterable[LabelReport], received_at: float) -> list[LabelRe
     ]
 
 
-def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, Any]:
+def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, SqlValue]:
     """What `labels` and `label_conflicts` have in common, of a report that went through `received`."""
     _number("at", report.at)
     return {

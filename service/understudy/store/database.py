@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, create_engine, event, exc, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 
 from understudy.errors import ConfigurationError, StoreError
 from understudy.runtime.fairness import take_turns
+from understudy.store.codec import ObservationRow
 from understudy.store.file import DatabaseFile
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
@@ -97,7 +98,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self, lock: Select[Any] | None = None) -> Iterator[Connection]:
+    def writing(self, lock: Select[int] | None = None) -> Iterator[Connection]:
         """A transaction that is alone: committed at the end, rolled back by any exception.
 
         SQLite has one writer at a time anyway. Elsewhere `lock` selects the row whose writers wait for one another, so
@@ -129,7 +130,7 @@ class Database:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return self._upsert(table)
 
-    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[Any, ...]]], int]:
+    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[ObservationRow]], int]:
         """A function that executes an INSERT of bound parameters once per tuple, and says how many rows went in.
 
         SQLite's driver takes tuples, so they go to it as they are: SQLAlchemy's handling of one dictionary per row takes
@@ -198,7 +199,7 @@ def _sqlite_engine(url: URL, busy_timeout_s: float, synchronous: Synchronous, fi
     return engine
 
 
-def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Any:
+def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Callable[[sqlite3.Connection, object], None]:
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         _write_ahead(connection, time.monotonic() + busy_timeout_s)
         connection.execute(f"PRAGMA synchronous={synchronous}")

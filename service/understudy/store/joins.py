@@ -1,7 +1,6 @@
 """Labels, and how they meet their observations: what runs inside one writing transaction of `SqlStore`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sqlalchemy import (
     ColumnElement,
@@ -19,8 +18,10 @@ from sqlalchemy import (
 )
 
 from understudy.domain import Fate, LabelReceipt, LabelReport, Observation, Outcome
-from understudy.store import Tally, WaitingLabels, codec
+from understudy.store import codec
+from understudy.store.codec import SqlValue
 from understudy.store.database import Database
+from understudy.store.port import Tally, WaitingLabels
 from understudy.store.schema import (
     MATCHED,
     OBSERVATION_COLUMNS,
@@ -180,6 +181,6 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     return (ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE))
 
 
-def _insert_all(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+def _insert_all(connection: Connection, table: Table, rows: Sequence[Mapping[str, SqlValue]]) -> None:
     if rows:
-        connection.execute(insert(table), rows)
+        connection.execute(insert(table), list(rows))

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-from understudy.domain import Event, Fate, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from typing_extensions import override
+
+from understudy.domain import Event, Fate, JsonObject, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from understudy.errors import NotAllowedNow, StoreError
-from understudy.store import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutRecord, Tally, WaitingLabels, codec
+from understudy.store import codec
+from understudy.store.port import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutRecord, Store, Tally, WaitingLabels
 
 
 @dataclass(slots=True)
@@ -31,7 +33,7 @@ class _Kept:
         return replace(self.report, at=at, timed=at != self.received_at)
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """A Store whose database is this object.
 
     Attributes:
@@ -67,13 +69,13 @@ class MemoryStore:
                 raise StoreError("memory: the store is closed")
             yield
 
+    @override
     def load_plan(self) -> Plan | None:
-        """See `Store.load_plan`."""
         with self._turn():
             return self._plan
 
+    @override
     def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
-        """See `Store.save_plan`."""
         with self._turn():
             revision = 0 if self._plan is None else self._plan.revision
             if expected_revision is not None and expected_revision != revision:
@@ -84,13 +86,13 @@ class MemoryStore:
             self._plan_saved.notify_all()
             return kept
 
+    @override
     def await_plan(self, timeout_s: float) -> bool:
-        """See `Store.await_plan`."""
         with self._turn():
             return self._plan_saved.wait(timeout_s)
 
+    @override
     def append_event(self, event: Event) -> Event:
-        """See `Store.append_event`."""
         with self._turn():
             return self._append(event)
 
@@ -100,15 +102,15 @@ class MemoryStore:
         self._events.append(replace(event, id=len(self._events) + 1, details=details))
         return self._events[-1]
 
+    @override
     def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        """See `Store.events`."""
         with self._turn():
             return self._events[max(after, 0) :][: max(limit, 0)]
 
+    @override
     def add_observations(
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
-        """See `Store.add_observations`."""
         with self._turn():
             fresh: dict[str, Observation] = {}
             for each in observations:
@@ -125,10 +127,11 @@ class MemoryStore:
             self._add(sums)
             return waited
 
+    @override
     def add_labels(
         self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
-        """See `Store.add_labels`. These labels survive nothing: the store is in memory."""
+        """These labels survive nothing: the store is in memory."""
         with self._turn():
             if batch_id in self._batches:
                 if again:
@@ -159,28 +162,29 @@ class MemoryStore:
                     del self._batches[old]
             return receipt
 
+    @override
     def join_pending(self) -> Sequence[Outcome]:
-        """See `Store.join_pending`: under one lock no label and observation ever miss each other."""
+        """Under one lock no label and observation ever miss each other."""
         with self._turn():
             return []
 
+    @override
     def waiting_labels(self, *, received_before: float) -> WaitingLabels:
-        """See `Store.waiting_labels`."""
         with self._turn():
             received = [kept.received_at for own, kept in self._labels.items() if own not in self._seqs]
             return WaitingLabels(
                 len(received), sum(at < received_before for at in received), min(received, default=None)
             )
 
+    @override
     def decision(self, revision: int) -> Event | None:
-        """See `Store.decision`."""
         with self._turn():
             return next((event for event in self._events if event.revision == revision), None)
 
+    @override
     def outcomes(
         self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
-        """See `Store.outcomes`."""
         with self._turn():
             first = next(iter(self._observations), self._stored + 1)
             later = (seq for seq in range(max(after + 1, first), self._stored + 1) if seq in self._observations)
@@ -195,18 +199,18 @@ class MemoryStore:
             return kept.with_time(kept.at_before)
         return kept.report
 
+    @override
     def receipts(self) -> int:
-        """See `Store.receipts`."""
         with self._turn():
             return self._receipts
 
+    @override
     def counters(self) -> Mapping[str, float]:
-        """See `Store.counters`."""
         with self._turn():
             return dict(self._counters)
 
+    @override
     def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
-        """See `Store.lead`."""
         with self._turn():
             current, expires_at = self._lease
             if current not in {"", holder} and now < expires_at <= now + ttl_s + LEASE_AHEAD_MAX_S:
@@ -214,14 +218,14 @@ class MemoryStore:
             self._lease = (holder, now + ttl_s)
             return True
 
-    def load_state(self, name: str) -> Mapping[str, Any] | None:
-        """See `Store.load_state`."""
+    @override
+    def load_state(self, name: str) -> JsonObject | None:
         with self._turn():
             text = self._states.get(name)
             return None if text is None else codec.from_json(text)
 
-    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
-        """See `Store.save_state`."""
+    @override
+    def save_state(self, name: str, state: Mapping[str, object], *, holder: str, events: Sequence[Event] = ()) -> None:
         with self._turn():
             if self._lease[0] != holder:
                 raise NotAllowedNow(f"{holder} does not lead this rollout any more")
@@ -229,10 +233,10 @@ class MemoryStore:
             for event in events:
                 self._append(event)
 
+    @override
     def save_sketches(
-        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+        self, sketches: Mapping[int, Mapping[str, object]], *, writer: str, now: float, slots_max: int
     ) -> None:
-        """See `Store.save_sketches`."""
         with self._turn():
             for slot, document in sketches.items():
                 self._sketches[slot, writer] = (now, codec.to_json(dict(document)))
@@ -242,14 +246,15 @@ class MemoryStore:
             stay = set(sorted(written, key=lambda slot: (written[slot], slot))[-slots_max:])
             self._sketches = {key: kept for key, kept in self._sketches.items() if key[0] in stay}
 
-    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
-        """See `Store.sketches`."""
+    @override
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, JsonObject]]:
         with self._turn():
             found = sorted((*key, *kept) for key, kept in self._sketches.items() if kept[0] >= since)
             return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in found]
 
+    @override
     def prune(self, retention: Retention, *, now: float) -> int:
-        """See `Store.prune`; the sizes are those that the rows would have on disk."""
+        """The sizes are those that the rows would have on disk."""
         oldest = now - retention.max_age_s
         with self._turn():
             gone = [seq for seq, each in self._observations.items() if each.arrived_at < oldest]
@@ -273,26 +278,27 @@ class MemoryStore:
                 self._pruned = Pruned(max(before.up_to, *gone), before.rows + len(gone), max(before.at, now))
             return len(gone)
 
-    def keep_identity(self, identity: Mapping[str, Any]) -> None:
-        """See `Store.keep_identity`."""
+    @override
+    def keep_identity(self, identity: Mapping[str, object]) -> None:
         with self._turn():
             self._identity = self._identity or codec.to_json(dict(identity))
 
+    @override
     def rollouts(self) -> Sequence[RolloutRecord]:
-        """See `Store.rollouts`: this one has one."""
+        """This one has one."""
         with self._turn():
             identity = None if self._identity is None else codec.from_json(self._identity)
             started_at = self._events[0].at if self._events else None
             return [RolloutRecord(self.rollout, identity, started_at, self._plan, self._pruned)]
 
+    @override
     def ping(self) -> float:
-        """See `Store.ping`."""
         start = time.perf_counter()
         with self._turn():
             return time.perf_counter() - start
 
+    @override
     def close(self) -> None:
-        """See `Store.close`."""
         with self._lock:
             self._closed = True
 

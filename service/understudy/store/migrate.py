@@ -5,12 +5,15 @@ Alembic is loaded when there is something to migrate: most starts find that done
 
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import column, inspect, select, table
 
 from understudy.errors import ConfigurationError
 from understudy.store.database import BUSY_TIMEOUT_S, Database
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0010"
@@ -65,7 +68,7 @@ def _migrated(database: Database) -> str | None:
     return before
 
 
-def _refuse_newer(scripts: Any, revision: str | None, name: str) -> None:
+def _refuse_newer(scripts: "ScriptDirectory", revision: str | None, name: str) -> None:
     from alembic.util import CommandError
 
     if revision is None:

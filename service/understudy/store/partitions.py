@@ -16,8 +16,8 @@ from typing import Literal
 
 from sqlalchemy import Connection, Double, column, func, select, table, text
 
-from understudy.store import Retention
 from understudy.store.database import Database
+from understudy.store.port import Retention
 from understudy.store.records import note_pruned
 
 SEQS = 10_000_000

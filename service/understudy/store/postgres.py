@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import psycopg
 import structlog
 from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
 from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, text
 
 from understudy.store.schema import escaped
@@ -27,7 +28,7 @@ RELISTEN_S = 1.0
 """How long to leave the listening connection alone after it broke; the plan is polled all the while."""
 
 
-class _Connection(psycopg.Connection[Any]):
+class _Connection(psycopg.Connection[TupleRow]):
     """A connection that is given up when the server does not answer: frozen, or behind a network that lost it.
 
     `statement_timeout` is kept by the server, so it is no help when there is none to be heard.
@@ -62,7 +63,7 @@ def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
         pool_pre_ping=True,
     )
 
-    def connect(_dialect: Any, _record: Any, args: Sequence[Any], keywords: dict[str, Any]) -> _Connection:
+    def connect(_dialect: object, _record: object, args: Sequence[str], keywords: dict[str, Any]) -> _Connection:
         connection = _Connection.connect(*args, **keywords)
         connection.limit_s = timeout_s + 1  # the server's own words come first where it has any
         return connection
@@ -71,7 +72,7 @@ def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
     return engine
 
 
-def _arguments(url: URL, timeout_s: float) -> dict[str, Any]:
+def _arguments(url: URL, timeout_s: float) -> dict[str, str | int]:
     limit = f"{round(timeout_s * 1000)}"
     said = url.query.get("options", "")
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
@@ -89,7 +90,8 @@ def _arguments(url: URL, timeout_s: float) -> dict[str, Any]:
 def without_limit(connection: Connection) -> None:
     """Let this transaction's statements take as long as they take: a migration may rewrite a table."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-    raw: Any = connection.connection.driver_connection
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, _Connection)
     raw.limit_s = None
     connection.connection.invalidate(soft=True)  # it goes when it comes back to the pool, its missing limit with it
 
@@ -110,7 +112,7 @@ class Listener:
 
     def __init__(self, engine: Engine, rollout: str) -> None:
         self._engine, self._rollout = engine, escaped(rollout)
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: psycopg.Connection[TupleRow] | None = None
         self._not_before, self._broken = 0.0, False
         self._lock = threading.Lock()
         self._closed = threading.Event()

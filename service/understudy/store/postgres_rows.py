@@ -1,11 +1,11 @@
 """New rows go into PostgreSQL by COPY, into the partition that their numbers fall in."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection
 
 from understudy.store import partitions
+from understudy.store.codec import ObservationRow
 from understudy.store.schema import OBSERVATION_COLUMNS, escaped
 
 _COLUMNS = ", ".join(column.name for column in OBSERVATION_COLUMNS)
@@ -27,11 +27,12 @@ class CopyInsert:
         self._rollout = rollout
         self._room_to = 0  # numbers below this have their partition
 
-    def __call__(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+    def __call__(self, connection: Connection, rows: Sequence[ObservationRow]) -> int:
         """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
         first = {escaped(row[1]): row for row in reversed(rows)}
         ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
-        raw: Any = connection.connection.driver_connection
+        raw = connection.connection.driver_connection
+        assert raw is not None
         with raw.cursor() as cursor:
             fresh = cursor.execute(_TAKE_KEYS, (self._rollout, ids)).fetchall()
             if not fresh:

@@ -7,13 +7,13 @@ for the rows that come next; only `VACUUM` gives them back to the disk.
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, literal_column, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, literal_column, select
 from sqlalchemy.sql.selectable import Select
 
-from understudy.store import Retention, codec, partitions
+from understudy.store import codec, partitions
 from understudy.store.database import Database
+from understudy.store.port import Retention
 from understudy.store.records import note_pruned
 from understudy.store.schema import OBSERVATION_COLUMNS, PENDING, arrived_at, label_conflicts, labels, observations
 
@@ -50,7 +50,7 @@ def _beyond(database: Database, max_bytes: int) -> int:
     return max(rows - int(max_bytes * len(sizes) / sum(sizes)), 0) if sizes else 0
 
 
-def _remove(database: Database, oldest_first: Select[Any], most: int | None, now: float) -> int:
+def _remove(database: Database, oldest_first: Select[int, str, int], most: int | None, now: float) -> int:
     """Remove the observations of a query with their labels, at most `most`, and note it; returns how many."""
     removed = 0
     while most is None or removed < most:
@@ -71,7 +71,7 @@ def _remove(database: Database, oldest_first: Select[Any], most: int | None, now
     return removed
 
 
-def _remove_rows(connection: Connection, rows: Sequence[Any]) -> Sequence[Any]:
+def _remove_rows(connection: Connection, rows: Sequence[Row[int, str, int]]) -> Sequence[Row[int, int]]:
     ids = [{"of_id": row.prediction_id, "of_rollout": row.rollout} for row in rows]
     connection.execute(
         delete(labels).where(labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == bindparam("of_rollout")),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, case, func, select
 
-from understudy.store import Pruned, RolloutRecord, codec
+from understudy.store import codec
 from understudy.store.database import Database, parsed_url
 from understudy.store.migrate import upgrade
+from understudy.store.port import Pruned, RolloutRecord
 from understudy.store.schema import events, identities, plans, prunings, rollouts
 
 

@@ -8,28 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import BindParameter, Connection, and_, bindparam, delete, func, or_, select
+from typing_extensions import override
 
-from understudy.domain import Event, LabelReceipt, LabelReport, Observation, Outcome, Plan
+from understudy.domain import Event, JsonObject, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.runtime.fairness import in_turns
-from understudy.store import (
-    LEASE_AHEAD_MAX_S,
-    Retention,
-    RolloutRecord,
-    Tally,
-    WaitingLabels,
-    codec,
-    identity,
-    partitions,
-    pruning,
-    records,
-)
+from understudy.store import codec, identity, partitions, pruning, records
+from understudy.store.codec import ObservationRow, SqlValue
 from understudy.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from understudy.store.joins import Joins, same_prediction
 from understudy.store.migrate import upgrade
+from understudy.store.port import LEASE_AHEAD_MAX_S, Retention, RolloutRecord, Store, Tally, WaitingLabels
 from understudy.store.postgres_rows import CopyInsert
 from understudy.store.schema import (
     OBSERVATION_COLUMNS,
@@ -45,8 +37,11 @@ from understudy.store.schema import (
 )
 from understudy.store.schema import sketches as sketches_table
 
+if TYPE_CHECKING:
+    from understudy.store.postgres import Listener
 
-class SqlStore:
+
+class SqlStore(Store):
     """A Store in a database; opening it makes or migrates the tables.
 
     Args:
@@ -84,8 +79,8 @@ class SqlStore:
             url, busy_timeout_s=busy_timeout_s, synchronous=synchronous, connections_max=connections_max
         )
         self._insert = self._db.insert
-        self._listener: Any = None
-        self._insert_rows: Callable[[Connection, Sequence[tuple[Any, ...]]], int]
+        self._listener: Listener | None = None
+        self._insert_rows: Callable[[Connection, Sequence[ObservationRow]], int]
         self._notify: Callable[[Connection], None] = lambda connection: None
         try:
             if expected is not None:
@@ -96,7 +91,9 @@ class SqlStore:
             if self._db.postgres:
                 self._use_postgres()
             else:
-                names: dict[str, BindParameter[Any]] = {each.name: bindparam(each.name) for each in OBSERVATION_COLUMNS}
+                names: dict[str, BindParameter[SqlValue]] = {
+                    each.name: bindparam(each.name) for each in OBSERVATION_COLUMNS
+                }
                 insert = self._insert(observations).values(names).on_conflict_do_nothing()
                 self._insert_rows = self._db.inserts(insert)
             self._joins = Joins(self._db, self._key, tally)
@@ -127,16 +124,17 @@ class SqlStore:
     def _writing(self) -> AbstractContextManager[Connection]:
         return self._db.writing(lock=select(rollouts.c.id).where(rollouts.c.id == self._key))
 
+    @override
     def load_plan(self) -> Plan | None:
-        """See `Store.load_plan`. Polled, so it is here that another database in this one's place is noticed."""
+        """Polled, so it is here that another database in this one's place is noticed."""
         if self._db.file is not None:
             self._db.file.look()
         with self._db.reading() as connection:
             identity.check(connection, self.uuid, self._db.name)
             return self._plan(connection)
 
+    @override
     def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
-        """See `Store.save_plan`."""
         with self._writing() as connection:
             current = self._plan(connection)
             revision = 0 if current is None else current.revision
@@ -150,15 +148,16 @@ class SqlStore:
             self._notify(connection)
         return new
 
+    @override
     def await_plan(self, timeout_s: float) -> bool:
-        """See `Store.await_plan`. SQLite tells nobody."""
+        """SQLite tells nobody."""
         if self._listener is not None:
-            return bool(self._listener.wait(timeout_s))
+            return self._listener.wait(timeout_s)
         time.sleep(timeout_s)
         return False
 
+    @override
     def append_event(self, event: Event) -> Event:
-        """See `Store.append_event`."""
         with self._writing() as connection:
             return self._append(connection, event)
 
@@ -169,26 +168,26 @@ class SqlStore:
     def _append(self, connection: Connection, event: Event) -> Event:
         row = codec.event_row(self._key, event)
         result = connection.execute(events.insert().values(row).returning(events.c.id))
-        return replace(event, id=result.scalar_one(), details=codec.from_json(row["details"]))
+        return replace(event, id=result.scalar_one(), details=codec.from_json(str(row["details"])))
 
+    @override
     def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        """See `Store.events`."""
         statement = select(events).where(events.c.rollout == self._key, events.c.id > after)
         with self._db.reading() as connection:
             rows = connection.execute(statement.order_by(events.c.id).limit(max(limit, 0)))
             return [codec.event_of(row) for row in rows]
 
+    @override
     def decision(self, revision: int) -> Event | None:
-        """See `Store.decision`."""
         mine = select(events).where(events.c.rollout == self._key, events.c.revision == revision)
         with self._db.reading() as connection:
             row = connection.execute(mine.order_by(events.c.id).limit(1)).one_or_none()
         return None if row is None else codec.event_of(row)
 
+    @override
     def add_observations(
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
-        """See `Store.add_observations`."""
         rows = [codec.observation_row(self._key, each) for each in in_turns(observations)]
         with self._writing() as connection:
             outcomes: list[Outcome] = []
@@ -199,10 +198,10 @@ class SqlStore:
             self._joins.count(connection, outcomes, [*(counts or {}).items(), *codec.joined(outcomes)])
         return outcomes
 
+    @override
     def add_labels(
         self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
-        """See `Store.add_labels`."""
         reports = codec.received(reports, received_at)
         if not reports:
             return LabelReceipt([])
@@ -214,8 +213,9 @@ class SqlStore:
                 raise StoreError(codec.stored_before(batch_id))
             return receipt
 
+    @override
     def join_pending(self) -> Sequence[Outcome]:
-        """See `Store.join_pending`. Finds something only where someone else has written to the tables."""
+        """Finds something only where someone else has written to the tables."""
         with self._db.reading() as connection:  # first without making any writer wait
             if not self._joins.parted(connection):
                 return []
@@ -224,15 +224,15 @@ class SqlStore:
             self._joins.count(connection, outcomes, codec.joined(outcomes))
         return outcomes
 
+    @override
     def waiting_labels(self, *, received_before: float) -> WaitingLabels:
-        """See `Store.waiting_labels`."""
         with self._db.reading() as connection:
             return self._joins.waiting(connection, received_before)
 
+    @override
     def outcomes(
         self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
-        """See `Store.outcomes`."""
         together = same_prediction()
         if known_by is not None:
             together = and_(together, labels.c.receipt <= known_by)
@@ -246,19 +246,19 @@ class SqlStore:
         with self._db.reading() as connection:
             return [_judged(row, known_by) for row in in_turns(connection.execute(statement).all())]
 
+    @override
     def receipts(self) -> int:
-        """See `Store.receipts`."""
         with self._db.reading() as connection:
             return int(connection.execute(select(rollouts.c.receipts).where(rollouts.c.id == self._key)).scalar_one())
 
+    @override
     def counters(self) -> Mapping[str, float]:
-        """See `Store.counters`."""
         statement = select(counters.c.name, counters.c.value).where(counters.c.rollout == self._key)
         with self._db.reading() as connection:
             return {row.name: row.value for row in connection.execute(statement)}
 
+    @override
     def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
-        """See `Store.lead`."""
         row = {"rollout": self._key, "holder": holder, "expires_at": now + ttl_s}
         ahead = leases.c.expires_at > now + ttl_s + LEASE_AHEAD_MAX_S
         free = or_(leases.c.holder == holder, leases.c.expires_at <= now, ahead)
@@ -267,15 +267,15 @@ class SqlStore:
         with self._writing() as connection:
             return connection.execute(taken.returning(leases.c.holder)).one_or_none() is not None
 
-    def load_state(self, name: str) -> Mapping[str, Any] | None:
-        """See `Store.load_state`."""
+    @override
+    def load_state(self, name: str) -> JsonObject | None:
         statement = select(states.c.value).where(states.c.rollout == self._key, states.c.name == name)
         with self._db.reading() as connection:
             text = connection.execute(statement).scalar_one_or_none()
         return None if text is None else codec.from_json(text)
 
-    def save_state(self, name: str, state: Mapping[str, Any], *, holder: str, events: Sequence[Event] = ()) -> None:
-        """See `Store.save_state`."""
+    @override
+    def save_state(self, name: str, state: Mapping[str, object], *, holder: str, events: Sequence[Event] = ()) -> None:
         row = {"rollout": self._key, "name": name, "value": codec.to_json(dict(state))}
         statement = self._insert(states).values(row)
         with self._writing() as connection:
@@ -290,10 +290,10 @@ class SqlStore:
             for event in events:
                 self._append(connection, event)
 
+    @override
     def save_sketches(
-        self, sketches: Mapping[int, Mapping[str, Any]], *, writer: str, now: float, slots_max: int
+        self, sketches: Mapping[int, Mapping[str, object]], *, writer: str, now: float, slots_max: int
     ) -> None:
-        """See `Store.save_sketches`."""
         mine = sketches_table.c.rollout == self._key
         last = func.max(sketches_table.c.written_at)
         stay = select(sketches_table.c.slot).where(mine).group_by(sketches_table.c.slot)
@@ -312,37 +312,37 @@ class SqlStore:
             newest = stay.order_by(last.desc(), sketches_table.c.slot.desc()).limit(slots_max)
             connection.execute(delete(sketches_table).where(mine, sketches_table.c.slot.not_in(newest)))
 
-    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, Mapping[str, Any]]]:
-        """See `Store.sketches`."""
+    @override
+    def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, JsonObject]]:
         columns = select(*(sketches_table.c[name] for name in ("slot", "writer", "written_at", "value")))
         chosen = columns.where(sketches_table.c.rollout == self._key, sketches_table.c.written_at >= since)
         with self._db.reading() as connection:
             rows = connection.execute(chosen.order_by(sketches_table.c.slot, sketches_table.c.writer))
             return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in rows]
 
+    @override
     def prune(self, retention: Retention, *, now: float) -> int:
-        """See `Store.prune`."""
         return pruning.prune(self._db, retention, now=now)
 
-    def keep_identity(self, identity: Mapping[str, Any]) -> None:
-        """See `Store.keep_identity`."""
+    @override
+    def keep_identity(self, identity: Mapping[str, object]) -> None:
         row = {"rollout": self._key, "value": codec.to_json(dict(identity))}
         with self._writing() as connection:
             connection.execute(self._insert(identities).values(row).on_conflict_do_nothing())
 
+    @override
     def rollouts(self) -> Sequence[RolloutRecord]:
-        """See `Store.rollouts`."""
         return records.read(self._db)
 
+    @override
     def ping(self) -> float:
-        """See `Store.ping`."""
         start = time.perf_counter()
         with self._db.reading() as connection:
             connection.execute(select(rollouts.c.id).where(rollouts.c.id == self._key)).one()
         return time.perf_counter() - start
 
+    @override
     def close(self) -> None:
-        """See `Store.close`."""
         if self._listener is not None:
             self._listener.close()
         self._db.close()

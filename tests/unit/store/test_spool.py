@@ -70,16 +70,16 @@ def test_while_the_store_is_there_nothing_touches_the_disk(away: Away, tmp_path:
 
 
 def test_what_is_refused_waits_in_order_and_is_stored_once(away: Away, tmp_path: Path) -> None:
-    told: list[int] = []
-    spool = spooled(away, tmp_path, told=told.append)
+    waiting: list[int] = []
+    spool = spooled(away, tmp_path, on_waiting=waiting.append)
     receipt(away, report("p1"))
     away.away = True
     for i in range(5):
         assert spool.add_observations([observation(f"p{i}")], {"seen": 1}) == []
     assert stored(away) == []
     away.away = False
-    until(lambda: told[-1] == 0)
-    assert told[:5] == [1, 2, 3, 4, 5]
+    until(lambda: waiting[-1] == 0)
+    assert waiting[:5] == [1, 2, 3, 4, 5]
     assert stored(away) == [f"p{i}" for i in range(5)]
     assert away.counters()["seen"] == 5
     assert names(spool.join_pending()) == ["p1"]

@@ -9,9 +9,9 @@ import structlog
 
 from tests.contract.stores import tally
 from understudy.errors import ConfigurationError, StoreError
-from understudy.store import Store, patient
+from understudy.store import Store, reconnecting
 from understudy.store.memory import MemoryStore
-from understudy.store.patient import REMIND_S, SETTLED_S, Outage, ReconnectingStore
+from understudy.store.reconnecting import REMIND_S, SETTLED_S, Outage, ReconnectingStore
 
 
 class Door:
@@ -36,7 +36,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient, "RETRY_S", 0.02)
+    monkeypatch.setattr(reconnecting, "RETRY_S", 0.02)
 
 
 def until(what: Callable[[], object]) -> None:
@@ -136,7 +136,7 @@ def test_closing_one_that_was_never_there_is_quiet() -> None:
         store = ReconnectingStore(Door(StoreError("away")), may_be_away=True)
         store.close()
         assert not answers(store)
-    assert [line["event"] for line in said] == ["the store is away: answers go on, records wait"]
+    assert [line["event"] for line in said] == ["the store is unavailable: predictions continue, records wait"]
 
 
 def test_an_outage_is_two_lines_and_a_reminder_a_minute() -> None:
@@ -144,7 +144,7 @@ def test_an_outage_is_two_lines_and_a_reminder_a_minute() -> None:
     clock = Clock()
     outage = Outage(clock)
     with structlog.testing.capture_logs() as said:
-        outage.answered()
+        outage.succeeded()
         for i in range(3001):
             clock.now = 1000 + i / 10
             outage.failed("connection\n\trefused")
@@ -152,15 +152,15 @@ def test_an_outage_is_two_lines_and_a_reminder_a_minute() -> None:
         outage.waiting(17)
         clock.now += SETTLED_S
         for _ in range(10):
-            outage.answered()
+            outage.succeeded()
     assert [line["event"].split(":")[0] for line in said] == [
-        "the store is away",
-        *["the store is still away"] * 5,
-        "the store is back",
+        "the store is unavailable",
+        *["the store is still unavailable"] * 5,
+        "the store is available again",
     ]
     assert said[0]["error"] == "connection refused"
-    assert said[1]["away_s"] == REMIND_S
-    assert (said[-1]["away_s"], said[-1]["records_waited"]) == (301.0, 3000)
+    assert said[1]["outage_s"] == REMIND_S
+    assert (said[-1]["outage_s"], said[-1]["records_waited"]) == (301.0, 3000)
 
 
 def test_a_store_that_comes_and_goes_is_spoken_of_at_a_bounded_rate() -> None:
@@ -170,7 +170,7 @@ def test_a_store_that_comes_and_goes_is_spoken_of_at_a_bounded_rate() -> None:
         for _ in range(100):  # away for a second, back for two
             outage.failed("flaps")
             clock.now += SETTLED_S
-            outage.answered()
+            outage.succeeded()
             clock.now += 2
     assert len(said) == 2 * (300 // REMIND_S)
 
@@ -182,5 +182,5 @@ def test_a_call_that_is_answered_between_two_that_are_not_does_not_end_an_outage
         for _ in range(20):
             outage.failed("every other one")
             clock.now += SETTLED_S / 2
-            outage.answered()
+            outage.succeeded()
     assert len(said) == 1
