@@ -99,6 +99,21 @@ def floors(graph: Graph) -> int:
     return max(height.values())
 
 
+PREDICTION_PATH = ("understudy.http.connection", "understudy.api.predict", "understudy.api.v2.infer")
+
+
+def framework_lines(code: Mapping[str, str], graph: Graph) -> str:
+    """Lines of our own web framework outside the prediction path, and its modules.
+
+    It is what is in `understudy.http` and is not imported, directly or not, by the connection and the handlers of predictions.
+    """
+    if not code.keys() >= set(PREDICTION_PATH):
+        return "-"
+    path = set(PREDICTION_PATH).union(*(reachable(graph, name) for name in PREDICTION_PATH))
+    cold = sorted(name for name in code if name.startswith("understudy.http.") and name not in path)
+    return f"{sum(len(code[name].splitlines()) for name in cold)} ({', '.join(cold)})"
+
+
 def measured(revision: str | None) -> dict[str, str]:
     """What is measured → its value."""
     found = files(revision)
@@ -121,6 +136,7 @@ def measured(revision: str | None) -> dict[str, str]:
         "circles between modules": ", ".join("-".join(c) for c in circles(graph)) or "0",
         "longest module": " ".join(map(str, max((len(t.splitlines()), name) for name, t in code.items()))),
         "longest function": " ".join(map(str, max(defined))),
+        "web framework outside the prediction path, lines": framework_lines(code, graph),
         "`noqa`": str(len(re.findall(r"#\s*noqa", text))),
         "`fmt: skip`": str(len(re.findall(r"#\s*fmt: skip", text))),
         "`Any`": str(len(re.findall(r"\bAny\b", text))),

@@ -84,7 +84,7 @@ def test_the_calls_described_are_the_calls_answered() -> None:
         cards=cards, decoder=decoder, settings=Settings(), clock=ManualClock(), policy=policy, pipeline=None
     )
     routes = Rest(parts, lambda: True, dict).routes()
-    answered = {(method, path) for path, methods in routes.items() for method in methods}
+    answered = {(method, each.path) for each in routes for method in each.methods or ()}
 
     own = {call for call in answered if call[1] == "/docs.json" or call[1].startswith("/dashboard/")}
 

@@ -1,6 +1,6 @@
 """The BentoML services: `Understudy` answers, `Candidate` runs the model on trial, `Records` stores and judges.
 
-A BentoML service class may give its own ASGI application; ours puts a front door (`understudy.http.router`) before BentoML's.
+A BentoML service class may supply its own ASGI application; ours puts a router (`understudy.http.router`) in front of BentoML's.
 """
 
 import asyncio
@@ -16,13 +16,16 @@ from understudy.runtime import gc_freeze  # first: it keeps Python from collecti
 import bentoml
 import structlog
 from _bentoml_sdk import Service
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from understudy import loading
 from understudy.domain import Fate
 from understudy.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
 from understudy.http import connection
-from understudy.http.asgi import Receive, Routes, Scope, Send, answer, header, read_body
-from understudy.http.router import FrontDoor
+from understudy.http.asgi import Receive, Scope, Send, header, read_body, respond
+from understudy.http.responses import json_response
+from understudy.http.router import AppRouter, route
 from understudy.inference import wire
 from understudy.inference.calls import Calls
 from understudy.records.client import LabelBatch, pack_fates, unpack_labels
@@ -41,30 +44,34 @@ loading.private_metrics_dir(settings)
 SWITCH_INTERVAL_S = 0.0005
 DIGEST_HEADER = wire.DIGEST_HEADER.lower().encode()
 BATCH_MAX_BYTES = 2**30
-"""Batches are bounded where they are made: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`; a request by `rows_max`."""
-OUTLIVES_S = 3.0
-"""How much longer than the processes that answer, when they drain, those live that they ask."""
+"""The senders have narrower limits: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`, and `rows_max` per request."""
+EXTRA_DRAIN_S = 3.0
+"""Extra drain time for the candidate and records processes, so that draining workers can still call them."""
 
 
-class CandidateDoor:
-    """The candidate's process: columns in, arrays out, over its own socket."""
+class CandidateCalls:
+    """The calls of the candidate's process, over its own socket: a model's input columns in, its output arrays out."""
 
     def __init__(self) -> None:
         self._calls: Calls | None = None
-        self._why = "the candidate is still loading"
+        self._reason = "the candidate is still loading"
+        self._draining: Callable[[], bool] = lambda: False
 
     def load(self) -> None:
-        """Load and warm the model. A model that does not load leaves a process that says why."""
+        """Load and warm the model. If it does not load, the process stays and answers every call with the reason."""
         try:
             self._calls = Calls(loading.open_candidate(settings, policy))
         except UnderstudyError as error:
-            self._why = error.detail
+            self._reason = error.detail
             log.error("the candidate does not load", reason=error.detail)
 
-    def routes(self, draining: Callable[[], bool]) -> Routes:
-        """Path → method → handler."""
-        self._draining = draining
-        return {"/infer": {"POST": self.infer}, "/probe": {"POST": self.probe}, "/readyz": {"GET": self.ready}}
+    def open(self, router: AppRouter) -> None:
+        """Start to answer."""
+        self._draining = lambda: router.draining
+        router.open(
+            [route("/probe", self.probe, "POST"), route("/readyz", self.ready, "GET")],
+            predictions={"/infer": self.infer},
+        )
 
     async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the model on the packed rows of several requests."""
@@ -78,87 +85,91 @@ class CandidateDoor:
             reply = await asyncio.to_thread(calls.run, columns, sizes)
         else:
             reply = calls.run(columns, sizes)
-        await answer(send, 200, reply, content_type=wire.MEDIA_TYPE.encode())
+        await respond(send, 200, [(b"content-type", wire.MEDIA_TYPE.encode())], reply)
 
-    async def probe(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say whether the model can be asked."""
-        await read_body(scope, receive, max_bytes=1024, timeout_s=settings.body_timeout_s)
-        self._ready(scope)
-        await answer(send, 200, b"{}")
+    async def probe(self, request: Request) -> Response:
+        """`POST /probe`: whether the model can answer."""
+        await read_body(request.scope, request.receive, max_bytes=1024, timeout_s=settings.body_timeout_s)
+        self._ready(request.scope)
+        return json_response({})
 
-    async def ready(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Say whether new connections should come here: asked where the candidate is served alone."""
-        self._ready(scope)
+    async def ready(self, request: Request) -> Response:
+        """`GET /readyz`: whether this process takes new connections. Only probed if the candidate is served alone."""
+        self._ready(request.scope)
         if self._draining():
-            raise NotReady("it is being stopped")
-        await answer(send, 200, b"\n", content_type=b"text/plain; charset=utf-8")
+            raise NotReady("the candidate's process is being stopped")
+        return PlainTextResponse("\n")
 
     def _ready(self, scope: Scope) -> Calls:
         if self._calls is None:
-            raise NotReady(self._why)
-        wanted, found = header(scope, DIGEST_HEADER), self._calls.engine.card.digest
-        if wanted is not None and wanted != found:
+            raise NotReady(self._reason)
+        expected, digest = header(scope, DIGEST_HEADER), self._calls.engine.card.digest
+        if expected is not None and expected != digest:
             raise NotReady(
-                f"it has the model {found}, and the service asks for {wanted}: start both with the same model"
+                f"the candidate's process has model {digest}, but the service expects {expected}: start both with the same model"
             )
         return self._calls
 
 
 class RecordWriter(Protocol):
-    """What the records process is asked for: see `understudy.wiring.RecordsParts`."""
+    """The part of `understudy.wiring.RecordsParts` that the calls below use."""
 
     async def write(self, packed: bytes) -> None:
-        """Write a batch."""
+        """Write a batch of exchanges."""
 
     async def labels(self, batch: LabelBatch) -> Sequence[Fate]:
         """Write labels."""
 
 
-class RecordsDoor:
-    """The records process: batches of what has happened, and labels, over its own socket."""
+class RecordsCalls:
+    """The calls of the records process, over its own socket: batches of exchanges, and labels."""
 
     def __init__(self, records: RecordWriter) -> None:
         self._records = records
 
-    def routes(self) -> Routes:
-        """Path → method → handler."""
-        return {"/batch": {"POST": self.batch}, "/labels": {"POST": self.labels}}
+    def open(self, router: AppRouter) -> None:
+        """Start to answer."""
+        router.open([route("/batch", self.batch, "POST"), route("/labels", self.labels, "POST")])
 
-    async def batch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write a batch; the answer says that it is written."""
-        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
+    async def batch(self, request: Request) -> Response:
+        """`POST /batch`: write a batch. It is stored when this answers."""
+        body = await _body(request)
         try:
             await self._records.write(body)
         except ValueError as error:
             raise MalformedRequest(str(error)) from error
-        await answer(send, 200, b"{}")
+        return json_response({})
 
-    async def labels(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write labels; the answer says what became of each."""
-        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
+    async def labels(self, request: Request) -> Response:
+        """`POST /labels`: write labels. The response has the fate of each."""
+        body = await _body(request)
         try:
             fates = await self._records.labels(unpack_labels(body))
         except ValueError as error:
             raise MalformedRequest(str(error)) from error
-        await answer(send, 200, pack_fates(fates), content_type=wire.MEDIA_TYPE.encode())
+        return Response(pack_fates(fates), media_type=wire.MEDIA_TYPE)
 
 
-class FrontDoorService(Service[Any]):
-    """A BentoML service whose application stands behind a front door."""
+async def _body(request: Request) -> bytes:
+    return await read_body(request.scope, request.receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
 
-    door: FrontDoor
 
-    def to_asgi(self, is_main: bool = True) -> Any:
-        """See `Service.to_asgi`."""
+class RoutedService(Service[Any]):
+    """A BentoML service whose application is behind our router."""
+
+    router: AppRouter
+
+    def to_asgi(self, is_main: bool = True) -> AppRouter:
+        """Put our router in front of BentoML's application."""
         connection.install()
-        self.door = FrontDoor(super().to_asgi(is_main))
-        return self.door
+        self.router = AppRouter(super().to_asgi(is_main))
+        return self.router
 
 
-def drain_first(door: FrontDoor, *, then_s: float = 0.0, begun: Callable[[], None] = lambda: None) -> None:
-    """On SIGTERM go on answering for `drain_s`, and for `then_s` more, before the server stops as it does.
+def drain_first(router: AppRouter, *, extra_s: float = 0.0, on_drain: Callable[[], None] = lambda: None) -> None:
+    """On SIGTERM, keep answering for `drain_s` plus `extra_s` before the server stops.
 
-    Whoever sends requests has time to hear that this process is not ready any more.
+    This gives load balancers time to see that the process is no longer ready.
     """
     if not settings.drain_s:
         return
@@ -166,79 +177,85 @@ def drain_first(door: FrontDoor, *, then_s: float = 0.0, begun: Callable[[], Non
     stop: Any = signal.getsignal(signal.SIGTERM)
 
     def drain() -> None:
-        if not door.draining:
+        if not router.draining:
             log.info("draining", seconds=settings.drain_s)
-            door.drain()
-            begun()
-            loop.call_later(settings.drain_s + then_s, stop, signal.SIGTERM, None)
+            router.drain()
+            on_drain()
+            loop.call_later(settings.drain_s + extra_s, stop, signal.SIGTERM, None)
 
     loop.add_signal_handler(signal.SIGTERM, drain)
 
 
 @bentoml.service(
-    service_class=FrontDoorService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
+    service_class=RoutedService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
 )
 class Candidate:
-    """Runs the model on trial, in a process of its own, so that it can crash, hang or leak by itself."""
+    """Runs the candidate in its own process, so that a crash, hang or leak harms nothing else."""
 
     @bentoml.on_deployment
     @staticmethod
     def supervised() -> None:
-        """Once, in the supervisor, also where the candidate is served alone."""
+        """Run once in the supervisor, also if the candidate is served alone."""
         supervisor.install()
-        with contextlib.suppress(UnderstudyError):  # its process says why it does not load
+        with contextlib.suppress(UnderstudyError):  # the candidate's process reports why its model does not load
             loading.hand_on_candidate(settings, policy)
 
     @bentoml.on_startup
     async def load(self) -> None:
-        """Load and warm the model before the socket is listened to."""
-        door = CandidateDoor()
-        door.load()
-        service: Any = Candidate
-        service.door.open(door.routes(lambda: service.door.draining))
-        drain_first(service.door, then_s=OUTLIVES_S)
+        """Load and warm the model before the socket accepts connections."""
+        calls = CandidateCalls()
+        calls.load()
+        router = router_of(Candidate)
+        calls.open(router)
+        drain_first(router, extra_s=EXTRA_DRAIN_S)
         gc_freeze.settle()
 
 
-def where_the_candidate_is() -> str | None:
-    """Its URL: beside this service, on a Unix socket, or where it was started apart."""
+def router_of(service: object) -> AppRouter:
+    """The router of a BentoML service, which its decorator makes of the class."""
+    assert isinstance(service, RoutedService)
+    return service.router
+
+
+def candidate_url() -> str | None:
+    """The candidate's URL: on a Unix socket of this service, or as configured; None without a candidate."""
     candidate: Any = Candidate
     return None if policy.candidate is None else settings.candidate_url or candidate.url
 
 
 @bentoml.service(
-    service_class=FrontDoorService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
+    service_class=RoutedService, workers=1, metrics={"enabled": True}, logging={"access": {"enabled": False}}
 )
 class Records:
-    """Writes what was answered to the store and the metrics, and judges the rollout, beside the processes that answer."""
+    """Writes exchanges and labels to the store and the metrics, and judges the rollout, beside the workers."""
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Open the store, if it is there, before the socket is listened to."""
+        """Open the store, if it is available, before the socket accepts connections."""
         from understudy import wiring
 
-        self._records = wiring.RecordsParts(settings, candidate_url=where_the_candidate_is())
+        self._records = wiring.RecordsParts(settings, candidate_url=candidate_url())
         self._records.start()
-        service: Any = Records
-        service.door.open(RecordsDoor(self._records).routes())
-        drain_first(service.door, then_s=OUTLIVES_S)
+        router = router_of(Records)
+        RecordsCalls(self._records).open(router)
+        drain_first(router, extra_s=EXTRA_DRAIN_S)
         gc_freeze.settle()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         await self._records.close()
 
 
 @bentoml.service(
-    service_class=FrontDoorService,
+    service_class=RoutedService,
     workers=settings.workers or policy.workers,
     http={"host": "0.0.0.0" if settings.tokens_file else "127.0.0.1"},  # noqa: S104 - with tokens, that is what a container needs
     metrics={"enabled": True},
     logging={"access": {"enabled": False}},
 )
 class Understudy:
-    """Serves the proof of concept over REST, rehearses and canaries its successor, and records the evidence."""
+    """Serves the primary over REST, rehearses and canaries the candidate, and records the evidence."""
 
     if policy.candidate is not None and not settings.candidate_url:
         candidate = bentoml.depends(Candidate)
@@ -247,7 +264,7 @@ class Understudy:
     @bentoml.on_deployment
     @staticmethod
     def preflight() -> None:
-        """Once, before any worker starts: whatever keeps the service from starting is said here, in one line."""
+        """Check once, before any worker starts, what would keep the service from starting, and report it in one line."""
         supervisor.install()
         try:
             found = loading.preflight(settings)
@@ -259,16 +276,16 @@ class Understudy:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Load, warm, and begin to answer."""
+        """Load and warm the models, and start to answer."""
         from understudy import wiring
         from understudy.api.parts import ApiParts
-        from understudy.api.rest import TELLERS, Rest
+        from understudy.api.rest import ERROR_FORMATS, Rest
 
         records: Any = Records
         try:
-            self._worker = wiring.Worker(settings, candidate_url=where_the_candidate_is(), records_url=records.url)
+            self._worker = wiring.Worker(settings, candidate_url=candidate_url(), records_url=records.url)
         except UnderstudyError as error:
-            log.error("this process does not start; it is tried again", reason=error.detail)
+            log.error("this worker does not start; the supervisor tries again", reason=error.detail)
             raise
         await self._worker.start()
         marks = loading.run_dir(settings) / "ready"
@@ -283,14 +300,15 @@ class Understudy:
             return ready
 
         service: Any = Understudy
+        router = router_of(service)
         rest = Rest(
             ApiParts.of(self._worker),
-            lambda: all_ready() and not service.door.draining,
+            lambda: all_ready() and not router.draining,
             lambda: service.openapi_spec.asdict(),
         )
-        service.door.open(rest.routes(), TELLERS, rest.direct())
-        drain_first(service.door, begun=self._drain)
-        # A thread (labels, a poll of the plan) would otherwise keep the interpreter for 5 ms, and every request waiting.
+        router.open(rest.routes(), rest.predictions(), rest.direct(), ERROR_FORMATS)
+        drain_first(router, on_drain=self._drain)
+        # A thread (labels, a poll of the plan) would otherwise hold the interpreter for 5 ms while requests wait.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         gc_freeze.settle()
 
@@ -299,7 +317,7 @@ class Understudy:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Write what has gathered, then let go."""
+        """Write the records that wait, and close the store."""
         await self._worker.close()
 
 

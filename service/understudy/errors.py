@@ -53,6 +53,11 @@ class UnderstudyError(Exception):
         }
 
 
+def unexpected_error() -> UnderstudyError:
+    """What a caller learns of a bug. The log has its traceback."""
+    return UnderstudyError("an unexpected error; the log has the details")
+
+
 class RequestError(UnderstudyError):
     """The caller can mend it."""
 

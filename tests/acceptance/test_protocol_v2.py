@@ -134,7 +134,7 @@ def test_a_version_pins_and_is_no_evidence(
     assert (response["model_version"], response["parameters"]["variant"]) == ("2.0.0", "candidate")
     shared.wait_for(lambda: counted().get("rows/pinned", 0) == before.get("rows/pinned", 0) + 1)
     assert counted()["rows/live"] == before["rows/live"]
-    with pytest.raises(InferenceServerException, match="version '3' is not here") as caught:
+    with pytest.raises(InferenceServerException, match="no version '3' here") as caught:
         client.infer(MODEL, inputs, model_version="3")
     assert caught.value.status() == "404"
 

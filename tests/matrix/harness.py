@@ -20,10 +20,10 @@ import yaml
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD
 from understudy import loading, wiring
 from understudy.api.parts import ApiParts
-from understudy.api.rest import TELLERS, Rest
+from understudy.api.rest import ERROR_FORMATS, Rest
 from understudy.domain import LabelReport, Plan, Variant
 from understudy.errors import CandidateAway, InferenceError
-from understudy.http.router import FrontDoor
+from understudy.http.router import AppRouter
 from understudy.inference import Engine, Scores, wire
 from understudy.inference.batching import SpreadModel
 from understudy.inference.calls import Calls
@@ -125,9 +125,9 @@ class Service:
     def __init__(self, worker: wiring.Worker, controller: Controller, clock: Clock) -> None:
         self.worker, self.controller, self.clock = worker, controller, clock
         self.drops = lambda: False
-        self._door = FrontDoor(mock.Mock(routes=[]))
+        self._router = AppRouter(mock.Mock(routes=[]))
         rest = Rest(ApiParts.of(worker), lambda: True, dict)
-        self._door.open(rest.routes(), TELLERS)
+        self._router.open(rest.routes(), rest.predictions(), error_formats=ERROR_FORMATS)
         self._place_models()
 
     def take_away(self, *, away: bool) -> None:
@@ -193,7 +193,7 @@ class Service:
             + [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
             "client": ("127.0.0.1", 1),
         }
-        await self._door(scope, receive, send)
+        await self._router(scope, receive, send)
         return sent[0]["status"], json.loads(sent[1]["body"])
 
     async def stored(self) -> None:

@@ -1,54 +1,50 @@
-"""The calls of the load test: what would be tested, what it uses, and the record that opens the gate."""
+"""`/rollout/loadtest`: what a load test must measure, and the record that lets a step start."""
 
 import asyncio
-from typing import Any
+from collections.abc import Sequence
 
 import pydantic
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from understudy import loading
+from understudy.api.access import json_object, read, require_operator, require_viewer
 from understudy.api.parts import ApiParts
 from understudy.domain import Event
 from understudy.errors import InvalidInput, TooLarge
-from understudy.http.asgi import (
-    Receive,
-    Scope,
-    Send,
-    answer,
-    encode,
-    header,
-    json_object,
-    peer,
-    read_body,
-    require_json,
-)
+from understudy.http.asgi import require_json
+from understudy.http.responses import json_response
+from understudy.http.router import route
 from understudy.observability import host
 from understudy.rollout.loadtest import LOADTEST, Record
 
 
-class Launch:
+class LoadTestCalls:
     """Handlers of `/rollout/loadtest`."""
 
     def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
 
-    def routes(self) -> dict[str, dict[str, Any]]:
-        """Path → method → handler."""
-        return {"/rollout/loadtest": {"GET": self.look, "POST": self.record}}
+    def routes(self) -> Sequence[Route]:
+        """Starlette's routes."""
+        return [route("/rollout/loadtest", self.loadtest, "GET", "POST")]
 
-    async def look(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`GET /rollout/loadtest`: the setup and goals that a record must be for, whether one is there, and what is used."""
-        tokens = self._parts.tokens
-        if tokens.configured:
-            tokens.actor(header(scope, b"authorization"), peer(scope))
-        await answer(send, 200, encode(await asyncio.to_thread(self._state)))
+    async def loadtest(self, request: Request) -> Response:
+        """`GET /rollout/loadtest`, `POST /rollout/loadtest`."""
+        return await (self.show(request) if request.method == "GET" else self.file(request))
 
-    async def record(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """`POST /rollout/loadtest`: an operator files a record; it is in the audit log when this answers."""
+    async def show(self, request: Request) -> Response:
+        """The setup and goals that a record must be for, whether there is one, and what the service uses of the machine."""
+        require_viewer(self._parts, request)
+        return json_response(await asyncio.to_thread(self._state))
+
+    async def file(self, request: Request) -> Response:
+        """File an operator's record. It is in the audit log when this answers."""
         parts = self._parts
-        parts.tokens.own_page(header(scope, b"origin"), header(scope, b"host"))
-        actor = parts.tokens.operator(header(scope, b"authorization"), peer(scope))
-        require_json(scope)
-        body, limit = await read_body(scope, receive, **parts.body_limits), parts.settings.loadtest_max_bytes
+        actor = require_operator(parts, request)
+        require_json(request.scope)
+        body, limit = await read(parts, request), parts.settings.loadtest_max_bytes
         if len(body) > limit:
             raise TooLarge(f"the record has {len(body)} bytes; the limit is {limit} (UNDERSTUDY_LOADTEST_MAX_BYTES)")
         try:
@@ -62,9 +58,9 @@ class Launch:
             ) from None
         filed = await asyncio.to_thread(self._file, record, actor.name)
         parts.metrics.events.labels(event=LOADTEST).inc()
-        await answer(send, 200, encode(filed))
+        return json_response(filed)
 
-    def _file(self, record: Record, actor: str) -> dict[str, Any]:
+    def _file(self, record: Record, actor: str) -> dict[str, object]:
         parts = self._parts
         event = parts.store.append_event(
             Event(
@@ -76,14 +72,14 @@ class Launch:
                 record.model_dump(mode="json"),
             )
         )
-        return {"event": event.id, **self._gate()}
+        return {"event": event.id, **self._requirement()}
 
-    def _gate(self) -> dict[str, Any]:
+    def _requirement(self) -> dict[str, object]:
         requirements = self._parts.requirements
         met = LOADTEST in requirements.met()
         return {"required": requirements.asked, "met": met, "reason": requirements.missing()}
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, object]:
         parts = self._parts
         supervisor = int(loading.run_dir(parts.settings).name)
         plan = parts.control.plan
@@ -91,7 +87,7 @@ class Launch:
             "model": parts.policy.model,
             "setup": parts.requirements.setup.model_dump(),
             "goals": parts.requirements.goals.model_dump(),
-            **self._gate(),
+            **self._requirement(),
             "last": parts.requirements.last(),
             "plan": {
                 "phase": plan.phase.value,

@@ -1,8 +1,8 @@
-"""What the handlers of the answering process are made of."""
+"""The parts of an answering process that its handlers use."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from understudy.clock import Clock
 from understudy.domain import LabelReceipt, LabelReport, Variant
@@ -25,11 +25,11 @@ from understudy.wiring.worker import Worker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiParts:
-    """What handlers use of the answering process.
+    """The parts of an answering process that its handlers use.
 
     Attributes:
-        add_labels: stores labels; when it returns they survive `kill -9`.
-        store_lost: why the store is not the one that was opened; None while it is.
+        add_labels: stores labels; once it returns they survive `kill -9`.
+        store_lost: why the store is no longer the one that was opened; None while it is.
     """
 
     settings: Settings
@@ -53,7 +53,7 @@ class ApiParts:
 
     @classmethod
     def of(cls, worker: Worker) -> "ApiParts":
-        """The parts of an answering process."""
+        """The parts of this worker."""
         return cls(
             settings=worker.settings,
             policy=worker.policy,
@@ -76,6 +76,13 @@ class ApiParts:
         )
 
     @property
-    def body_limits(self) -> dict[str, Any]:
+    def body_limits(self) -> "BodyLimits":
         """The limits of a request's body, as `read_body` takes them."""
         return {"max_bytes": self.settings.body_max_bytes, "timeout_s": self.settings.body_timeout_s}
+
+
+class BodyLimits(TypedDict):
+    """Limits of a request's body: size in bytes, and seconds until it is complete."""
+
+    max_bytes: int
+    timeout_s: float

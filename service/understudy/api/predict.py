@@ -1,6 +1,6 @@
-"""`POST /predict`: a request's rows in, its predictions out.
+"""`POST /predict`: decodes a request's rows, and encodes its predictions.
 
-Most requests are complete within milliseconds: those come directly from the connection. The others come through ASGI, which
+Most requests are complete within milliseconds and come straight from the connection. The others come through ASGI, which
 reads their bodies first; from then on there is no difference.
 """
 
@@ -11,7 +11,7 @@ from understudy.api.parts import ApiParts
 from understudy.domain import Variant
 from understudy.errors import InvalidInput, UnderstudyError
 from understudy.http.asgi import (
-    Arrived,
+    BufferedRequest,
     CompleteRequest,
     Headers,
     Receive,
@@ -31,7 +31,7 @@ _JSON = (b"content-type", b"application/json")
 
 
 class Predict:
-    """`POST /predict`."""
+    """Handles `POST /predict`, straight from the connection (`take`) or through ASGI (`__call__`)."""
 
     def __init__(self, parts: ApiParts) -> None:
         self._parts, self._pipeline = parts, parts.pipeline
@@ -48,41 +48,41 @@ class Predict:
         self._clock, self._max_bytes = parts.clock, parts.settings.body_max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read a body that comes in pieces, then as `take`."""
+        """Read a body that arrives in pieces, then proceed as `take` does."""
         started = self._clock.perf()
         try:
             require_json(scope)
-            request = Arrived(scope, await read_body(scope, receive, **self._parts.body_limits))
+            request = BufferedRequest(scope, await read_body(scope, receive, **self._parts.body_limits))
         except UnderstudyError as error:
             self._parts.recorder.refused(int(error.status), ())
             raise
         self.take(request, started)
         await request.respond(send)
 
-    def take(self, whole: CompleteRequest, started: float | None = None) -> None:
-        """Decode, route, infer, answer; then hand over to the record and the rehearsal."""
-        parts, scope = self._parts, whole.scope
+    def take(self, complete: CompleteRequest, started: float | None = None) -> None:
+        """Decode, route, infer, reply; then hand over to recorder and rehearsal."""
+        parts, scope = self._parts, complete.scope
         started = self._clock.perf() if started is None else started
         try:
-            check_size(whole.body, self._max_bytes)
+            check_size(complete.body, self._max_bytes)
             require_json(scope)
-            request = parts.decoder.decode(whole.body)
-            asked = self._pipeline.asked(scope, request.key)
+            request = parts.decoder.decode(complete.body)
+            options = self._pipeline.asked(scope, request.key)
         except UnderstudyError as error:
             parts.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
-            reply_problem(whole, error)
+            reply_problem(complete, error)
             return
-        exchange, plan = self._pipeline.begin(request.rows, asked)
-        Pending(self._pipeline, whole, exchange, plan, started, self._answer, reply_problem).ask()
+        exchange, plan = self._pipeline.begin(request.rows, options)
+        Pending(self._pipeline, complete, exchange, plan, started, self._response, reply_problem).ask()
 
-    def _answer(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
+    def _response(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
         variant = exchange.variant
         predictions = list(self._predictions(exchange, scores, self._classes[variant]))
         body = b"".join((self._heads[variant, exchange.fallback is not None], encode(predictions), b"}"))
         return [_JSON, self._named[variant], (b"x-prediction-id", predictions[0]["prediction_id"].encode())], body
 
     def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> Iterator[dict[str, Any]]:
-        # From the lists of the whole run, by position: slices of them for each request took as long as the rest.
+        # By position in the lists of the whole run: slicing them for each request took as long as all the rest.
         run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
         labels, probabilities, values, others = run.labels, run.probabilities, run.values, scores.run.others
         for i in range(scores.rows):

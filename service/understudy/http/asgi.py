@@ -1,67 +1,69 @@
-"""The few pieces of ASGI that the front door needs: reading a body under limits, answering, and problem details."""
+"""What the prediction path needs of ASGI: request headers, a body under limits of size and time, complete responses."""
 
 import asyncio
 import functools
 import types
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, MutableMapping
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Protocol, TypeAlias
 
 import msgspec
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.errors import BodyTimeout, MalformedRequest, TooLarge, UnderstudyError, WrongMediaType
+from understudy.errors import BodyTimeout, TooLarge, UnderstudyError, WrongMediaType, unexpected_error
 
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+__all__ = ["ASGIApp", "Message", "Receive", "Scope", "Send"]
+
 Headers: TypeAlias = list[tuple[bytes, bytes]]
-Handler: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Routes: TypeAlias = dict[str, dict[str, Handler]]
-"""Path → method → handler."""
-Teller: TypeAlias = Callable[[Send, UnderstudyError], Awaitable[None]]
-"""Answers with an error."""
+Reply: TypeAlias = tuple[int, Headers, bytes]
+"""A complete response: status, headers (the content length is added when it is sent) and body."""
+ErrorFormat: TypeAlias = Callable[[UnderstudyError], Reply]
+"""Renders an error as a response."""
 
 
 class CompleteRequest(Protocol):
-    """A request whose body is here, and how to answer it."""
+    """A request whose whole body has arrived, and the way to reply to it."""
 
     body: bytes
 
     @property
     def scope(self) -> Scope:
-        """Its headers and its client, as in ASGI's scope; the other keys only where it came by ASGI's messages."""
+        """Headers and client as in ASGI's scope. The other keys are present only for a request that came through ASGI."""
         ...
 
     @property
     def alone(self) -> bool:
-        """Whether no other connection is open: then no other request can be on its way into this turn of the event loop."""
+        """Whether no other connection is open, so no other request can arrive in this iteration of the event loop."""
         ...
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a complete answer; its length is added to the headers."""
+        """Send a complete response. The content length is added to the headers."""
         ...
 
 
-Direct: TypeAlias = Callable[[CompleteRequest], None]
-"""Takes a request and replies to it, now or later."""
+DirectHandler: TypeAlias = Callable[[CompleteRequest], None]
+"""Handles a complete request without ASGI and replies to it, at once or later."""
 
+ErrorReply: TypeAlias = Callable[[str, Exception], Reply]
+"""The response to a request for a path that failed with an error."""
+
+log = structlog.get_logger(__name__)
 encode = msgspec.json.Encoder().encode
 
 
 class ClientGone(Exception):
-    """The caller hung up before the body was complete; there is nobody to answer."""
+    """The client disconnected before the body was complete, so there is nobody to answer."""
 
 
 async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The request's body.
+    """Read the request's body.
 
-    A body that is already here costs no timer: `receive` is stepped once by hand, and only if it waits does the clock run.
+    `receive` is stepped once by hand. A timer is started only if it has to wait, because most bodies are already complete.
 
     Raises:
         TooLarge: more than `max_bytes`, declared or sent.
         BodyTimeout: not complete within `timeout_s`.
-        ClientGone: the caller hung up.
+        ClientGone: the client disconnected.
     """
     first = receive()
     if isinstance(first, types.CoroutineType):
@@ -74,7 +76,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
                 if len(body) > max_bytes:
                     raise _too_large(len(body), max_bytes) from None
                 return body
-            first = _known(message)
+            first = _immediately(message)
     try:
         async with asyncio.timeout(timeout_s):
             return await _pieces(scope, first, receive, max_bytes)
@@ -83,7 +85,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
 
 
 async def _pieces(scope: Scope, first: Awaitable[Message], receive: Receive, max_bytes: int) -> bytes:
-    """A body of one or more messages, of which `first` brings the first."""
+    """Join a body that arrives in one or more messages; `first` yields the first of them."""
     message = await first
     declared = header(scope, b"content-length")
     if declared and declared.isdigit() and int(declared) > max_bytes:
@@ -102,18 +104,18 @@ async def _pieces(scope: Scope, first: Awaitable[Message], receive: Receive, max
         message = await receive()
 
 
-async def _known(message: Message) -> Message:
+async def _immediately(message: Message) -> Message:
     return message
 
 
 @types.coroutine
-def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generator[Any, Any, Message]:
-    """The rest of a coroutine that was stepped once by hand and then yielded `waits_for` to the event loop."""
+def _resumed(coroutine: Coroutine[object, object, Message], waits_for: object) -> Generator[object, object, Message]:
+    """Run the rest of a coroutine that was stepped once by hand and then yielded `waits_for` to the event loop."""
     while True:
         try:
             sent = yield waits_for
-        except BaseException as error:  # noqa: BLE001 - whatever the loop throws in, cancellation too, is the coroutine's
-            step: Callable[[], Any] = functools.partial(coroutine.throw, error)
+        except BaseException as error:  # noqa: BLE001 - cancellation and all else that the loop throws goes to the coroutine
+            step: Callable[[], object] = functools.partial(coroutine.throw, error)
         else:
             step = functools.partial(coroutine.send, sent)
         try:
@@ -123,27 +125,27 @@ def _resumed(coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> Generat
             return message
 
 
-class Arrived:
-    """A request that came by ASGI's messages and is here whole now."""
+class BufferedRequest:
+    """A complete request whose body was read through ASGI."""
 
     alone = False
 
     def __init__(self, scope: Scope, body: bytes) -> None:
         self.scope, self.body = scope, body
-        self._answer: asyncio.Future[tuple[int, Headers, bytes]] = asyncio.get_running_loop().create_future()
+        self._reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """See `Whole.reply`."""
-        if not self._answer.done():  # else the caller's task was cancelled
-            self._answer.set_result((status, headers, body))
+        """See `CompleteRequest.reply`."""
+        if not self._reply.done():  # it is done when the task that waits for it was cancelled
+            self._reply.set_result((status, headers, body))
 
     async def respond(self, send: Send) -> None:
-        """Wait for the answer, and send it."""
-        await respond(send, *await self._answer)
+        """Wait for the reply, and send it."""
+        await respond(send, *await self._reply)
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """One request header (names in lower case), or None."""
+    """The first request header with this name (in lower case), or None."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value, "latin-1")
@@ -151,16 +153,16 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 def headers_under(scope: Scope, prefix: bytes) -> dict[bytes, str]:
-    """The request headers whose names begin so (in lower case); of several with one name the first."""
-    found: dict[bytes, str] = {}
+    """The request headers whose names start with `prefix` (in lower case); the first of each name."""
+    headers: dict[bytes, str] = {}
     for key, value in scope["headers"]:
         if key.startswith(prefix):
-            found.setdefault(key, str(value, "latin-1"))
-    return found
+            headers.setdefault(key, str(value, "latin-1"))
+    return headers
 
 
 def text_of(value: str) -> str:
-    """A header's value as text: UTF-8 where its bytes are that, else Latin-1, so that it equals the same text in a body.
+    """Decode a header's value as UTF-8 if its bytes are valid UTF-8, else as Latin-1, so that it equals the text in a body.
 
     >>> text_of("é".encode().decode("latin-1")), text_of("é")
     ('é', 'é')
@@ -174,16 +176,16 @@ def text_of(value: str) -> str:
 
 
 def peer(scope: Scope) -> str | None:
-    """The caller's IP address; None on a Unix socket."""
+    """The client's IP address; None on a Unix socket."""
     client = scope.get("client")
     return client[0] if client and client[0] else None
 
 
 def require_json(scope: Scope) -> None:
-    """Refuse a body that says it is something else than JSON; one that says nothing is taken at its word.
+    """Reject a body with a content type other than JSON. A request without a content type is accepted.
 
     Raises:
-        WrongMediaType: naming what was sent.
+        WrongMediaType: names the content type that was sent.
     """
     content_type = header(scope, b"content-type")
     if content_type is None or content_type == "application/json":
@@ -193,62 +195,35 @@ def require_json(scope: Scope) -> None:
         raise WrongMediaType(f"the content type is {content_type!r}; send application/json")
 
 
-def json_object(body: bytes) -> dict[str, Any]:
-    """A small JSON object; an empty body is an empty object.
-
-    Raises:
-        MalformedRequest: for anything else.
-    """
-    if not body.strip():
-        return {}
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequest(f"the body is not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise MalformedRequest("the body must be an object")
-    return data
-
-
-async def answer(
-    send: Send,
-    status: int,
-    body: bytes,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-    *,
-    content_type: bytes = b"application/json",
-) -> None:
-    """Send a complete answer of that type."""
-    await respond(send, status, [(b"content-type", content_type), *headers], body)
-
-
 async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    """Send a complete answer; its length is added to the headers."""
+    """Send a complete response. The content length is added to the headers."""
     head = [(b"content-length", str(len(body)).encode()), *headers]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body})
 
 
-async def problem(send: Send, error: UnderstudyError) -> None:
-    """Answer with RFC 9457 problem details."""
-    await respond(send, int(error.status), *_problem(error))
-
-
-def reply_problem(whole: CompleteRequest, error: UnderstudyError) -> None:
-    """As `problem`."""
-    whole.reply(int(error.status), *_problem(error))
-
-
-def _problem(error: UnderstudyError) -> tuple[Headers, bytes]:
+def problem_details(error: UnderstudyError) -> Reply:
+    """An error as RFC 9457 problem details."""
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    return [(b"content-type", b"application/problem+json"), *headers], encode(error.problem())
+    return int(error.status), [(b"content-type", b"application/problem+json"), *headers], encode(error.problem())
+
+
+def unexpected_error_reply(path: str, error: Exception) -> Reply:
+    """Log a bug, and return the problem details that its caller gets."""
+    log.error("a bug: please report it", path=path, exc_info=error)
+    return problem_details(unexpected_error())
+
+
+def reply_problem(request: CompleteRequest, error: UnderstudyError) -> None:
+    """Reply with an error as RFC 9457 problem details."""
+    request.reply(*problem_details(error))
 
 
 def check_size(body: bytes, max_bytes: int) -> None:
-    """Refuse a body that is too large.
+    """Reject a body that is too large.
 
     Raises:
-        TooLarge: naming the limit.
+        TooLarge: names the limit.
     """
     if len(body) > max_bytes:
         raise _too_large(len(body), max_bytes)

@@ -1,4 +1,4 @@
-"""One request on a connection and its answer: by the messages of ASGI (`Cycle`), or at once (`CompleteRequest`)."""
+"""One request on a connection and its response: through ASGI messages (`Cycle`), or at once (`CompleteRequest`)."""
 
 import asyncio
 import re
@@ -9,17 +9,18 @@ import structlog
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from understudy.http.asgi import ASGIApp, Headers, Message, Scope
+from understudy.errors import unexpected_error
+from understudy.http.asgi import ASGIApp, Headers, Message, Scope, problem_details, respond
 
 log = structlog.get_logger(__name__)
 
-_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""What no header may hold (RFC 9110, section 5.5)."""
-_BODILESS = frozenset({204, 304})
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters that no header may contain (RFC 9110, section 5.5)."""
+_WITHOUT_BODY = frozenset({204, 304})
 
 
 class ConnectionLike(Protocol):
-    """What a request needs of the connection it came on; the attributes are those of uvicorn's protocol."""
+    """What a request needs of its connection. The attributes are those of uvicorn's protocol."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -30,27 +31,27 @@ class ConnectionLike(Protocol):
 
     @property
     def connections(self) -> Sized:
-        """All that are open on this server."""
+        """All open connections of this server."""
         ...
 
     def caller(self, headers: Headers) -> tuple[str, int] | None:
-        """The client's address, where a request has these headers."""
+        """The client's address, given the request's headers."""
         ...
 
     def defaults(self) -> bytes:
-        """The headers of every answer, as they are sent."""
+        """The headers of every response, encoded."""
         ...
 
     def on_response_complete(self) -> None:
-        """An answer has been sent."""
+        """Called when a response has been sent."""
         ...
 
 
 class CompleteRequest:
-    """A request that is here whole, and its answer; to uvicorn's protocol it is what a `Cycle` is.
+    """A complete request, and its response. uvicorn's protocol sees it as its own request cycle.
 
     Attributes:
-        body: all of it.
+        body: the whole body.
     """
 
     __slots__ = ("_connection", "_headers", "body", "disconnected", "keep_alive", "response_complete")
@@ -61,24 +62,24 @@ class CompleteRequest:
 
     @property
     def scope(self) -> Scope:
-        """See `understudy.http.asgi.CompleteRequest`."""
+        """See `understudy.http.asgi.CompleteRequest.scope`."""
         return {"headers": self._headers, "client": self._connection.caller(self._headers)}
 
     @property
     def alone(self) -> bool:
-        """See `understudy.http.asgi.CompleteRequest`."""
+        """See `understudy.http.asgi.CompleteRequest.alone`."""
         return len(self._connection.connections) == 1
 
     @property
     def message_event(self) -> "CompleteRequest":
-        """What uvicorn sets when the caller hangs up."""
+        """Uvicorn calls its `set` when the client disconnects."""
         return self
 
     def set(self) -> None:
-        """See `message_event`: nobody waits for it."""
+        """Do nothing: no task waits for the disconnection."""
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send the answer, with its length. A caller that has gone is not told."""
+        """Send the response with its length, unless the client has disconnected."""
         if self.disconnected or self.response_complete:
             return
         connection = self._connection
@@ -95,38 +96,38 @@ class CompleteRequest:
 
 
 class Cycle:
-    """One request and its answer. The attributes without an underscore are what uvicorn's own cycle has and its protocol uses."""
+    """One request and its response. The public attributes are those of uvicorn's own cycle, which its protocol uses."""
 
     def __init__(self, connection: ConnectionLike, scope: Scope, *, keep_alive: bool) -> None:
         self._connection, self.scope, self.keep_alive = connection, scope, keep_alive
-        self.pieces: list[bytes] = []  # of the body, as far as `receive` has not told of them
-        self.waiting = 0
+        self.pieces: list[bytes] = []  # of the body, not yet returned by `receive`
+        self.waiting = 0  # bytes in `pieces`
         self.more_body, self.disconnected, self.response_complete = True, False, False
         self._continue = connection.expect_100_continue
-        self._fresh = False  # there is something that `receive` has not told yet
+        self._fresh = False  # whether something has changed since the last `receive`
         self._event: asyncio.Event | None = None
-        self._status = 0  # of an answer that has begun
+        self._status = 0  # of a response that has started
         self._headers: Headers = []
         self._head_sent = False
-        self._left: int | None = None  # bytes of the body that are still to come; None: in chunks
+        self._left: int | None = None  # bytes of the response's body still to send; None if it is chunked
 
     @property
     def message_event(self) -> "Cycle":
-        """What uvicorn sets when the caller hangs up."""
+        """Uvicorn calls its `set` when the client disconnects."""
         return self
 
     def set(self) -> None:
-        """See `message_event`."""
+        """Wake `receive`: the client has disconnected."""
         self.wake()
 
     def wake(self) -> None:
-        """Something has changed that `receive` may wait for."""
+        """Let `receive` look again at what has changed."""
         self._fresh = True
         if self._event is not None:
             self._event.set()
 
     def start(self, app: ASGIApp) -> None:
-        """Begin to answer, in a task that the server waits for when it stops."""
+        """Run the application in a task. A server that stops waits for it."""
         connection = self._connection
         self._task = connection.loop.create_task(self._run(app))
         connection.tasks.add(self._task)
@@ -135,27 +136,27 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)
             if not (self.response_complete or self.disconnected):
-                raise RuntimeError("the application returned before its answer was complete")
+                raise RuntimeError("the application returned before its response was complete")
         except BaseException as error:
             log.exception("a request failed outside its handler", path=self.scope["path"])
-            await self._give_up()
+            await self._fail()
             if not isinstance(error, Exception):
                 raise
         finally:
             self._connection.tasks.discard(self._task)
-            del self._task  # it knows this cycle: neither would go without the garbage collector
+            del self._task  # breaks a reference cycle, which only the garbage collector would free
 
-    async def _give_up(self) -> None:
+    async def _fail(self) -> None:
+        """Answer 500, or close the connection if a response has started."""
         if self._head_sent:
             self._connection.transport.close()
         elif not (self.response_complete or self.disconnected):
             self._status = 0
-            head = [(b"content-type", b"text/plain"), (b"content-length", b"21"), (b"connection", b"close")]
-            await self.send({"type": "http.response.start", "status": 500, "headers": head})
-            await self.send({"type": "http.response.body", "body": b"Internal Server Error"})
+            status, headers, body = problem_details(unexpected_error())
+            await respond(self.send, status, [*headers, (b"connection", b"close")], body)
 
     async def receive(self) -> Message:
-        """ASGI's `receive`: what has come of the body since the last call, or that the caller has gone or been answered."""
+        """ASGI's `receive`: new pieces of the body, or the end of the request (disconnected or answered)."""
         connection = self._connection
         if self._continue and not connection.transport.is_closing():
             connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -173,11 +174,10 @@ class Cycle:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Message) -> None:
-        """ASGI's `send`. The head goes out with the first piece of the body.
+        """ASGI's `send`. The head is sent together with the first piece of the body.
 
         Raises:
-            RuntimeError: the messages are not an answer: out of order, a header that cannot be sent, a body of another
-                length than was said.
+            RuntimeError: messages out of order, a header with control characters, or a body that does not have its declared length.
         """
         connection = self._connection
         if connection.flow.write_paused and not self.disconnected:
@@ -211,9 +211,9 @@ class Cycle:
             connection.on_response_complete()
 
     def _head(self) -> bytes:
-        """The answer's head as it is sent."""
+        """The encoded head of the response."""
         parts = [STATUS_LINE[self._status], self._connection.defaults()]
-        length: int | None = 0 if self._status in _BODILESS else None
+        length: int | None = 0 if self._status in _WITHOUT_BODY else None
         chunked = closes = False
         for name, value in self._headers:
             if name == b"content-length":
@@ -222,7 +222,7 @@ class Cycle:
                 chunked = value.lower() == b"chunked"
             elif name == b"connection":
                 closes = b"close" in value.lower()
-            if _UNFIT.search(value) or _UNFIT.search(name):
+            if _CONTROL_CHARACTERS.search(value) or _CONTROL_CHARACTERS.search(name):
                 raise RuntimeError(f"the header {name!r} cannot be sent")
             parts += (name, b": ", value, b"\r\n")
         self._left = None if chunked else length

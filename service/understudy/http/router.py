@@ -1,121 +1,109 @@
-"""The front door: which handler answers a path, and who tells of errors.
+"""Routing: predictions go straight to their handlers, the other calls to Starlette's router, the rest to BentoML.
 
-The paths of the contract are answered here; every other one goes to BentoML's application behind it, which costs a request
-some twenty-five times as much.
+BentoML's own application comes last because it costs a request about 25 times as much.
 """
 
-import functools
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
 
-from understudy.errors import NotFound, UnderstudyError, WrongMethod
-from understudy.http.asgi import ASGIApp, ClientGone, Direct, Handler, Receive, Routes, Scope, Send, Teller, problem
+from understudy.errors import NotFound, UnderstudyError, WrongMethod, unexpected_error
+from understudy.http import asgi
+from understudy.http.asgi import Receive, Scope, Send
 
 log = structlog.get_logger(__name__)
 
-PATHS_MAX = 1_024
-"""Paths whose pattern is remembered."""
 
-
-class FrontDoor:
-    """Answers the contract's paths; everything that BentoML knows goes on to it; the rest is 404.
+class AppRouter:
+    """The ASGI application of a process. It also renders every error as a response, in one place.
 
     Attributes:
-        direct: who takes a request directly, by the request's target.
+        direct: handlers of complete POST requests by request target; see `understudy.http.connection`.
+        draining: whether the process is about to stop.
     """
 
     def __init__(self, bento: Any) -> None:
-        self._bento: ASGIApp = bento
-        self._known = {getattr(r, "path", "") for r in bento.routes}
-        self._mounts = tuple(path + "/" for path in self._known if path)
-        self._routes: Routes = {}
-        self._patterns: list[tuple[re.Pattern[str], dict[str, Handler]]] = []
-        self._match = functools.lru_cache(PATHS_MAX)(self._search)
-        self._tellers: dict[str, Teller] = {}
-        self.direct: dict[bytes, Direct] = {}
+        self._bento: asgi.ASGIApp = bento
+        self._bento_paths = {getattr(route, "path", "") for route in bento.routes} - {""}
+        self._mounts = tuple(path + "/" for path in self._bento_paths)
+        self.direct: dict[bytes, asgi.DirectHandler] = {}
         self.draining = False
+        self.open([])
 
     def drain(self) -> None:
-        """From now on every answer closes its connection, so that none is left when the process goes."""
+        """Close each connection after its next response, so that none is left when the process stops."""
         self.draining = True
         self.direct.clear()
 
     def open(
-        self, routes: Routes, tellers: Mapping[str, Teller] | None = None, direct: Mapping[str, Direct] | None = None
+        self,
+        routes: Sequence[Route],
+        predictions: Mapping[str, asgi.ASGIApp] | None = None,
+        direct: Mapping[str, asgi.DirectHandler] | None = None,
+        error_formats: Mapping[str, asgi.ErrorFormat] | None = None,
     ) -> None:
-        """Begin to answer.
+        """Start to serve these calls.
 
         Args:
-            routes: path → method → handler. `{name}` in a path is any one part of it, and goes into `scope["path_params"]`.
-            tellers: who tells of errors under a prefix, where that is not as problem details.
-            direct: who may take a POST to a path directly off its connection; see `understudy.http.connection`.
+            routes: a path that BentoML has too is answered by ours.
+            predictions: path → handler of POST requests that skip Starlette.
+            direct: path → handler of complete POST requests that skip ASGI.
+            error_formats: first segment of a path (`/v2`) → its format of errors, where that is not problem details.
         """
-        self._routes = {path: methods for path, methods in routes.items() if "{" not in path}
-        self._patterns = [
-            (re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), methods)
-            for path, methods in routes.items()
-            if "{" in path
-        ]
-        self._tellers = dict(tellers or {})
-        self.direct.update((path.encode(), taker) for path, taker in (direct or {}).items())
-        self._match.cache_clear()
+        self._bento_paths -= {route.path for route in routes}
+        self._predictions, self._error_formats = predictions or {}, error_formats or {}
+        self.direct.update((path.encode(), handler) for path, handler in (direct or {}).items())
+        self._routes = Router(routes, redirect_slashes=False, default=_nothing_here)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or BentoML's own lifespan."""
-        if scope["type"] != "http":
-            await self._bento(scope, receive, send)
-            return
-        if self.draining:
-            send = _last(send)
-        path = scope["path"]
-        methods = self._routes.get(path) or self._matched(scope, path)
-        if methods is None:
-            if path in self._known or path.startswith(self._mounts):
-                await self._bento(scope, receive, send)
-            else:
-                await self._tell(send, path, NotFound(f"nothing is at {path[:200]!r}; / is the API page"))
-            return
-        handler = methods.get(scope["method"])
+        """Handle one request, or BentoML's lifespan events."""
+        path = scope.get("path", "")
+        handler = self._predictions.get(path) if scope.get("method") == "POST" else None
+        if handler is None:
+            if scope["type"] != "http" or path in self._bento_paths or path.startswith(self._mounts):
+                await self._bento(scope, receive, _closing(send) if self.draining else send)
+                return
+            handler, scope["app"] = self._routes, self  # without an app Starlette would answer 405 by itself
+        send = _closing(send) if self.draining else send
         try:
-            if handler is None:
-                allow = ", ".join(methods)
-                raise WrongMethod(f"{path} takes {allow}", headers={"Allow": allow})
             await handler(scope, receive, send)
-        except ClientGone:
+        except asgi.ClientGone:
             return
-        except UnderstudyError as error:
-            await self._tell(send, path, error)
-        except Exception:
-            log.exception("a bug: please report it", path=path)
-            await self._tell(send, path, UnderstudyError("an unexpected error; the log has the details"))
+        except Exception as error:  # noqa: BLE001 - every error becomes a response; a bug is logged with its traceback
+            await asgi.respond(send, *self.error_reply(path, error))
 
-    def _matched(self, scope: Scope, path: str) -> dict[str, Handler] | None:
-        found = self._match(path)
-        if found is None:
-            return None
-        scope["path_params"], methods = found
-        return methods
-
-    def _search(self, path: str) -> tuple[dict[str, str], dict[str, Handler]] | None:
-        for pattern, methods in self._patterns:
-            if found := pattern.fullmatch(path):
-                return found.groupdict(), methods
-        return None
-
-    async def _tell(self, send: Send, path: str, error: UnderstudyError) -> None:
+    def error_reply(self, path: str, error: Exception) -> asgi.Reply:
+        """The response to a request for `path` that failed with `error`, in the format of that path."""
+        if isinstance(error, HTTPException) and error.headers:
+            allow = ", ".join(sorted(error.headers["Allow"].split(", ")))
+            error = WrongMethod(f"{path} takes {allow}", headers={"Allow": allow})
+        if not isinstance(error, UnderstudyError):
+            log.error("a bug: please report it", path=path, exc_info=error)
+            error = unexpected_error()
         prefix = "/" + path.split("/", 2)[1] if path.startswith("/") else path
-        await self._tellers.get(prefix, problem)(send, error)
+        return self._error_formats.get(prefix, asgi.problem_details)(error)
 
 
-def _last(send: Send) -> Send:
-    """Answers go out as ever, and say that they are the last on their connection."""
+def route(path: str, endpoint: Any, *methods: str) -> Route:
+    """A Starlette route for exactly these methods: Starlette would add HEAD to GET."""
+    made = Route(path, endpoint, methods=methods)
+    made.methods = set(methods)
+    return made
 
-    async def closing(message: Any) -> None:
+
+async def _nothing_here(scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise NotFound(f"nothing is at {scope['path'][:200]!r}; / is the API page")
+
+
+def _closing(send: Send) -> Send:
+    """Add `connection: close` to the response."""
+
+    async def send_and_close(message: asgi.Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         await send(message)
 
-    return closing
+    return send_and_close

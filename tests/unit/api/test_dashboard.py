@@ -8,29 +8,27 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from understudy.api import dashboard
-from understudy.http.asgi import Handler
 
 ROOT = Path(__file__).parents[3]
 FILES = {path.name: path for path in dashboard.FOLDER.iterdir() if path.suffix in dashboard.MEDIA_TYPES}
 
 
-def call(handler: Handler, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    sent: list[Any] = []
+def served() -> dict[str, Route]:
+    """The page's routes by path."""
+    return {each.path: each for each in dashboard.routes()}
 
-    async def send(message: Any) -> None:
-        sent.append(message)
 
-    async def receive() -> Any:
-        raise AssertionError("a GET has no body")
-
-    scope = {"headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]}
-    asyncio.run(handler(scope, receive, send))
-    return sent[0]["status"], {k.decode(): v.decode() for k, v in sent[0]["headers"]}, sent[1]["body"]
+def call(route: Route, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    response: Response = asyncio.run(route.endpoint(Request({"type": "http", "headers": lines})))
+    return response.status_code, dict(response.headers), bytes(response.body)
 
 
 def test_the_page_is_small() -> None:
@@ -40,26 +38,26 @@ def test_the_page_is_small() -> None:
 
 def test_every_file_is_answered_and_changes_its_tag_with_its_content(tmp_path: Path) -> None:
     """By its path, with its type; 304 to whoever has it; compressed for whoever takes that."""
-    routes = dashboard.assets()
+    routes = served()
     for name, path in FILES.items():
-        status, headers, body = call(routes[f"/dashboard/{name}"]["GET"])
+        status, headers, body = call(routes[f"/dashboard/{name}"])
         assert (status, body) == (200, path.read_bytes())
         assert headers["content-type"].startswith(dashboard.MEDIA_TYPES[path.suffix])
-        status, again, nothing = call(routes[f"/dashboard/{name}"]["GET"], if_none_match=f'"x", W/{headers["etag"]}')
+        status, again, nothing = call(routes[f"/dashboard/{name}"], if_none_match=f'"x", W/{headers["etag"]}')
         assert (status, again["etag"], nothing) == (304, headers["etag"], b"")
-        status, packed, small = call(routes[f"/dashboard/{name}"]["GET"], accept_encoding="br, gzip")
+        status, packed, small = call(routes[f"/dashboard/{name}"], accept_encoding="br, gzip")
         assert (status, packed["content-encoding"], gzip.decompress(small)) == (200, "gzip", body)
     one, two = tmp_path / "a.js", tmp_path / "b.js"
     one.write_text("1")
     two.write_text("2")
     assert dashboard.read(one).etag != dashboard.read(two).etag
-    assert call(routes["/dashboard"]["GET"])[2] == FILES["index.html"].read_bytes()
-    assert call(routes["/dashboard/"]["GET"])[:2][0] == 308
+    assert call(routes["/dashboard"])[2] == FILES["index.html"].read_bytes()
+    assert call(routes["/dashboard/"])[:2][0] == 308
 
 
 def test_the_policy_allows_own_files_and_nothing_else() -> None:
     """No inline script or style, no evaluation, no other host, no frame around it."""
-    _, headers, _ = call(dashboard.assets()["/dashboard"]["GET"])
+    _, headers, _ = call(served()["/dashboard"])
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
 
     assert policy["default-src"] == policy["frame-ancestors"] == "'none'"

@@ -1,4 +1,4 @@
-"""The calls under /v2, from the front door on: who answers, who may ask for it, and how errors are told."""
+"""The calls under /v2, from the router on: who answers, who may ask for it, and the format of errors."""
 
 import asyncio
 import json
@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.api.v2.handlers import ProtocolV2, tell
+from understudy.api.v2.infer import Infer, protocol_error
+from understudy.api.v2.metadata import ProtocolV2
 from understudy.domain import Mode, Phase, Plan, Variant
 from understudy.http.auth import Tokens, line_for
-from understudy.http.router import FrontDoor
+from understudy.http.router import AppRouter
 from understudy.inference.batching import LocalModel
 from understudy.inference.decoding import Decoder
 from understudy.loading import fields_of, inputs_of
@@ -42,7 +43,7 @@ class Notes:
 
 
 class House:
-    """A front door with the protocol behind it; both models are fakes whose probability is `x`."""
+    """A router with the protocol behind it; both models are fakes whose probability is `x`."""
 
     def __init__(
         self, *, weight: int = 0, tokens: Path | None = None, cards: Mapping[Variant, Any] = CARDS, **limits: Any
@@ -82,9 +83,10 @@ class House:
             slots=self.slots,
             pipeline=self.pipeline,
         )
-        self.door = FrontDoor(SimpleNamespace(routes=[]))
-        protocol = ProtocolV2(parts, lambda: None)
-        self.door.open(protocol.routes(), {"/v2": tell})
+        self.router = AppRouter(SimpleNamespace(routes=[]))
+        infer = Infer(parts)
+        routes = ProtocolV2(parts, lambda: None, infer).routes()
+        self.router.open(routes, {infer.path: infer}, error_formats={"/v2": protocol_error})
 
     async def call(
         self, path: str, body: bytes | None = None, method: str = "", **headers: str
@@ -101,7 +103,7 @@ class House:
 
         names = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
         method = method or ("GET" if body is None else "POST")
-        await self.door(
+        await self.router(
             {"type": "http", "path": path, "method": method, "headers": names, "client": ("127.0.0.1", 1)},
             receive,
             send,
@@ -308,7 +310,7 @@ def test_nothing_that_is_sent_is_a_bug(path: str, body: bytes, headers: dict[str
 
 
 def test_the_fuzz_would_see_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check that cannot fail is none: an exception behind the door is 500, without a stack trace."""
-    monkeypatch.setattr("understudy.api.v2.handlers.read_body", lambda *args, **limits: 1 // 0)
+    """A check that cannot fail is none: an exception in a handler is 500, without a stack trace."""
+    monkeypatch.setattr("understudy.api.v2.infer.read_body", lambda *args, **limits: 1 // 0)
     status, _, said = ask(body=b"")
     assert (status, said) == (500, {"error": "an unexpected error; the log has the details"})

@@ -16,6 +16,7 @@ from understudy.http.asgi import CompleteRequest, peer
 from understudy.http.connection import GATHER_S, READ_AHEAD, Connection
 
 KEEP_ALIVE_S = 1
+BUG = b'"detail":"an unexpected error; the log has the details"'
 SILENCE_S = 0.3
 """An exchange is over when nothing more comes for so long after the first bytes; those may take as long as a busy machine does."""
 
@@ -300,7 +301,17 @@ def test_a_bug_in_a_taker_is_a_500(direct: tuple[Served, Taker]) -> None:
     got = server.exchange(post("/direct", b"bug"), post("/direct", b"a"))
 
     assert got.startswith(b"HTTP/1.1 500 Internal Server Error")
+    assert BUG in got
     assert got.endswith(b"taken a")
+
+
+def test_a_bug_is_the_same_problem_through_asgi(both: tuple[Served, Served]) -> None:
+    """If no handler has turned it into a response; the connection is closed then."""
+    got = both[1].exchange(post("/raises"))
+
+    assert got.startswith(b"HTTP/1.1 500 Internal Server Error")
+    assert BUG in got
+    assert b"connection: close" in got
 
 
 def test_a_caller_who_has_gone_is_not_told(direct: tuple[Served, Taker]) -> None:

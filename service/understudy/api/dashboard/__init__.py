@@ -1,15 +1,23 @@
-"""The page at `/dashboard`: its files, read once at start and answered from memory with their caching and security headers.
+"""The page at `/dashboard`: files that are read once at start and served from memory with caching and security headers.
 
-The page is plain HTML, CSS and ES modules; there is nothing to build. What it shows it asks of the same calls that everybody
-else has (`GET /rollout`, ...), so it needs no state here and any worker may answer it.
+The page is plain HTML, CSS and ES modules; there is nothing to build. It reads the same calls that every other client has
+(`GET /rollout`, ...), so it needs no state here and any worker may serve it.
+
+Starlette's `StaticFiles` makes entity tags from time and size. The files of a wheel all have the same time, so a browser would
+keep an old script that a new version replaced by one of the same size. Ours are made from the content.
 """
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.http.asgi import Handler, Headers, Receive, Scope, Send, answer, header
-from understudy.http.etag import knows, tag_of, unchanged
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from understudy.http.responses import has_tag, tag_of
+from understudy.http.router import route
 
 FOLDER = Path(__file__).parent
 MEDIA_TYPES = {
@@ -19,60 +27,61 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 SIZE_MAX_BYTES = 150_000
-"""What all files together may have, uncompressed: a test holds them to it."""
+"""Limit of all files together, uncompressed. A test checks it."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
-"""Content-Security-Policy: own files, own calls, nothing inline, nothing evaluated, in nobody's frame."""
-SECURITY: Headers = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-]
+"""Content-Security-Policy: own files and calls only, nothing inline, no evaluation, no frame of another site."""
+HEADERS = {
+    "cache-control": "no-cache",  # cached, and revalidated each time: a new version shows at the next load
+    "vary": "accept-encoding",
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file: its bytes, the same compressed, and its headers."""
+    """One file of the page.
+
+    Attributes:
+        packed: the body, compressed with gzip.
+    """
 
     body: bytes
     packed: bytes
-    etag: bytes
-    media_type: bytes
+    etag: str
+    media_type: str
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the file, or 304 to whoever has it (RFC 9110, section 13.1.2)."""
-        # `no-cache` is "keep it, and ask whether it has changed": a new version is there with the next look.
-        headers: Headers = [
-            (b"etag", self.etag),
-            (b"cache-control", b"no-cache"),
-            (b"vary", b"accept-encoding"),
-            *SECURITY,
-        ]
-        if knows(scope, self.etag):
-            await unchanged(send, headers)
-            return
-        body = self.body
-        if "gzip" in (header(scope, b"accept-encoding") or ""):
-            body = self.packed
-            headers.append((b"content-encoding", b"gzip"))
-        await answer(send, 200, body, headers, content_type=self.media_type)
+    async def serve(self, request: Request) -> Response:
+        """Respond with the file, or 304 if the client has it (RFC 9110, section 13.1.2)."""
+        headers = {"etag": self.etag, **HEADERS}
+        if has_tag(request, self.etag):
+            return Response(status_code=304, headers=headers)
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            packed = headers | {"content-encoding": "gzip"}
+            return Response(self.packed, headers=packed, media_type=self.media_type)
+        return Response(self.body, headers=headers, media_type=self.media_type)
 
 
 def read(path: Path) -> Asset:
-    """One file of the page."""
+    """Read one file of the page."""
     body = path.read_bytes()
-    return Asset(body, gzip.compress(body, mtime=0), tag_of(body), MEDIA_TYPES[path.suffix].encode())
+    return Asset(body, gzip.compress(body, mtime=0), tag_of(body), MEDIA_TYPES[path.suffix])
 
 
-def assets() -> dict[str, dict[str, Handler]]:
-    """Path → method → handler: `/dashboard` is the page, `/dashboard/<file>` what it is made of."""
+def routes() -> Sequence[Route]:
+    """Starlette's routes: `/dashboard` is the page, `/dashboard/<file>` one of its files."""
     files = {path.name: read(path) for path in sorted(FOLDER.iterdir()) if path.suffix in MEDIA_TYPES}
-    found: dict[str, dict[str, Handler]] = {f"/dashboard/{name}": {"GET": file} for name, file in files.items()}
-    return found | {"/dashboard": {"GET": files["index.html"]}, "/dashboard/": {"GET": _without_slash}}
+    return [
+        route("/dashboard", files["index.html"].serve, "GET"),
+        route("/dashboard/", _without_slash, "GET"),
+        *(route(f"/dashboard/{name}", file.serve, "GET") for name, file in files.items()),
+    ]
 
 
-async def _without_slash(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
-    await answer(send, 308, b"", [(b"location", b"../dashboard")])
+async def _without_slash(_request: Request) -> Response:
+    return RedirectResponse("../dashboard", 308)

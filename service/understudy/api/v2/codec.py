@@ -53,7 +53,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class InferenceRequest:
     """A decoded inference request."""
 
     rows: Rows
@@ -84,7 +84,7 @@ class Signature:
         self.outputs = {output.spec.name: output for output in outputs_of(cards)}
         self._all = {binary: [Wanted(name, binary) for name in self.outputs] for binary in (False, True)}
 
-    def decode(self, body: bytes, header_length: int | None) -> Question:
+    def decode(self, body: bytes, header_length: int | None) -> InferenceRequest:
         """A request's rows and wishes.
 
         Args:
@@ -102,10 +102,10 @@ class Signature:
         raw = memoryview(body)
         request = _parse(raw[:header_length])
         count, found = self._read(request.inputs, raw[len(body) if header_length is None else header_length :])
-        return Question(self._rows(found, count), request.id, self._wanted(request))
+        return InferenceRequest(self._rows(found, count), request.id, self._wanted(request))
 
     def encode(
-        self, head: Mapping[str, Any], question: Question, scores: Scores, variant: Variant
+        self, head: Mapping[str, Any], request: InferenceRequest, scores: Scores, variant: Variant
     ) -> tuple[bytes, int | None]:
         """The answer's body, and where its JSON ends if raw tensors follow.
 
@@ -113,7 +113,7 @@ class Signature:
             head: members of the answer that stand before its outputs.
         """
         outputs, tail = [], []
-        for wanted in question.wanted:
+        for wanted in request.wanted:
             array = self.outputs[wanted.name].array(scores, variant)
             tensor: dict[str, Any] = {
                 "name": wanted.name,
@@ -126,7 +126,7 @@ class Signature:
             else:
                 tensor["data"] = to_json(array)
             outputs.append(tensor)
-        said = _encode({**head, **({} if question.id is None else {"id": question.id}), "outputs": outputs})
+        said = _encode({**head, **({} if request.id is None else {"id": request.id}), "outputs": outputs})
         return (b"".join((said, *tail)), len(said)) if tail else (said, None)
 
     def metadata(self) -> dict[str, Any]:
