@@ -109,7 +109,7 @@ load: models ## the launch load test of the service at URL=, or of one of its ow
 .PHONY: manifests
 manifests: $(VENV)/.ready .venv-policy/.ready ## render k8s/, validate it strictly against Kubernetes 1.29 to 1.34, scan its policies
 	@$(PY) k8s/render.py
-	@$(PY) -m pytest tests/unit/test_k8s.py
+	@$(PY) -m pytest tests/integration/k8s
 	@.venv-policy/bin/checkov --directory k8s/rendered --framework kubernetes --compact --quiet --skip-download
 
 # In an environment of its own: the scanner wants other versions of what the service uses.

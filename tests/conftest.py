@@ -13,9 +13,8 @@ settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
 
 ORDER = (
-    "test_house_rules.py",
     "unit",
-    "test_docs.py",
+    "integration",
     "contract",
     "statistics",
     "faults",
@@ -23,7 +22,7 @@ ORDER = (
     "browser",
     "acceptance",
 )
-"""The files and folders below `tests/`, fastest first: a broken unit test is reported within the first minutes."""
+"""The folders below `tests/`, fastest first: a broken unit test is reported within the first minutes."""
 ONE_BY_ONE = ("tests/matrix/", "tests/acceptance/")
 """Each of these plays a rollout or starts a service of its own, and may run on another worker than the rest of its file."""
 TOGETHER = {
@@ -31,9 +30,8 @@ TOGETHER = {
     "tests/acceptance/test_loadtest.py": "",
     "tests/acceptance/test_protocol_v2.py": "",
     "tests/browser/": "one browser and one service",
+    "tests/integration/models/": "two models that were fitted",
     "tests/unit/drift/": "a year of flights",
-    "tests/unit/drift/test_watch.py": "a year of flights",
-    "tests/unit/models/": "two models that were fitted",
 }
 """Files and folders whose tests share what takes long to start, and what that is, where it is shared with other files."""
 WORKERS_MAX = 8

@@ -10,7 +10,7 @@ import yaml
 
 from models.data import Flight
 from tests.acceptance.conftest import ROOT, start
-from tests.objects import credentials, serving
+from tests.support.objects import credentials, serving
 from understudy.inference.cards import digest_of, read_card
 
 pytestmark = pytest.mark.acceptance

@@ -15,6 +15,7 @@ import pytest
 from models.data import Flight
 from tests.acceptance.conftest import ROOT
 from tests.acceptance.test_image import ready
+from understudy.api import dashboard
 from understudy.runtime.ports import free_port
 
 pytestmark = pytest.mark.acceptance
@@ -89,6 +90,14 @@ def test_the_wheel_has_one_top_level_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         top = {name.partition("/")[0] for name in packed.namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"understudy"}
+
+
+def test_the_wheel_has_the_files_of_the_dashboard_and_the_report(wheel: Path) -> None:
+    pages = {f"understudy/api/dashboard/{path.name}" for path in dashboard.FOLDER.iterdir() if path.is_file()}
+    report = {f"understudy/offline/report/report.{kind}" for kind in ("html.j2", "css")}
+
+    with zipfile.ZipFile(wheel) as packed:
+        assert pages | report <= set(packed.namelist())
 
 
 def test_commands_run_in_a_folder_with_files_of_our_names(program: Path, folder: Path) -> None:

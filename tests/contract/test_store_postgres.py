@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from loadtests.postgres import Postgres
 from tests.contract.stores import event, observation, plan, receipt, report, stored, tally
-from tests.contract.test_store_together import children, go
+from tests.support.processes import children, go
 from understudy.errors import ConfigurationError, StoreError
 from understudy.store import Retention, partitions
 from understudy.store.migrate import MIGRATIONS, migrate

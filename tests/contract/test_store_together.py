@@ -1,43 +1,18 @@
 """Several writers at once, threads or processes, and one that is killed: nothing is lost, nothing counted twice."""
 
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-from tests.contract.stores import CHILD, ROOT, event, names, observation, plan, receipt, report, tallied, tally
+from tests.contract.stores import event, names, observation, plan, receipt, report, tallied, tally
+from tests.support.processes import children, go
 from understudy.domain import Outcome
 from understudy.errors import NotAllowedNow
 from understudy.store import Store
 from understudy.store.sql import SqlStore
 
 THREADS = 4
-
-
-@contextmanager
-def children(*commands: tuple[str, ...]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that have loaded everything and wait for a line; killed at the end, whatever happened."""
-    started = [
-        subprocess.Popen([*CHILD, *each], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for each in commands
-    ]
-    try:
-        for child in started:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        yield started
-    finally:
-        for child in started:
-            child.kill()
-            child.communicate()
-
-
-def go(child: subprocess.Popen[str]) -> None:
-    assert child.stdin is not None
-    child.stdin.write("go\n")
-    child.stdin.flush()
 
 
 def at_once(work: Callable[[int], list[Outcome]]) -> list[Outcome]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults.rows import Beside, RowEngine, lookup_model, serving
-from tests.unit.inference.test_remote import with_server
+from tests.integration.inference.test_remote import with_server
 from understudy.domain import Phase, Plan, Status, Variant
 from understudy.errors import InferenceError, InvalidInput, NotFinite, NotReady, WrongShape
 from understudy.inference import Reading, Scores, wire

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.test_cli import alone, done, understudy
+from tests.support.commands import alone, done, understudy
 from tests.unit.inference.test_onnx import classifier
 from understudy import loading
 from understudy.errors import ConfigurationError

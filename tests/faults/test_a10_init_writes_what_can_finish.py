@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from tests.unit.cli.test_cli import alone, done, refused
+from tests.support.commands import alone, done, refused
 from tests.unit.inference.test_onnx import classifier, save, summing
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
 from understudy.domain import Attempt, Status, Variant

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.faults.models import table_model
-from tests.objects import ObjectServer, serving
+from tests.support.objects import ObjectServer, serving
 from understudy.errors import ConfigurationError
 from understudy.inference import graph
 from understudy.inference.cards import digest_of, model_digest, read_card, write_card

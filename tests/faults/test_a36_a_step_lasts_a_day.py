@@ -4,7 +4,7 @@
 
 from pathlib import Path
 
-from tests.unit.cli.test_cli import alone, done
+from tests.support.commands import alone, done
 from tests.unit.inference.test_onnx import classifier
 from understudy.rollout.policy import CanaryStep, ShadowStep, parse
 

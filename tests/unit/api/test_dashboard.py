@@ -3,10 +3,6 @@
 import asyncio
 import gzip
 import re
-import subprocess
-import sys
-import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -88,16 +84,3 @@ def test_what_the_files_name_is_there() -> None:
     }
 
     assert named == set(FILES) - {"index.html"}
-
-
-def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
-    """As it is built for users; the Bento takes all of `service/`."""
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        assert {f"understudy/api/dashboard/{name}" for name in FILES} <= set(wheel.namelist())
-        assert {"understudy/offline/report/report.html.j2", "understudy/offline/report/report.css"} <= set(
-            wheel.namelist()
-        )
-    bento = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["bentoml"]["build"]
-    assert "service/**" in bento["include"]

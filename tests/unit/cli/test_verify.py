@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.cli.test_cli import alone, done, refused, understudy
+from tests.support.commands import alone, done, refused, understudy
 from tests.unit.inference.test_onnx import classifier
 from tests.unit.rollout.test_controller import RAMP, Process
 from tests.unit.rollout.world import World

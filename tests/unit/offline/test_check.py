@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from tests.unit.cli.test_cli import alone, done, refused
+from tests.support.commands import alone, done, refused
 from tests.unit.inference.test_onnx import classifier, save, summing
 from understudy.cli.compared import told
 from understudy.domain import Status, Variant
@@ -132,7 +132,7 @@ def test_check_compares_on_the_rows_of_a_file_and_names_a_line_that_does_not_fit
 
 def refused_late(*arguments: Any) -> str:
     """As `refused`, for a command that has said something before."""
-    from tests.unit.cli.test_cli import understudy
+    from tests.support.commands import understudy
 
     result = understudy(*arguments)
     assert result.exit_code == 1

@@ -1,7 +1,5 @@
 """The rollout file: what it takes, what it refuses and in which words, and what its key and its first plan depend on."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -282,22 +280,6 @@ def test_what_the_launch_is_judged_by_starts_new_evidence() -> None:
 def test_how_the_rollout_is_run_keeps_its_evidence(change: dict[str, Any]) -> None:
     """Steps, workers, the device and where the files lie change no answer to "which model is better"."""
     assert changed(change).key("p", "c") == example().key("p", "c")
-
-
-def test_the_key_is_the_same_in_every_process() -> None:
-    """Another hash seed, another process, the same 16 hex digits."""
-    code = (
-        "import sys; from understudy.rollout.policy import parse; "
-        f"print(parse(open({str(EXAMPLE)!r}, encoding='utf-8').read()).key('p', 'c'))"
-    )
-    key = example().key("p", "c")
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "17"}
-    )
-
-    assert told.stdout.strip() == key
-    assert len(key) == 16
-    assert int(key, 16) < 2**64
 
 
 class WiderQuality(Quality):

@@ -2,8 +2,6 @@
 
 import re
 import sqlite3
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +15,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from tests.contract.stores import event, observation, plan, stored, tally
-from tests.contract.test_store_together import children, go
 from understudy.errors import ConfigurationError, StoreError
 from understudy.store.migrate import HEAD, MIGRATIONS, migrate
 from understudy.store.schema import metadata
@@ -42,14 +39,6 @@ def test_the_newest_is_the_one_that_needs_no_alembic_to_be_told() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
-
-
-def test_a_database_that_is_up_to_date_is_opened_without_alembic(url: str) -> None:
-    """It takes a while to load, in each of the processes of a service, and has nothing to do there."""
-    migrate(url)
-    code = "import sys; from understudy.store.migrate import migrate; print(migrate(sys.argv[1]), 'alembic' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [HEAD, "False"]
 
 
 @pytest.mark.filterwarnings("ignore:.*expression-based index")  # the next test compares it
@@ -95,16 +84,6 @@ def test_they_keep_what_is_there(url: str) -> None:
     assert again.load_plan() == plan(revision=1)
     assert stored(again) == ["a"]
     again.close()
-
-
-def test_four_processes_may_start_at_once(file: Path, url: str) -> None:
-    with children(*[("migrate", url)] * 4) as started:
-        for child in started:
-            go(child)
-        printed = [child.communicate(timeout=60)[0].strip() for child in started]
-        assert [child.returncode for child in started] == [0] * 4
-    assert sorted(printed) == sorted(["None", NEWEST, NEWEST, NEWEST])
-    assert tables(file) == set(metadata.tables) | {"alembic_version"}
 
 
 def test_four_threads_may_start_at_once(url: str) -> None:

@@ -16,7 +16,7 @@ from understudy.observability.metrics import TABLE
 from understudy.rollout import policy
 from understudy.settings import Settings
 
-K8S = Path(__file__).parents[2] / "k8s"
+K8S = Path(__file__).parents[3] / "k8s"
 VERSIONS = [f"1.{minor}" for minor in range(29, 35)]
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 CUSTOM = {"ServiceMonitor", "PrometheusRule", "HTTPRoute"}

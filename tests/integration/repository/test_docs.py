@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_house_rules import tracked
+from tests.integration.repository.test_rules import tracked
 from understudy import cli
 from understudy.api.openapi import paths
 from understudy.api.rest import Rest
@@ -22,7 +22,7 @@ from understudy.rollout.policy import Policy, parse
 from understudy.settings import Settings
 from understudy.testing import ManualClock, card
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DOCUMENTED = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 COMMANDS = sorted(c.name or str(c.callback.__name__) for c in cli.app.registered_commands if c.callback is not None)

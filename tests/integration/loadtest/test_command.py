@@ -8,11 +8,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.unit.offline.test_client import nowhere, serving
+from tests.support.http_stub import nowhere, serving
 from tests.unit.rollout.test_loadtest import record
 from understudy import cli
-from understudy.errors import ConfigurationError
-from understudy.loadtest.run import LoadTest
 
 FILED = {"event": 7, "required": True, "met": True, "reason": ""}
 
@@ -58,11 +56,3 @@ def test_what_cannot_be_tested_is_no_failure(tmp_path: Path) -> None:
         assert result.exit_code == 2, result.output
         assert says in result.output
         assert "Traceback" not in result.output
-
-
-def test_a_test_says_what_it_is_before_anything_starts() -> None:
-    """A shape, a mix or a protocol that there is not is refused at once; workers elsewhere are counted in place of our own."""
-    with pytest.raises(ConfigurationError):
-        LoadTest("http://h", 1, shape="wave")
-    assert LoadTest("http://h", 1, processes=3).generators == 3
-    assert LoadTest("http://h", 1, workers_elsewhere=5).generators == 5

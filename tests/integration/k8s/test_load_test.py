@@ -13,7 +13,7 @@ import yaml
 from understudy import cli
 from understudy.loadtest.run import MASTER_PORT
 
-K8S = Path(__file__).parents[2] / "k8s"
+K8S = Path(__file__).parents[3] / "k8s"
 LOAD = K8S / "loadtest"
 VERSIONS = [f"1.{minor}" for minor in range(29, 35)]
 LOAD_DOCUMENTS = {p.stem: yaml.safe_load(p.read_text()) for p in LOAD.glob("*.yaml") if p.stem != "kustomization"}

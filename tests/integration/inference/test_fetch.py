@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.objects import KEY_ID, ObjectServer, credentials, serving
+from tests.support.objects import KEY_ID, ObjectServer, credentials, serving
 from understudy.errors import ConfigurationError
 from understudy.inference import fetch
 from understudy.inference.cards import Card, OutputSpec, digest_of
