@@ -1,14 +1,15 @@
-"""The highest rate that meets the goals: bracketed by doubling, closed in by halving, each step a short open-loop test.
+"""Searches for the highest rate that meets the goals: doubles the rate, then bisects, with a short open-loop test per step.
 
-A step passes when every goal but the throughput holds at its rate, and that rate was really answered. Where the generator gives out
-before the service does, the search says so: what was found is then a lower bound.
+A step passes if every goal is met at its rate and all requests of that rate were answered. If the generator reaches its limit
+before the service does, the result is a lower bound, and says so.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
+from understudy.domain import JsonObject
 from understudy.loadtest import gates
 from understudy.loadtest.run import LoadTestOutcome
 from understudy.rollout.loadtest import LaunchGoals, Record
@@ -16,18 +17,18 @@ from understudy.rollout.loadtest import LaunchGoals, Record
 PRECISION = 0.05
 STEPS_MAX = 24
 RETRIES = 2
-"""Times that a step is taken again because something else was busy on the machine, in the whole search."""
+"""How often, in the whole search, a step is repeated because another program used the machine."""
 UTILISATION = 0.7
-"""Of its capacity, what a replica is planned to carry: bursts, a lost replica and a slow neighbour have to fit into the rest."""
+"""The share of its capacity that a replica is planned for. The rest is for bursts, a lost replica and slow neighbours."""
 RATE_MIN, RATE_MAX = 1.0, 1e6
 
-Try = Callable[[float], LoadTestOutcome]
-"""Take a short test at a rate, judged by the goals with that rate as its throughput."""
+RateProbe: TypeAlias = Callable[[float], LoadTestOutcome]
+"""Runs a short load test at a rate, judged by the goals with that rate as the throughput."""
 
 
 @dataclass(frozen=True)
 class LoadStep:
-    """One test of the search."""
+    """One load test of the search."""
 
     rate: float
     record: Record
@@ -35,14 +36,15 @@ class LoadStep:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What was found.
+    """The result of a search.
 
     Attributes:
-        rate: the highest rate that passed, requests a second; 0 where none did.
-        above: the lowest that did not; None where none was reached.
-        precision: how far apart they are, as a share of the lower one.
-        invalid: why the search could not go on: the rate is a lower bound then.
+        rate: the highest rate that passed, in requests per second; 0 if none did.
+        above: the lowest rate that did not pass; None if none was reached.
+        precision: the distance between the two, as a share of the lower one.
+        invalid: why the search ended early; the rate is then a lower bound.
         bottleneck: what was at its limit when the goals were missed, and what to add.
+        best: the load test at `rate`.
     """
 
     rate: float
@@ -53,8 +55,8 @@ class Capacity:
     invalid: str = ""
     best: LoadTestOutcome | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON, without the records' details."""
+    def as_json(self) -> JsonObject:
+        """As JSON, without the details of the records."""
         steps = [
             {
                 "rate": s.rate,
@@ -74,15 +76,15 @@ class Capacity:
         }
 
 
-def find(try_at: Try, start: float, *, precision: float = PRECISION) -> Capacity:
-    """Search from `start` requests a second until the highest rate that passes is known to `precision`, or no test can say."""
+def find(probe: RateProbe, start: float, *, precision: float = PRECISION) -> Capacity:
+    """Search from `start` requests per second until the capacity is known to `precision`, or a test is invalid."""
     low, high, invalid = 0.0, math.inf, ""
     steps: list[LoadStep] = []
     best: LoadTestOutcome | None = None
     limit = ""
     rate, retries = start, RETRIES
     while len(steps) < STEPS_MAX and RATE_MIN <= rate <= RATE_MAX:
-        outcome = try_at(rate)
+        outcome = probe(rate)
         record = outcome.record
         steps.append(LoadStep(rate, record))
         if record.verdict == "pass":
@@ -100,7 +102,7 @@ def find(try_at: Try, start: float, *, precision: float = PRECISION) -> Capacity
         if low and high < math.inf and high / low <= 1 + precision:
             break
         rate = low * 2 if high == math.inf else (math.sqrt(low * high) if low else high / 2)
-    # What bounds it is the last rate that did not pass: by the service, or by the generator.
+    # The last rate that did not pass is the bound: the service's, or the generator's.
     bounded_by_generator = any(s.rate == high and s.record.verdict == "invalid" for s in steps)
     return Capacity(
         low,
@@ -132,7 +134,7 @@ def _between(low: float, high: float) -> float:
 def _bottleneck(limit: str, steps: list[LoadStep]) -> str:
     """What was at its limit when the goals were missed, and what to add."""
     if not any(step.record.verdict == "fail" for step in steps):
-        return "none was reached"
+        return "no limit was reached"
     if "interpreter" in limit:
         who = limit.split("`")[1] if "`" in limit else ""
         add = (
@@ -143,16 +145,17 @@ def _bottleneck(limit: str, steps: list[LoadStep]) -> str:
         return f"{limit}: add {add}, or replicas"
     if limit:
         return f"{limit}: the machine's cores; add cores or replicas"
-    return "nothing was at its limit: what was waited for is no CPU (the store, a lock, the network)"
+    return "no CPU was at its limit: requests waited for something else (the store, a lock, the network)"
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a peak takes.
+    """The replicas that a peak needs, and what they cost.
 
     Attributes:
-        replicas: machines like the one that was tested, each carrying at most `UTILISATION` of its capacity.
-        per_hour: what they cost, and per_million: of predictions at that peak; None without a machine's price.
+        peak: requests per second.
+        replicas: machines like the tested one, each at most at `UTILISATION` of its capacity.
+        per_hour: their cost per hour; per_million: per million predictions at the peak. None without a machine's price.
     """
 
     peak: float
@@ -162,7 +165,7 @@ class Need:
 
 
 def need(capacity: Capacity, peak: float, goals: LaunchGoals, rows_per_request: float) -> Need | None:
-    """Replicas and cost for a peak; None where no capacity is known."""
+    """Replicas and cost for a peak; None if the capacity is unknown."""
     if not capacity.rate:
         return None
     replicas = math.ceil(peak / (capacity.rate * UTILISATION) - 1e-9)
@@ -173,6 +176,6 @@ def need(capacity: Capacity, peak: float, goals: LaunchGoals, rows_per_request: 
 
 
 def seconds_for(rate: float, goals: LaunchGoals, least: float) -> float:
-    """How long a step takes: long enough for the percentiles that the goals ask for."""
+    """How long a step must run so that the percentiles of the goals can be measured."""
     share = 0.99 if goals.p99_ms is not None else 0.95
     return max(least, math.ceil(1.05 * gates.BEYOND_MIN / (1 - share) / rate))

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from understudy.errors import ConfigurationError
 from understudy.loadtest.shapes import SHAPES
 from understudy.loadtest.traffic import MIX, PROTOCOLS, mix_of
@@ -17,6 +19,8 @@ from understudy.offline import sources
 from understudy.runtime.ports import free_port
 
 LOCUSTFILE = Path(__file__).parent / "users.py"
+PROGRESS_PREFIX = "understudy:"
+"""How a line of the generator's output begins that reports its progress as JSON."""
 SOURCE = "UNDERSTUDY_LOADTEST_SOURCE"
 """Environment variable that names the data source for the locustfile to import."""
 MASTER_PORT = 5557
@@ -61,6 +65,20 @@ class LoadTest:
             raise ConfigurationError("a load test needs locust: pip install 'understudy[loadtest]'")
         if not self.rows_file:
             sources.find(self.source)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a load test is.
+
+    Attributes:
+        at: seconds after the warm-up; negative during it.
+        due: requests that were due; ok: of those, answered well and in time; failed: not.
+    """
+
+    at: float
+    due: int
+    ok: int
+    failed: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Times in buckets of equal ratio: any percentile to half a percent, fixed memory, and merging is exact.
+"""Durations in buckets of equal ratio: percentiles within half a percent, in fixed memory, and merged without loss.
 
 The idea is HdrHistogram's (Tene, https://hdrhistogram.org): buckets whose width grows with the value, so that the relative
 error is the same at a microsecond and at a minute. Here bucket k holds values from `LOWEST` · `GROWTH`^k up to the next; counts
@@ -6,12 +6,20 @@ add up, so two histograms merged are the histogram of all their values, in any o
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Self, TypedDict
 
 LOWEST = 1e-6
 GROWTH = 1.005
 _PER_E = 1 / math.log(GROWTH)
+
+
+class HistogramDocument(TypedDict):
+    """A histogram as JSON."""
+
+    counts: dict[str, int]
+    total: float
+    highest: float
 
 
 class Histogram:
@@ -31,7 +39,7 @@ class Histogram:
             self.add(value)
 
     def add(self, seconds: float) -> None:
-        """Count one duration; what is below a microsecond counts as one."""
+        """Count one duration. Less than a microsecond counts as one microsecond."""
         bucket = int(math.log(seconds / LOWEST) * _PER_E) if seconds > LOWEST else 0
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
         self.n += 1
@@ -39,7 +47,7 @@ class Histogram:
         self.highest = max(self.highest, seconds)
 
     def merge(self, other: "Histogram") -> Self:
-        """Count all that `other` has counted."""
+        """Add the counts of another histogram."""
         for bucket, count in other.counts.items():
             self.counts[bucket] = self.counts.get(bucket, 0) + count
         self.n += other.n
@@ -48,7 +56,7 @@ class Histogram:
         return self
 
     def quantile(self, share: float) -> float:
-        """The smallest duration that at least `share` of them do not exceed, in seconds; NaN where there is none.
+        """The smallest duration that at least `share` of them do not exceed, in seconds; NaN if the histogram is empty.
 
         The middle of its bucket, by ratio: at most a quarter of a percent off. The largest of all is exact.
         """
@@ -64,11 +72,11 @@ class Histogram:
         return self.highest
 
     def mean(self) -> float:
-        """The mean, in seconds; NaN where there is nothing."""
+        """The mean in seconds; NaN if the histogram is empty."""
         return self.total / self.n if self.n else math.nan
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON, read again with `of`."""
+    def as_json(self) -> HistogramDocument:
+        """As JSON, which `of` reads."""
         return {
             "counts": {str(k): v for k, v in sorted(self.counts.items())},
             "total": self.total,
@@ -76,9 +84,10 @@ class Histogram:
         }
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "Histogram":
-        """What `as_json` wrote."""
-        found = cls()
-        found.counts = {int(k): int(v) for k, v in data["counts"].items()}
-        found.n, found.total, found.highest = sum(found.counts.values()), data["total"], data["highest"]
-        return found
+    def of(cls, document: HistogramDocument) -> "Histogram":
+        """The histogram that `as_json` wrote."""
+        histogram = cls()
+        histogram.counts = {int(k): int(v) for k, v in document["counts"].items()}
+        histogram.n, histogram.total = sum(histogram.counts.values()), document["total"]
+        histogram.highest = document["highest"]
+        return histogram

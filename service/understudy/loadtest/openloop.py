@@ -1,11 +1,11 @@
-"""Sends requests when they are due, whatever becomes of those before: an open loop on gevent.
+"""An open loop on gevent: each request is sent when it is due, whether or not earlier ones have been answered.
 
-A closed loop waits for an answer before it asks again, so a server that stalls is asked less, and the requests that real
-callers would have sent meanwhile are never counted (coordinated omission: Tene, "How NOT to measure latency", 2013). Here every
-latency runs from the moment a request was due, and a slow server cannot slow its own test.
+A closed loop waits for each response, so a stalled server receives fewer requests, and those that real callers would have sent
+meanwhile are not measured (coordinated omission: Tene, "How NOT to measure latency", 2013). Here latency is measured from when
+a request was due, so a slow server cannot slow down its own test.
 
-How honest the generator is about itself: it keeps how late each request left, how late the event loop's timers fire, and how
-much CPU it had and waited for. `understudy.loadtest.gates` reads these.
+The generator also measures itself: how late it sends requests, how late its event loop's timers fire, and how much CPU it uses
+and waits for. `understudy.loadtest.gates` judges these.
 """
 
 import collections
@@ -17,26 +17,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gevent
 from gevent import get_hub
 
 from understudy.loadtest.client import Connection
 from understudy.loadtest.shapes import arrivals
-from understudy.loadtest.tally import Tally, interval_s
+from understudy.loadtest.tally import GeneratorUse, Tally, interval_s
 from understudy.loadtest.traffic import Call, Traffic
 
 CONNECTIONS_MAX = 1_000
-"""Requests under way at once, of one process; more wait, and their latency runs on."""
+"""The largest number of concurrent requests per process; more wait, and the wait is part of their latency."""
 WAITING_MAX = 20_000
-"""Requests that wait for a connection; more are errors: the service is hopelessly behind."""
+"""The largest number of requests that wait for a connection; more are errors."""
 GRACE_S = 1.0
-"""How long after the deadline an answer is still waited for: it is an error by then, and its latency is counted."""
+"""How long to wait for a response after the deadline. It is an error by then, but its latency is measured."""
 YIELD_EVERY = 16
-"""Requests that are sent in one go when the generator is behind, before answers are looked at."""
+"""How many requests a late generator sends before it reads responses."""
 GIVE_UP_S = 5.0
-"""A generator that is this late sends no more: it is the limit, and the test says nothing."""
+"""A generator that is this late stops. The test is then invalid."""
 LOOP_TICK_S = 0.05
 START_S = 0.5
 
@@ -45,11 +44,12 @@ now = time.monotonic
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: see `understudy loadtest --help`.
+    """The load of one arrival process: see `understudy loadtest --help`.
 
     Attributes:
-        rate: predict requests a second at the shape's peak, of this process; feedback: reports of labels per predict request.
-        deadline_s: an answer that comes later is an error.
+        rate: predict requests per second at the shape's peak.
+        feedback: feedback requests per predict request.
+        deadline_s: a later response is an error.
     """
 
     rate: float
@@ -63,7 +63,7 @@ class Load:
 
 
 class Timer:
-    """Sleeps until a moment, to some twenty microseconds: a Linux timerfd in gevent's loop, whose own timers have a millisecond."""
+    """Sleeps to within about 20 µs, with a Linux timerfd: gevent's own timers have a resolution of a millisecond."""
 
     def __init__(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -75,7 +75,7 @@ class Timer:
         self._watcher = get_hub().loop.io(self._fd, 1)
 
     def sleep_until(self, moment: float) -> None:
-        """Return at `moment` (monotonic seconds), or at once when it has passed."""
+        """Return at `moment` (monotonic seconds), or at once if it has passed."""
         if moment - now() < 2e-5:
             return
         self._value[2], self._value[3] = int(moment), int(moment % 1 * 1e9)
@@ -84,7 +84,7 @@ class Timer:
         os.read(self._fd, 8)
 
     def close(self) -> None:
-        """Let go of the timer."""
+        """Close the timer."""
         os.close(self._fd)
 
 
@@ -92,8 +92,8 @@ class OpenLoop:
     """One arrival process against one service.
 
     Args:
-        log: called with the kind of request, its latency in seconds, the bytes of its answer, and what was wrong with it, if
-            anything: for locust's own statistics.
+        log: called for each request with its path, its latency in seconds, the size of the response in bytes and an error
+            message or "": for locust's own statistics.
     """
 
     def __init__(self, load: Load, traffic: Traffic, url: str, log: Callable[[str, float, int, str], None]) -> None:
@@ -107,7 +107,7 @@ class OpenLoop:
         self.measured_from = 0.0
 
     def run(self) -> Tally:
-        """Send everything, wait for the last answers, and return what was seen."""
+        """Send all requests, wait for the last responses, and return the counts."""
         load = self._load
         timer, ticking = Timer(), gevent.spawn(self._watch_loop)
         gc.collect()
@@ -134,7 +134,7 @@ class OpenLoop:
                     gevent.sleep(0)
             timer.sleep_until(self.measured_from + load.seconds)
             drift = time.time() - now() - walls[0]
-            self.tally.generators.append(gauge.read() | {"clock_drift_s": drift, "gave_up": gave_up})
+            self.tally.generators.append(gauge.read(drift, gave_up=gave_up))
             self._drain()
         finally:
             ticking.kill()
@@ -144,7 +144,7 @@ class OpenLoop:
         return self.tally
 
     def _schedule(self) -> Iterator[tuple[float, str]]:
-        """When which kind of request is due, in seconds from the start."""
+        """When each request is due, in seconds from the start, and its kind."""
         load = self._load
         kinds = [("predict", load.rate, 2 * load.seed)]
         if load.feedback > 0:
@@ -182,7 +182,7 @@ class OpenLoop:
         gevent.spawn(self._serve, connection, at, call)
 
     def _serve(self, connection: Connection, at: float, call: Call) -> None:
-        """Ask on a connection, and go on with what waits for one."""
+        """Send a request, then those that wait for a connection."""
         try:
             while True:
                 self._ask(connection, at, call)
@@ -239,7 +239,7 @@ class OpenLoop:
                 self.tally.loop.add(max(0.0, now() - expected))
 
     def _drain(self) -> None:
-        """Wait for the last answers; what is left when nobody would wait any longer is an error."""
+        """Wait for the last responses. Requests that are still waiting for a connection after the time limit are errors."""
         until = now() + self._load.deadline_s + GRACE_S + 0.5
         while (self._under_way or self._waiting) and now() < until:
             gevent.sleep(0.01)
@@ -250,25 +250,27 @@ class OpenLoop:
 
 
 class _Gauge:
-    """What this process has used since it was made."""
+    """Measures the CPU that this process uses, from when it is created."""
 
     def __init__(self) -> None:
         self._at, self._cpu, self._waited = now(), time.process_time(), _waited_s()
 
-    def read(self) -> dict[str, Any]:
-        """Shares of the time since: CPU used, and waited for while something else had it."""
-        wall = max(now() - self._at, 1e-9)
-        return {
-            "pid": os.getpid(),
-            "seconds": wall,
-            "cpu_s": time.process_time() - self._cpu,
-            "cpu_share": (time.process_time() - self._cpu) / wall,
-            "waited_share": (_waited_s() - self._waited) / wall,
-        }
+    def read(self, clock_drift_s: float, *, gave_up: bool) -> GeneratorUse:
+        """What was used since then."""
+        wall, cpu_s = max(now() - self._at, 1e-9), time.process_time() - self._cpu
+        return GeneratorUse(
+            cpu_share=cpu_s / wall,
+            waited_share=(_waited_s() - self._waited) / wall,
+            clock_drift_s=clock_drift_s,
+            pid=os.getpid(),
+            seconds=wall,
+            cpu_s=cpu_s,
+            gave_up=gave_up,
+        )
 
 
 def _waited_s() -> float:
-    """How long this thread was ready to run and did not get a CPU; 0 where the kernel does not say."""
+    """How long this thread was ready to run without a core; 0 where the kernel does not report it."""
     try:
         return int(Path(f"/proc/self/task/{os.getpid()}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
     except (OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""A service of the test's own: the rollout file, code and settings of the one that will answer callers, another store."""
+"""Starts a service for the load test only: the production service's rollout file, code and settings, with its own store."""
 
 import contextlib
 import os
@@ -21,33 +21,37 @@ _NOT_ITS_OWN = {
     "UNDERSTUDY_WEBHOOK_URLS",
     "UNDERSTUDY_WEBHOOK_SECRET_FILE",
 }
-"""What a service that nobody but the test knows must not take from this process's environment."""
+"""Environment variables that the test's service must not inherit."""
 
 
 @contextlib.contextmanager
 def service(
     file: Path, folder: Path, env: Mapping[str, str] | None = None, *, weight: float | None = None
 ) -> Iterator[str]:
-    """Serve a rollout file on a free port of the loopback; its URL.
+    """Serve a rollout file on a free loopback port.
 
     Args:
-        folder: where its store and its log go; env: settings besides those of this process's environment.
-        weight: the candidate's share of live answers to test at, percent; None leaves it where the rollout begins.
+        folder: where its store and its log are written.
+        env: environment variables in addition to this process's.
+        weight: the candidate's share of live answers to test at, in percent; None keeps the one that the rollout begins with.
+
+    Yields:
+        The service's URL.
 
     Raises:
-        ConfigurationError: it did not start; where its log is.
+        ConfigurationError: the service did not start; the message has the end of its log.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    # Without tokens, whatever this machine's own service wants: it listens on loopback, for as long as the test takes.
-    given = {k: v for k, v in os.environ.items() if k not in _NOT_ITS_OWN}
-    given |= {"UNDERSTUDY_STATE_DIR": str(folder), "UNDERSTUDY_STORE_URL": ""} | dict(env or {})
+    # No tokens, even if the production service needs them: this one listens on loopback, during the test only.
+    environment = {k: v for k, v in os.environ.items() if k not in _NOT_ITS_OWN}
+    environment |= {"UNDERSTUDY_STATE_DIR": str(folder), "UNDERSTUDY_STORE_URL": ""} | dict(env or {})
     command = programs.command_line("serve", str(file), "--port", str(port))
     log = folder / "service.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=given, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+            command, env=environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
         )
     try:
         _wait(url, process, log)
@@ -68,7 +72,7 @@ def service(
 
 
 def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until every worker is ready and the candidate, where there is one, answers."""
+    """Wait until every worker is ready, and the candidate if there is one."""
     until = time.monotonic() + READY_S
     with Client(url, timeout_s=5) as client:
         while True:
@@ -78,15 +82,15 @@ def _wait(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
                 if candidate is None or candidate["up"]:
                     return
             if process.poll() is not None or time.monotonic() > until:
-                raise ConfigurationError(f"the service did not start; {log} says why:\n{_last(log)}")
+                raise ConfigurationError(f"the service did not start. Its log {log} ends with:\n{_last(log)}")
             time.sleep(0.1)
 
 
 def answers(url: str, token: str | None) -> bool:
-    """Whether a service of ours is there.
+    """Whether an Understudy service answers at this URL.
 
     Raises:
-        CallFailed: something is there, and it is no service of ours, or refuses us.
+        CallFailed: something else answers there, or the call is rejected.
     """
     try:
         with Client(url, token, timeout_s=5) as client:

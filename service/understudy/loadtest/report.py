@@ -1,13 +1,14 @@
-"""A record as people and machines read it: one HTML file that needs nothing else, JUnit XML, and the JSON itself."""
+"""The report of a load test: one self-contained HTML file, JUnit XML, and JSON."""
 
 import datetime
 import html
+import json
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from understudy.domain import JsonObject
 from understudy.loadtest.histogram import Histogram
 from understudy.loadtest.run import LoadTestOutcome
 from understudy.loadtest.svg import chart
@@ -47,8 +48,6 @@ PERCENTILES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 0.9999)
 def write(outcome: LoadTestOutcome, folder: Path) -> dict[str, Path]:
     """Write `record.json`, `junit.xml`, `report.html` and `counts.json` into a folder; returns where they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    import json
-
     texts = {
         "record.json": outcome.record.model_dump_json(indent=1) + "\n",
         "junit.xml": junit(outcome.record),
@@ -61,7 +60,7 @@ def write(outcome: LoadTestOutcome, folder: Path) -> dict[str, Path]:
 
 
 def junit(record: Record) -> str:
-    """JUnit XML: a goal is a test case; an invalid test is an error in all of them, since it says nothing."""
+    """JUnit XML: each goal is a test case. If the load test is invalid, every goal is an error."""
     failures = sum(not f.met for f in record.findings) if record.verdict == "fail" else 0
     errors = max(1, len(record.findings)) if record.verdict == "invalid" else 0
     suite = ET.Element(
@@ -85,7 +84,7 @@ def junit(record: Record) -> str:
 
 
 def page(outcome: LoadTestOutcome) -> str:
-    """The report: the verdict first, then every goal, the pictures, and what it was taken of."""
+    """The HTML report: the verdict, every goal, the charts, and what was tested."""
     record, tally = outcome.record, outcome.tally
     title = f"Load test of {record.model}: {record.verdict}"
     reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in record.reasons) or "<li>every goal is met</li>"
@@ -99,15 +98,15 @@ def page(outcome: LoadTestOutcome) -> str:
         f'<div class="verdict {record.verdict}">{html.escape(record.summary().partition(";")[0])}</div><ul>{reasons}</ul>'
         f"<h2>Goals</h2>{goals}<h2>Over time</h2>{''.join(pictures(outcome))}"
         f"<h2>Latency</h2>{_latencies(record)}"
-        f"<h2>How it was made</h2>{_facts(record.method)}<h2>The generator</h2>{_facts(record.generator)}"
-        f"<h2>The service meanwhile</h2>{_facts(record.service)}<h2>What was tested</h2>"
+        f"<h2>Method</h2>{_facts(record.method)}<h2>The load generator</h2>{_facts(record.generator)}"
+        f"<h2>The service during the test</h2>{_facts(record.service)}<h2>What was tested</h2>"
         f"{_facts({**record.setup.model_dump(exclude={'settings'}), 'rollout_file': record.rollout_file})}"
         f"{_facts(record.setup.settings)}<p class='dim'>{tally.due:,} requests were due after the warm-up.</p></html>\n"
     )
 
 
 def pictures(outcome: LoadTestOutcome) -> list[str]:
-    """Latency over time and by percentile, throughput beside what was due, CPU and memory of the service's processes."""
+    """Charts of latency over time and by percentile, of throughput, and of the service's CPU and memory."""
     record, tally = outcome.record, outcome.tally
     goals = record.goals
     limit = [("p99 goal", goals.p99_ms)] if goals.p99_ms else []
@@ -124,9 +123,9 @@ def pictures(outcome: LoadTestOutcome) -> list[str]:
         ("answered", [(_moment(tally, n), one.ok / tally.interval_s) for n, one in sorted(tally.intervals.items())]),
     ]
     target = [("goal", goals.throughput_rps)] if goals.throughput_rps else []
-    names = sorted({name for sample in outcome.samples for name in sample["cores"]})
-    cores = [(name, [(s["at"], s["cores"].get(name, math.nan)) for s in outcome.samples]) for name in names]
-    memory = [(name, [(s["at"], s["memory_mib"].get(name, math.nan)) for s in outcome.samples]) for name in names]
+    names = sorted({name for sample in outcome.samples for name in sample.cores})
+    cores = [(name, [(s.at, s.cores.get(name, math.nan)) for s in outcome.samples]) for name in names]
+    memory = [(name, [(s.at, s.memory_mib.get(name, math.nan)) for s in outcome.samples]) for name in names]
     seconds = "seconds after the warm-up"
     return [
         chart("Latency over time", over_time, x=seconds, y="ms", goals=limit, log=True),
@@ -166,7 +165,7 @@ def _latencies(record: Record) -> str:
     return _table(("", *names), [(who, *(_value(getattr(own, n)) for n in names)) for who, own in rows])
 
 
-def _facts(facts: dict[str, Any]) -> str:
+def _facts(facts: JsonObject) -> str:
     return _table(("", ""), [(name.replace("_", " "), _value(value)) for name, value in facts.items()])
 
 
@@ -176,7 +175,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, dict):

@@ -1,9 +1,8 @@
-"""How the rate changes over a test, and the moments at which requests are due: open loop, seeded.
+"""How the rate changes over a test, and when requests are due: open loop, seeded.
 
-A shape gives the share of the peak rate at each moment of the test. Arrivals are a Poisson process of that rate, conditioned on
-its count in every block of a minute: given their number, the arrivals of a Poisson process are independent draws from the
-normalised rate. So the load bursts as real callers do, and yet a test at 500 requests a second offers 500, and not 497 by
-chance.
+A shape gives the rate at each moment of the test as a share of its peak. Arrivals are a Poisson process with that rate, conditioned
+on its count in each minute: given their number, the arrivals of a Poisson process are independent draws from the normalised rate.
+So requests come in bursts as from real callers, but a test at 500 requests per second sends 500 and not, by chance, 497.
 """
 
 import math
@@ -29,28 +28,29 @@ SHAPES: dict[str, tuple[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float
         "a day: a tenth of the rate at night, all of it at noon",
     ),
 }
-"""Name → share of the peak rate at each moment (0 to 1 of the test), and what it is."""
+"""Name → the rate at each moment (0 to 1 of the test) as a share of the peak, and a description."""
 
 
 def share(shape: str, moments: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The share of the peak rate at moments of the test.
+    """The rate at moments of the test, as a share of the peak.
 
     Args:
-        moments: 0 (its start) to 1 (its end), of any shape.
+        moments: 0 (start) to 1 (end), float64 of any array shape.
     """
     return SHAPES[shape][0](np.asarray(moments, dtype=np.float64))
 
 
 def mean_share(shape: str) -> float:
-    """The mean rate of a shape, as a share of its peak."""
+    """The mean rate of a shape as a share of its peak."""
     return float(share(shape, (np.arange(_GRID) + 0.5) / _GRID).mean())
 
 
 def arrivals(shape: str, peak: float, seconds: float, seed: int) -> Iterator[float]:
-    """The moments at which requests are due, in seconds from the start, ascending.
+    """When requests are due, in seconds from the start, ascending.
 
     Args:
-        peak: the highest rate, requests a second; seconds: how long the test takes.
+        peak: the highest rate in requests per second.
+        seconds: the length of the test.
         seed: the same seed gives the same moments.
     """
     random = np.random.default_rng(seed)

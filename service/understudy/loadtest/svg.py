@@ -1,4 +1,4 @@
-"""Line charts as SVG text: a report that needs nothing but itself."""
+"""Line charts as SVG, for a self-contained report."""
 
 import html
 import math
@@ -14,11 +14,12 @@ Line = tuple[str, Sequence[tuple[float, float]]]
 def chart(
     title: str, lines: Sequence[Line], *, x: str, y: str, goals: Sequence[tuple[str, float]] = (), log: bool = False
 ) -> str:
-    """One chart.
+    """Draw one chart.
 
     Args:
-        lines: name and points of each; a value that is not finite breaks the line.
-        goals: named horizontal lines; log: whether the y axis is logarithmic.
+        lines: the name and the points of each line; a value that is not finite breaks the line.
+        goals: named horizontal lines.
+        log: whether the y axis is logarithmic.
     """
     points = [(a, b) for _, line in lines for a, b in line if math.isfinite(b) and (b > 0 or not log)]
     if not points:

@@ -1,15 +1,16 @@
-"""Several settings of the service beside each other: its capacity with each, and which one serves the goals best."""
+"""Compares settings of the service: its capacity with each of them, and which one meets the goals best."""
 
+import contextlib
 import html
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError
 from understudy.loadtest.capacity import Capacity
 from understudy.settings import Settings
@@ -19,14 +20,14 @@ SETTINGS_MAX = 32
 
 @dataclass(frozen=True)
 class Point:
-    """One setting, and what the service can do with it."""
+    """One setting and the capacity with it."""
 
     setting: dict[str, str]
     capacity: Capacity
 
     @property
     def name(self) -> str:
-        """As one types it."""
+        """The setting as it is typed on the command line."""
         return " ".join(f"{name}={value}" for name, value in self.setting.items())
 
 
@@ -34,7 +35,7 @@ def settings(axes: Sequence[str]) -> list[dict[str, str]]:
     """Every combination of axes such as "workers=1,2".
 
     Raises:
-        ConfigurationError: an axis is no setting of the service, or there are too many.
+        ConfigurationError: an axis names no setting of the service, or there are too many combinations.
     """
     known = {
         name for name in Settings.model_fields if name not in {"rollout_file", "state_dir", "store_url", "tokens_file"}
@@ -47,13 +48,13 @@ def settings(axes: Sequence[str]) -> list[dict[str, str]]:
                 sorted(known & {"workers", "threads", "batch_max_rows", "flush_interval_ms", "inline_max_ms", "device"})
             )
             raise ConfigurationError(
-                f"{axis!r} is nothing to sweep over; say NAME=VALUE,VALUE with a setting ({near}, …)"
+                f"cannot sweep over {axis!r}: use NAME=VALUE,VALUE with the name of a setting ({near}, …)"
             )
         parsed.append([(name, value.strip()) for value in values.split(",") if value.strip()])
-    found = [dict(combination) for combination in itertools.product(*parsed)]
-    if len(found) > SETTINGS_MAX:
-        raise ConfigurationError(f"{len(found)} combinations are more than {SETTINGS_MAX}: leave some values out")
-    return found
+    combinations = [dict(combination) for combination in itertools.product(*parsed)]
+    if len(combinations) > SETTINGS_MAX:
+        raise ConfigurationError(f"{len(combinations)} combinations are more than {SETTINGS_MAX}: use fewer values")
+    return combinations
 
 
 def environment(setting: Mapping[str, str]) -> dict[str, str]:
@@ -61,8 +62,9 @@ def environment(setting: Mapping[str, str]) -> dict[str, str]:
     return {f"UNDERSTUDY_{name.upper()}": value for name, value in setting.items() if name != "device"}
 
 
+@contextlib.contextmanager
 def rollout_with(file: Path, setting: Mapping[str, str]) -> Iterator[Path]:
-    """The rollout file with the setting's device, for as long as it is looked at."""
+    """A copy of the rollout file with the setting's device; the file itself if the setting has none."""
     if "device" not in setting:
         yield file
         return
@@ -77,16 +79,16 @@ def rollout_with(file: Path, setting: Mapping[str, str]) -> Iterator[Path]:
         yield changed
 
 
-def sweep(found: Sequence[dict[str, str]], measure: Callable[[dict[str, str]], Capacity]) -> list[Point]:
+def sweep(settings: Sequence[dict[str, str]], measure: Callable[[dict[str, str]], Capacity]) -> list[Point]:
     """The capacity with each setting, in order."""
-    return [Point(setting, measure(setting)) for setting in found]
+    return [Point(setting, measure(setting)) for setting in settings]
 
 
 def best(points: Sequence[Point], goal_rps: float | None) -> Point | None:
-    """The setting to choose: of those within the search's precision of the highest capacity, the one with the lowest p99.
+    """The best setting: the lowest p99 among those whose capacity is within the search's precision of the highest.
 
     Args:
-        goal_rps: a setting that does not reach it is none to choose.
+        goal_rps: leave out settings that do not reach this rate.
     """
     enough = [p for p in points if p.capacity.rate and (goal_rps is None or p.capacity.rate >= goal_rps)]
     if not enough:
@@ -102,34 +104,34 @@ def _p99(point: Point) -> float | None:
 
 def rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
     """The table: setting, capacity, p99 at it, cores used, cost of a million predictions, bottleneck."""
-    found: list[tuple[str, ...]] = []
+    table: list[tuple[str, ...]] = []
     for p in points:
         record = p.capacity.best.record if p.capacity.best else None
         cost = record.measured.cost_per_million if record else None
         cores = sum(record.service.get("cores", {}).values()) if record else None
-        found.append(
+        table.append(
             (
                 p.name,
                 f"{p.capacity.rate:,.0f}{'+' if p.capacity.invalid else ''}",
-                _said(_p99(p), "{:.1f}"),
-                _said(cores, "{:.2f}"),
-                _said(cost, "{:.4f}"),
+                _formatted(_p99(p), "{:.1f}"),
+                _formatted(cores, "{:.2f}"),
+                _formatted(cost, "{:.4f}"),
                 p.capacity.invalid or p.capacity.bottleneck,
             )
         )
-    return found
+    return table
 
 
 HEAD = ("setting", "requests/s", "p99 ms", "cores", "a million", "bottleneck")
-"""The capacity; p99, cores and the cost of a million predictions at it; and what bounds it."""
+"""The setting; its capacity; p99, cores and the cost of a million predictions at that rate; and the bottleneck."""
 
 
-def _said(value: float | None, form: str) -> str:
+def _formatted(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
 def picture(points: Sequence[Point], chosen: Point | None) -> str:
-    """Capacity by setting, as bars; the chosen one stands out. SVG."""
+    """A bar chart of the capacities as SVG, with the best setting in another colour."""
     width, bar, left = 720, 26, 260
     most = max((p.capacity.rate for p in points), default=0.0) or 1.0
     parts = []
@@ -149,15 +151,15 @@ def page(points: Sequence[Point], chosen: Point | None, style: str) -> str:
     """The sweep as one HTML file."""
     table = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows(points))
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in HEAD)
-    said = f"best for the goals: {chosen.name}" if chosen else "no setting reaches the goals"
+    result = f"best setting: {chosen.name}" if chosen else "no setting meets the goals"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep</title><style>{style}</style>'
-        f"<h1>Capacity by setting</h1><p>{html.escape(said)}</p><figure>{picture(points, chosen)}</figure>"
+        f"<h1>Capacity by setting</h1><p>{html.escape(result)}</p><figure>{picture(points, chosen)}</figure>"
         f"<table><tr>{top}</tr>{table}</table></html>\n"
     )
 
 
-def as_json(points: Sequence[Point], chosen: Point | None) -> dict[str, Any]:
+def as_json(points: Sequence[Point], chosen: Point | None) -> JsonObject:
     """As JSON."""
     return {
         "points": [{"setting": p.setting, **p.capacity.as_json()} for p in points],

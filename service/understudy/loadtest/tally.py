@@ -1,16 +1,18 @@
-"""What one arrival process saw, and the sum of several: everything in it adds up, so workers merge exactly."""
+"""Counts of one arrival process. The counts of several processes are added up without loss."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+import msgspec
+
+from understudy.domain import JsonObject
 from understudy.loadtest.histogram import Histogram
 
 INTERVALS_MAX = 300
 """Points over time; a long test has longer intervals."""
 ERRORS_MAX = 50
-"""Kinds of errors that are told apart; the rest is counted as one."""
+"""Distinct error messages that are counted separately; all others are counted together."""
 
 
 def interval_s(seconds: float) -> float:
@@ -18,9 +20,28 @@ def interval_s(seconds: float) -> float:
     return max(1.0, math.ceil(seconds / INTERVALS_MAX))
 
 
+class GeneratorUse(msgspec.Struct, frozen=True):
+    """The CPU that one generator process used while it measured, and how well it kept time.
+
+    Attributes:
+        seconds: the wall time.
+        cpu_share: CPU time as a share of it; waited_share: time that it was ready to run and had no core, likewise.
+        clock_drift_s: how far the wall clock moved against the monotonic clock.
+        gave_up: whether it stopped because it was too late.
+    """
+
+    cpu_share: float
+    waited_share: float
+    clock_drift_s: float
+    pid: int = 0
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+    gave_up: bool = False
+
+
 @dataclass
 class Interval:
-    """One stretch of the test: requests that were due in it, and how they went."""
+    """The requests that were due in one interval of the test."""
 
     due: int = 0
     ok: int = 0
@@ -29,17 +50,17 @@ class Interval:
 
 @dataclass
 class Tally:
-    """Counts of one test, the warm-up left out.
+    """Counts of one test without its warm-up.
 
     Attributes:
-        due: predict requests that were due; ok: those answered well, by the deadline; rows: predictions in those.
-        late: answered well, but after the deadline (they count as errors); errors: the others, by what was wrong.
-        latency: seconds from the moment a request was due to its answer, of all that were answered well, however late, or
-            timed out.
-        from_send: the same answers from the moment they were really sent: what a tool sees that waits for each answer.
-        lag: how long after it was due a request left the generator, waiting for a free connection not counted.
-        loop: how late a timer of the event loop fired.
-        fallbacks: answers of the primary in the candidate's place; starved: requests that waited for a connection.
+        due: predict requests that were due; ok: those answered correctly by the deadline; rows: predictions in those.
+        late: answered correctly but after the deadline, which counts as an error.
+        errors: all other errors, by message.
+        latency: seconds from when a request was due to its response, for correct responses and time-outs.
+        from_send: the same, counted from when the request was sent, as a closed-loop tool would measure it.
+        lag: seconds from when a request was due to when it was sent, without waiting for a free connection.
+        loop: how late timers of the event loop fired.
+        fallbacks: responses of the primary in the candidate's place; starved: requests that waited for a connection.
     """
 
     interval_s: float = 1.0
@@ -58,55 +79,57 @@ class Tally:
     lag: Histogram = field(default_factory=Histogram)
     loop: Histogram = field(default_factory=Histogram)
     intervals: dict[int, Interval] = field(default_factory=dict)
-    generators: list[dict[str, Any]] = field(default_factory=list)
+    generators: list[GeneratorUse] = field(default_factory=list)
 
     def at(self, moment: float) -> Interval:
-        """The stretch that a moment (seconds after the warm-up) falls into."""
+        """The interval of a moment (seconds after the warm-up)."""
         number = int(moment / self.interval_s)
-        found = self.intervals.get(number)
-        if found is None:
-            found = self.intervals[number] = Interval()
-        return found
+        interval = self.intervals.get(number)
+        if interval is None:
+            interval = self.intervals[number] = Interval()
+        return interval
 
     def failed(self, what: str, times: int = 1) -> None:
-        """Count an error under its words."""
+        """Count an error by its message."""
         if what not in self.errors and len(self.errors) >= ERRORS_MAX:
             what = "other errors"
         self.errors[what] = self.errors.get(what, 0) + times
 
     def answered(self, moment: float, variant: str, latency_s: float) -> None:
-        """Count an answer to a request that was due at `moment`."""
+        """Count the response to a request that was due at `moment`."""
         self.latency.add(latency_s)
-        stretch = self.at(moment)
-        for histograms in (self.variants, stretch.latency):
-            found = histograms.get(variant)
-            if found is None:
-                found = histograms[variant] = Histogram()
-            found.add(latency_s)
+        interval = self.at(moment)
+        for histograms in (self.variants, interval.latency):
+            histogram = histograms.get(variant)
+            if histogram is None:
+                histogram = histograms[variant] = Histogram()
+            histogram.add(latency_s)
 
-    def as_json(self) -> dict[str, Any]:
-        """As JSON, read again with `of`."""
-        told: dict[str, Any] = {name: getattr(self, name) for name in (*_COUNTS, "interval_s", "errors", "generators")}
-        told |= {name: getattr(self, name).as_json() for name in _HISTOGRAMS}
-        told["variants"] = {name: own.as_json() for name, own in self.variants.items()}
-        told["intervals"] = {
+    def as_json(self) -> JsonObject:
+        """As JSON, which `of` reads."""
+        document: JsonObject = {name: getattr(self, name) for name in (*_COUNTS, "interval_s", "errors")}
+        document["generators"] = msgspec.to_builtins(self.generators)
+        document |= {name: getattr(self, name).as_json() for name in _HISTOGRAMS}
+        document["variants"] = {name: own.as_json() for name, own in self.variants.items()}
+        document["intervals"] = {
             str(number): {"due": one.due, "ok": one.ok, "latency": {n: h.as_json() for n, h in one.latency.items()}}
             for number, one in sorted(self.intervals.items())
         }
-        return told
+        return document
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> "Tally":
-        """What `as_json` wrote."""
-        found = cls(**{name: told[name] for name in (*_COUNTS, "interval_s", "errors", "generators")})
+    def of(cls, document: JsonObject) -> "Tally":
+        """The tally that `as_json` wrote."""
+        tally = cls(**{name: document[name] for name in (*_COUNTS, "interval_s", "errors")})
+        tally.generators = msgspec.convert(document["generators"], list[GeneratorUse])
         for name in _HISTOGRAMS:
-            setattr(found, name, Histogram.of(told[name]))
-        found.variants = {name: Histogram.of(own) for name, own in told["variants"].items()}
-        found.intervals = {
+            setattr(tally, name, Histogram.of(document[name]))
+        tally.variants = {name: Histogram.of(own) for name, own in document["variants"].items()}
+        tally.intervals = {
             int(number): Interval(one["due"], one["ok"], {n: Histogram.of(h) for n, h in one["latency"].items()})
-            for number, one in told["intervals"].items()
+            for number, one in document["intervals"].items()
         }
-        return found
+        return tally
 
 
 _COUNTS = ("due", "ok", "rows", "late", "starved", "fallbacks", "feedback_errors")
@@ -114,7 +137,7 @@ _HISTOGRAMS = ("latency", "from_send", "feedback", "lag", "loop")
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
-    """The sum of several: exactly what one process would have counted that saw all of it."""
+    """The sum of several tallies: what one process would have counted."""
     total: Tally | None = None
     for one in tallies:
         if total is None:
@@ -127,10 +150,10 @@ def merged(tallies: Iterable[Tally]) -> Tally:
         for what, times in one.errors.items():
             total.failed(what, times)
         _merge_all(total.variants, one.variants)
-        for number, stretch in one.intervals.items():
+        for number, interval in one.intervals.items():
             mine = total.intervals.setdefault(number, Interval())
-            mine.due, mine.ok = mine.due + stretch.due, mine.ok + stretch.ok
-            _merge_all(mine.latency, stretch.latency)
+            mine.due, mine.ok = mine.due + interval.due, mine.ok + interval.ok
+            _merge_all(mine.latency, interval.latency)
         total.generators += one.generators
     return total or Tally()
 

@@ -1,6 +1,6 @@
-"""The requests of a load test, made before they are needed: real rows in a real mix, seeded, and the labels that follow.
+"""Makes the requests of a load test: seeded samples of real rows, in a mix of sizes, and feedback with their labels.
 
-A request is bytes by the time it is due: what a caller's own machine does before it sends is no part of the service's latency.
+Requests are encoded before they are due, because a caller's own work is not part of the service's latency.
 """
 
 import collections
@@ -9,11 +9,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
+from understudy.domain import JsonObject, Label
 from understudy.errors import ConfigurationError
 from understudy.offline import sources
 from understudy.offline.client import Client
@@ -22,13 +22,13 @@ SAMPLE_MAX = 5_000
 PROTOCOLS = ("rest", "v2", "both")
 LABELS_KEPT = 5_000
 LABELS_PER_POST = 20
-"""At most; of predictions whose label is known and was not reported. One that was comes again with them: reporters try again."""
+"""The largest number of new labels per feedback request. One label that was reported before is repeated, as retries do."""
 REPORTED_KEPT = 100
 MIX = "1:8,10:1,100:1"
-"""Most requests carry one row, one in ten carries ten, one in ten a hundred."""
+"""80 % of the requests have 1 row, 10 % have 10, and 10 % have 100."""
 
 
-class _Answer(msgspec.Struct):
+class _Response(msgspec.Struct):
     variant: str
     fallback: bool
     predictions: list[msgspec.Raw]
@@ -38,7 +38,7 @@ class _Prediction(msgspec.Struct):
     prediction_id: str
 
 
-class _Said(msgspec.Struct):
+class _Parameters(msgspec.Struct):
     variant: str
     fallback: bool
     prediction_id: str
@@ -48,37 +48,37 @@ class _Tensor(msgspec.Struct):
     shape: list[int]
 
 
-class _AnswerV2(msgspec.Struct):
-    parameters: _Said
+class _ResponseV2(msgspec.Struct):
+    parameters: _Parameters
     outputs: list[_Tensor]
 
 
-_answer = msgspec.json.Decoder(_Answer)
+_response = msgspec.json.Decoder(_Response)
 _prediction = msgspec.json.Decoder(_Prediction)
-_answer_v2 = msgspec.json.Decoder(_AnswerV2)
+_response_v2 = msgspec.json.Decoder(_ResponseV2)
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A row that callers send, and its label where it is known."""
+    """An encoded row and its label, if that is known."""
 
     row: bytes
-    label: Any = None
+    label: Label | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request: its bytes, how many rows it asks about (0: it reports labels), and the label of the first."""
+    """One request: its bytes, its number of rows (0 for feedback), and the label of its first row."""
 
     data: bytes
     rows: int
-    label: Any = None
+    label: Label | None = None
     v2: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an answer said: who answered, whether in the candidate's place; `wrong` says what is not as asked."""
+    """What a response says: the variant, whether it is a fallback, and what is wrong with it, if anything."""
 
     variant: str = ""
     fallback: bool = False
@@ -86,30 +86,32 @@ class Reply:
 
 
 def mix_of(text: str) -> dict[int, int]:
-    """Rows a request → weight, of "1:8,10:1,100:1" or of "100".
+    """Parse rows per request, such as "1:8,10:1,100:1" or "100", into rows → weight.
 
     Raises:
-        ConfigurationError: when it is neither.
+        ConfigurationError: the text is neither.
     """
-    found: dict[int, int] = {}
+    weights: dict[int, int] = {}
     for part in text.split(","):
         rows, _, weight = part.partition(":")
         try:
-            found[int(rows)] = int(weight or 1)
+            weights[int(rows)] = int(weight or 1)
         except ValueError:
-            raise ConfigurationError(f"rows a request is {text!r}; it takes `100`, or a mix such as `{MIX}`") from None
-    if min(found) < 1 or min(found.values()) < 0 or not sum(found.values()):
+            raise ConfigurationError(
+                f"rows per request cannot be {text!r}: use a number such as `100`, or a mix such as `{MIX}`"
+            ) from None
+    if min(weights) < 1 or min(weights.values()) < 0 or not sum(weights.values()):
         raise ConfigurationError(
-            f"rows a request is {text!r}: a request has at least one row, and a weight is not negative"
+            f"rows per request cannot be {text!r}: a request has at least one row, and weights are not negative"
         )
-    return found
+    return weights
 
 
 def history(source: str, month: int, seed: int) -> list[Moment]:
-    """A seeded sample of a month of a data source, with the labels.
+    """A seeded sample of a month of a data source, with labels.
 
     Raises:
-        ConfigurationError: there is no such source.
+        ConfigurationError: there is no such data source.
     """
     rows = sources.find(source).moments(month)
     chosen = random.Random(seed).sample(list(rows), min(SAMPLE_MAX, len(rows)))
@@ -117,12 +119,12 @@ def history(source: str, month: int, seed: int) -> list[Moment]:
 
 
 def rows_in(file: Path) -> list[Moment]:
-    """Rows of a file, one JSON object a line; a `label` beside the `row` is reported as feedback.
+    """Rows of a file with one JSON object per line: a row, or an object with `row` and `label`.
 
     Raises:
-        ConfigurationError: naming the line that is none.
+        ConfigurationError: a line is neither; the message has its number.
     """
-    found = []
+    moments = []
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -130,31 +132,33 @@ def rows_in(file: Path) -> list[Moment]:
             try:
                 data = json.loads(line)
                 row = data["row"] if set(data) <= {"row", "label"} and "row" in data else data
-                found.append(Moment(msgspec.json.encode(dict(row)), data.get("label") if row is not data else None))
+                moments.append(Moment(msgspec.json.encode(dict(row)), data.get("label") if row is not data else None))
             except (ValueError, TypeError) as error:
-                raise ConfigurationError(f"{file}, line {number}, is no row: {error}") from None
-            if len(found) >= SAMPLE_MAX:
+                raise ConfigurationError(f"{file}, line {number}, is not a row: {error}") from None
+            if len(moments) >= SAMPLE_MAX:
                 break
-    if not found:
+    if not moments:
         raise ConfigurationError(f"{file} has no rows")
-    return found
+    return moments
 
 
 def tensors_of(url: str, token: str | None) -> dict[str, str]:
-    """The model's name under "", and the datatype of each of its inputs, as `/v2` has them."""
+    """The datatype of each input by name, as `/v2` reports them, and under "" the model's name."""
     with Client(url, token) as client:
         name = client.get("/rollout")["model"]
-        told = client.get(f"/v2/models/{name}")
-    return {"": name} | {spec["name"]: spec["datatype"] for spec in told["inputs"]}
+        model = client.get(f"/v2/models/{name}")
+    return {"": name} | {spec["name"]: spec["datatype"] for spec in model["inputs"]}
 
 
 class Traffic:
-    """Makes requests and reads answers.
+    """Makes requests and reads responses.
 
     Args:
-        moments: what rows are drawn from; mix: rows a request → weight.
-        url: of the service; token: sent where one is needed.
-        protocol: `rest`, `v2` (Open Inference Protocol, JSON tensors), or `both` in turn; tensors: see `tensors_of`.
+        moments: rows to draw from.
+        mix: rows per request → weight.
+        url: of the service; token: sent if there is one.
+        protocol: `rest`, `v2` (Open Inference Protocol, JSON tensors), or `both`.
+        tensors: see `tensors_of`.
     """
 
     def __init__(
@@ -170,20 +174,20 @@ class Traffic:
     ) -> None:
         self._moments, self._random = moments, random.Random(seed)
         self._sizes, self._weights = list(mix), list(mix.values())
-        self._known: collections.deque[tuple[str, Any]] = collections.deque(maxlen=LABELS_KEPT)
-        self._reported: collections.deque[tuple[str, Any]] = collections.deque(maxlen=REPORTED_KEPT)
+        self._known: collections.deque[tuple[str, Label]] = collections.deque(maxlen=LABELS_KEPT)
+        self._reported: collections.deque[tuple[str, Label]] = collections.deque(maxlen=REPORTED_KEPT)
         host = urlsplit(url).netloc
         more = f"Authorization: Bearer {token}\r\n" if token else ""
-        # `any`: routed, rehearsed and recorded like every request, and no evidence.
+        # `any`: routed, rehearsed and recorded like every request, but no evidence.
         common = f"Host: {host}\r\nContent-Type: application/json\r\nX-Rollout-Variant: any\r\n{more}"
         self._predict = f"POST /predict HTTP/1.1\r\n{common}".encode()
         self._protocol, self._tensors = protocol, dict(tensors or {})
         self._infer = f"POST /v2/models/{self._tensors.pop('', '')}/infer HTTP/1.1\r\n{common}".encode()
-        self._parsed = [msgspec.json.decode(m.row) for m in moments] if protocol != "rest" else []
+        self._parsed: list[JsonObject] = [msgspec.json.decode(m.row) for m in moments] if protocol != "rest" else []
         self._feedback = f"POST /feedback HTTP/1.1\r\n{common}".encode()
 
     def predict(self) -> Call:
-        """A request for predictions, its size drawn from the mix."""
+        """A predict request; its number of rows is drawn from the mix."""
         size = self._random.choices(self._sizes, self._weights)[0]
         if self._protocol == "v2" or (self._protocol == "both" and self._random.random() < 0.5):
             return self._predict_v2(size)
@@ -210,7 +214,7 @@ class Traffic:
         )
 
     def feedback(self) -> Call | None:
-        """A report of labels for predictions made earlier, one of them reported before; None where there are none yet."""
+        """A feedback request with labels of earlier predictions, one of them reported before; None if there are none yet."""
         chosen = [self._known.popleft() for _ in range(min(LABELS_PER_POST, len(self._known)))]
         again = [self._random.choice(self._reported)] if self._reported else []
         self._reported.extend(chosen[:1])
@@ -221,7 +225,7 @@ class Traffic:
         return Call(_whole(self._feedback, msgspec.json.encode({"labels": labels})), 0)
 
     def read(self, call: Call, status: int, body: bytes) -> Reply:
-        """What an answer says, and whether it is the answer that was asked for."""
+        """Read a response and check that it fits the request."""
         if status != 200:
             return Reply(wrong=f"{status}: {_detail(body)}")
         if not call.rows:
@@ -229,22 +233,22 @@ class Traffic:
         try:
             if call.v2:
                 return self._read_v2(call, body)
-            told = _answer.decode(body)
-            if len(told.predictions) != call.rows:
-                return Reply(wrong=f"{len(told.predictions)} predictions for {call.rows} rows")
+            response = _response.decode(body)
+            if len(response.predictions) != call.rows:
+                return Reply(wrong=f"{len(response.predictions)} predictions for {call.rows} rows")
             if call.label is not None:
-                self._known.append((_prediction.decode(told.predictions[0]).prediction_id, call.label))
+                self._known.append((_prediction.decode(response.predictions[0]).prediction_id, call.label))
         except msgspec.DecodeError as error:
-            return Reply(wrong=f"the answer does not read: {error}")
-        return Reply(told.variant, told.fallback)
+            return Reply(wrong=f"the response cannot be decoded: {error}")
+        return Reply(response.variant, response.fallback)
 
     def _read_v2(self, call: Call, body: bytes) -> Reply:
-        told = _answer_v2.decode(body)
-        if any(tensor.shape[:1] != [call.rows] for tensor in told.outputs):
-            return Reply(wrong=f"tensors of {told.outputs[0].shape} for {call.rows} rows")
+        response = _response_v2.decode(body)
+        if any(tensor.shape[:1] != [call.rows] for tensor in response.outputs):
+            return Reply(wrong=f"tensors of {response.outputs[0].shape} for {call.rows} rows")
         if call.label is not None:
-            self._known.append((told.parameters.prediction_id, call.label))
-        return Reply(told.parameters.variant, told.parameters.fallback)
+            self._known.append((response.parameters.prediction_id, call.label))
+        return Reply(response.parameters.variant, response.parameters.fallback)
 
 
 def _whole(head: bytes, body: bytes) -> bytes:

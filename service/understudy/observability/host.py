@@ -1,11 +1,12 @@
-"""What this service runs on, and what it uses of it: read from `/proc` and the cgroup, so that a load test can name it."""
+"""The machine that the service runs on and what its processes use, from `/proc` and the cgroup, for load tests."""
 
 import functools
 import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from understudy import __version__
 from understudy.domain import Variant
@@ -18,7 +19,7 @@ from understudy.settings import Settings
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 PROCESSES_MAX = 256
-"""Processes of one service that are looked at."""
+"""The largest number of processes of one service that are listed."""
 
 
 def machine() -> LoadTestMachine:
@@ -48,18 +49,19 @@ _NOT_SPEED = {
     "model_fetch_timeout_s",
     "files_interval_s",
 }
-"""Settings that a load test is not bound to: where things lie, how long they are kept, and whom the log is told to."""
+"""Settings that do not change how fast the service is: paths, retention, webhooks and model downloads."""
 
 
 def setup_of(settings: Settings, policy: Policy, cards: Mapping[Variant, Card], device: str, threads: int) -> Setup:
-    """What a load test of this service is bound to.
+    """What a load test is valid for: the models, code, machine and settings of this service.
 
     Args:
-        device: what runs the models; threads: of ONNX Runtime, in each process.
+        device: the device that runs the models.
+        threads: ONNX Runtime's threads in each process.
     """
     candidate = cards.get(Variant.CANDIDATE)
-    given = settings.model_dump(mode="json", exclude=_NOT_SPEED)
-    given |= {
+    tested = settings.model_dump(mode="json", exclude=_NOT_SPEED)
+    tested |= {
         "workers": settings.workers or policy.workers,
         "threads": threads,
         "store": settings.resolved_store_url().partition(":")[0],
@@ -70,12 +72,12 @@ def setup_of(settings: Settings, policy: Policy, cards: Mapping[Variant, Card], 
         device=device,
         code=code_version(),
         machine=machine(),
-        settings=given,
+        settings=tested,
     )
 
 
 def cpu_name() -> str:
-    """The CPU's model name, "unknown" where the kernel does not say."""
+    """The CPU's model name; "unknown" if the kernel does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -94,49 +96,78 @@ def _memory_bytes() -> int:
 
 @functools.cache
 def code_version() -> str:
-    """The version and a digest of the service's source: what was tested is what runs, whatever the version says."""
+    """The version and a digest of the source, so that changed code of the same version is another one."""
     root = Path(__file__).parents[1]
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        found.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return f"{__version__}+{found.hexdigest()[:12]}"
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
 
 
-def usage(supervisor: int) -> dict[str, Any]:
+class ProcessUsage(msgspec.Struct, frozen=True):
+    """What one process has used since it started; `memory_bytes` is resident memory."""
+
+    name: str
+    cpu_s: float
+    memory_bytes: int
+
+
+class MachineUsage(msgspec.Struct, frozen=True):
+    """What the whole machine has used since it started.
+
+    Attributes:
+        busy_s: CPU seconds of all programs; stolen_s: CPU seconds that the hypervisor took.
+        cores: how many cores there are.
+    """
+
+    busy_s: float
+    stolen_s: float
+    cores: float
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a service and its machine have used.
+
+    Attributes:
+        processes: by process id.
+        boot: identifies this run of the kernel, so a generator can tell whether it runs on the same machine.
+    """
+
+    processes: dict[str, ProcessUsage]
+    machine: MachineUsage
+    boot: str
+
+
+def usage(supervisor: int) -> Usage:
     """What the service's processes have used since they started, and the whole machine.
 
     Args:
-        supervisor: the process that started them.
-
-    Returns:
-        `processes`: per process its name, `cpu_s` and `memory_bytes` (resident); `machine`: `busy_s`, `stolen_s` (taken by
-        the hypervisor) and `cores` of the whole machine; `boot`: names this run of its kernel, so that a generator can
-        tell whether it is on the same machine.
+        supervisor: the id of the process that started them.
     """
-    found = {}
+    processes = {}
     for pid, name in _family(supervisor).items():
         try:
             parts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
-            continue  # it ended meanwhile
+            continue  # the process has ended meanwhile
         cpu_s = (int(parts[11]) + int(parts[12])) / _TICKS
-        found[str(pid)] = {"name": name, "cpu_s": cpu_s, "memory_bytes": int(parts[21]) * _PAGE}
-    return {"processes": found, "machine": whole_machine(), "boot": boot()}
+        processes[str(pid)] = ProcessUsage(name, cpu_s, int(parts[21]) * _PAGE)
+    return Usage(processes, whole_machine(), boot())
 
 
-def whole_machine() -> dict[str, float]:
-    """Seconds of CPU that everything on this machine has used, those that the hypervisor took, and how many cores there are."""
+def whole_machine() -> MachineUsage:
+    """What the whole machine has used since it started; zeros if the kernel does not report it."""
     try:
         head = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
     except OSError:
-        return {"busy_s": 0.0, "stolen_s": 0.0, "cores": float(os.cpu_count() or 1)}
+        return MachineUsage(0.0, 0.0, float(os.cpu_count() or 1))
     user, nice, system, _, _, irq, softirq, steal = (int(part) / _TICKS for part in head[1:9])
     busy = user + nice + system + irq + softirq
-    return {"busy_s": busy, "stolen_s": steal, "cores": float(os.cpu_count() or 1)}
+    return MachineUsage(busy, steal, float(os.cpu_count() or 1))
 
 
 def boot() -> str:
-    """A name for this run of the kernel; empty where there is none."""
+    """Identifies this run of the kernel; empty if the kernel does not report it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -144,7 +175,7 @@ def boot() -> str:
 
 
 def _family(supervisor: int) -> dict[int, str]:
-    """A process and all that come from it, with what they are called."""
+    """The names of a process and all its descendants, by process id."""
     parents: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -153,16 +184,16 @@ def _family(supervisor: int) -> dict[int, str]:
             except OSError:
                 continue
             parents.setdefault(int(stat[1]), []).append(int(entry.name))
-    found, waiting = {supervisor: "supervisor"}, list(parents.get(supervisor, ()))
-    while waiting and len(found) < PROCESSES_MAX:
+    names, waiting = {supervisor: "supervisor"}, list(parents.get(supervisor, ()))
+    while waiting and len(names) < PROCESSES_MAX:
         pid = waiting.pop()
-        found[pid] = _name(pid)
+        names[pid] = _name(pid)
         waiting += parents.get(pid, ())
-    return found
+    return names
 
 
 def _name(pid: int) -> str:
-    """A worker by its BentoML service, any other process by its command."""
+    """The BentoML service of a worker; the command of any other process."""
     try:
         line = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
     except (OSError, ValueError):

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from understudy import cli
-from understudy.loadtest.run import MASTER_PORT
+from understudy.loadtest.generator import MASTER_PORT
 
 K8S = Path(__file__).parents[3] / "k8s"
 LOAD = K8S / "loadtest"

@@ -100,7 +100,7 @@ def test_a_server_that_dies_with_a_request_is_an_error_on_a_kept_connection_too(
 
     with talking(serve) as (server, connection):
         assert connection.ask(REQUEST, 2.0) == 200
-        with pytest.raises(OSError, match=r"before the answer ended|reset"):
+        with pytest.raises(OSError, match=r"before the response was complete|reset"):
             connection.ask(REQUEST, 2.0)
         assert server.accepted == 1
 
@@ -119,7 +119,7 @@ def test_what_breaks_within_its_first_answer_or_in_the_middle_of_one_is_an_error
     with talking(serve) as (server, connection):
         if part:
             assert connection.ask(REQUEST, 2.0) == 200
-        with pytest.raises(Broken, match="before the answer ended"):
+        with pytest.raises(Broken, match="before the response was complete"):
             connection.ask(REQUEST, 2.0)
         assert server.accepted == 1
 
@@ -133,7 +133,7 @@ def test_an_answer_that_does_not_come_is_a_timeout_and_its_connection_is_not_use
 
     with talking(serve) as (server, connection):
         assert connection.ask(REQUEST, 2.0) == 200
-        with pytest.raises(TimeoutError, match="no answer within 100 ms"):
+        with pytest.raises(TimeoutError, match="no response within 100 ms"):
             connection.ask(REQUEST, 0.1)
         assert connection.ask(REQUEST, 2.0) == 200
         assert server.accepted == 2

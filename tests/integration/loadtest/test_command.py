@@ -49,9 +49,9 @@ def test_what_cannot_be_tested_is_no_failure(tmp_path: Path) -> None:
         (missing, "none.yaml"),
         (bad, "validation errors"),
         (other, "404"),
-        (shape, "there is no shape 'wave'"),
-        (protocol, "there is no protocol 'soap'"),
-        (mix, "rows a request is 'many'"),
+        (shape, "unknown shape 'wave'"),
+        (protocol, "unknown protocol 'soap'"),
+        (mix, "rows per request cannot be 'many'"),
     ):
         assert result.exit_code == 2, result.output
         assert says in result.output

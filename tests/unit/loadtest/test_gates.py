@@ -7,7 +7,7 @@ import pytest
 
 from understudy.loadtest.gates import ServiceUse, latencies, measure, verdict
 from understudy.loadtest.histogram import Histogram
-from understudy.loadtest.tally import Tally, merged
+from understudy.loadtest.tally import GeneratorUse, Tally, merged
 from understudy.rollout.loadtest import LaunchGoals
 
 GOALS = LaunchGoals(
@@ -30,7 +30,7 @@ GENERATOR = {"cpu_share": 0.3, "waited_share": 0.01, "clock_drift_s": 0.0}
 
 def seen(n: int = 3_000, slow: int = 0, *, lag_ms: float = 0.1, failed: int = 0, **generator: Any) -> Tally:
     """30 seconds at 100 a second: `slow` answers took 80 ms, the others 2."""
-    tally = Tally(due=n, ok=n - failed, rows=n - failed, generators=[GENERATOR | generator])
+    tally = Tally(due=n, ok=n - failed, rows=n - failed, generators=[GeneratorUse(**(GENERATOR | generator))])
     for number in range(n - failed):
         tally.answered(number / 100, "primary", 0.08 if number < slow else 0.002)
         tally.lag.add(lag_ms / 1000)
@@ -58,7 +58,7 @@ def test_every_goal_met_is_a_pass() -> None:
         (seen(slow=31), CALM, "p99 is 80.0 ms, the goal is 50 ms"),
         (seen(failed=60), CALM, "98.0 requests/s were answered in time, the goal is 100.0"),
         (seen(failed=60), CALM, "most errors: 60 × 503: no"),
-        (seen(slow=300), FULL, "`understudy` used 0.97 cores, which is all that one process's interpreter can"),
+        (seen(slow=300), FULL, "`understudy` used 0.97 cores, which is the limit of one process's interpreter"),
         (seen(slow=300, lag_ms=9), FULL, "the service pushed the generator aside"),
         (
             seen(slow=300),
@@ -83,7 +83,7 @@ def test_a_missed_goal_is_a_fail_with_what_was_at_its_limit(tally: Tally, use: S
 @pytest.mark.parametrize(
     ("tally", "use", "more", "says"),
     [
-        (seen(lag_ms=5.2), CALM, {}, "one request in a hundred left 5.2 ms late (5 ms are allowed)"),
+        (seen(lag_ms=5.2), CALM, {}, "one request in a hundred was sent 5.2 ms late (5 ms are allowed)"),
         (seen(slow=300, lag_ms=9), CALM, {}, "the generator was the limit"),
         (seen(slow=300, lag_ms=9, waited_share=0.29), CALM, {}, "the generator was the limit"),
         (seen(slow=300, lag_ms=9, waited_share=0.1), CROWDED, {}, "the generator was the limit"),
@@ -101,12 +101,12 @@ def test_a_missed_goal_is_a_fail_with_what_was_at_its_limit(tally: Tally, use: S
         (seen(clock_drift_s=-0.2), CALM, {}, "the clock was set or drifted by 200 ms"),
         (seen(), replace(CALM, others=0.4), {}, "other programs used 0.40 of its 2 cores"),
         (seen(), replace(CALM, stolen=0.2), {}, "its hypervisor took 0.20 of its 2 cores"),
-        (seen(1_999), CALM, {}, "too short for p99: 1,999 requests, it takes 2,000"),
+        (seen(1_999), CALM, {}, "too short for p99: 1,999 requests, but 2,000 are needed"),
         (
             seen(),
             replace(CALM, changed="workers is 2, not 1"),
             {},
-            "not what it was when the test began: workers is 2, not 1",
+            "the service changed during the test: workers is 2, not 1",
         ),
         (seen(), CALM, {"lost": 1}, "1 of 2 generators were lost"),
         (seen(), CALM, {"candidate": "the candidate took no part"}, "the candidate took no part"),

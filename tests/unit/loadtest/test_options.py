@@ -3,7 +3,7 @@
 import pytest
 
 from understudy.errors import ConfigurationError
-from understudy.loadtest.run import LoadTest
+from understudy.loadtest.generator import LoadTest
 
 
 def test_a_test_says_what_it_is_before_anything_starts() -> None:

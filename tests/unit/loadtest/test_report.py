@@ -13,6 +13,7 @@ from tests.unit.rollout.test_loadtest import record
 from understudy.loadtest.gates import measure, verdict
 from understudy.loadtest.report import junit, page, write
 from understudy.loadtest.run import LoadTestOutcome
+from understudy.loadtest.watching import UsageSample
 from understudy.rollout.loadtest import Record
 
 
@@ -28,9 +29,7 @@ def outcome(slow: int = 0, lag_ms: float = 0.1) -> LoadTestOutcome:
         "goals": GOALS,
         "method": {"url": "http://h", "rows": "<b>"},
     }
-    samples = [
-        {"at": float(i), "cores": {"understudy": 0.4}, "memory_mib": {"understudy": 150.0 + i}} for i in range(5)
-    ]
+    samples = [UsageSample(float(i), {"understudy": 0.4}, {"understudy": 150.0 + i}) for i in range(5)]
     return LoadTestOutcome(record().model_copy(update=changes), tally, samples)
 
 

@@ -39,7 +39,7 @@ def test_sizes_follow_the_mix_and_the_seed() -> None:
 @pytest.mark.parametrize("text", ["", "x", "0", "1:-1", "1:0", "1,,2", "2:y"])
 def test_a_mix_that_is_none_is_refused(text: str) -> None:
     """With what it takes."""
-    with pytest.raises(ConfigurationError, match="rows a request is"):
+    with pytest.raises(ConfigurationError, match="rows per request cannot be"):
         mix_of(text)
 
 
@@ -63,7 +63,7 @@ def test_answers_are_read_and_checked() -> None:
     assert made.read(call, 429, b'{"detail": "full"}').wrong == "429: full"
     assert made.read(call, 502, b"<html>").wrong == "502: <html>"
     assert made.read(call, 200, json.dumps(good | {"predictions": []}).encode()).wrong == "0 predictions for 1 rows"
-    assert "does not read" in made.read(call, 200, b"{}").wrong
+    assert "cannot be decoded" in made.read(call, 200, b"{}").wrong
     v2 = {
         "parameters": {"variant": "candidate", "fallback": False, "prediction_id": "q"},
         "outputs": [{"shape": [2, 2]}],
@@ -91,7 +91,7 @@ def test_rows_of_one_s_own(tmp_path: Path) -> None:
     file.write_text('{"x": 1}\n\n{"row": {"x": 2}, "label": "late"}\n')
     assert rows_in(file) == [Moment(b'{"x":1}'), Moment(b'{"x":2}', "late")]
     file.write_text('{"x": 1}\n[1\n')
-    with pytest.raises(ConfigurationError, match="line 2, is no row"):
+    with pytest.raises(ConfigurationError, match="line 2, is not a row"):
         rows_in(file)
     file.write_text("\n")
     with pytest.raises(ConfigurationError, match="has no rows"):
