@@ -25,7 +25,7 @@ from understudy.observability.metrics import Metrics
 from understudy.records import client
 from understudy.records.client import LabelBatch, RecordsUnavailable
 from understudy.records.writer import RecordWriter
-from understudy.store import Store, codec
+from understudy.store import Store, label_rules
 from understudy.store.memory import MemoryStore
 from understudy.store.sql import SqlStore
 from understudy.wiring import RecordsParts, Worker
@@ -63,12 +63,12 @@ def test_a_retry_whose_first_try_came_to_nothing_stores_the_batch(store: Store) 
 def test_a_first_try_that_comes_behind_its_retry_stores_nothing(store: Store) -> None:
     store.add_observations([observation("a")])
     store.add_labels([report("a", 1)], received_at=1.0, batch_id="t", again=True)
-    with pytest.raises(StoreError, match="another try"):
+    with pytest.raises(StoreError, match="another attempt"):
         store.add_labels([report("a", 0)], received_at=1.0, batch_id="t")
 
 
 def test_only_the_last_receipts_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec, "BATCHES_KEPT", 64)
+    monkeypatch.setattr(label_rules, "BATCHES_KEPT", 64)
     for i in range(129):
         store.add_labels([report(f"p{i}")], received_at=1.0, batch_id=f"t{i}")
     assert store.add_labels([report("p128")], received_at=1.0, batch_id="t128", again=True).fates == [Fate.PENDING]

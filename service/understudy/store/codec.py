@@ -1,10 +1,8 @@
 """Domain values to rows of the tables and back, and the rules about labels that both stores share."""
 
-import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -13,19 +11,15 @@ from msgspec.structs import replace
 from understudy.domain import (
     Attempt,
     Event,
-    Fate,
     Label,
-    LabelReceipt,
     LabelReport,
     Mode,
     Observation,
-    Outcome,
     Phase,
     Plan,
     Status,
     Variant,
 )
-from understudy.store.port import Tally
 
 Row: TypeAlias = Sequence[Any]
 """A row that was read: the types of its columns are in `schema`."""
@@ -38,10 +32,6 @@ ObservationRow: TypeAlias = tuple[int, str, *tuple[SqlValue, ...]]
 ROW_BYTES = 70
 """What a row costs beside its own text and numbers: record headers, the keys of three b-trees and their unused space.
 Measured on SQLite with ids in random order; `tests/unit/store/test_pruning.py` holds it against the size of a file."""
-
-
-BATCHES_KEPT = 4_096
-"""Batches of labels whose receipt is kept. A retry comes within seconds, and a service writes some hundreds a second."""
 
 
 def to_json(value: object) -> str:
@@ -90,11 +80,6 @@ def _numbers(text: str) -> tuple[float, ...]:
         return _decode(text)
     except msgspec.DecodeError:
         return tuple(from_json(text))
-
-
-def same_label(one: Label, other: Label) -> bool:
-    """Whether two reports say the same, as Python compares: 1, 1.0 and True agree, "1" differs. NaN agrees with NaN."""
-    return one == other or (one != one and other != other)
 
 
 def kept(observation: Observation) -> Observation:
@@ -272,14 +257,6 @@ def event_of(row: Row) -> Event:
     return Event(at, kind, actor, reason, revision, from_json(details), number)
 
 
-def received(reports: Iterable[LabelReport], received_at: float) -> list[LabelReport]:
-    """Reports as they are stored: without a time of its own, one has exactly that of its receipt, which tells it apart."""
-    return [
-        dataclasses.replace(each, at=received_at, timed=False) if not each.timed or each.at == received_at else each
-        for each in reports
-    ]
-
-
 def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, SqlValue]:
     """What `labels` and `label_conflicts` have in common, of a report that went through `received`."""
     _number("at", report.at)
@@ -295,104 +272,6 @@ def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str
 def report_of(prediction_id: str, label: str, at: float, received_at: float) -> LabelReport:
     """The report in a row of `labels`; `label` is JSON. See `received`."""
     return LabelReport(prediction_id, label_value(label), at, timed=at != received_at)
-
-
-def outcome(observation: Observation, report: LabelReport) -> Outcome:
-    """The observation with its label. Its delay is on the time base of the request; without a said time, on the service's clock."""
-    if report.timed:
-        return Outcome(observation, report.label, delay=report.at - observation.at)
-    return Outcome(observation, report.label, delay=max(0.0, report.at - observation.arrived_at))
-
-
-@dataclass(slots=True)
-class SortedReports:
-    """A batch of reports: the first of each prediction, and what came after a label that stands.
-
-    Attributes:
-        corrected: reports of labels that stand, with an earlier time.
-        order: the prediction of each report that is fresh, and the fate of each other one.
-    """
-
-    fresh: dict[str, LabelReport] = field(default_factory=dict)
-    corrected: list[LabelReport] = field(default_factory=list)
-    conflicts: list[LabelReport] = field(default_factory=list)
-    order: list[str | Fate] = field(default_factory=list)
-
-    def receipt(self, outcomes: Sequence[Outcome]) -> LabelReceipt:
-        """What became of the batch, when these are the outcomes of those whose observation is there."""
-        matched = {outcome.observation.prediction_id for outcome in outcomes}
-        fates = [
-            each if isinstance(each, Fate) else Fate.MATCHED if each in matched else Fate.PENDING for each in self.order
-        ]
-        return LabelReceipt(fates, tuple(outcomes))
-
-
-def fates(receipt: LabelReceipt) -> Iterator[tuple[str, float]]:
-    """What a batch of labels adds to the counters: how many had which fate."""
-    return ((f"label_fates/{fate.value}", float(n)) for fate, n in receipt.counts.items() if n)
-
-
-def joined(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, float]]:
-    """What labels add to the counters that waited for their observation."""
-    return iter([("label_fates/joined", float(len(outcomes)))] if outcomes else [])
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A label that is stored. `corrected`: its time was corrected before, and once is all."""
-
-    report: LabelReport
-    corrected: bool = False
-
-    def corrects(self, report: LabelReport) -> bool:
-        """Whether a report of the same label says an earlier time than the one that was said before."""
-        return report.timed and self.report.timed and not self.corrected and report.at < self.report.at
-
-
-def sort_reports(reports: Iterable[LabelReport], known: MutableMapping[str, Standing]) -> SortedReports:
-    """Hold each report against the labels that stand; `known` grows by the fresh ones."""
-    batch = SortedReports()
-    for report in reports:
-        own = report.prediction_id
-        standing = known.get(own)
-        if standing is None:
-            known[own] = Standing(report)
-            batch.fresh[own] = report
-            batch.order.append(own)
-        elif not same_label(standing.report.label, report.label):
-            batch.conflicts.append(report)
-            batch.order.append(Fate.CONFLICT)
-        elif standing.corrects(report):
-            if own in batch.fresh:  # nobody has seen the time before
-                batch.fresh[own] = report
-            else:
-                batch.corrected.append(report)
-            known[own] = Standing(report, corrected=own not in batch.fresh)
-            batch.order.append(Fate.CORRECTED)
-        else:
-            batch.order.append(Fate.DUPLICATE)
-    return batch
-
-
-def stored_before(batch_id: str) -> str:
-    """What a sender reads whose batch was stored by a later try already."""
-    return f"the batch of labels {batch_id} was stored by another try meanwhile"
-
-
-def total(tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()) -> dict[str, float]:
-    """What the outcomes add to the counters, on top of `start`."""
-    sums: dict[str, float] = {}
-    for name, value in _additions(tally, outcomes, start):
-        sums[name] = sums.get(name, 0.0) + float(value)
-    return sums
-
-
-def _additions(
-    tally: Tally, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]]
-) -> Iterator[tuple[str, float]]:
-    yield from start
-    for each in outcomes:
-        yield from tally(each).items()
 
 
 def moved_on(expected: int, current: int) -> str:

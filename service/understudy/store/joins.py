@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from understudy.domain import Fate, LabelReceipt, LabelReport, Observation, Outcome
-from understudy.store import codec
+from understudy.store import codec, label_rules
 from understudy.store.codec import SqlValue
 from understudy.store.database import Database
 from understudy.store.port import Tally, WaitingLabels
@@ -60,21 +60,21 @@ class Joins:
     def add(self, connection: Connection, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
         """Store the reports, join and count those whose observation is there."""
         number = self._receipt(connection)
-        batch = codec.sort_reports(reports, self._known(connection, [report.prediction_id for report in reports]))
+        batch = label_rules.sort_reports(reports, self._known(connection, [report.prediction_id for report in reports]))
         found = self._found(connection, list(batch.fresh))
         rows = [
             codec.label_row(self._rollout, report, received_at)
             | {"state": MATCHED if own in found else PENDING, "receipt": number}
             for own, report in batch.fresh.items()
         ]
-        matched = [codec.outcome(found[own], report) for own, report in batch.fresh.items() if own in found]
+        matched = [label_rules.outcome(found[own], report) for own, report in batch.fresh.items() if own in found]
         _insert_all(connection, labels, rows)
         if batch.corrected:
             self._correct(connection, batch.corrected, number)
         conflicts = [codec.label_row(self._rollout, report, received_at) for report in batch.conflicts]
         _insert_all(connection, label_conflicts, conflicts)
         receipt = batch.receipt(matched)
-        self.count(connection, matched, codec.fates(receipt))
+        self.count(connection, matched, label_rules.fates(receipt))
         return receipt
 
     def receipt_of(self, connection: Connection, batch_id: str) -> LabelReceipt | None:
@@ -93,7 +93,7 @@ class Joins:
         fresh = self._db.insert(label_batches).values(row).on_conflict_do_nothing().returning(label_batches.c.id)
         number = connection.execute(fresh).scalar_one_or_none()
         if number is not None and number % FORGET_EVERY == 0:
-            connection.execute(delete(label_batches).where(label_batches.c.id <= number - codec.BATCHES_KEPT))
+            connection.execute(delete(label_batches).where(label_batches.c.id <= number - label_rules.BATCHES_KEPT))
         return number is not None
 
     def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
@@ -109,7 +109,7 @@ class Joins:
         found = self._found(connection, list(waiting))
         for part in _parts(list(waiting)):
             connection.execute(update(labels).where(*self._these(part)).values(state=MATCHED))
-        return [codec.outcome(found[own], waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
+        return [label_rules.outcome(found[own], waiting[own]) for own in dict.fromkeys(ids) if own in waiting]
 
     def waiting(self, connection: Connection, received_before: float) -> WaitingLabels:
         """How many labels wait for their observation, and since when."""
@@ -129,7 +129,7 @@ class Joins:
         self, connection: Connection, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()
     ) -> None:
         """Add the outcomes' tally, and `start`, to the counters."""
-        sums = codec.total(self._tally, outcomes, start)
+        sums = label_rules.total(self._tally, outcomes, start)
         if sums:
             added = self._db.insert(counters)
             upsert = added.on_conflict_do_update(
@@ -154,12 +154,12 @@ class Joins:
         corrected = update(labels).where(*own).values(at_before=labels.c.at, at=bindparam("earlier"), corrected=receipt)
         connection.execute(corrected, [{"of_id": report.prediction_id, "earlier": report.at} for report in reports])
 
-    def _known(self, connection: Connection, ids: Sequence[str]) -> dict[str, codec.Standing]:
-        known: dict[str, codec.Standing] = {}
+    def _known(self, connection: Connection, ids: Sequence[str]) -> dict[str, label_rules.Standing]:
+        known: dict[str, label_rules.Standing] = {}
         columns = select(labels.c.prediction_id, labels.c.label, labels.c.at, labels.c.received_at, labels.c.corrected)
         for part in _parts(ids):
             rows = connection.execute(columns.where(*self._these(part)))
-            known.update((row[0], codec.Standing(codec.report_of(*row[:4]), row[4] is not None)) for row in rows)
+            known.update((row[0], label_rules.Standing(codec.report_of(*row[:4]), row[4] is not None)) for row in rows)
         return known
 
     def _these(self, ids: Sequence[str]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from understudy.domain import Event, Fate, JsonObject, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from understudy.errors import NotAllowedNow, StoreError
-from understudy.store import codec
+from understudy.store import codec, label_rules
 from understudy.store.port import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutRecord, Store, Tally, WaitingLabels
 
 
@@ -25,8 +25,8 @@ class _Kept:
     at_before: float = 0.0
     corrected: int | None = None
 
-    def standing(self) -> codec.Standing:
-        return codec.Standing(self.report, self.corrected is not None)
+    def standing(self) -> label_rules.Standing:
+        return label_rules.Standing(self.report, self.corrected is not None)
 
     def with_time(self, at: float) -> LabelReport:
         """The label as it was written (1 and True are equal), with another time; the database tells a said time like this."""
@@ -119,7 +119,7 @@ class MemoryStore(Store):
             if observations and not fresh:
                 return []  # the batch has come before
             waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
-            sums = codec.total(self._tally, waited, [*(counts or {}).items(), *codec.joined(waited)])
+            sums = label_rules.total(self._tally, waited, [*(counts or {}).items(), *label_rules.joined(waited)])
             for own, each in fresh.items():
                 self._stored += 1
                 self._observations[self._stored] = each
@@ -136,17 +136,17 @@ class MemoryStore(Store):
             if batch_id in self._batches:
                 if again:
                     return LabelReceipt(self._batches[batch_id], repeated=True)
-                raise StoreError(codec.stored_before(batch_id))
-            reports = codec.received(reports, received_at)
+                raise StoreError(label_rules.stored_before(batch_id))
+            reports = label_rules.received(reports, received_at)
             asked = {report.prediction_id for report in reports} & self._labels.keys()
-            batch = codec.sort_reports(reports, {own: self._labels[own].standing() for own in asked})
+            batch = label_rules.sort_reports(reports, {own: self._labels[own].standing() for own in asked})
             matched = [
-                codec.outcome(self._observations[self._seqs[own]], report)
+                label_rules.outcome(self._observations[self._seqs[own]], report)
                 for own, report in batch.fresh.items()
                 if own in self._seqs
             ]
             receipt = batch.receipt(matched)
-            self._add(codec.total(self._tally, matched, codec.fates(receipt)))
+            self._add(label_rules.total(self._tally, matched, label_rules.fates(receipt)))
             self._receipts += bool(reports)
             self._labels.update(
                 (own, _Kept(report, received_at, self._receipts)) for own, report in batch.fresh.items()
@@ -158,7 +158,7 @@ class MemoryStore(Store):
             self._conflicts.extend((report, received_at) for report in batch.conflicts)
             if batch_id is not None:
                 self._batches[batch_id] = receipt.fates
-                for old in list(self._batches)[: -codec.BATCHES_KEPT]:
+                for old in list(self._batches)[: -label_rules.BATCHES_KEPT]:
                     del self._batches[old]
             return receipt
 
@@ -303,7 +303,7 @@ class MemoryStore(Store):
             self._closed = True
 
     def _outcome(self, observation: Observation) -> Outcome:
-        return codec.outcome(observation, self._labels[observation.prediction_id].report)
+        return label_rules.outcome(observation, self._labels[observation.prediction_id].report)
 
     def _add(self, sums: Mapping[str, float]) -> None:
         for name, value in sums.items():

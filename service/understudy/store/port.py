@@ -183,7 +183,7 @@ class LabelStore(Protocol):
 
         Args:
             received_at: when the labels arrived, on the service's clock.
-            batch_id: names this batch. One of the last `codec.BATCHES_KEPT` batches is not stored twice.
+            batch_id: names this batch. One of the last `label_rules.BATCHES_KEPT` batches is not stored twice.
             again: an earlier attempt may have stored this batch. If so, its receipt is returned, marked `repeated` and
                 without outcomes.
 

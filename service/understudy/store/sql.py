@@ -16,7 +16,7 @@ from typing_extensions import override
 from understudy.domain import Event, JsonObject, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.runtime.fairness import in_turns
-from understudy.store import codec, identity, partitions, pruning, records
+from understudy.store import codec, identity, label_rules, partitions, pruning, records
 from understudy.store.codec import ObservationRow, SqlValue
 from understudy.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
 from understudy.store.joins import Joins, same_prediction
@@ -195,14 +195,14 @@ class SqlStore(Store):
                 if not self._insert_rows(connection, rows):
                     return []  # the batch has come before
                 outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
-            self._joins.count(connection, outcomes, [*(counts or {}).items(), *codec.joined(outcomes)])
+            self._joins.count(connection, outcomes, [*(counts or {}).items(), *label_rules.joined(outcomes)])
         return outcomes
 
     @override
     def add_labels(
         self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
-        reports = codec.received(reports, received_at)
+        reports = label_rules.received(reports, received_at)
         if not reports:
             return LabelReceipt([])
         with self._writing() as connection:
@@ -210,7 +210,7 @@ class SqlStore(Store):
                 return before
             receipt = self._joins.add(connection, reports, received_at)
             if batch_id is not None and not self._joins.keep_receipt(connection, batch_id, receipt):
-                raise StoreError(codec.stored_before(batch_id))
+                raise StoreError(label_rules.stored_before(batch_id))
             return receipt
 
     @override
@@ -221,7 +221,7 @@ class SqlStore(Store):
                 return []
         with self._writing() as connection:
             outcomes = self._joins.waiting_for(connection, self._joins.parted(connection))
-            self._joins.count(connection, outcomes, codec.joined(outcomes))
+            self._joins.count(connection, outcomes, label_rules.joined(outcomes))
         return outcomes
 
     @override
