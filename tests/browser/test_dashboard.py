@@ -34,7 +34,7 @@ def test_the_page_shows_where_the_rollout_stands(look: Look, served: Running) ->
     state = served.rollout()
 
     expect(page.locator("#headline")).to_have_text("flight_candidate rehearses: waits for labels")
-    expect(page.locator("#reason")).to_contain_text("labels that this step asks for")
+    expect(page.locator("#reason")).to_contain_text("labels that this step needs")
     assert page.locator("#steps li").count() == 5
     expect(page.locator("#steps li[aria-current=step]")).to_contain_text("Shadow")
     expect(page.locator("#evidence article")).to_have_count(len(state["metrics"]))

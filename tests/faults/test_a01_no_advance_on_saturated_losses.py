@@ -59,7 +59,7 @@ def test_nothing_advances_on_saturated_losses(loss: str, swapped: bool) -> None:
     assert verdict.answer == "hold"
     assert min(standing.as_dict()["clipped"].values()) > 0.99
     assert "labelled rows" in verdict.reason
-    assert "such rows all count alike" in verdict.reason
+    assert "all these rows count the same" in verdict.reason
     assert "Raise `goals.quality.clip`" in verdict.reason
 
 

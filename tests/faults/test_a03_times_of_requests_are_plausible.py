@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.rollout.world import START, folded, policy, row
 from understudy.errors import MalformedRequest
-from understudy.rollout.timebase import GAP_S, Progress
+from understudy.rollout.timebase import GAP_S, ElapsedTime
 from understudy.testing import pipeline
 from understudy.times import TimeLimits
 
@@ -77,7 +77,7 @@ def test_one_request_with_a_wrong_time_ends_no_step_and_no_wait():
 
 def test_clocks_that_jump_to_and_fro_do_not_run():
     """Two replicas whose clocks differ by a year, one request from each in turn, for an hour."""
-    clock = Progress(GAP_S)
+    clock = ElapsedTime(GAP_S)
     for second in range(3600):
         clock.move(NOW + second + (365 * DAY if second % 2 else 0.0))
     assert clock.total <= GAP_S + 3600

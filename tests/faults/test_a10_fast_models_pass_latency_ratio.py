@@ -6,7 +6,7 @@ import pytest
 
 from understudy.domain import Attempt, Observation, Status, Variant
 from understudy.rollout.policy import Policy
-from understudy.rollout.serving_evidence import Served
+from understudy.rollout.serving_evidence import ServedEvidence
 from understudy.testing import observation
 
 POLICY = Policy.model_validate(
@@ -33,7 +33,7 @@ def answered(number: int, candidate_s: float) -> Observation:
 @pytest.mark.parametrize(("candidate_s", "within"), [(0.0002, True), (0.0009, True), (0.002, False)])
 def test_models_faster_than_a_millisecond_are_as_fast_as_each_other(candidate_s: float, within: bool) -> None:
     """And one that takes twice a millisecond is not."""
-    served = Served(POLICY)
+    served = ServedEvidence(POLICY)
     for number in range(8_000):
         served.see(answered(number, candidate_s), in_step=True)
 

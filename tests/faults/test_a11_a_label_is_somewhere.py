@@ -65,7 +65,7 @@ def test_rows_of_one_request_count_once_and_the_sentence_says_so():
     assert lost(rows_of(here)) == {("settled", "request already counted"): 1_176}
     assert exact(labels_of(here)) == [1_200, 1_200, 24]
     assert here.shown["verdict"]["reason"] == (
-        "24 of the 500 labels that this step asks for "
+        "24 of the 500 labels that this step needs "
         "(1,200 labels came; 1,176 of them on further rows of a request that counts already)"
     )
 
@@ -81,7 +81,7 @@ ANSWERS = {
 }
 REASONS = {
     "dropped": "queue full",
-    "away": "model away",
+    "away": "model unavailable",
     "not drawn": "not drawn for rehearsal",
     "pinned": "pinned",
     "load": "load test",
@@ -124,7 +124,7 @@ def test_rows_that_were_never_stored_and_rows_that_nobody_read_are_counted():
     here = world()
     store(here, [row(1)[1]], {funnel.GIVEN_UP: 7})
     assert exact(rows_of(here)) == [8, 0, 0, 0, 0]
-    assert lost(rows_of(here)) == {("answered", "records given up"): 7, ("answered", "not read yet"): 1}
+    assert lost(rows_of(here)) == {("answered", "records lost"): 7, ("answered", "not read yet"): 1}
 
 
 events = st.lists(

@@ -32,7 +32,7 @@ def test_a_gate_of_a_load_test_is_named():
     said, verdict = stands(world)
     assert said == "new rehearses: waits for a load test"
     assert verdict["waits_for"] == ["loadtest"]
-    assert verdict["reason"].startswith("the evidence is there; the next step waits for a load test")
+    assert verdict["reason"].startswith("the evidence is sufficient; the next step waits for a load test")
 
 
 def test_approval_is_named():
@@ -49,7 +49,7 @@ def test_an_order_is_in_the_verdict_at_once(looked):
     controller = judged(world) if looked else None
     world.order(Order.PAUSE)
     assert stands(world)[0] == "Paused by ann with new at 0 %: because"
-    assert stands(world)[1]["reason"] == "paused by ann: because; `resume` goes on"
+    assert stands(world)[1]["reason"] == "paused by ann: because; `resume` continues"
     world.order(Order.RESUME)
     assert stands(world)[1]["reason"] == "resumed by ann: because: nothing has been judged since"
     world.order(Order.ABORT)

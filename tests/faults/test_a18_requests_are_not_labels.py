@@ -31,22 +31,22 @@ def test_failures_and_latency_wait_for_requests():
     for metric in ("errors", "latency", "latency_p99"):
         verdict = judged(reading("zero_one", 9.0), reading(metric, 0.5))
         assert verdict.waits_for == ("requests",)
-        assert (verdict.labels_left, verdict.requests_left > 0) == (0, True)
-        assert f"about {verdict.requests_left:,} more requests, " in verdict.reason
+        assert (verdict.left.labels, verdict.left.requests > 0) == (0, True)
+        assert f"about {verdict.left.requests:,} more requests, " in verdict.reason
         assert "more labels" not in verdict.reason
-        assert verdict.as_dict()["requests_left"] == verdict.requests_left
+        assert verdict.as_dict()["requests_left"] == verdict.left.requests
 
 
 def test_losses_wait_for_labels():
     verdict = judged(reading("zero_one", 0.5), reading("errors", 9.0))
-    assert (verdict.waits_for, verdict.requests_left) == (("labels",), 0)
-    assert f"about {verdict.labels_left:,} more labels, " in verdict.reason
+    assert (verdict.waits_for, verdict.left.requests) == (("labels",), 0)
+    assert f"about {verdict.left.labels:,} more labels, " in verdict.reason
 
 
 def test_both_are_named_where_both_are_missing():
     verdict = judged(reading("zero_one", 0.5), reading("errors", 0.6))
     assert verdict.waits_for == ("labels", "requests")
-    assert f"about {verdict.labels_left:,} more labels and {verdict.requests_left:,} more requests" in verdict.reason
+    assert f"about {verdict.left.labels:,} more labels and {verdict.left.requests:,} more requests" in verdict.reason
 
 
 def test_before_anything_has_counted_nothing_is_forecast():

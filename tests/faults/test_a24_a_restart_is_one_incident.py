@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, World, answer, folded, pair, policy
 from understudy.domain import Attempt, Status, Variant
-from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.evidence import Evidence, EvidenceRow
 from understudy.rollout.judge import Verdict, judge, trial_budget
 from understudy.rollout.phases import Order
 
@@ -21,7 +21,7 @@ GOOD = Attempt(Status.OK, 1, 0.8, None, 0.01)
 DOWN, LATE, FAILED = (answer(status) for status in (Status.DOWN, Status.TIMEOUT, Status.FAILED))
 
 
-def request(number: int, at: float, candidate: Attempt = GOOD) -> Row:
+def request(number: int, at: float, candidate: Attempt = GOOD) -> EvidenceRow:
     """One request of a canary step; a candidate that gave no answer was replaced."""
     fallback = None if candidate is GOOD else candidate.status.value
     variant = Variant.CANDIDATE if fallback is None else Variant.PRIMARY
@@ -36,7 +36,7 @@ def verdict(evidence: Evidence) -> Verdict:
 
 def stream(
     seconds: int, per_second: int, away: list[tuple[float, float]], seed: int = 1, fails: float = 0.0
-) -> Iterator[Row]:
+) -> Iterator[EvidenceRow]:
     """Requests at a steady rate; the candidate's process is away in the given spans, and fails by itself at a rate."""
     chance, number = random.Random(seed), 0
     for tick in range(seconds * per_second):
@@ -47,7 +47,7 @@ def stream(
             yield request(number, at, FAILED if chance.random() < fails else GOOD)
 
 
-def rolled_back_at(rows: Iterator[Row], every_s: float = 10.0) -> float | None:
+def rolled_back_at(rows: Iterator[EvidenceRow], every_s: float = 10.0) -> float | None:
     """When the judge, who looks every `every_s` seconds, takes the candidate off."""
     evidence, look = Evidence(OWN, MODELS), START + every_s
     for row in rows:
@@ -106,7 +106,7 @@ def test_a_process_that_stays_away_is_taken_off_within_minutes() -> None:
     )
 
 
-def replayed(row: Row, arrived: float) -> Row:
+def replayed(row: EvidenceRow, arrived: float) -> EvidenceRow:
     """The request as one of a replay of history: its own time is as it was, and it arrives now."""
     number, observation, label = row
     return number, replace(observation, replay="july", received_at=START + arrived), label
@@ -197,7 +197,7 @@ def test_evidence_of_another_version_is_counted_again_from_the_rows() -> None:
     world.clock.advance(5)  # a label counts a second after it was received
     again.tick()
     assert world.kinds == ["started", "advance", "evidence"]
-    assert "counted again by version" in world.store.events(limit=10)[-1].reason
+    assert "computed again in version" in world.store.events(limit=10)[-1].reason
     assert world.kept["evidence"]["seen"] == 650
     assert world.kept["evidence"]["quality"]["totals"]["whole"]["n"] == 650
     assert kept["evidence"]["version"] == world.kept["evidence"]["version"]

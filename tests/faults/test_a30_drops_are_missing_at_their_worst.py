@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.rollout.world import MODELS, answer, folded, pair, policy, row
 from understudy.domain import SHARE_ONE, Attempt, LabelReport, Status, Variant
-from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.evidence import Evidence, EvidenceRow
 from understudy.rollout.judge import Verdict, judge, serving
 
 DROPPED = answer(Status.DROPPED)
@@ -85,7 +85,7 @@ def test_a_rehearsal_of_the_primary_that_was_late_is_no_failure_of_the_primary()
     assert evidence.quality.whole.mean == 1.0
 
 
-def canary(requests: int, dropped: float = 0.0, away: float = 0.0) -> list[Row]:
+def canary(requests: int, dropped: float = 0.0, away: float = 0.0) -> list[EvidenceRow]:
     """Identical models; rehearsals of the candidate are dropped, or its process is away when callers are sent to it."""
     chance, rows = random.Random(4), []
     good = Attempt(Status.OK, 1, 0.8, None, 0.01)

@@ -9,14 +9,14 @@ import pytest
 
 from tests.unit.rollout.world import answer, folded, pair, policy
 from understudy.domain import Attempt, Status
-from understudy.rollout.evidence import Row
+from understudy.rollout.evidence import EvidenceRow
 from understudy.rollout.judge import Verdict, judge
 
 OWN = policy(errors={"margin": 0.01}, latency={"p99_ms": 500})
 GOOD, FAILED = Attempt(Status.OK, 1, 0.8, None, 0.01), answer(Status.FAILED)
 
 
-def traffic(seconds: int, failing: float, customers: int = 400, seed: int = 1, both: bool = False) -> list[Row]:
+def traffic(seconds: int, failing: float, customers: int = 400, seed: int = 1, both: bool = False) -> list[EvidenceRow]:
     """Four requests a second; one customer sends 60 %, and its requests fail with a chance (of the candidate, or of `both`)."""
     chance, rows = random.Random(seed), []
     for number in range(1, seconds * 4 + 1):
@@ -33,7 +33,7 @@ def traffic(seconds: int, failing: float, customers: int = 400, seed: int = 1, b
     return rows
 
 
-def verdict(rows: list[Row]) -> Verdict:
+def verdict(rows: list[EvidenceRow]) -> Verdict:
     evidence = folded(OWN, rows)
     tail = evidence.tail([])
     return judge(OWN, "shadow", 0, evidence.readings(tail), evidence.standing(tail))  # type: ignore[arg-type]

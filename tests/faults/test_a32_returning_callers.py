@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from tests.unit.rollout.world import MODELS, START, answer, folded, pair, policy
 from understudy.domain import SHARE_ONE, Attempt, LabelReport, Phase, Status, Variant
-from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.evidence import Evidence, EvidenceRow
 from understudy.rollout.judge import Verdict, judge, serving
 
 STEPS = [{"shadow": 100}, {"canary": 25}, "promote"]
@@ -21,11 +21,11 @@ SERVED = policy(
 CALLERS = 600
 
 
-def traffic(hours: int, seed: int, breaks_at: float | None = None, sampled: bool = False) -> list[Row]:
+def traffic(hours: int, seed: int, breaks_at: float | None = None, sampled: bool = False) -> list[EvidenceRow]:
     """Callers who come back every half hour and stay with the model that their key drew; 20 % of the answers are wrong."""
     chance = random.Random(seed)
     keys = [chance.randrange(2**63) for _ in range(CALLERS)]
-    rows: list[Row] = []
+    rows: list[EvidenceRow] = []
     for number in range(1, hours * 2 * CALLERS + 1):
         key, at = keys[(number * 37) % CALLERS], START + number * 1_800 / CALLERS
         candidate = key / 2**63 < SHARE / SHARE_ONE
@@ -52,7 +52,7 @@ def verdict(evidence: Evidence, phase: Phase = Phase.CANARY) -> Verdict:
     return judge(SERVED, phase, 1, evidence.readings(tail, serving=serving(SERVED, 1)), evidence.standing(tail))
 
 
-def rolled_back_at(rows: list[Row], every: int = 300) -> int | None:
+def rolled_back_at(rows: list[EvidenceRow], every: int = 300) -> int | None:
     evidence = Evidence(SERVED, MODELS)
     for start in range(0, len(rows), every):
         evidence.see(rows[start : start + every])
@@ -97,4 +97,4 @@ def test_failures_of_known_callers_are_watched_too() -> None:
 def test_after_a_promotion_the_sentence_promises_only_what_is_watched() -> None:
     """All callers have the candidate then, so there is nothing to compare their labels with."""
     reason = verdict(folded(SERVED, traffic(1, seed=5)), Phase.PROMOTED).reason
-    assert "quality is not watched" in reason
+    assert "quality is no longer judged" in reason

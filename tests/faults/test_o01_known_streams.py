@@ -54,8 +54,8 @@ def test_agreement_waits_for_requests() -> None:
     reading = MetricReading("disagreement", 0.0, 0.0, 0.06, 100, 0, 0.05, 1.0, 0.0, 0.05, 0.01)
     standing = Standing(elapsed_s=100.0, labels=100, step_labels=100, step_requests=100)
     verdict = judge(policy([{"shadow": 100}]), Phase.SHADOW, 0, [reading], standing)
-    assert (verdict.waits_for, verdict.labels_left) == (("requests",), 0)
-    assert f"about {verdict.requests_left:,} more requests, " in verdict.reason
+    assert (verdict.waits_for, verdict.left.labels) == (("requests",), 0)
+    assert f"about {verdict.left.requests:,} more requests, " in verdict.reason
 
 
 def test_the_present_rate_is_by_the_clock_that_the_reader_has() -> None:

@@ -1,33 +1,49 @@
-"""How the attempts of both models at the drawn requests ended: the goals for failures and for latency. No label is needed. Pure."""
+"""Evidence for the goals for failures and latency, from both models' attempts at the drawn requests. Needs no labels. Pure."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from understudy.domain import Attempt, Observation, Status, Variant
-from understudy.rollout.drops import Drops
-from understudy.rollout.incidents import Incidents, Intervals, failed
+from understudy.rollout.drops import Drops, DropsState
+from understudy.rollout.incidents import Incidents, IncidentsState, Intervals, IntervalsState, failed
 from understudy.rollout.policy import Policy
 from understudy.rollout.reading import MetricReading
 from understudy.rollout.scoring import TRIED
 from understudy.rollout.sentences import SLOW
 from understudy.rollout.sequential import PairedGoal, RateEvidence
-from understudy.rollout.sequential.staged import Staged
+from understudy.rollout.sequential.base import State
+from understudy.rollout.sequential.goal import GoalTotals
+from understudy.rollout.sequential.rate import RateTotals
+from understudy.rollout.sequential.staged import Staged, StagedState
 
 SLOW_SHARE = 0.01
-"""Of the candidate's answers that may be slower than `latency.p99_ms`."""
+"""Share of the candidate's answers that may be slower than `latency.p99_ms`."""
 
 
-class Attempts:
-    """The fold over the attempts.
+class AttemptEvidenceState(TypedDict):
+    """The stored form of `AttemptEvidence`."""
+
+    errors: State[GoalTotals] | None
+    requests: IntervalsState | None
+    latency: StagedState
+    slow: State[RateTotals]
+    late: dict[str, int]
+    lost: list[int]
+    incidents: IncidentsState
+    drops: dict[str, DropsState]
+
+
+class AttemptEvidence:
+    """Sums up attempts.
 
     Attributes:
-        errors: paired differences of failures; None where the policy has no goal for them.
-        requests: failures over all requests, interval by interval, for harm alone.
-        latency: of the candidate's answers how many are late, for advancing; slow: the same in this trial, for harm.
-        late: of those that `latency` counts against the candidate: how many, by cause.
-        lost: dropped rehearsals of the candidate that count as late for advancing: in all, and in the step.
-        drops: by metric, since each leaves out as many as its own margin tolerates.
+        errors: paired differences of failures; None if the policy has no goal for them.
+        requests: failures over all requests by interval, for harm alone.
+        latency: how many of the candidate's answers are late, for an advance.
+        slow: the same in this trial, for harm.
+        late: cause → how many of the candidate's answers count as late.
+        lost: dropped rehearsals of the candidate that count as late for an advance: in all, and in the step.
+        drops: dropped rehearsals by metric. Each metric leaves out as many as its margin tolerates.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -42,11 +58,12 @@ class Attempts:
         self.drops = {"latency": Drops(SLOW_SHARE)} | ({"errors": Drops(margin)} if self._errors else {})
 
     def see(self, o: Observation, whose: Variant | None, *, in_step: bool, harm: bool) -> None:
-        """Count the attempts at a row that both models had their chance at.
+        """Count the attempts at a row that both models were asked.
 
         Args:
             whose: the variant whose answer is unknown (see `scoring.unknown`), or None.
-            harm: whether the row counts for harm: not in an incident that is counted already, nor in an earlier trial.
+            in_step: whether the row was routed by the current step's plan.
+            harm: whether the row counts for harm: not during an incident, nor in an earlier trial.
         """
         dropped = whose is not None
         if self.errors is not None and self.drops["errors"].counts(dropped=dropped, in_step=in_step):
@@ -59,13 +76,13 @@ class Attempts:
             if self.drops["latency"].counts(dropped=True, in_step=in_step):
                 self.lost = [self.lost[0] + 1, self.lost[1] + in_step]
         elif o.candidate.status in TRIED and (whose is not None or o.primary.status is Status.OK):
-            # A row to which the primary gave no answer either says nothing about how fast the candidate is.
+            # If the primary did not answer either, the row says nothing about the candidate's speed.
             self.drops["latency"].counts(dropped=False, in_step=in_step)
-            self._timed(o.candidate, in_step=in_step, harm=harm)
+            self._time(o.candidate, in_step=in_step, harm=harm)
 
-    def _timed(self, answer: Attempt, *, in_step: bool, harm: bool) -> None:
-        # What gave no answer was not fast, however soon it failed: it is charged here too, under its own cause.
-        cause = self._late(answer)
+    def _time(self, attempt: Attempt, *, in_step: bool, harm: bool) -> None:
+        # A failure counts as late too, under its own cause: failing quickly must not look fast.
+        cause = self._late(attempt)
         for evidence in self.latency.parts(in_step=in_step):
             evidence.update(cause is not None)
         if harm:
@@ -73,14 +90,14 @@ class Attempts:
         if cause is not None:
             self.late[cause] = self.late.get(cause, 0) + 1
 
-    def _late(self, answer: Attempt) -> str | None:
-        """Why an answer does not count as in time; None where it does."""
-        if answer.status is not Status.OK:
-            return answer.status.value
-        return SLOW if answer.seconds * 1000 > self._limit_ms else None
+    def _late(self, attempt: Attempt) -> str | None:
+        """Why an attempt does not count as in time; None if it does."""
+        if attempt.status is not Status.OK:
+            return attempt.status.value
+        return SLOW if attempt.seconds * 1000 > self._limit_ms else None
 
     def begin_step(self) -> None:
-        """The plan has moved on."""
+        """Start new evidence for a step."""
         if self.errors is not None:
             self.errors.begin_step()
         self.latency.begin_step()
@@ -89,7 +106,7 @@ class Attempts:
             drops.begin_step()
 
     def begin_trial(self) -> None:
-        """Begin the evidence for harm anew."""
+        """Start new evidence for harm."""
         if self.errors is not None:
             self.errors.begin_trial()
         if self.requests is not None:
@@ -97,12 +114,12 @@ class Attempts:
         self.slow, self.incidents = RateEvidence(), Incidents()
 
     def readings(self, alpha: float) -> list[MetricReading]:
-        """The metrics, with bands at `alpha` on each side."""
-        found = []
+        """The metrics, with bands at error level `alpha` on each side."""
+        readings = []
         if self.errors is not None and self.requests is not None and self._errors is not None:
             whole, margin = self.errors.whole, self._errors.margin
             gap, variance = (margin - whole.mean, whole.variance) if whole.n else (margin, 0.0)
-            found.append(
+            readings.append(
                 MetricReading(
                     "errors",
                     self.errors.estimate,
@@ -118,15 +135,15 @@ class Attempts:
                 )
             )
             harm, none = self.requests.harm, math.nan
-            found.append(
+            readings.append(
                 MetricReading("request_errors", self.requests.mean, none, none, harm.n, 0, margin, None, harm.log_e())
             )
         slow = self.latency.whole
         rate = slow.mean if slow.n else 0.0
-        # Rehearsals that were dropped may all have been slow.
+        # Dropped rehearsals count as slow.
         parts = zip((slow, self.latency.step), self.lost, strict=True)
         advance = min(part.assuming(True, lost).log_e_below(SLOW_SHARE) for part, lost in parts)
-        found.append(
+        readings.append(
             MetricReading(
                 "latency",
                 rate,
@@ -141,10 +158,10 @@ class Attempts:
                 tuple(self.late.items()),
             )
         )
-        return found
+        return readings
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
+    def state(self) -> AttemptEvidenceState:
+        """The stored form, as JSON values."""
         return {
             "errors": self.errors.state() if self.errors else None,
             "requests": self.requests.state() if self.requests else None,
@@ -156,13 +173,15 @@ class Attempts:
             "drops": {name: drops.state() for name, drops in self.drops.items()},
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Take over a stored state.
+    def take(self, state: AttemptEvidenceState) -> None:
+        """Restore a stored state.
 
         Raises:
-            ValueError: when it was made with other margins.
+            ValueError: if it was made with other margins.
         """
         if self.errors is not None and self.requests is not None:
+            assert state["errors"] is not None
+            assert state["requests"] is not None
             self.errors = self.errors.resume(state["errors"])
             self.requests.take(state["requests"])
         self.latency.take(state["latency"])

@@ -1,32 +1,32 @@
-"""The controller: one leader among all workers folds the evidence, asks the judge, and moves the plan.
+"""The controller: the leader folds the evidence, asks the judge, and changes the plan.
 
-`tick()` is the short list of effects around pure functions: read rows, fold, judge, keep, apply. Each effect is safe to
-repeat, so it may die between any two and another worker goes on:
+`tick()` is a short sequence of effects around pure functions. Each effect is safe to repeat, so the process may die between any
+two of them, and another one continues:
 
-1. *lead*: the lease; whoever finds it expired takes it.
-2. *fold*: from the state that was last kept; rows read twice are folded into the same state, since what was not kept is
-   folded again from the cursors before.
-3. *keep*: the state, refused when the lease has gone to somebody else. Before a transition, so that the next step's evidence
-   begins behind the rows that this one was judged by, whoever dies in between.
-4. *apply*: the plan changes only if its revision is still the one that was judged, together with its event. So a transition
-   happens once, whoever tries.
+1. *lead*: take or renew the lease.
+2. *fold*: add new rows to the state that was kept last. What was not kept is folded again from the earlier cursors, with the
+   same result.
+3. *keep*: store the state; fails if another process holds the lease. This comes before the plan changes, so that the evidence of
+   the next step begins after the rows that this step was judged by, also if the process dies in between.
+4. *apply*: the plan changes only if its revision is still the one that was judged, in one transaction with its event. So a
+   decision happens once, also if several processes try.
 
-A step of the evidence begins when the plan says so: the state remembers its step, and a controller that finds the plan ahead
-of it catches up first.
+The plan says when a step begins. The state remembers its step, and a controller whose state is behind the plan catches up first.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import structlog
 
 from understudy.clock import Clock
-from understudy.domain import SHARE_ONE, Event, LabelReport, Observation, Phase, Plan
+from understudy.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from understudy.errors import NotAllowedNow
 from understudy.rollout import phases
-from understudy.rollout.evidence import VERSION, Evidence
+from understudy.rollout.documents import BandDocument, BandPoint, Cursors, DecisionDetails, MetricDocument, ShownState
+from understudy.rollout.evidence import VERSION, Evidence, EvidenceRow
 from understudy.rollout.judge import Verdict, judge, serving
 from understudy.rollout.loadtest import LOADTEST
 from understudy.rollout.phases import Order
@@ -41,41 +41,37 @@ log = structlog.get_logger(__name__)
 
 PAGE_ROWS = 2_000
 FIRST_PAGE_ROWS = 50
-"""Of the rows that wait to be settled: mostly the first of them still waits for its label."""
+"""Size of the first page of rows that may be settled: usually the first row still waits for its label."""
 TAIL_MAX_ROWS = 20_000
-"""Rows behind the settled prefix that one look takes in; any prefix may decide, so a longer tail loses speed, not truth."""
+"""Rows after the settled prefix that are read at most. Any prefix may decide, so with a longer tail a decision may come later."""
 TAIL_SHARE = 0.1
-"""Of the controller's time, what looking at the tail may take: it is read anew each time, so under much traffic it is not looked at
-every time. What needs no label, and what is settled, is judged meanwhile: that is a prefix like any other."""
+"""The share of the controller's time that reading the tail may take. The tail is read anew each time, so with much traffic some
+ticks skip it. They judge what needs no label and what is settled, which is a prefix like any other."""
 SEE_MAX_ROWS = 50_000
-"""Rows folded per tick, so that a controller that catches up still renews its lease."""
+"""Rows folded per tick at most, so that a controller that is far behind still renews its lease."""
 HISTORY_MAX = 400
-"""Points of the bands over time; when there are more, every other one goes."""
-BAND = ("metric", "estimate", "low", "high", "n", "log_e_advance", "log_e_harm")
-"""What a point of the bands keeps of each metric."""
+"""Number of points of the bands over time. If there are more, every other one is removed."""
 STATE = "evidence"
-"""The fold, as it was kept last."""
+"""Name in the store of the evidence."""
 SHOWN = "shown"
-"""What people are shown of it: the verdict, the metrics, how far it is."""
+"""Name in the store of what is displayed: the verdict, the metrics and the progress."""
 BANDS = "bands"
-"""The metrics' bands over time, apart: a hundred times as long as the rest, and asked for far less often."""
+"""Name in the store of the metrics' bands over time. They are a hundred times as long as `SHOWN` and read far less often."""
 JUDGED = frozenset({Phase.SHADOW, Phase.CANARY, Phase.WAITING, Phase.PAUSED, Phase.PROMOTED})
-
-Row = tuple[int, Observation, LabelReport | None]
 
 
 class Controller:
-    """Moves one rollout.
+    """Controls one rollout.
 
     Args:
-        holder: names this process in the lease.
-        requirements: what steps may require besides evidence; None where nothing is ever met.
+        holder: name of this process in the lease.
+        requirements: what steps may require besides evidence. None: no requirement is ever met.
     """
 
     def __init__(
         self,
         policy: Policy,
-        models: Mapping[Any, Model],
+        models: Mapping[Variant, Model],
         store: Store,
         clock: Clock,
         holder: str,
@@ -87,20 +83,24 @@ class Controller:
         self._policy, self._models, self._store, self._clock = policy, models, store, clock
         self.holder, self._lease_s = holder, lease_s
         self._evidence: Evidence | None = None
-        self._history: list[dict[str, Any]] = []
+        self._history: list[BandPoint] = []
         self._points, self._shown_revision = 0, -1
         self._behind = (0, 0)
-        self._moved = False  # since the state was kept
-        self._tail_at = 0.0  # when to look at the tail again, on the performance clock
+        self._moved = False  # whether anything changed since the state was kept
+        self._tail_at = 0.0  # when to read the tail again, on the performance clock
         self.verdict: Verdict | None = None
 
     def tick(self, *, candidate_ready: bool = True) -> Plan | None:
-        """Lead, fold, judge, keep, apply. Returns the plan that it put in force, or None when nothing changed.
+        """Lead, fold, judge, keep, apply; see the module.
 
-        `candidate_ready` holds forward moves back until the candidate has answered a probe.
+        Args:
+            candidate_ready: whether the candidate has answered a probe. Until then nothing advances.
+
+        Returns:
+            The plan that was put in force, or None if nothing changed.
         """
         if not self._store.lead(self.holder, ttl_s=self._lease_s, now=self._clock.now()):
-            self._evidence = None  # whoever leads now folds on; start from what they kept when it is our turn
+            self._evidence = None  # another process leads: read what it kept when this one leads again
             return None
         plan = self._store.load_plan()
         if plan is None or plan.phase not in JUDGED or plan.released:
@@ -110,12 +110,12 @@ class Controller:
         if plan.step >= 0 or plan.trial != evidence.trial:
             evidence.begin_step(plan.step if plan.step >= 0 else evidence.step, plan.revision, plan.trial)
         evidence.stand(plan.revision if plan.phase is Phase.PROMOTED else None)
-        # Batches of labels are numbered as they are committed, so what is looked at now can be looked at again.
+        # Batches of labels are numbered when they are committed, so the same labels can be read again later.
         known_by = self._store.receipts()
         self._moved |= self._fold(evidence, known_by)
-        looked_at = self._tail(evidence, known_by)
-        tail = looked_at or Tail(last=evidence.settled)
-        if looked_at is not None:  # labels may have come behind a pair that waits for its own
+        fresh_tail = self._tail(evidence, known_by)
+        tail = fresh_tail or Tail(last=evidence.settled)
+        if fresh_tail is not None:  # labels may have come after a pair that waits for its own
             self._moved |= self._behind != (tail.labelled, tail.pending)
             self._behind = (tail.labelled, tail.pending)
         met = self._requirements.met() if self._requirements else {}
@@ -123,15 +123,15 @@ class Controller:
         order = self._order(plan, verdict, candidate_ready=candidate_ready)
         if order is None and self._baked(plan, evidence):
             order = Order.RELEASE
-        if looked_at is not None or order is not None:
-            self.verdict = verdict  # what is shown does not come and go with the tail
-        self._moved |= self._shown_revision != plan.revision  # what is shown belongs to the plan in force
-        kept = order is not None or (self._moved and looked_at is not None)
+        if fresh_tail is not None or order is not None:
+            self.verdict = verdict  # only then, so that the displayed verdict does not alternate
+        self._moved |= self._shown_revision != plan.revision  # what is displayed belongs to the plan in force
+        kept = order is not None or (self._moved and fresh_tail is not None)
         if kept and not self._keep(evidence, tail, verdict, plan, decided=order is not None):
             return None
         if order is None:
             return None
-        looked = {
+        cursors: Cursors = {
             "seen": evidence.seen,
             "settled": evidence.settled,
             "tail_to": tail.last,
@@ -141,7 +141,7 @@ class Controller:
             "met": met,
             "evidence": VERSION,
         }
-        return self._apply(plan, order, verdict, looked)
+        return self._apply(plan, order, verdict, cursors)
 
     def _load(self) -> Evidence:
         evidence = Evidence(self._policy, self._models)
@@ -155,23 +155,23 @@ class Controller:
         self._points, self._shown_revision = shown.get("points", 0), shown.get("revision", -1)
         return evidence
 
-    def _fold_anew(self, kept: Any) -> None:
-        """Say in the log that evidence of another version is not read, but folded again from the rows in the store."""
+    def _fold_anew(self, kept: int | None) -> None:
+        """Log that evidence of another version is not read, but computed again from the rows in the store."""
         reason = (
-            f"the evidence was kept by version {kept or 1} of its format and is counted again by version {VERSION}, from the rows "
-            "in the store; what retention took of them is not in it, and earlier decisions cannot be verified by this version"
+            f"the stored evidence has version {kept or 1} of its format and is computed again in version {VERSION}, from the rows "
+            "in the store; rows that retention has removed are missing from it, and this version cannot verify earlier decisions"
         )
         plan = self._store.load_plan()
         details = {"from_version": kept or 1, "to_version": VERSION}
         self._store.append_event(
             Event(self._clock.now(), "evidence", "system", reason, plan.revision if plan else 0, details)
         )
-        log.info("the evidence is counted again", reason=reason)
+        log.info("the evidence is computed again", reason=reason)
 
     def _fold(self, evidence: Evidence, known_by: int) -> bool:
         before = (evidence.seen, evidence.settled)
         for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
-            together = evidence.settled == evidence.seen  # nothing waits: these rows need not be read twice
+            together = evidence.settled == evidence.seen  # nothing waits, so these rows need not be read twice
             evidence.see(in_turns(rows))
             if together:
                 evidence.settle(in_turns(rows))
@@ -182,7 +182,7 @@ class Controller:
         return before != (evidence.seen, evidence.settled)
 
     def _tail(self, evidence: Evidence, known_by: int) -> Tail | None:
-        """The tail, or None when it was looked at just now for what that costs."""
+        """The tail; None if reading it again now would take too much time (`TAIL_SHARE`)."""
         began = self._clock.perf()
         if began < self._tail_at:
             return None
@@ -203,12 +203,12 @@ class Controller:
         return verdict
 
     def _baked(self, plan: Plan, evidence: Evidence) -> bool:
-        """Whether the old primary has rehearsed long enough after a promotion, in the requests' own time."""
+        """Whether the old primary has rehearsed long enough after a promotion, in request time."""
         return plan.phase is Phase.PROMOTED and evidence.baked(self._policy.bake)
 
-    def _apply(self, plan: Plan, order: Order, verdict: Verdict, looked: dict[str, Any]) -> Plan | None:
+    def _apply(self, plan: Plan, order: Order, verdict: Verdict, cursors: Cursors) -> Plan | None:
         new = move(self._policy, plan, order, self._clock.now())
-        details = {
+        details: DecisionDetails = {
             "from": plan.phase.value,
             "to": new.phase.value,
             "weight": new.weight * 100 / SHARE_ONE,
@@ -217,15 +217,15 @@ class Controller:
             "metrics": [m.as_dict() for m in verdict.metrics],
             "judged_step": judged_step(plan),
             "followed": self._policy.followed(),
-            **looked,
+            **cursors,
         }
-        baked = f"the promotion has baked for {self._policy.bake / 3600:g} h: the old primary is released"
+        baked = f"the bake of {self._policy.bake / 3600:g} h after the promotion is over: the old primary is released"
         reason = baked if order is Order.RELEASE else verdict.reason
         event = Event(self._clock.now(), order.value, "judge", reason, plan.revision, details)
         try:
             return self._store.save_plan(new, event, expected_revision=plan.revision)
         except NotAllowedNow:
-            return None  # an operator was faster; the next tick judges what they made of it
+            return None  # an operator changed the plan first; the next tick judges that plan
 
     def _order(self, plan: Plan, verdict: Verdict, *, candidate_ready: bool) -> Order | None:
         if verdict.answer == "rollback":
@@ -241,12 +241,12 @@ class Controller:
 
     def _keep(self, evidence: Evidence, tail: Tail, verdict: Verdict, plan: Plan, *, decided: bool) -> bool:
         metrics = [metric.as_dict() for metric in verdict.metrics]
-        bands = [{name: metric[name] for name in BAND} for metric in metrics]
+        bands = [_band(metric) for metric in metrics]
         self._history.append({"at": evidence.latest_at, "revision": plan.revision, "metrics": bands})
         if len(self._history) > HISTORY_MAX:
-            self._history = self._history[::-2][::-1]  # the newest stays
-        self._points += 1  # of all points ever: it tells whether the bands are other ones
-        shown = {
+            self._history = self._history[::-2][::-1]  # keeps the newest
+        self._points += 1  # counts all points ever, so that readers notice new bands
+        shown: ShownState = {
             "points": self._points,
             "revision": plan.revision,
             "verdict": verdict.as_dict(),
@@ -257,19 +257,21 @@ class Controller:
         }
         try:
             self._store.save_state(STATE, {"evidence": evidence.state()}, holder=self.holder)
-            # The bands first: whoever finds the new number of points finds the new bands.
+            # The bands first: a reader of the new number of points must find the new bands.
             self._store.save_state(BANDS, {"history": self._history}, holder=self.holder)
-            self._store.save_state(SHOWN, shown, holder=self.holder)
-            if decided:  # so that the decision can be checked when the rows before it are pruned
-                self._store.save_state(decided_at(plan.revision + 1), evidence.state(), holder=self.holder)
+            self._store.save_state(SHOWN, dict(shown), holder=self.holder)
+            if decided:  # so that the decision can be verified after the rows before it are pruned
+                self._store.save_state(decided_at(plan.revision + 1), dict(evidence.state()), holder=self.holder)
         except NotAllowedNow:
-            self._evidence = None  # somebody else leads: they fold on from what was kept before
+            self._evidence = None  # another process leads and continues from what was kept before
             return False
         self._moved, self._shown_revision = False, plan.revision
         return True
 
-    def _pages(self, after: int, limit: int, known_by: int, *, first: int | None = None) -> Iterator[Sequence[Row]]:
-        """Rows after a cursor, a page at a time, at most `limit` of them."""
+    def _pages(
+        self, after: int, limit: int, known_by: int, *, first: int | None = None
+    ) -> Iterator[Sequence[EvidenceRow]]:
+        """Rows after a cursor, in pages, at most about `limit` of them."""
         taken, size = 0, first or PAGE_ROWS
         while taken < limit:
             rows = list(self._store.outcomes(after=after, limit=size, known_by=known_by))
@@ -281,37 +283,49 @@ class Controller:
             after, taken, size = last, taken + count, PAGE_ROWS
 
 
-def bands_of(store: Store) -> Sequence[dict[str, Any]]:
+def _band(metric: MetricDocument) -> BandDocument:
+    return {
+        "metric": metric["metric"],
+        "estimate": metric["estimate"],
+        "low": metric["low"],
+        "high": metric["high"],
+        "n": metric["n"],
+        "log_e_advance": metric["log_e_advance"],
+        "log_e_harm": metric["log_e_harm"],
+    }
+
+
+def bands_of(store: Store) -> Sequence[BandPoint]:
     """The metrics' bands over time, the oldest point first. Blocks."""
-    # Stores of before had them beside the verdict.
-    found: Sequence[dict[str, Any]] = (store.load_state(BANDS) or store.load_state(SHOWN) or {}).get("history", [])
-    return found
+    # Older versions stored them with `SHOWN`.
+    history = (store.load_state(BANDS) or store.load_state(SHOWN) or {}).get("history", [])
+    return cast("Sequence[BandPoint]", history)
 
 
 def decided_at(revision: int) -> str:
-    """The name under which the evidence is kept that made the decision with this revision."""
+    """Name in the store of the evidence behind the decision with this revision."""
     return f"{STATE}/{revision}"
 
 
 def judged_step(plan: Plan) -> int:
-    """The step that a plan is judged at; -1 where only harm is judged."""
+    """The step at which a plan is judged; -1 if only harm is judged."""
     return plan.step if plan.phase in {Phase.SHADOW, Phase.CANARY} else -1
 
 
 def judge_at(
     policy: Policy, evidence: Evidence, tail: Tail, phase: Phase, step: int, met: frozenset[str] = frozenset()
 ) -> Verdict:
-    """The verdict on some evidence at a step, with the requirements that are met. Pure."""
+    """The verdict on evidence at a step, given the requirements that are met. Pure."""
     return judge(
         policy, phase, step, evidence.readings(tail, serving=serving(policy, step)), evidence.standing(tail, met)
     )
 
 
 def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | None = None) -> Plan:
-    """The plan that an order makes of a plan. Pure.
+    """The plan after an order. Pure.
 
     Raises:
-        NotAllowedNow: when the phase does not allow it.
+        NotAllowedNow: if the phase does not allow the order.
     """
     phase = phases.after(plan.phase, order)
     step, share, shadow = plan.step, plan.weight, plan.shadow
@@ -324,7 +338,7 @@ def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | 
         elif isinstance(following, ShadowStep):
             phase, share, shadow = Phase.SHADOW, 0, following.shadow
         else:
-            # The old primary goes on rehearsing until the promotion has baked.
+            # The old primary keeps rehearsing until the bake is over.
             phase, share, shadow, step = Phase.PROMOTED, SHARE_ONE, shadow or SHARE_ONE, last
     elif order in {Order.ROLL_BACK, Order.ABORT, Order.UNDO}:
         share, shadow = 0, 0
@@ -342,7 +356,7 @@ def move(policy: Policy, plan: Plan, order: Order, now: float, *, weight: int | 
 
 
 def _next(policy: Policy, plan: Plan) -> int:
-    """The step after the one in force; after a weight that was set by hand, the first canary step beyond that weight."""
+    """The next step. If the weight was set by hand: the first canary step with a larger weight."""
     if plan.step >= 0:
         return plan.step + 1
     beyond = (i for i, s in enumerate(policy.steps) if isinstance(s, CanaryStep) and s.canary > plan.weight)

@@ -1,8 +1,7 @@
-"""A running digest of the rows that the judge has settled, so that a row that is changed later can be found. Pure."""
+"""A running digest of the settled rows, by which rows that were changed later are found. Pure."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 
@@ -13,12 +12,20 @@ BLOCK_ROWS = 256
 _pack = msgspec.msgpack.encode
 
 
+class ChainState(TypedDict):
+    """The stored form of a digest chain."""
+
+    digest: str
+    blocks: list[tuple[int, str]]
+    in_block: int
+
+
 class DigestChain:
-    """Each settled row is hashed together with the digest of all rows before it.
+    """Hashes each settled row together with the digest of all rows before it.
 
     Attributes:
-        digest: of all rows so far, 16 hexadecimal digits; empty before the first.
-        blocks: sequence number and digest at every `BLOCK_ROWS`th row, to tell roughly where two chains part.
+        digest: of all rows so far, 16 hexadecimal digits; empty before the first row.
+        blocks: sequence number and digest at every `BLOCK_ROWS`th row, to find roughly where two chains begin to differ.
     """
 
     def __init__(self) -> None:
@@ -27,9 +34,9 @@ class DigestChain:
         self._in_block = 0
 
     def add(self, seq: int, observation: Observation, label: Label | None) -> None:
-        """Append a row and the label that it was settled with."""
+        """Append a row with the label that it was settled with."""
         o, a, b = observation, observation.primary, observation.candidate
-        values: tuple[Any, ...] = (
+        values: tuple[object, ...] = (
             self.digest,
             seq,
             o.prediction_id,
@@ -55,7 +62,7 @@ class DigestChain:
             b.seconds,
             o.sampled,
         )
-        # Only where they are there: the digest of rows that were judged before these fields existed stays as it was.
+        # Only if they are set, so that the digest of rows that were judged before these fields existed does not change.
         if not (o.agrees is None and a.vector is None and b.vector is None):
             values = (*values, o.agrees, a.vector, b.vector)
         if o.replay is not None:
@@ -66,11 +73,11 @@ class DigestChain:
             self.blocks.append((seq, self.digest))
             self._in_block = 0
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
+    def state(self) -> ChainState:
+        """The stored form, as JSON values."""
         return {"digest": self.digest, "blocks": self.blocks, "in_block": self._in_block}
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Take over a stored state."""
+    def take(self, state: ChainState) -> None:
+        """Restore a stored state."""
         self.digest, self._in_block = state["digest"], state["in_block"]
         self.blocks = [(seq, digest) for seq, digest in state["blocks"]]

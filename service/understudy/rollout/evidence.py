@@ -1,59 +1,104 @@
-"""What the pairs add up to: observations in the order in which they were stored, folded into sequential tests. Pure.
+"""Evidence: observations, in the order in which they were stored, folded into sequential tests. Pure.
 
 Theory of operation
 -------------------
-Two passes over the same stream, each with a cursor of its own:
+There are two passes over the same stream, each with its own cursor:
 
-* **seen**: every observation at once, for what needs no label: failures, latency, and who was drawn to answer.
+* **seen**: every observation at once, for evidence that needs no label: failures, latency, and how requests were split.
 * **settled**: the quality comparison, in request order, only as far as every pair is settled. A pair is settled when its label has
-  come within the policy's `wait`, or when the wait is over: then it counts as the worst that it could have been for the candidate.
-  So bad news that comes late cannot be overtaken by good news that comes early, whatever the delays. What is folded
-  depends on the labels alone, not on when somebody looked.
+  come within the policy's `wait`, or when the wait is over: then it counts as the worst case for the candidate. So a late bad
+  label cannot be overtaken by an early good one, whatever the delays. The result depends on the labels alone, not on the
+  moments at which the judge looked.
 
-Behind the settled prefix lies the **tail**, read anew each time and not folded: its known pairs as they are, its pending ones
-as the worst case (for advancing) or the best case (for harm); the two are one where no label could change the difference, as
-where both models agree under 0/1 loss. The result bounds the e-value of the whole data from below,
-so it may be looked at without spending error budget. `count: on_arrival` counts labelled pairs alone, and is right only where
-delay and absence of a label say nothing about the outcome.
+The rows after the settled prefix are the **tail**. It is read anew each time and not folded. Known pairs count with their value,
+pending ones as the worst case (for an advance) or the best case (for harm). Both are equal if no label could change the
+difference, for example if both models agree under 0/1 loss. The result is a lower bound of the e-value of the complete data,
+so looking at it costs no error budget. `count: on_arrival` counts labelled pairs alone. That is valid only if neither the
+delay nor the absence of a label depends on the outcome.
 
 What counts: live requests that the draw for rehearsals chose, the first row of each, and the first request of a unit in its
-window (`units`). An answer that failed, timed out or was not finite is a loss of 1, never left out; one whose rehearsal was
-dropped counts at its worst (`drops`). A row of a request that failed because of another of its rows (`withheld`) has its own
-loss, and the request is a failure for the errors goal. While the candidate's process is away it is not asked: a failure for
-the errors goal, and nothing for quality; failures with one cause count once for harm (`incidents`). A row belongs to the step and
-to the trial whose plan it was routed by. Time is the observations' own, each on its time base
-(`timebase`), but incidents use the service's clock; nothing here reads a clock. A step has lasted
-as long as the base that has moved on furthest.
+window (`unit_dedup`). An answer that failed, timed out or was not finite has the largest loss and is never left out; one whose
+rehearsal was dropped counts as the worst case (`drops`). If a request failed because of another of its rows (`withheld`), the
+row keeps its own loss, and the request is a failure for the errors goal. While the candidate's process is unavailable it is not
+called: that is a failure for the errors goal and does not count for quality. Failures with one cause count once for harm
+(`incidents`). A row belongs to the step and the trial of the plan that routed it. Time is the time of the observations, each on
+its time base (`timebase`), but incidents use the service's clock; nothing here reads a clock. A step has lasted as long as the
+base that has advanced furthest.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 from understudy.domain import LabelReport, Mode, Observation, Variant
-from understudy.rollout.attempts import Attempts
-from understudy.rollout.digest_chain import DigestChain
-from understudy.rollout.drops import Drops
-from understudy.rollout.funnel import Funnel, How, place
+from understudy.rollout.attempts import AttemptEvidence, AttemptEvidenceState
+from understudy.rollout.digest_chain import ChainState, DigestChain
+from understudy.rollout.drops import Drops, DropsState
+from understudy.rollout.funnel import Funnel, FunnelState, PlacementRules, place
 from understudy.rollout.policy import Policy
-from understudy.rollout.reading import Clipped, Coverage, MetricReading, Standing
+from understudy.rollout.reading import Clipped, ClippedDocument, Coverage, MetricReading, Standing
 from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, largest_pair, unknown
 from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
+from understudy.rollout.sequential.base import State
+from understudy.rollout.sequential.goal import GoalTotals
+from understudy.rollout.sequential.mean import MeanTotals
 from understudy.rollout.sequential.staged import Staged
-from understudy.rollout.serving_evidence import Served
+from understudy.rollout.serving_evidence import ServedEvidence, ServedState
 from understudy.rollout.tail import Tail, views
-from understudy.rollout.timebase import TimeBases
-from understudy.rollout.unit_dedup import Firsts
+from understudy.rollout.timebase import TimeBases, TimeBasesState
+from understudy.rollout.unit_dedup import FirstRequests
 
 VERSION = 7
-"""Of the kept state and of what it means. Evidence that another version kept is folded anew from the rows in the store."""
+"""Version of the stored state and its meaning. Evidence of another version is computed again from the rows in the store."""
 WANTED_MAX = 1_000
-"""Predictions of an audit that are listed as waiting for their label."""
+"""Number of predictions of an audit that are listed as waiting for their label."""
 
-Row = tuple[int, Observation, LabelReport | None]
+EvidenceRow: TypeAlias = tuple[int, Observation, LabelReport | None]
+"""Sequence number, observation and label of a stored row."""
+
+
+class EvidenceState(TypedDict):
+    """The stored form of `Evidence`."""
+
+    version: int
+    quality: State[GoalTotals] | None
+    attempts: AttemptEvidenceState
+    drops: DropsState
+    served: ServedState
+    poc: State[MeanTotals]
+    coverage: dict[str, int]
+    clipped: ClippedDocument
+    funnel: FunnelState
+    marks: list[tuple[int, int, int, int, int]]
+    chain: ChainState
+    bases: TimeBasesState
+    bases_settled: TimeBasesState
+    step_from: list[tuple[str | None, float]]
+    baking: list[tuple[str | None, float]]
+    missing: list[tuple[int, int]]
+    firsts_seen: dict[str, str]
+    firsts_settled: dict[str, str]
+    seen: int
+    settled: int
+    step_requests: int
+    step_labels: int
+    labels: int
+    no_loss: int
+    step: int
+    revision: int
+    trial: int
+    trial_revision: int
+    latest_at: float
+    promoted: int | None
+
+
+class StoredEvidence(TypedDict):
+    """What the controller keeps between ticks."""
+
+    evidence: EvidenceState
 
 
 class Evidence:
-    """The fold. `see` and `settle` take rows in the order of their sequence numbers, each row once."""
+    """The evidence of a rollout. `see` and `settle` take rows in the order of their sequence numbers, each row once."""
 
     def __init__(self, policy: Policy, models: Mapping[Variant, Model]) -> None:
         self.policy = policy
@@ -62,37 +107,37 @@ class Evidence:
         self._paired = goals.quality is not None and goals.quality.evidence == "paired"
         self._cuts = goals.quality is not None and goals.quality.scale.clip is not None
         self.quality = _paired_goal(policy) if self._paired else None
-        self.attempts = Attempts(policy)
+        self.attempts = AttemptEvidence(policy)
         self._drops = Drops(goals.quality.scale.bounded(goals.quality.margin) if goals.quality else 0.0)
-        self.served = Served(policy)
+        self.served = ServedEvidence(policy)
         self.poc = MeanEvidence(0.0, 1.0, 0.5)
         self._on_arrival = policy.labels.count == "on_arrival"
         self.coverage, self.clipped = Coverage(), Clipped()
         self.funnel = Funnel()
-        # By agreement a row needs no label to count.
-        asked = goals.quality is not None and goals.quality.scale.loss.labelled
+        # A rollout that is judged by agreement needs no labels.
+        labelled = goals.quality is not None and goals.quality.scale.loss.labelled
         served = goals.quality is not None and not self._paired
-        self._how = {settled: How(asked, served, settled) for settled in (False, True)}
-        self.no_loss = 0  # labels that came and that no loss can be computed from
+        self._rules = {settled: PlacementRules(labelled, served, settled) for settled in (False, True)}
+        self.no_loss = 0  # labels from which the loss cannot be computed
         self.seen = self.settled = 0
         # Where each step began: step, plan's revision, seen, settled, trial.
         self.marks: list[tuple[int, int, int, int, int]] = []
         self.chain = DigestChain()  # of all settled rows
-        self.missing: list[tuple[int, int]] = []  # first and last of the rows that were settled without their label
+        self.missing: list[tuple[int, int]] = []  # first and last sequence number of rows settled without a label
         self.step = self.revision = 0
         self.trial, self.trial_revision = 1, 0
         self.step_requests = self.step_labels = self.labels = 0
-        self.latest_at = 0.0  # when the request that was seen last happened, on its own time base
+        self.latest_at = 0.0  # time of the last request seen, on its own time base
         self.bases, self._bases_settled = TimeBases(policy.labels.wait), TimeBases(policy.labels.wait)
-        self._step_from: dict[str | None, float] = {}  # how far each time base had moved on when the step began
+        self._step_from: dict[str | None, float] = {}  # how far each time base had advanced when the step began
         self.promoted: int | None = None  # the revision of the plan that promoted the candidate
-        self._baking: dict[str | None, float] = {}  # how far each base had moved on at its first request of this plan
-        self._firsts_seen, self._firsts_settled = Firsts(), Firsts()
+        self._baking: dict[str | None, float] = {}  # how far each base had advanced at its first request of this plan
+        self._firsts_seen, self._firsts_settled = FirstRequests(), FirstRequests()
 
     def begin_step(self, step: int, revision: int, trial: int = 1) -> None:
-        """The plan with this revision is at this step: advancing needs evidence from rows that it routed.
+        """Start new evidence for a step: an advance needs evidence from rows that the plan with this revision routed.
 
-        In a new trial the evidence for harm begins anew, with those rows. Saying it twice changes nothing.
+        In a new trial the evidence for harm also starts again, with those rows. Calling it again changes nothing.
         """
         if trial != self.trial:
             self._begin_trial(trial, revision)
@@ -125,31 +170,31 @@ class Evidence:
 
     @property
     def latency(self) -> Staged[RateEvidence]:
-        """The goal for latency, for advancing."""
+        """The goal for latency, for an advance."""
         return self.attempts.latency
 
     def stand(self, promoted: int | None) -> None:
-        """The plan with this revision has promoted the candidate; None: it stands before a promotion, or behind one undone."""
+        """Set the revision of the plan that promoted the candidate; None before a promotion, or after it was undone."""
         if promoted != self.promoted:
             self.promoted, self._baking = promoted, {}
 
     def baked(self, bake: float) -> bool:
-        """Whether requests have come for `bake` seconds since the promotion, on every time base that had any and is not over."""
-        totals, found = self.bases.totals(), False
+        """Whether requests have come for `bake` seconds since the promotion, on each time base that had any and is not over."""
+        totals, any_baked = self.bases.totals(), False
         for base, since in self._baking.items():
             if totals.get(base, since) - since >= bake:
-                found = True
+                any_baked = True
             elif not self.bases.over(base):
                 return False
-        return found
+        return any_baked
 
-    def see(self, rows: Iterable[Row]) -> None:
-        """Fold what needs no label."""
+    def see(self, rows: Iterable[EvidenceRow]) -> None:
+        """Count what needs no label."""
         for seq, observation, _ in rows:
             self.seen = seq
             self.funnel.read += 1
             if observation.mode is not Mode.LIVE:
-                continue  # pinned requests and load tests are no evidence, and their time is not the callers'
+                continue  # pinned requests and load tests do not count, nor does their time
             self.latest_at = observation.at
             self.bases.move(observation)
             placed = self.bases.placed(observation)
@@ -166,8 +211,8 @@ class Evidence:
                 self.step_requests += paired and in_step
                 self.attempts.see(observation, whose, in_step=in_step, harm=harm)
 
-    def settle(self, rows: Iterable[Row]) -> int:
-        """Fold the prefix of `rows` that is settled; returns how many rows that was."""
+    def settle(self, rows: Iterable[EvidenceRow]) -> int:
+        """Count the prefix of `rows` that is settled; returns its length."""
         taken = 0
         for seq, observation, report in rows:
             arrived = self._bases_settled.move(observation) if observation.mode is Mode.LIVE else 0.0
@@ -191,13 +236,13 @@ class Evidence:
         return taken
 
     def _miss(self, seq: int) -> None:
-        """Remember that a row was settled without its label, should the label be stored after all."""
+        """Remember that a row was settled without a label, in case the label is stored later."""
         joins = bool(self.missing) and self.missing[-1][1] == self.settled
         first = self.missing.pop()[0] if joins else seq
         self.missing.append((first, seq))
 
-    def tail(self, rows: Iterable[Row]) -> Tail:
-        """What lies behind the prefix; changes nothing."""
+    def tail(self, rows: Iterable[EvidenceRow]) -> Tail:
+        """The pairs after the settled prefix. Changes nothing here."""
         tail, firsts = Tail(last=self.settled), self._firsts_settled.copy()
         drops = self._drops.copy()
         for seq, observation, report in rows:
@@ -237,12 +282,13 @@ class Evidence:
         self, funnel: Funnel, row: tuple[Observation, LabelReport | None, Pair | None], *, first: bool, settled: bool
     ) -> None:
         observation, report, pair = row
-        how = self._how[settled]
         label = None if report is None else self._scorer.in_time(observation, report)
-        funnel.add(*place(observation, pair, label=label, first=first, how=how), label=report is not None)
+        funnel.add(
+            *place(observation, pair, label=label, first=first, rules=self._rules[settled]), label=report is not None
+        )
 
     def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
-        """How far the rollout has come."""
+        """The progress of the rollout."""
         totals = self.bases.totals()
         return Standing(
             coverage=self.coverage,
@@ -264,21 +310,22 @@ class Evidence:
         )
 
     def readings(self, tail: Tail, *, serving: bool = False) -> list[MetricReading]:
-        """Every metric as it stands; `serving` is whether the step lets the candidate answer.
+        """Every metric. They are the same at every step, since they share the error budget for harm.
 
-        The same metrics at every step: harm is shared among them.
+        Args:
+            serving: whether the candidate answers callers at this step.
         """
         alpha = self.policy.goals.error_budget / 2
-        found = [self._quality(self.quality, tail, alpha)] if self.quality is not None else []
-        found += self.attempts.readings(alpha)
-        found += self.served.readings(alpha, serving=serving)
+        readings = [self._quality(self.quality, tail, alpha)] if self.quality is not None else []
+        readings += self.attempts.readings(alpha)
+        readings += self.served.readings(alpha, serving=serving)
         quality = self.policy.goals.quality
         if quality is not None and quality.poc_target is not None and self.poc.n:
             low, high = self.poc.band(alpha)
             line = quality.scale.bounded(quality.poc_target)
             reading = MetricReading("poc_target", self.poc.mean, low, high, self.poc.n, 0, line, None, None)
-            found.append(reading.in_units_of(quality.scale, quality.poc_target))
-        return found
+            readings.append(reading.in_units_of(quality.scale, quality.poc_target))
+        return readings
 
     def _quality(self, goal: PairedGoal, tail: Tail, alpha: float) -> MetricReading:
         quality = self.policy.goals.quality
@@ -287,15 +334,15 @@ class Evidence:
         log_e, cut = max(views(goal, tail, margin), key=lambda view: view[0])
         harm, peak = goal.harm_peak(tail.harm)
         if harm > max(log_e, 0.0):
-            cut = peak  # what speaks for a rollback is what is shown then
+            cut = peak  # then the evidence for a rollback is shown
         shown = goal.with_tail(tail.worst[:cut], tail.best[:cut])
         whole, n = shown.whole, shown.n
-        # An audit's values weigh more than 1 each; what they estimate is a difference of losses all the same.
+        # The values of an audit have weights above 1, but what they estimate is a difference of losses.
         low, high, mean = (max(-1.0, min(1.0, x)) for x in (*shown.band(alpha), shown.estimate))
         gap, variance = (margin - whole.mean, whole.variance) if n else (margin, 0.0)
         numbers = (mean, low, high, n, tail.pending, margin, log_e, harm, gap, variance)
-        found = MetricReading(quality.loss, *numbers, largest=largest_pair(self.policy))
-        return found.in_units_of(quality.scale, quality.margin)
+        reading = MetricReading(quality.loss, *numbers, largest=largest_pair(self.policy))
+        return reading.in_units_of(quality.scale, quality.margin)
 
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
@@ -311,7 +358,7 @@ class Evidence:
             self.clipped.add(self._measured(observation), pair.clipped)
         self.step_labels += pair.labelled and in_step
         if self.quality is not None and (pair.known is not None or not self._on_arrival):
-            # What never came speaks against an advance as the worst, and for a rollback as the best, that it could be.
+            # A missing label counts as the worst case for an advance and as the best case for harm.
             harm = in_trial and pair.kind != DROPPED
             self.quality.update(pair.worst, least=pair.best, in_step=in_step, harm=harm)
         if pair.labelled and report is not None and (self._paired or observation.drawn is Variant.PRIMARY):
@@ -319,17 +366,17 @@ class Evidence:
             if loss is not None:
                 self.poc.update(loss)
         if pair.asked and pair.kind != DROPPED:
-            says = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
-            self.coverage.add(labelled=pair.labelled, **says)
+            positive = {variant.value: self._scorer.says_positive(observation, variant) for variant in Variant}
+            self.coverage.add(labelled=pair.labelled, **positive)
 
     def _measured(self, observation: Observation) -> tuple[Variant, ...]:
-        """Whose losses a labelled row shows, where the goal cuts them."""
+        """The variants whose loss a labelled row gives, if the goal cuts losses."""
         if self._cuts:
             return tuple(Variant) if self._paired else (observation.drawn,)
         return ()
 
-    def state(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+    def state(self) -> EvidenceState:
+        """The stored form, as JSON values."""
         return {
             "quality": self.quality.state() if self.quality else None,
             "attempts": self.attempts.state(),
@@ -349,16 +396,29 @@ class Evidence:
             "missing": self.missing,
             "firsts_seen": self._firsts_seen.state(),
             "firsts_settled": self._firsts_settled.state(),
-            **{name: getattr(self, name) for name in _PLAIN},
+            "seen": self.seen,
+            "settled": self.settled,
+            "step_requests": self.step_requests,
+            "step_labels": self.step_labels,
+            "labels": self.labels,
+            "no_loss": self.no_loss,
+            "step": self.step,
+            "revision": self.revision,
+            "trial": self.trial,
+            "trial_revision": self.trial_revision,
+            "latest_at": self.latest_at,
+            "promoted": self.promoted,
         }
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Take over a state that this version has stored.
+    def take(self, state: EvidenceState) -> None:
+        """Restore a state that this version has stored.
 
         Raises:
-            ValueError: when it was made with other margins or bounds.
+            ValueError: if it was made with other margins or bounds.
         """
-        self.quality = self.quality.resume(state["quality"]) if self.quality else None
+        if self.quality is not None:
+            assert state["quality"] is not None
+            self.quality = self.quality.resume(state["quality"])
         self.attempts.take(state["attempts"])
         self._drops.take(state["drops"])
         self.funnel = Funnel.of(state["funnel"])
@@ -366,20 +426,20 @@ class Evidence:
         self.poc = self.poc.resume(state["poc"])
         self.coverage = Coverage(**state["coverage"])
         self.clipped = Clipped(**state["clipped"])
-        self.marks = [tuple(mark) for mark in state["marks"]]
+        self.marks = [(step, revision, seen, settled, trial) for step, revision, seen, settled, trial in state["marks"]]
         self.chain.take(state["chain"])
-        self.missing = [tuple(rows) for rows in state["missing"]]
+        self.missing = [(first, last) for first, last in state["missing"]]
         self.bases.take(state["bases"])
         self._bases_settled.take(state["bases_settled"])
         self._step_from, self._baking = dict(state["step_from"]), dict(state["baking"])
         self._firsts_seen.take(state["firsts_seen"])
         self._firsts_settled.take(state["firsts_settled"])
-        for name in _PLAIN:
-            setattr(self, name, state[name])
-
-
-_COUNTS = ("seen", "settled", "step_requests", "step_labels", "labels", "no_loss")
-_PLAIN = (*_COUNTS, "step", "revision", "trial", "trial_revision", "latest_at", "promoted")
+        self.seen, self.settled = state["seen"], state["settled"]
+        self.step_requests, self.step_labels = state["step_requests"], state["step_labels"]
+        self.labels, self.no_loss = state["labels"], state["no_loss"]
+        self.step, self.revision = state["step"], state["revision"]
+        self.trial, self.trial_revision = state["trial"], state["trial_revision"]
+        self.latest_at, self.promoted = state["latest_at"], state["promoted"]
 
 
 def _paired_goal(policy: Policy) -> PairedGoal:

@@ -1,14 +1,14 @@
-"""The funnel: where every prediction row and every label is, or under which reason it was lost. Pure.
+"""The funnel: the stage that every prediction row and every label has reached, and why it is not further. Pure.
 
-The unit is a prediction row. A row passes the stages in order; `Funnel` places each row that the judge has read in the last
-stage that it reached, with the reason why it is not further. `rows` and `labels` add what the judge never read. Sums
-are exact: the count of a stage is the count of the next one plus what was lost in between (waiting is a reason too).
+The unit is a prediction row. A row passes the stages in order. `Funnel` counts each row that the judge has read, by the last
+stage that it reached and the reason why it is not further. `rows` and `labels` add what the judge never read. Sums are exact:
+the count of a stage is the count of the next one plus what was lost in between (waiting is also a reason).
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypedDict
 
 from understudy.domain import GIVEN_UP, Mode, Observation, Status
 from understudy.rollout.scoring import TRIED, Pair, unknown
@@ -17,36 +17,36 @@ STAGES = ("answered", "rehearsed", "labelled", "settled", "counted")
 ANSWERED, REHEARSED, LABELLED, SETTLED, COUNTED = range(5)
 
 FATES = "label_fates/"
-"""Counters of the store: labels by what became of them when they came (`domain.Fate`), and those that waited and `joined`."""
+"""Prefix of the store's counters of labels by `domain.Fate` at arrival. `joined` counts those that waited and were joined later."""
 WAITS_FOR_EARLIER = "waits for an earlier label"
 
 HINTS: Mapping[str, str] = {
-    "pinned": "The caller chose the model by name: such requests are no evidence.",
-    "load test": "Requests of a load test are no evidence.",
-    "not drawn for rehearsal": "The step rehearses a share of the requests: raise `shadow` or `rehearse` for more pairs.",
-    "queue full": "The other model could not keep up with its rehearsals: give it more threads, or rehearse a smaller share.",
-    "rehearsal late": "The primary was too slow in the background, so its answer is unknown; its caller had the candidate's.",
-    "model away": "The other model was known to be away, so it was not asked: see `understudy status` and its log.",
-    "not routed by chance": "Evidence by what was served needs a canary step: nobody was drawn for this request.",
-    "records given up": "The store was away or too slow for so long that these rows were never stored: see `records_max_rows`.",
-    "not read yet": "The judge reads new rows about once a second, and none while the rollout is aborted or over.",
-    "waits for its turn": "The judge reads rows behind those that wait for their label a part at a time.",
-    "pruned": "Retention removed these rows before they were settled: keep rows longer, or send labels sooner.",
-    "waiting for its label": "No label has come, and `labels.wait` is not over: until then the row counts at its worst.",
-    "expired": "No label came within `labels.wait`: the row counts as the worst that it could have been.",
-    "late": "The label came after `labels.wait` was over: raise `labels.wait`, or send labels sooner.",
-    "not in the audit": "`labels.audit` asks for the labels of a sample alone: no label of this row is needed.",
-    WAITS_FOR_EARLIER: "Rows are counted in the order of their requests: an earlier row still waits for its label.",
-    "request already counted": "Rows of one request are not independent, so a request counts once, by its first row.",
+    "pinned": "The caller chose the model by name. Such requests do not count as evidence.",
+    "load test": "Requests of a load test do not count as evidence.",
+    "not drawn for rehearsal": "This step rehearses only a share of the requests. For more pairs, raise `shadow` or `rehearse`.",
+    "queue full": "Rehearsals came faster than the other model could run them. Give it more threads, or rehearse a smaller share.",
+    "rehearsal late": "The primary's rehearsal was too slow, so its answer is unknown. The caller had the candidate's answer.",
+    "model unavailable": "The other model did not answer, so it was not called. See `understudy status` and its log.",
+    "not routed by chance": "`evidence: served` needs a canary step: no variant was drawn by chance for this request.",
+    "records lost": "The store was unavailable or slow for too long, so these rows were never stored. See `records_max_rows`.",
+    "not read yet": "The judge reads new rows about once a second, but not while the rollout is aborted or finished.",
+    "waits for its turn": "Rows stored after one that waits for its label are read in parts.",
+    "pruned": "Retention removed these rows before they were settled. Keep rows longer, or send labels sooner.",
+    "waiting for its label": "No label has come, and `labels.wait` is not over. Until then the row counts as the worst case.",
+    "expired": "No label came within `labels.wait`, so the row counts as the worst case.",
+    "late": "The label came after `labels.wait`. Raise `labels.wait`, or send labels sooner.",
+    "not in the audit": "`labels.audit` needs the labels of a sample only, and this row is not in it.",
+    WAITS_FOR_EARLIER: "Rows count in the order of their requests, and an earlier row still waits for its label.",
+    "request already counted": "Rows of one request are not independent, so only the first row of a request counts.",
     "unit already counted": "Requests of one unit are not independent, so a unit counts once a day (`unit` in the rollout file).",
-    "no loss for this label": "No loss can be computed from this label and these answers: the row counts at its worst.",
+    "no loss for this label": "The goal's loss cannot be computed from this label, so the row counts as the worst case.",
     "no goal asks for it": "The rollout file has no quality goal, so labels are not used.",
-    "duplicate": "The same label was known already.",
-    "conflict": "Another label is known already: the first one stands.",
-    "forgotten": "The label waited for its prediction longer than rows are kept.",
-    "waits for its prediction": "No prediction of this id is stored yet; records are stored within about a second.",
-    "label matches nothing": "No prediction has this id: send `prediction_id` back as it was answered, and to this service.",
-    "late, or not read yet": "The label came after its row was settled without it, or its row is not read yet (see above).",
+    "duplicate": "The same label had been received before.",
+    "conflict": "Another label had been received before. The first one counts.",
+    "forgotten": "The label waited for its prediction longer than the retention, and was removed.",
+    "waits for its prediction": "No prediction with this id is stored yet. Records are stored within about a second.",
+    "label matches nothing": "No prediction has this id. Send the `prediction_id` of the response, to the service that gave it.",
+    "late, or not read yet": "The label came after its row was settled without it, or the judge has not read the row yet.",
 }
 _LABELS_ON: Mapping[str, str] = {
     "pinned": "on pinned requests",
@@ -54,40 +54,73 @@ _LABELS_ON: Mapping[str, str] = {
     "not drawn for rehearsal": "on rows that were not rehearsed",
     "queue full": "on rows whose rehearsal was dropped",
     "rehearsal late": "on rows whose rehearsal was late",
-    "model away": "on rows for which the other model was away",
+    "model unavailable": "on rows for which the other model was unavailable",
     "not routed by chance": "on rows that were not routed by chance",
     "late": "came too late",
-    "not in the audit": "outside of the audit's sample",
+    "not in the audit": "outside the audit's sample",
     "request already counted": "on further rows of a request that counts already",
     "unit already counted": "on further requests of a unit that counts already",
-    "no loss for this label": "give no loss",
-    "no goal asks for it": "not asked for by any goal",
+    "no loss for this label": "of which no loss can be computed",
+    "no goal asks for it": "not needed by any goal",
 }
+_FORMER_REASONS = {"model away": "model unavailable"}
+"""Reasons in stored states that have another name now."""
+
+
+class FunnelState(TypedDict):
+    """The stored form of a `Funnel`. A label or row counts under its reason, a row also under its stage: `2/expired`."""
+
+    read: int
+    rows: dict[str, int]
+    labels: dict[str, int]
+
+
+class ShownFunnel(FunnelState):
+    """The funnel that the judge keeps for display. `complete`: whether every row that was read has a stage, or is pruned."""
+
+    complete: bool
+
+
+class LostRows(TypedDict):
+    """Why rows or labels did not reach the next stage, and what to do."""
+
+    reason: str
+    count: int
+    hint: str
+
+
+class FunnelStage(TypedDict):
+    """One stage of a funnel in `GET /rollout`."""
+
+    stage: str
+    count: int
+    lost: list[LostRows]
 
 
 def place(
-    observation: Observation, pair: Pair | None, *, label: bool | None, first: bool, how: "How"
+    observation: Observation, pair: Pair | None, *, label: bool | None, first: bool, rules: "PlacementRules"
 ) -> tuple[int, str]:
-    """The last stage that a row reached, and why it is not further; empty where it is counted.
+    """The last stage that a row reached, and the reason why it is not further; an empty reason if it is counted.
 
     Args:
-        pair: what the row says about quality. first: whether it is the first of its unit.
-        label: whether its label came in time; None where none came.
-        how: what the rollout file asks for, and whether the row lies in the settled prefix.
+        pair: the row's value for the quality goal.
+        label: whether its label came in time; None if none came.
+        first: whether it is the first of its unit.
+        rules: what the rollout file asks for, and whether the row is in the settled prefix.
     """
     if observation.mode is not Mode.LIVE:
         return ANSWERED, "pinned" if observation.mode is Mode.PINNED else "load test"
-    if lost := _not_asked_of_both(observation, served=how.served):
+    if lost := _not_asked_of_both(observation, served=rules.served):
         return ANSWERED, lost
     repeated = "request already counted" if observation.prediction_id != observation.request_id else ""
     repeated = repeated or ("" if first else "unit already counted")
     if repeated:
-        return (SETTLED if label or not how.quality else REHEARSED), repeated
-    return _of_quality(pair, label, settled=how.settled) if how.quality else (COUNTED, "")
+        return (SETTLED if label or not rules.quality else REHEARSED), repeated
+    return _of_quality(pair, label, settled=rules.settled) if rules.quality else (COUNTED, "")
 
 
 def _of_quality(pair: Pair | None, label: bool | None, *, settled: bool) -> tuple[int, str]:
-    """Where a row is that may count for quality."""
+    """Stage and reason of a row that may count for quality."""
     if pair is None or (pair.lost is not None and label):
         return (SETTLED if label else REHEARSED), "no loss for this label"
     if not pair.asked:
@@ -114,16 +147,17 @@ def _not_asked_of_both(observation: Observation, *, served: bool) -> str | None:
         return None
     if Status.DROPPED in statuses:
         return "queue full"
-    return "model away" if Status.DOWN in statuses and observation.sampled else "not drawn for rehearsal"
+    return "model unavailable" if Status.DOWN in statuses and observation.sampled else "not drawn for rehearsal"
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """How rows are placed.
+class PlacementRules:
+    """What decides the stage of a row, besides the row itself.
 
     Attributes:
-        quality: whether a goal asks for quality; served: whether it is judged by what was served.
-        settled: whether the row lies in the settled prefix.
+        quality: whether there is a quality goal that needs labels.
+        served: whether quality is judged by served evidence.
+        settled: whether the row is in the settled prefix.
     """
 
     quality: bool
@@ -136,7 +170,9 @@ class Funnel:
     """Rows and labels that the judge has read, by stage and reason.
 
     Attributes:
-        read: rows that were read. rows: `stage/reason` → rows that were placed. labels: reason → their labels.
+        read: number of rows that were read.
+        rows: `stage/reason` → number of rows.
+        labels: reason → number of labels.
     """
 
     read: int = 0
@@ -144,27 +180,33 @@ class Funnel:
     labels: Counter[str] = field(default_factory=Counter)
 
     def add(self, stage: int, reason: str, *, label: bool) -> None:
-        """Count a row, and its label where it has one."""
+        """Count a row, and its label if it has one."""
         self.rows[f"{stage}/{reason}"] += 1
         if label:
             self.labels[reason] += 1
 
     def plus(self, other: "Funnel") -> "Funnel":
-        """Both together."""
+        """The sum of both."""
         return Funnel(self.read + other.read, self.rows + other.rows, self.labels + other.labels)
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
+    def state(self) -> FunnelState:
+        """The stored form, as JSON values."""
         return {"read": self.read, "rows": dict(self.rows), "labels": dict(self.labels)}
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "Funnel":
-        """From a stored state."""
-        return cls(state["read"], Counter(state["rows"]), Counter(state["labels"]))
+    def of(cls, state: FunnelState) -> "Funnel":
+        """Restore a stored state."""
+        funnel = cls(state["read"])
+        for key, n in state["rows"].items():
+            stage, _, reason = key.partition("/")
+            funnel.rows[f"{stage}/{_FORMER_REASONS.get(reason, reason)}"] += n
+        for reason, n in state["labels"].items():
+            funnel.labels[_FORMER_REASONS.get(reason, reason)] += n
+        return funnel
 
 
 def why_unused(labels_: Mapping[str, int], counted: int) -> str:
-    """Why more labels came than `counted` of them count, in brackets and in words; empty where all of them do.
+    """Explains in brackets why only `counted` of the labels that came count; empty if all of them do.
 
     >>> why_unused({"": 240, "request already counted": 11_760}, 240)
     ' (12,000 labels came; 11,760 of them on further rows of a request that counts already)'
@@ -180,39 +222,38 @@ def why_unused(labels_: Mapping[str, int], counted: int) -> str:
     return f" ({came:,} labels came; {words})"
 
 
-def rows(shown: Mapping[str, Any] | None, counters: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The funnel of rows, as `GET /rollout` has it.
+def rows(shown: ShownFunnel | None, counters: Mapping[str, float]) -> list[FunnelStage]:
+    """The funnel of rows in `GET /rollout`.
 
     Args:
-        shown: the `Funnel` that the judge kept, with `complete`: whether every row that was read is placed, or is gone.
-        counters: the store's, read after `shown`.
+        shown: the funnel that the judge kept.
+        counters: the store's counters, read after `shown`.
     """
     funnel = Funnel.of(shown) if shown else Funnel()
-    given_up = int(counters.get(GIVEN_UP, 0))
+    never_stored = int(counters.get(GIVEN_UP, 0))
     stored = max(int(sum(n for name, n in counters.items() if name.startswith("rows/"))), funnel.read)
     lost: list[Counter[str]] = [Counter() for _ in STAGES]
     for key, n in funnel.rows.items():
         stage, _, reason = key.partition("/")
         lost[int(stage)][reason] += n
-    lost[COUNTED].clear()  # nothing is lost behind it
+    lost[COUNTED].clear()  # the last stage
     behind = funnel.read - sum(funnel.rows.values())
     lost[ANSWERED] += Counter(
         {
-            "records given up": given_up,
+            "records lost": never_stored,
             "not read yet": stored - funnel.read,
             "pruned" if shown and shown.get("complete") else "waits for its turn": behind,
         }
     )
-    return _stages(STAGES, stored + given_up, lost)
+    return _stages(STAGES, stored + never_stored, lost)
 
 
-def labels(
-    shown: Mapping[str, Any] | None, counters: Mapping[str, float], waiting: int, stray: int
-) -> list[dict[str, Any]]:
+def labels(shown: ShownFunnel | None, counters: Mapping[str, float], waiting: int, stray: int) -> list[FunnelStage]:
     """The funnel of labels: received → matched to a prediction → counted.
 
     Args:
-        waiting: labels that wait for their prediction; stray: those of them that have waited for too long.
+        waiting: number of labels that wait for their prediction.
+        stray: those of them that have waited too long.
     """
     funnel = Funnel.of(shown) if shown else Funnel()
     fates = {name.removeprefix(FATES): int(n) for name, n in counters.items() if name.startswith(FATES)}
@@ -228,10 +269,10 @@ def labels(
     return _stages(("received", "matched", "counted"), received, [lost, unused, Counter()])
 
 
-def _stages(names: tuple[str, ...], first: int, lost: list[Counter[str]]) -> list[dict[str, Any]]:
-    count, found = first, []
+def _stages(names: tuple[str, ...], first: int, lost: list[Counter[str]]) -> list[FunnelStage]:
+    count, stages = first, list[FunnelStage]()
     for name, reasons in zip(names, lost, strict=True):
-        said = [{"reason": r, "count": n, "hint": HINTS.get(r, "")} for r, n in reasons.most_common() if n]
-        found.append({"stage": name, "count": count, "lost": said})
+        rows = [LostRows(reason=r, count=n, hint=HINTS.get(r, "")) for r, n in reasons.most_common() if n]
+        stages.append(FunnelStage(stage=name, count=count, lost=rows))
         count -= sum(reasons.values())
-    return found
+    return stages

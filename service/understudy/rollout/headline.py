@@ -1,13 +1,11 @@
-"""Where a rollout stands, in one sentence, and why: of the plan in force, the decision behind it and the last verdict. Pure."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The headline and the current verdict, from the plan in force, its decision and the last verdict. Pure."""
 
 from understudy.domain import SHARE_ONE, Event, Phase, Plan
+from understudy.rollout.documents import ShownState, VerdictDocument
 
 JUDGE = "judge"
 REASON_MAX_CHARS = 90
-"""Of an operator's reason in a headline; the whole reason is in the verdict."""
+"""A longer reason of an operator is left out of the headline; the verdict has it."""
 _WAITS = {
     "loadtest": "waits for a load test",
     "approval": "waits for approval by an operator",
@@ -35,14 +33,15 @@ _DONE = {
 }
 
 
-def headline(
-    plan: Plan, verdict: Mapping[str, Any], decision: Event | None, primary: str, candidate: str | None
-) -> str:
-    """One sentence for the top of a page.
+def headline(plan: Plan, verdict: VerdictDocument, decision: Event | None, primary: str, candidate: str | None) -> str:
+    """One sentence: where the rollout stands and what it waits for.
 
     Args:
-        verdict: as `current` gives it. decision: the event that put the plan in force.
-        primary: the models' names; `candidate` is None where there is none.
+        plan: the plan in force.
+        verdict: the result of `current`.
+        decision: the event that put the plan in force.
+        primary: name of the primary.
+        candidate: name of the candidate; None if there is none.
     """
     at = f"{plan.weight * 100 / SHARE_ONE:g} %"
     who = decision.actor if decision else "an operator"
@@ -60,7 +59,7 @@ def headline(
     if plan.phase in standing:
         return standing[plan.phase]
     where = f"{candidate} rehearses" if plan.phase is Phase.SHADOW else f"{candidate} answers {at}"
-    what = {"advance": "ready to go on", "rollback": "harm was found"}.get(verdict["answer"])
+    what = {"advance": "ready to advance", "rollback": "harm was found"}.get(verdict["answer"])
     waits = [_WAITS[each] for each in verdict.get("waits_for", ()) if each in _WAITS]
     return f"{where}: {what or (waits[0] if waits else 'not decided yet')}"
 
@@ -70,40 +69,44 @@ def _because(decision: Event | None) -> str:
     return f": {reason}" if reason and len(reason) <= REASON_MAX_CHARS else ""
 
 
-def current(plan: Plan, kept: Mapping[str, Any] | None, decision: Event | None) -> dict[str, Any]:
-    """The verdict as it is for the plan in force: a decision that changed the plan is known before the judge looks again.
+def current(plan: Plan, kept: ShownState | None, decision: Event | None) -> VerdictDocument:
+    """The verdict for the plan in force. After a decision changed the plan, the verdict says so before the judge looks again.
 
     Args:
-        kept: what the judge kept last, with the revision that it judged; None where it never looked.
+        plan: the plan in force.
+        kept: what the judge kept last; None if it never looked.
         decision: the event that put the plan in force.
     """
     fresh = kept is not None and kept.get("revision", plan.revision) == plan.revision
-    verdict: dict[str, Any] = dict(kept["verdict"]) if kept else {}
-    if fresh and plan.phase in {Phase.SHADOW, Phase.CANARY, Phase.WAITING}:
-        return verdict
-    nothing: dict[str, Any] = {
+    last = kept["verdict"] if kept else None
+    if last is not None and fresh and plan.phase in {Phase.SHADOW, Phase.CANARY, Phase.WAITING}:
+        return last
+    hold: VerdictDocument = {
         "answer": "hold",
+        "reason": "nothing has been judged yet: no pair has been recorded",
         "labels_left": None,
         "requests_left": None,
         "seconds_left": None,
         "waits_for": [],
     }
     if kept is None and (decision is None or decision.kind == "started"):
-        return nothing | {"reason": "nothing has been judged yet: no pair has been recorded"}
+        return hold
     done = _done(plan, decision)
     if plan.phase is Phase.PAUSED:
-        reason, waits_for = f"{done}; `resume` goes on", ["operator"]
+        reason, waits_for = f"{done}; `resume` continues", ["operator"]
     elif plan.phase is Phase.PROMOTED:
-        rests = f"{done}; the old primary {'was released' if plan.released else 'goes on rehearsing'}"
-        reason, waits_for = str(verdict["reason"]) if fresh and not plan.released else rests, []
+        promoted = f"{done}; the old primary {'was released' if plan.released else 'keeps rehearsing'}"
+        reason, waits_for = last["reason"] if last is not None and fresh and not plan.released else promoted, []
     elif plan.phase is Phase.ABORTED:
         reason, waits_for = done, []
     elif plan.phase is Phase.WAITING:
-        reason, waits_for = "the evidence is there; the next step waits for approval by an operator", ["approval"]
+        reason, waits_for = "the evidence is sufficient; the next step waits for approval by an operator", ["approval"]
     else:
         reason, waits_for = f"{done}: nothing has been judged since", []
-    harm = verdict if fresh and verdict.get("answer") == "rollback" else {}
-    return verdict | nothing | {"reason": reason, "waits_for": waits_for} | harm
+    if last is not None and fresh and last["answer"] == "rollback":
+        return last
+    hold["reason"], hold["waits_for"] = reason, waits_for
+    return hold if last is None else last | hold
 
 
 def _done(plan: Plan, decision: Event | None) -> str:

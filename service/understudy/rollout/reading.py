@@ -1,33 +1,37 @@
-"""One metric as it stands, and what a verdict needs to know besides. Plain values; pure."""
+"""One metric as the judge sees it, and the progress of the rollout. Plain values; pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypedDict
 
 from understudy.domain import Variant
 from understudy.rollout.loss_table import LossScale
 
 CLIPPED_MAX = 0.05
-"""The largest share of labelled rows whose loss may be cut, of either model. Rows that are cut all count alike: with more of
-them the comparison says little about the models."""
+"""The largest share of labelled rows whose loss may be cut, for either model. All rows that are cut count the same, so with more
+of them the comparison says little about the models."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricReading:
-    """One metric as it stands. A loss is in raw units, as people read it.
+    """One metric as the judge sees it. A loss is in raw units.
 
     Attributes:
-        estimate: candidate minus primary, a rate, or a ratio; `low` and `high` its band at half the error budget on each
-            side (NaN where there is none).
-        n: pairs (or requests) counted; `pending`: pairs that wait for a label.
-        line: the margin that the estimate is held against.
-        log_e_advance: evidence that the goal is met; None where this metric does not gate promotion, or not at this step.
-        log_e_harm: evidence of harm; None where this metric cannot roll back.
-        gap: how far the estimate is on the right side of the margin; variance: of one value; largest: the largest value that
-            there can be. For the forecast, and all in the unit of the statistics, where a loss is in [0, 1].
-        causes: of `latency`: how many of the `n` did not count as in time, by cause (see `sentences.CAUSES`).
-        words: what a sentence calls it; digits: how many decimals it shows.
-        per: the policy's `unit`, where each of its values counts once a day; empty where every request counts.
+        estimate: candidate minus primary, a rate, or a ratio.
+        low, high: its band, with half the error budget on each side; NaN if there is no band.
+        n: pairs or requests that count.
+        pending: pairs that wait for a label.
+        line: the margin that the estimate is compared with.
+        log_e_advance: evidence that the goal is met; None if an advance does not depend on this metric, or not at this step.
+        log_e_harm: evidence of harm; None if this metric cannot roll back.
+        gap: how far the estimate is on the right side of the margin. This and the next two are for the forecast, in the unit of
+            the statistics, where a loss is in [0, 1].
+        variance: the variance of one value.
+        largest: the largest possible value.
+        causes: for `latency`: cause → how many of the `n` did not count as in time (see `sentences.CAUSES`).
+        words: the metric's name in a sentence.
+        digits: the number of decimals in a sentence.
+        per: the policy's `unit`, if each of its values counts once a day; empty if every request counts.
     """
 
     metric: str
@@ -48,30 +52,60 @@ class MetricReading:
     per: str = ""
 
     def in_units_of(self, scale: LossScale, line: float) -> "MetricReading":
-        """This reading of a loss in [0, 1], in the loss's raw unit; `line` is in that already, as the rollout file says it."""
+        """This reading of a loss in [0, 1], converted to the loss's raw unit. `line` is in the raw unit, as in the rollout file."""
         estimate, low, high = (scale.raw(value) for value in (self.estimate, self.low, self.high))
         return replace(self, estimate=estimate, low=low, high=high, line=line, words=scale.words, digits=scale.digits)
 
     @property
     def unit(self) -> str:
-        """What the metric counts, and so what it waits for: `requests` (failures, latency, disagreement) or `labels` (losses)."""
+        """What the metric counts and waits for: `requests` (failures, latency, disagreement) or `labels` (losses)."""
         unlabelled = self.metric in {"errors", "disagreement"} or self.metric.startswith("latency")
         return "requests" if unlabelled else "labels"
 
 
+class ClippedDocument(TypedDict):
+    """The stored form of `Clipped`, by variant."""
+
+    labelled: dict[str, int]
+    cut: dict[str, int]
+
+
+class StandingDocument(TypedDict):
+    """The member `progress` of `GET /rollout`."""
+
+    labels: int
+    step_labels: int
+    step_requests: int
+    step_seconds: float
+    doubts: list[str]
+    settled: int
+    labelled: int
+    only_candidate: int
+    only_candidate_labelled: int
+    only_primary: int
+    only_primary_labelled: int
+    clipped: dict[str, float | None]
+    no_loss: int
+    trial: int
+    drawn: int
+    dropped: int
+    incidents: int
+    away: int
+
+
 @dataclass(slots=True)
 class Coverage:
-    """How many labels of the settled pairs came, and on which side of a disagreement."""
+    """How many of the settled pairs got a label, in all and by which model alone predicts the positive class."""
 
     settled: int = 0
     labelled: int = 0
-    only_candidate: int = 0  # only the candidate says "positive"
+    only_candidate: int = 0  # only the candidate predicts the positive class
     only_candidate_labelled: int = 0
     only_primary: int = 0
     only_primary_labelled: int = 0
 
     def add(self, *, labelled: bool, primary: bool, candidate: bool) -> None:
-        """Count one settled pair: whether its label came, and which of the models says "positive"."""
+        """Count a settled pair: whether its label came, and which models predict the positive class."""
         self.settled += 1
         self.labelled += labelled
         if candidate and not primary:
@@ -83,11 +117,11 @@ class Coverage:
 
     @property
     def share(self) -> float | None:
-        """Labelled among settled."""
+        """The share of settled pairs with a label."""
         return self.labelled / self.settled if self.settled else None
 
     def as_dict(self) -> dict[str, int]:
-        """As JSON."""
+        """The counts as JSON values."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
@@ -99,28 +133,28 @@ class Clipped:
     cut: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Variant, 0))
 
     def add(self, variants: Iterable[Variant], clipped: Collection[Variant]) -> None:
-        """Count a labelled row of some variants, and which of them had their loss cut."""
+        """Count a labelled row for some variants, and which of them had their loss cut."""
         for variant in variants:
             self.labelled[variant] += 1
             self.cut[variant] += variant in clipped
 
     def plus(self, other: "Clipped") -> "Clipped":
-        """Both together."""
+        """The sum of both."""
         return Clipped(
             {v: self.labelled[v] + other.labelled[v] for v in Variant}, {v: self.cut[v] + other.cut[v] for v in Variant}
         )
 
     def share(self, variant: Variant) -> float | None:
-        """Cut among labelled; None where there is nothing to cut yet, or the loss is bounded by itself."""
+        """The share of labelled rows whose loss was cut; None if there are none, or if the loss has a largest value by itself."""
         return self.cut[variant] / self.labelled[variant] if self.labelled[variant] else None
 
     @property
     def too_many(self) -> list[Variant]:
-        """The variants of which too much is cut to compare them."""
+        """The variants with too many cut losses to be compared."""
         return [variant for variant in Variant if (self.share(variant) or 0.0) > CLIPPED_MAX]
 
-    def as_dict(self) -> dict[str, dict[str, int]]:
-        """As JSON."""
+    def as_dict(self) -> ClippedDocument:
+        """The counts as JSON values."""
         return {
             "labelled": {v.value: self.labelled[v] for v in Variant},
             "cut": {v.value: self.cut[v] for v in Variant},
@@ -129,20 +163,25 @@ class Clipped:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How far a rollout and its present step have come.
+    """The progress of a rollout and of its current step.
 
     Attributes:
-        elapsed_s: since the rollout's first request, on the service's clock, also for replays; step_s: event time since the step
-            began.
-        labels: of pairs that count, in this rollout; step_labels and step_requests: in this step.
-        doubts: why what was served is no evidence, in sentences; empty where nothing speaks against it.
-        labels_by_use: labels that came, by the reason why they do not count, empty for those that do: see `funnel`.
-        met: requirements that are fulfilled ("loadtest", "approval").
+        coverage: how many settled pairs got a label.
+        elapsed_s: seconds since the rollout's first request, on the service's clock, also for replays.
+        step_s: seconds of request time since the step began.
+        labels: labels of pairs that count, in this rollout.
+        step_labels: the same in this step.
+        step_requests: requests that count, in this step.
+        doubts: why served evidence cannot be trusted, in sentences; empty if it can.
+        met: requirements that are met ("loadtest", "approval").
+        labels_by_use: labels that came, by the reason why they do not count; the empty reason is for those that do. See `funnel`.
         clipped: how many losses were cut at the goal's `clip`.
-        no_loss: labels that came and that the goal's loss cannot be computed from; their rows count as the worst.
-        trial: 1, and one more with each `retry`.
-        drawn: rehearsals that the draw chose in this step, and `dropped` those of them that were dropped.
-        incidents: of the candidate in this trial (see `understudy.rollout.incidents`); away: requests that found it away.
+        no_loss: labels from which the goal's loss cannot be computed. Their rows count as the worst case.
+        trial: 1, and one more after each `retry`.
+        drawn: rehearsals that the draw chose in this step.
+        dropped: those of them that were dropped.
+        incidents: incidents of the candidate in this trial (see `understudy.rollout.incidents`).
+        away: requests that failed because the candidate was unavailable.
     """
 
     coverage: Coverage = field(default_factory=Coverage)
@@ -162,15 +201,20 @@ class Standing:
     incidents: int = 0
     away: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON, for `GET /rollout`."""
+    def as_dict(self) -> StandingDocument:
+        """The member `progress` of `GET /rollout`."""
         return {
             "labels": self.labels,
             "step_labels": self.step_labels,
             "step_requests": self.step_requests,
             "step_seconds": self.step_s,
             "doubts": list(self.doubts),
-            **self.coverage.as_dict(),
+            "settled": self.coverage.settled,
+            "labelled": self.coverage.labelled,
+            "only_candidate": self.coverage.only_candidate,
+            "only_candidate_labelled": self.coverage.only_candidate_labelled,
+            "only_primary": self.coverage.only_primary,
+            "only_primary_labelled": self.coverage.only_primary_labelled,
             "clipped": {v.value: self.clipped.share(v) for v in Variant},
             "no_loss": self.no_loss,
             "trial": self.trial,

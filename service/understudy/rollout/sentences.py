@@ -1,4 +1,4 @@
-"""Metrics in words: what a reading says, where its band lies, and what a candidate is taken off for. Pure."""
+"""Metrics in sentences: a reading, its band, and the reason of a rollback. Pure."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,19 +16,19 @@ CAUSES: Mapping[str, tuple[str, str]] = {
     "invalid": ("not finite or of the wrong shape", "too often an answer that cannot be used"),
     "withheld": ("in a request with a row that is not finite", "too often an answer that cannot be used"),
 }
-"""Why an answer did not come in time (`slow`, or its status): in a sentence, and as the reason of a rollback by this main cause."""
+"""Why an answer did not come in time (`slow`, or its status): in a sentence, and as the main cause of a rollback."""
 
 
 def sentence(r: MetricReading) -> str:
-    """What a metric says, without a verdict."""
+    """A metric in a sentence, without a verdict."""
     if r.metric == "serving_errors":
-        return f"{r.estimate:.1%} of {r.n:,} failures before callers were the candidate's (it may fail {r.line:g} times as often)"
+        return f"the candidate caused {r.estimate:.1%} of {r.n:,} failures that callers saw (it may fail {r.line:g} times as often)"
     if r.metric.startswith("latency_"):
         name = r.metric.removeprefix("latency_")
         if math.isnan(r.estimate):
-            return f"no answer of either model yet to compare their {name} by"
+            return f"neither model has answered yet, so their {name} cannot be compared"
         times = f"{r.estimate:.2f} times the primary's ({r.line:g} times are allowed)"
-        return f"after {r.n:,} answers of each the candidate's {name} is {times}"
+        return f"after {r.n:,} answers of each model the candidate's {name} is {times}"
     if r.metric == "latency":
         return _in_time(r)
     if r.metric in {"errors", "request_errors"}:
@@ -37,7 +37,7 @@ def sentence(r: MetricReading) -> str:
 
 
 def between(low: float, high: float, write: Callable[[float], str], less: str, more: str) -> str:
-    """A band in words, so that signs and words agree: a side is named, and its numbers have no sign.
+    """A band in words: the direction is a word, and the numbers have no sign.
 
     >>> between(0.07, 0.16, "{:.0%}".format, "fewer", "more"), between(-0.16, 0.07, "{:.0%}".format, "fewer", "more")
     ('between 7% and 16% more', 'between 16% fewer and 7% more')
@@ -50,7 +50,7 @@ def between(low: float, high: float, write: Callable[[float], str], less: str, m
 
 
 def blame(r: MetricReading, alpha: float) -> str:
-    """What the candidate is taken off for, with the chance that this is wrong."""
+    """The reason of a rollback, with the chance that a rollback is wrong."""
     why = "worse than the harm line"
     if r.metric == "latency":
         why = _cause(_main_cause(r))[1]
@@ -68,28 +68,32 @@ def span(seconds: float) -> str:
 
 
 def saturated(variant: Variant, clipped: Clipped, scale: LossScale) -> str:
-    """Too many losses are cut: what that means, and the way out."""
+    """Too many losses are cut: what it means and what to do."""
     share = (
         f"{clipped.cut[variant]:,} of {clipped.labelled[variant]:,} labelled rows ({clipped.share(variant) or 0.0:.1%}"
     )
     return (
-        f"the {variant}'s {scale.loss.words} is above the largest that counts ({scale.most:,.10g}) on {share}; {CLIPPED_MAX:.0%} "
-        "may be): such rows all count alike, so the models cannot be compared by them. Raise `goals.quality.clip` (`understudy "
-        "evaluate --data FILE --label COL` proposes one); that starts new evidence"
+        f"the {variant}'s {scale.loss.words} is above the largest value that counts ({scale.most:,.10g}) on {share}; at most "
+        f"{CLIPPED_MAX:.0%} may be): all these rows count the same, so the models cannot be compared. Raise `goals.quality.clip` "
+        "(`understudy evaluate --data FILE --label COL` proposes a value); this starts new evidence"
     )
 
 
 def _of_loss(r: MetricReading) -> str:
     if not r.n and r.metric != DISAGREEMENT:
         what = r.words or r.metric.replace("_", "-")
-        return f"no labelled pair yet to compare the {what} by" if r.metric != "win_rate" else "no labelled pair yet"
+        return (
+            f"no labelled pair yet, so the {what} cannot be compared"
+            if r.metric != "win_rate"
+            else "no labelled pair yet"
+        )
     if r.metric == DISAGREEMENT:
         return (
             f"on {r.n:,} rows the candidate's answer differs from the primary's on {r.estimate:.2%} (between {max(r.low, 0.0):.2%} "
             f"and {max(r.high, 0.0):.2%}; {r.line:.2%} is allowed)"
         )
     if r.metric == "win_rate":
-        # Less is better inside; a reader asks how much more often the candidate is the nearer one.
+        # The estimate is lower for a better candidate; the sentence says how much more often it is nearer.
         side, band = (
             "less" if r.estimate > 0 else "more",
             between(-r.high, -r.low, lambda x: f"{x:.2%}", "less", "more"),
@@ -108,7 +112,7 @@ def _of_loss(r: MetricReading) -> str:
 
 def _in_time(r: MetricReading) -> str:
     if not r.n:
-        return f"no answer of the candidate yet to hold against the limit ({r.line * 100:g} % may be slower)"
+        return f"the candidate has not answered yet, so the latency limit cannot be checked ({r.line * 100:g} % may be slower)"
     causes = {cause: count for cause, count in r.causes if count}
     after = f"after {r.n:,} requests {r.estimate:.2%} of the candidate's answers"
     if not causes.keys() - {SLOW}:
@@ -132,7 +136,7 @@ def _failures(r: MetricReading) -> str:
     if r.metric == "request_errors" and not r.n:
         return f"failures are compared by intervals of {INTERVAL_S:g} s, and none is over yet ({allowed})"
     if not r.n:
-        return f"no request yet to compare failures by ({allowed})"
+        return f"no request yet, so failures cannot be compared ({allowed})"
     if r.metric == "request_errors":
         return f"in {r.n:,} intervals of {INTERVAL_S:g} s the candidate fails {share} of all requests ({allowed})"
     band = between(r.low, r.high, lambda value: f"{value:.2%}", "fewer", "more")

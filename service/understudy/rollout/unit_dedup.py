@@ -1,8 +1,8 @@
-"""Which requests are the first of their unit, in memory that does not grow with the units. Pure.
+"""Finds the first request of each unit, in memory that does not grow with the number of units. Pure.
 
-One bit per unit, by its hash, in `BITS` bits a window. Two units may share a bit: the later one is then taken for a repeat,
-which depends on their names and never on how their requests went, so it costs evidence and not validity. At a tenth as
-many units as bits that is one unit in twenty.
+Each unit sets one bit, chosen by its hash, among `BITS` bits per window. Two units may share a bit. The later one then counts as
+a repeat. That depends on their names and never on the outcome of their requests, so it loses evidence but stays valid. With a
+tenth as many units as bits it happens to one unit in twenty.
 """
 
 import base64
@@ -12,27 +12,28 @@ from collections.abc import Mapping
 
 UNIT_WINDOW_S = 86_400.0
 WINDOWS_MAX = 8
-"""Windows that are remembered, of all time bases: those that were used last."""
+"""Number of windows in memory, over all time bases; the least recently used one is dropped."""
 BITS = 2**21
-"""256 KiB a window."""
+"""Bits per window: 256 KiB."""
 
 
-class Firsts:
-    """Whether a unit is seen for the first time in its window; a window belongs to one time base.
+class FirstRequests:
+    """Remembers units, to find the first request of each in its window. A window belongs to one time base.
 
-    >>> firsts = Firsts()
+    >>> firsts = FirstRequests()
     >>> [firsts.first("ann", 10.0), firsts.first("ann", 20.0), firsts.first("ann", 10.0 + UNIT_WINDOW_S)]
     [True, False, True]
     """
 
     def __init__(self) -> None:
-        self._windows: dict[str, bytearray] = {}  # the one used last is the last
+        self._windows: dict[str, bytearray] = {}  # ordered by last use
 
     def first(self, unit: str | None, at: float, replay: str | None = None) -> bool:
-        """Whether this request counts. Without a unit every request does.
+        """Whether this is the unit's first request in its window; always true without a unit.
 
         Args:
-            at: when it happened; replay: on which time base, as `Observation` has them.
+            at: when the request happened, as in `Observation`.
+            replay: the time base of `at`, as in `Observation`.
         """
         if unit is None:
             return True
@@ -44,7 +45,7 @@ class Firsts:
         return fresh
 
     def first_ever(self, point: int) -> bool:
-        """Whether this point, which is a hash already, was never seen before; no window ends."""
+        """Whether this point, which is a hash already, was never seen before, in any window."""
         return self._mark("", point)
 
     def _mark(self, window: str, hashed: int) -> bool:
@@ -57,28 +58,28 @@ class Firsts:
         seen[at] |= bit
         return True
 
-    def copy(self) -> "Firsts":
-        """One that remembers the same and goes its own way."""
-        other = Firsts()
+    def copy(self) -> "FirstRequests":
+        """An independent copy."""
+        other = FirstRequests()
         other._windows = {window: bytearray(seen) for window, seen in self._windows.items()}
         return other
 
     def state(self) -> dict[str, str]:
-        """As JSON: window → its bits, deflated, in base64."""
+        """The stored form: window → its bits, compressed with zlib, in base64."""
         return {
             window: base64.b64encode(zlib.compress(bytes(seen), 1)).decode() for window, seen in self._windows.items()
         }
 
     def take(self, state: Mapping[str, str]) -> None:
-        """Take over a stored state.
+        """Restore a stored state.
 
         Raises:
-            ValueError: when it was made with another number of bits.
+            ValueError: if it was made with another number of bits.
         """
-        found = {window: bytearray(zlib.decompress(base64.b64decode(seen))) for window, seen in state.items()}
-        for seen in found.values():
+        windows = {window: bytearray(zlib.decompress(base64.b64decode(seen))) for window, seen in state.items()}
+        for seen in windows.values():
             if len(seen) != BITS // 8:
                 raise ValueError(
                     f"these units were remembered in {len(seen) * 8} bits, this program has {BITS}: start anew"
                 )
-        self._windows = found
+        self._windows = windows

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from understudy.domain import DRIFT_STATE, SHARE_ONE, Event, Plan, Variant
 from understudy.inference.cards import Card
@@ -12,6 +12,7 @@ from understudy.rollout import funnel
 from understudy.rollout.comparison import ComparisonSums
 from understudy.rollout.comparison import figures as compared
 from understudy.rollout.controller import SHOWN
+from understudy.rollout.documents import ShownState
 from understudy.rollout.headline import current, headline
 from understudy.rollout.phases import PEOPLE, TABLE
 from understudy.rollout.policy import Policy
@@ -31,7 +32,7 @@ class Known:
         now: when this was read.
     """
 
-    kept: Mapping[str, Any] | None
+    kept: ShownState | None
     counters: Mapping[str, float]
     drift: Mapping[str, Any] | None
     decision: Event | None
@@ -41,7 +42,7 @@ class Known:
 
 def known_to(store: Store, plan: Plan, now: float) -> Known:
     """Read it. Blocks. The counters last, so that no row is looked at that is not counted yet."""
-    kept, drift = store.load_state(SHOWN), store.load_state(DRIFT_STATE)
+    kept, drift = cast("ShownState | None", store.load_state(SHOWN)), store.load_state(DRIFT_STATE)
     waiting = store.waiting_labels(received_before=now - STRAY_S)
     return Known(kept, store.counters(), drift, store.decision(plan.revision), waiting, now)
 

@@ -169,7 +169,7 @@ def test_bad_news_that_waits_for_its_label_holds_and_then_decides():
     assert process.controller.verdict.reason.startswith("no labelled pair yet")
     world.label(names[:3])
     process.tick()
-    assert process.controller.verdict.reason == "3 of the 20 labels that this step asks for"
+    assert process.controller.verdict.reason == "3 of the 20 labels that this step needs"
     world.label(names[3:])
     process.tick()
     assert world.where == ("canary", 5, 1)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from understudy.domain import SHARE_ONE, Attempt, Label, LabelReport, Mode, Observation, Phase, Plan, Status, Variant
 from understudy.rollout.controller import judge_at, move
-from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.evidence import Evidence, EvidenceRow
 from understudy.rollout.feasibility import Feasibility, Limits, Lines, Problem, Subject, feasibility, said
 from understudy.rollout.phases import Order
 from understudy.rollout.policy import Policy
@@ -78,7 +78,7 @@ def keys(found: Sequence[Problem]) -> list[str]:
 # The simulation
 
 
-def rows(own: Policy, plan: Plan, kind: Kind, start: int, chance: random.Random) -> Iterator[Row]:
+def rows(own: Policy, plan: Plan, kind: Kind, start: int, chance: random.Random) -> Iterator[EvidenceRow]:
     """Requests as they are served under a plan, each with its label."""
     for number in range(start, 1_000_000):
         ours = chance.random() * SHARE_ONE < plan.weight

@@ -57,15 +57,15 @@ def test_the_budget_is_the_line_and_not_a_bit_less():
 def test_without_a_label_nothing_is_said_about_quality():
     verdict = judged([reading(advance=9.0, n=40), reading("latency", 9.0)], labels=0)
     assert verdict.answer == "hold"
-    assert verdict.reason == "no labelled pair yet: nothing can be said about quality, and that is neither good nor bad"
+    assert verdict.reason == "no labelled pair yet, so quality cannot be judged"
 
 
 @pytest.mark.parametrize(
     ("until", "words"),
     [
-        ({"labels": 1_500}, "1,234 of the 1,500 labels that this step asks for"),
-        ({"requests": 5_000}, "2,000 of the 5,000 requests that this step asks for"),
-        ({"duration": "2h"}, "1.0 of the 2.0 hours that this step asks for"),
+        ({"labels": 1_500}, "1,234 of the 1,500 labels that this step needs"),
+        ({"requests": 5_000}, "2,000 of the 5,000 requests that this step needs"),
+        ({"duration": "2h"}, "1.0 of the 2.0 hours that this step needs"),
     ],
 )
 def test_a_step_lasts_until_what_it_asks_for_is_there_and_says_what_is_missing(until, words):
@@ -146,7 +146,7 @@ def test_what_the_next_step_requires_is_waited_for_and_named(required, met, miss
     words = {"approval": "approval by an operator", "loadtest": "a load test"}
     assert (
         verdict.reason
-        == f"the evidence is there; the next step waits for {' and '.join(words[each] for each in missing)}"
+        == f"the evidence is sufficient; the next step waits for {' and '.join(words[each] for each in missing)}"
     )
     assert verdict.waits_for == missing
     assert judged([reading()], own, met=frozenset(required)).answer == "advance"
@@ -159,9 +159,9 @@ def test_what_the_next_step_requires_is_waited_for_and_named(required, met, miss
         (Phase.CANARY, -1, "the weight was set by hand: only harm is judged until an operator promotes"),
         (Phase.SHADOW, -1, "the weight was set by hand: only harm is judged until an operator promotes"),
         (Phase.CANARY, 3, "there is no further step"),
-        (Phase.PROMOTED, 2, "promoted: the old primary goes on rehearsing"),
+        (Phase.PROMOTED, 2, "promoted: the old primary keeps rehearsing"),
         (Phase.PAUSED, 1, "paused by an operator"),
-        (Phase.WAITING, 1, "the evidence is there; the next step waits for approval by an operator"),
+        (Phase.WAITING, 1, "the evidence is sufficient; the next step waits for approval by an operator"),
     ],
 )
 def test_where_there_is_nothing_to_advance_to_it_says_so(phase, step, words):
@@ -173,32 +173,32 @@ def test_where_there_is_nothing_to_advance_to_it_says_so(phase, step, words):
 def test_without_any_goal_nothing_advances():
     verdict = judged([reading("poc_target", None, None)])
     assert (verdict.answer, verdict.log_e_harm, verdict.log_e_advance) == ("hold", 0.0, 0.0)
-    assert verdict.reason == "no goal is set that an advance could be judged by"
+    assert verdict.reason == "no goal is set by which an advance could be judged: add one to the rollout file"
 
 
 def test_a_hold_says_how_much_is_missing_and_how_long_that_takes():
     verdict = judged([reading(advance=1.0, n=1_000)], elapsed_s=7_200.0)
     assert verdict.answer == "hold"
-    assert verdict.labels_left == math.ceil((ENOUGH + 0.75 - 1.0) / (0.008**2 / 0.2))
-    assert verdict.seconds_left == pytest.approx(verdict.labels_left * 7.2)
-    assert f"about {verdict.labels_left:,} more labels" in verdict.reason
+    assert verdict.left.labels == math.ceil((ENOUGH + 0.75 - 1.0) / (0.008**2 / 0.2))
+    assert verdict.left.seconds == pytest.approx(verdict.left.labels * 7.2)
+    assert f"about {verdict.left.labels:,} more labels" in verdict.reason
     assert "more labels, 21.5 hours at the present rate" in verdict.reason
     more = judged([reading(advance=2.0, n=1_000)], elapsed_s=7_200.0)
-    assert more.labels_left < verdict.labels_left
+    assert more.left.labels < verdict.left.labels
 
 
 def test_a_hold_that_would_never_end_says_that():
     verdict = judged([reading(advance=-3.0, gap=-0.001)])
-    assert (verdict.labels_left, verdict.seconds_left) == (None, None)
+    assert (verdict.left.labels, verdict.left.seconds) == (None, None)
     assert "at the present estimate it would never be decided" in verdict.reason
-    assert judged([reading(advance=1.0, gap=1e-17)]).labels_left is None
+    assert judged([reading(advance=1.0, gap=1e-17)]).left.labels is None
 
 
 def test_a_hold_names_the_pairs_that_wait_and_those_whose_label_never_came():
     coverage = Coverage(settled=1000, labelled=970)
     verdict = judged([reading(advance=1.0, pending=4_321)], coverage=coverage)
     assert "4,321 pairs wait for their label and count as the worst case until then" in verdict.reason
-    assert "3.0% of the settled pairs never got one" in verdict.reason
+    assert "3.0% of the settled pairs never got a label" in verdict.reason
 
 
 @pytest.mark.parametrize(

@@ -244,13 +244,13 @@ def test_verify_finds_a_decision_whose_load_test_does_not_bear_it() -> None:
 
     failed = record("fail").model_dump(mode="json")
     assert "does not count: it did not pass" in verdicts(with_details(LOADTEST, failed))[0]
-    assert "is not a record" in verdicts(with_details(LOADTEST, {}))[0]
+    assert "cannot be read" in verdicts(with_details(LOADTEST, {}))[0]
     renamed = verdicts(
         lambda e: Event(e.at, "x", e.actor, e.reason, e.revision, e.details, e.id) if e.kind == LOADTEST else e
     )
-    assert "there is no such record before it" in renamed[0]
+    assert "no load test was recorded there before the decision" in renamed[0]
     started = {"primary": "sha256:q", "candidate": "sha256:c"}
-    assert "it was taken of other models" in verdicts(with_details("started", started))[0]
+    assert "it tested other models" in verdicts(with_details("started", started))[0]
     assert verdicts(lambda e: e) == []
 
 

@@ -64,7 +64,7 @@ def test_a_split_as_planned_raises_no_doubt_and_another_one_holds_the_canary_wha
     assert fair.standing(fair.tail([])).doubts == ()
     doubts = skewed.standing(skewed.tail([])).doubts
     assert len(doubts) == 2
-    assert doubts[0].endswith("of 3,000 callers were the candidate's where 25.00% were planned")
+    assert doubts[0].endswith("of 3,000 callers were routed to the candidate, but 25.00% were planned")
 
     def verdict(evidence, step):
         tail = evidence.tail([])
@@ -73,7 +73,7 @@ def test_a_split_as_planned_raises_no_doubt_and_another_one_holds_the_canary_wha
 
     assert verdict(fair, 1).answer == "advance"
     held = verdict(skewed, 1)
-    assert (held.answer, "find out why before you trust what was served" in held.reason) == ("hold", True)
+    assert (held.answer, "until then served evidence cannot be trusted" in held.reason) == ("hold", True)
     assert verdict(skewed, 0).answer == "advance"  # pairs do not depend on who answered
 
 

@@ -74,9 +74,9 @@ def test_a_label_that_was_changed_is_found(loss, seq):
 
     first = next(i for i, check in enumerate(checks) if check.event.details["settled"] >= seq)
     assert wrong == checks[first:]
-    assert "the rows now say" in wrong[0].says or "a row up to" in wrong[0].says
+    assert "from the rows it is now" in wrong[0].says or "a row up to" in wrong[0].says
     block = {1: (1, 256), 300: (257, 512)}.get(seq)
-    words = None if block is None else f"a row between {block[0]} and {block[1]} is not what it was when it was judged"
+    words = None if block is None else f"a row between {block[0]} and {block[1]} has changed since it was judged"
     assert changed == words
 
 
@@ -87,9 +87,9 @@ def test_a_score_that_was_changed_is_found_even_where_it_changes_no_verdict():
     checks, changed = altered(world, 1_900, score(0.79))
 
     assert [check.agrees for check in checks] == [True, True, False]
-    assert checks[2].says == "the verdict is the same, but a row up to 1,920 is not what it was then"
+    assert checks[2].says == "the verdict is the same, but a row up to 1,920 has changed since"
     assert changed is None  # no whole block holds it
-    assert altered(world, 10, score(0.79))[1] == "a row between 1 and 256 is not what it was when it was judged"
+    assert altered(world, 10, score(0.79))[1] == "a row between 1 and 256 has changed since it was judged"
 
 
 def test_another_policy_is_found():
@@ -295,8 +295,8 @@ def test_a_changed_row_and_a_pruned_prefix_are_told_apart():
     checks, changed = altered(world, 1_300, score(0.79))
 
     assert [(c.checkable, c.agrees) for c in checks] == [(False, False), (True, True), (True, False)]
-    assert checks[2].says == "the verdict is the same, but a row up to 2,220 is not what it was then"
-    assert changed == "a row between 1281 and 1536 is not what it was when it was judged"
+    assert checks[2].says == "the verdict is the same, but a row up to 2,220 has changed since"
+    assert changed == "a row between 1281 and 1536 has changed since it was judged"
 
 
 def test_rows_that_are_gone_without_retention_are_a_change():

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from understudy.domain import SHARE_ONE, Attempt, Event, Label, LabelReport, Observation, Plan, Status, Variant
 from understudy.rollout.controller import SHOWN, STATE, Controller, bands_of, decided_at, move
-from understudy.rollout.evidence import Evidence, Row
+from understudy.rollout.evidence import Evidence, EvidenceRow
 from understudy.rollout.phases import Order
 from understudy.rollout.policy import Policy
 from understudy.rollout.scoring import Model
@@ -56,7 +56,9 @@ def pair(number: int, kind: str = "same", **changes: Any) -> Observation:
     return replace(found, **answers | changes)
 
 
-def row(number: int, kind: str = "same", label: Label | None = TRUTH, delay: float = 10.0, **changes: Any) -> Row:
+def row(
+    number: int, kind: str = "same", label: Label | None = TRUTH, delay: float = 10.0, **changes: Any
+) -> EvidenceRow:
     """A pair as the store gives it back, with its label unless that is None."""
     found = pair(number, kind, **changes)
     report = None if label is None else LabelReport(found.prediction_id, label, found.at + delay)
@@ -68,7 +70,7 @@ def answer(status: Status) -> Attempt:
     return Attempt(Status.OK, 1, 0.8, None, 0.001) if status is Status.OK else Attempt(status)
 
 
-def folded(own: Policy, rows: Sequence[Row], models: dict[Variant, Model] = MODELS) -> Evidence:
+def folded(own: Policy, rows: Sequence[EvidenceRow], models: dict[Variant, Model] = MODELS) -> Evidence:
     """Evidence that has seen these rows and settled what is settled of them."""
     evidence = Evidence(own, models)
     evidence.see(rows)
@@ -76,10 +78,10 @@ def folded(own: Policy, rows: Sequence[Row], models: dict[Variant, Model] = MODE
     return evidence
 
 
-def stored_rows(store: Any) -> Callable[[int, int, int], Iterator[Row]]:
+def stored_rows(store: Any) -> Callable[[int, int, int], Iterator[EvidenceRow]]:
     """The store's rows as `verify` asks for them."""
 
-    def rows(after: int, upto: int, known_by: int) -> Iterator[Row]:
+    def rows(after: int, upto: int, known_by: int) -> Iterator[EvidenceRow]:
         while after < upto and (page := store.outcomes(after=after, limit=500, known_by=known_by)):
             yield from (each for each in page if each[0] <= upto)
             after = page[-1][0]

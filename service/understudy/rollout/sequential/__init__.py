@@ -1,11 +1,11 @@
-"""Evidence that stays right however often one looks. Standard library only; no I/O, no clock, no chance.
+"""Sequential tests: evidence that stays valid however often it is looked at. Standard library only; no I/O, clock or randomness.
 
 Theory of operation
 -------------------
-Each class holds a few numbers about one question and turns them into an *e-value*: what a gambler would own today who
-started with 1 and bet, at fair odds, against the boring answer ("not worse", "not better", "split as planned"). If the
-boring answer is true, the chance that this stock *ever* reaches 1/α is at most α (Ville's inequality). So the
-controller may look after every label, stop when it likes, and go on tomorrow; nothing has to be planned beforehand.
+Each class holds a few numbers about one question and turns them into an *e-value*: the present stock of a gambler who
+started with 1 and bet, at fair odds, against the null hypothesis ("not worse", "not better", "split as planned"). If the
+null is true, the chance that this stock *ever* reaches 1/α is at most α (Ville's inequality). So the controller may look
+after every label and stop at any time; the number of labels need not be planned.
 
 =====================  =====================================================  =======================  ==========
 class                  question                                               state                    merges
@@ -20,9 +20,10 @@ class                  question                                               st
 `SplitGuard`           were requests split as planned?                        two counts per share     yes
 =====================  =====================================================  =======================  ==========
 
-Rules of the house, each with its measured damage in docs/explanation/statistics.md: bets are fixed in advance; values are bounded
-before they come here, and none is dropped because of what it says; margins, lines, bounds and grid are frozen at the
-start; log e-values are compared with log 1/α in one place (`crossed`); bands are never intersected over time.
+Rules that the error guarantee depends on (docs/explanation/statistics.md has measurements of what breaks without each): bets
+are fixed in advance; values are bounded before they come here, and none is dropped because of its size; margins, lines,
+bounds and bets are frozen at the start; log e-values are compared with log 1/α in one place (`crossed`); bands are never
+intersected over time.
 
 Losses are oriented so that *up is worse*, and differences are candidate minus primary.
 """

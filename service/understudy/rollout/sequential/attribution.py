@@ -1,6 +1,6 @@
-"""Evidence from errors alone: of the requests that failed, how many had the candidate served?
+"""Evidence from failed requests alone: how many of them did the candidate answer?
 
-Only failures are counted, so an outage that hits both models alike, and a rate that moves through the day, cancel.
+Only failures are counted, so that an outage of both models, or a failure rate that changes during the day, has no effect.
 """
 
 import math
@@ -9,10 +9,10 @@ from understudy.rollout.sequential.base import checked, log_sum_exp
 from understudy.rollout.sequential.shares import PerShare
 
 ABOVE = tuple(2.0**j for j in range(-5, 5))
-"""Stakes on "the candidate has more than its part of the failures"."""
+"""Stakes on "the candidate has more than its share of the failures"."""
 
 BELOW = tuple(-0.95 * 2.0**-j for j in range(8))
-"""Stakes on "the candidate has less than its part of the failures"."""
+"""Stakes on "the candidate has less than its share of the failures"."""
 
 
 def fair_part(share: float, ratio: float) -> float:
@@ -25,7 +25,7 @@ def fair_part(share: float, ratio: float) -> float:
 
 
 class AttributionEvidence(PerShare):
-    """Whose failures are they? `update(candidate, share)` with every failed request.
+    """Tests which model causes the failures. Call `update` with every failed request.
 
     Theorem (Lindon & Malek, Anytime-valid inference for multinomial count data, NeurIPS 2022, arXiv 2011.03567): given
     that a request failed, the chance that the candidate had served it is θ(share, ratio); (1 + λx) / (1 + λθ) is then

@@ -1,8 +1,8 @@
-"""Several e-values, one verdict. Pure functions of log e-values by metric name.
+"""Combines the e-values of several metrics. Pure functions of log e-values by metric name.
 
-Harm is any metric's harm: the weighted mean of e-values is an e-value under any dependence, never weaker than dividing
-α by the number of metrics (Vovk & Wang, E-values, Annals of Statistics 2021). Promotion needs every metric: the
-smallest e-value is one for "at least one metric fails its goal", so nothing has to be corrected.
+Harm in any metric is harm: the weighted mean of e-values is an e-value under any dependence, never weaker than dividing
+α by the number of metrics (Vovk & Wang, E-values, Annals of Statistics 2021). A promotion needs every metric: the
+smallest e-value is one for "at least one metric fails its goal", so no correction is needed.
 """
 
 import math
@@ -12,9 +12,9 @@ from understudy.rollout.sequential.base import checked, log_sum_exp
 
 
 def log_e_any(log_es: Mapping[str, float], weights: Mapping[str, float] | None = None) -> float:
-    """Log of the weighted mean of e-values: evidence that *some* metric is harmed. Equal weights by default.
+    """Log of the weighted mean of e-values: evidence of harm in *some* metric. Equal weights by default.
 
-    The weights are fixed at the start: they are how the error budget is spread over the metrics.
+    The weights divide the error budget among the metrics. They must be fixed at the start.
 
     >>> round(log_e_any({"quality": 4.0, "errors": 0.0}), 3)
     3.325
@@ -24,7 +24,7 @@ def log_e_any(log_es: Mapping[str, float], weights: Mapping[str, float] | None =
 
 
 def log_e_all(log_es: Mapping[str, float]) -> float:
-    """Log of the smallest e-value: evidence that *every* metric meets its goal, all at this moment.
+    """Log of the smallest e-value: evidence that *every* metric meets its goal now.
 
     >>> log_e_all({"quality": 4.0, "errors": 3.2})
     3.2
@@ -44,7 +44,7 @@ def to_blame(log_es: Mapping[str, float], weights: Mapping[str, float] | None = 
 
 
 def log_e_mean(*log_es: float) -> float:
-    """Log of the plain mean of e-values for one and the same null.
+    """Log of the unweighted mean of e-values for the same null.
 
     >>> round(log_e_mean(3.0, 3.0), 6)
     3.0
@@ -56,7 +56,7 @@ def log_e_mean(*log_es: float) -> float:
 
 def _known(log_es: Mapping[str, float]) -> None:
     if not log_es:
-        raise ValueError("no metric, no verdict: at least one e-value is needed")
+        raise ValueError("there is no metric: a verdict needs at least one e-value")
     for name, log_e in log_es.items():
         if math.isnan(log_e):
             raise ValueError(f"the evidence of {name!r} is not a number")

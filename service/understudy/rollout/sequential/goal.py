@@ -1,19 +1,29 @@
-"""One paired metric against its goal, through the whole rollout: what rolls back, and what lets it advance."""
+"""One paired metric against its goal over the whole rollout: evidence for a rollback and for an advance."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TypedDict
 
-from understudy.rollout.sequential.base import SequentialEvidence, checked
-from understudy.rollout.sequential.late_harm import LateHarm
-from understudy.rollout.sequential.mean import MeanEvidence
+from understudy.rollout.sequential.base import SequentialEvidence, Settings, checked
+from understudy.rollout.sequential.late_harm import LateHarm, LateHarmTotals
+from understudy.rollout.sequential.mean import MeanEvidence, MeanTotals
 
 
-class PairedGoal(SequentialEvidence):
+class GoalTotals(TypedDict):
+    """The totals of the parts; `known` are the number and the sum of the values without doubt."""
+
+    whole: MeanTotals
+    best: MeanTotals
+    step: MeanTotals
+    late: LateHarmTotals
+    known: list[float]
+
+
+class PairedGoal(SequentialEvidence[GoalTotals]):
     """Differences of losses, candidate minus primary, with a margin ("not worse than") and a harm line.
 
-    Harm runs through all steps on one error level. Advancing asks two questions at once: about everything seen in this
-    rollout, and about this step alone, so that a candidate which was good in shadow cannot live on it. Both are
-    `MeanEvidence` (see there for the theorem); the smaller one counts, which costs no error level.
+    Harm is one test through all steps, with one error level. An advance needs two tests to agree: one over the whole
+    rollout and one over this step alone, so that a candidate that was good in shadow must also be good now. Both are
+    `MeanEvidence` (see there for the theorem). The smaller e-value counts, which costs no error level.
 
     Attributes:
         margin: ε, in units of the clipped loss.
@@ -39,18 +49,17 @@ class PairedGoal(SequentialEvidence):
         self._late = LateHarm(harm_line, lo, hi, base)
         self._whole = MeanEvidence(lo, hi, base)
         self._best = MeanEvidence(lo, hi, base)
-        self._known = [0.0, 0.0]  # how many values had no doubt, and their sum: for the estimate alone
+        self._known = [0.0, 0.0]  # number and sum of the values without doubt, for the estimate
         self._step = MeanEvidence(lo, hi, base)
 
     def update(self, x: float, least: float | None = None, *, in_step: bool = True, harm: bool = True) -> None:
         """Count the next pair, in order.
 
-        A pair whose label never came has no value, only bounds: the worst that it could have been speaks against
-        advancing (`x`), and the best that it could have been (`least`) is all that may speak for harm.
-
         Args:
-            in_step: whether it was routed since the step began.
-            harm: whether it counts for harm. What decides that must be known before the pair's outcome.
+            x: the pair's value. For a pair whose label never came: the largest possible value, which counts against an advance.
+            least: for such a pair the smallest possible value, which counts for harm. None: the value is known.
+            in_step: whether the pair was routed since the step began.
+            harm: whether it counts for harm. This must be decided before the pair's outcome is known.
         """
         best = x if least is None else checked("least", least, self._whole.settings()["lo"], x)
         self._whole.update(x)
@@ -64,11 +73,11 @@ class PairedGoal(SequentialEvidence):
             self._late.update(best)
 
     def begin_trial(self) -> None:
-        """Begin the evidence for harm anew. The evidence for advancing goes on."""
+        """Start new evidence for harm. The evidence for an advance is kept."""
         self._late = LateHarm(**self._late.settings())
 
     def begin_step(self) -> None:
-        """The plan has moved on: the next advance needs evidence of its own. Harm goes on as if nothing happened."""
+        """Start new evidence for this step. The evidence for harm is kept."""
         self._step = MeanEvidence(**self._whole.settings())
 
     def log_e_harm(self, tail: Iterable[float | None] = ()) -> float:
@@ -76,13 +85,14 @@ class PairedGoal(SequentialEvidence):
         return self.harm_peak(tail)[0]
 
     def harm_peak(self, tail: Iterable[float | None] = ()) -> tuple[float, int]:
-        """The largest log e-value for harm from here on, and after how many values of the `tail` it is reached.
+        """The largest log e-value for harm over the values so far and every prefix of the tail, and the length of that prefix.
 
-        `tail` are values that come next in order but are not settled: known ones as they are, pending ones as the best
-        that they may become; None does not count for harm. They are looked at, not
-        counted. Each e-value on the way is a lower bound of the one that the
-        whole data give there, and Ville's inequality speaks of all of them at once. So pairs that wait at the end of the
-        tail take nothing away from what came before them.
+        Each of these e-values is a lower bound of the one that the complete data give at that point, and Ville's inequality
+        covers all of them at once. So pairs that still wait for a label do not weaken the evidence before them.
+
+        Args:
+            tail: values that come next in order but are not settled: a pending one as the best case, None where it does not
+                count for harm. They are not counted.
         """
         late, largest, at = self._late, self._late.log_e(), 0
         for number, x in enumerate(tail, 1):
@@ -98,7 +108,8 @@ class PairedGoal(SequentialEvidence):
     def log_e_advance(self, pending: Mapping[float, int] | None = None) -> float:
         """Log e-value against "worse than the margin on average", over the rollout and over this step.
 
-        `pending` counts values that are not known yet, each as the worst it may become.
+        Args:
+            pending: value → how many pairs are not known yet and have this value as their worst case.
         """
         return min(self._below(self._whole, pending), self._below(self._step, pending))
 
@@ -108,22 +119,22 @@ class PairedGoal(SequentialEvidence):
         return evidence.log_e_below(self._margin)
 
     def band(self, alpha: float) -> tuple[float, float]:
-        """The band of the whole rollout: each edge from its own worst case.
+        """The band of the whole rollout, with error level `alpha` on each side.
 
-        The upper edge takes every unknown value at its worst, the lower edge at its best. Both are bands of the same running
-        average, `alpha` on each side, so what they enclose is right however many values are unknown and why.
+        The upper edge counts every unknown value as the worst case, the lower edge as the best case. So the band is valid
+        however many values are unknown, and for whatever reason.
         """
         return self._best.band(alpha)[0], self._whole.band(alpha)[1]
 
     @property
     def estimate(self) -> float:
-        """The mean of the known values, inside what the unknown ones leave possible."""
+        """The mean of the known values, limited to the range that the unknown values allow."""
         count, total = self._known
         mean = total / count if count else (self._best.mean + self._whole.mean) / 2
         return min(max(mean, self._best.mean), self._whole.mean)
 
     def with_tail(self, worst: Iterable[float], best: Iterable[float]) -> "PairedGoal":
-        """A copy that counts more values, each between its best and its worst. For what is shown, not for harm."""
+        """A copy with more values, each between its best and its worst case. For display; harm is not counted."""
         copy = PairedGoal.from_state(self.state())
         for x, least in zip(worst, best, strict=True):
             copy.update(x, least, in_step=False, harm=False)
@@ -131,30 +142,35 @@ class PairedGoal(SequentialEvidence):
 
     @property
     def whole(self) -> MeanEvidence:
-        """Everything in this rollout."""
+        """Evidence over the whole rollout."""
         return self._whole
 
     @property
     def step(self) -> MeanEvidence:
-        """Since the current step began."""
+        """Evidence since the current step began."""
         return self._step
 
     @property
     def n(self) -> int:
-        """How many pairs in all."""
+        """The number of pairs."""
         return self._whole.n
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The margin, the harm line and the bounds."""
         return {"margin": self._margin, **self._late.settings()}
 
-    def totals(self) -> dict[str, Any]:
-        """The totals of its parts."""
-        parts = {"whole": self._whole, "best": self._best, "step": self._step, "late": self._late}
-        return {name: part.totals() for name, part in parts.items()} | {"known": list(self._known)}
+    def totals(self) -> GoalTotals:
+        """The totals of the parts."""
+        return {
+            "whole": self._whole.totals(),
+            "best": self._best.totals(),
+            "step": self._step.totals(),
+            "late": self._late.totals(),
+            "known": list(self._known),
+        }
 
-    def take(self, totals: Mapping[str, Any]) -> None:
-        """Take over stored totals."""
+    def take(self, totals: GoalTotals) -> None:
+        """Restore stored totals."""
         self._whole.take(totals["whole"])
         self._best.take(totals["best"])
         self._step.take(totals["step"])

@@ -1,10 +1,10 @@
-"""Counts of positive numbers in buckets of equal ratio: fixed memory, merges exactly, and rounding has a known side."""
+"""A histogram of positive numbers with buckets of equal ratio. It has a fixed size, merges exactly, and rounds to a known side."""
 
 import math
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
 from understudy.rollout.sequential.base import counted
 
@@ -25,7 +25,7 @@ def edges(lowest: float, highest: float, growth: float) -> tuple[float, ...]:
 
 
 class LogHistogram:
-    """How many values reached each edge.
+    """Counts how many values reached each edge.
 
     >>> seen = LogHistogram(edges(1.0, 2.0, 1.5))
     >>> for value in (0.2, 1.0, 1.7, math.inf):
@@ -42,18 +42,18 @@ class LogHistogram:
         self.n = 0
 
     def add(self, value: float, times: int = 1) -> None:
-        """Count `value`; infinity for one that never ended."""
+        """Count `value`. Infinity stands for a request that never ended."""
         if not value >= 0.0:
             raise ValueError(f"the value {value!r} is not a number of 0 or more")
         self._counts[bisect_right(self._edges, value)] += counted("times", times)
         self.n += times
 
     def reached(self) -> list[int]:
-        """S: everything, then per edge how many values are at or above it, then 0 for the edge at infinity."""
+        """The number of all values, then for each edge the number at or above it, then 0 for the edge at infinity."""
         return [*list(accumulate(reversed(self._counts)))[::-1], 0]
 
     def quantile(self, level: float) -> float:
-        """An estimate for people, within one bucket; NaN where there is nothing."""
+        """An estimate to show, exact to one bucket; NaN if there are no values."""
         if not self.n:
             return math.nan
         rank = max(1, math.ceil(level * self.n))
@@ -66,8 +66,8 @@ class LogHistogram:
         """The buckets that are not empty, as [bucket, count]."""
         return [[bucket, count] for bucket, count in enumerate(self._counts) if count]
 
-    def take(self, totals: Any) -> None:
-        """Add what `totals` gave."""
+    def take(self, totals: Iterable[Sequence[int]]) -> None:
+        """Add stored totals."""
         for bucket, count in totals:
             self._counts[counted("bucket", bucket)] += counted("count", count)
         self.n = sum(self._counts)

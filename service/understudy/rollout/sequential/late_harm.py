@@ -1,37 +1,44 @@
-"""Evidence that the candidate is, or has become, worse: a mean engine that starts again at every request.
+"""Evidence that the candidate is, or has become, worse: the mean test, started again at every request.
 
-The plain engine has to outweigh everything good that came before; after 100,000 good requests that takes longer than
-anyone waits. Here a little of the stock is kept back for every later start, so a new regression is judged almost as if
-the rollout had begun when it did.
+`MeanEvidence` has to outweigh all good requests before a regression; after 100,000 of them that takes too long. Here a
+part of the stock is kept back for every later start, so that a new regression is judged almost as if the rollout had
+begun with it.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
-from understudy.rollout.sequential.base import RUNGS, SequentialEvidence, checked, counted, log_sum_exp
+from understudy.rollout.sequential.base import RUNGS, SequentialEvidence, Settings, checked, counted, log_sum_exp
 from understudy.rollout.sequential.mean import bets
 
-_BLOCK = 512  # a stock beyond 2^512 is kept as so many blocks and a rest
+_BLOCK = 512  # a larger stock is stored as a number of factors 2^512 and a remainder
 _DOWN, _UP = 2.0**-_BLOCK, 2.0**_BLOCK
 _LOG_BLOCK = _BLOCK * math.log(2.0)
 _LOG_RUNGS = math.log(RUNGS)
 
 
 def kept_back(t: int) -> float:
-    """W(t): the part of the stock that after `t` values still waits for its start. Slow, so that no start is late."""
+    """W(t): the part of the stock that has not started after `t` values. It falls slowly, so that late starts get enough."""
     return 1.0 / math.log2(t + 2)
 
 
-class LateHarm(SequentialEvidence):
+class LateHarmTotals(TypedDict):
+    """The number of values, and for each bet the stock that has started, with its exponent in blocks."""
+
+    n: int
+    started: list[float]
+    blocks: list[int]
+
+
+class LateHarm(SequentialEvidence[LateHarmTotals]):
     """The restart mixture against "the candidate was never worse than the harm line, at any request".
 
     Theorem (Shiryaev-Roberts sums as e-detectors: Shin, Ramdas & Rinaldo, arXiv 2203.03532; with a proper prior over
     starts the sum is itself a test martingale, so Ville applies): as long as no conditional mean was above the line,
     the chance that it ever reaches 1/α is at most α. A regression at night only, which the day outweighs, counts as
-    harm here; that is the right question for taking a model off.
+    harm here; that is the right question for a rollback.
 
-    Order matters, so there is one writer and no `merge`.
+    Order matters, so there is no `merge`.
 
     >>> harm = LateHarm(harm_line=0.0)
     >>> for d in (1.0, 0.0, 1.0, 1.0, -1.0):
@@ -63,7 +70,7 @@ class LateHarm(SequentialEvidence):
         self._scales = [1.0] * RUNGS
 
     def update(self, x: float) -> None:
-        """The next value, in order."""
+        """Count the next value, in order."""
         lo, hi, _, _ = self._limits
         if not lo <= x <= hi:
             raise ValueError(f"the value {x!r} is not a number in [{lo!r}, {hi!r}]: clip it, or count a loss of 1")
@@ -91,20 +98,20 @@ class LateHarm(SequentialEvidence):
 
     @property
     def n(self) -> int:
-        """How many values."""
+        """The number of values."""
         return self._n
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The harm line and the bounds."""
         lo, hi, base, line = self._limits
         return {"harm_line": line, "lo": lo, "hi": hi, "base": base}
 
-    def totals(self) -> dict[str, Any]:
-        """The count, and per bet the stock that has started."""
+    def totals(self) -> LateHarmTotals:
+        """The count, and for each bet the stock that has started."""
         return {"n": self._n, "started": list(self._started), "blocks": list(self._blocks)}
 
-    def take(self, totals: Mapping[str, Any]) -> None:
-        """Take over stored totals; order matters, so only where nothing was counted yet."""
+    def take(self, totals: LateHarmTotals) -> None:
+        """Restore stored totals. Order matters, so nothing may have been counted before."""
         if self._n:
             raise ValueError(f"{self._n} values are counted already, and this evidence depends on their order")
         self._n = counted("n", totals["n"])

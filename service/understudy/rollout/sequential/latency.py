@@ -1,32 +1,39 @@
-"""Evidence about p50, p95, p99, …: one histogram per model answers every level, in 5 KB, whatever the traffic.
+"""Evidence about p50, p95, p99, …: one histogram of 5 KB per model serves every quantile.
 
-"The candidate's quantile is at least γ^j times the primary's" means that there is a latency x with: at most q of the
+"The candidate's quantile is at least γ^j times the primary's" means that there is a latency x such that at most q of the
 primary's requests take longer than x, and at least q of the candidate's take γ^j x. For each bucket that x may lie in,
-both halves are rates, tested by counts at edges that are rounded to the safe side. The claim is refuted when it is
-refuted for *every* x: so the evidence is the smallest over all buckets.
+both parts are rates, tested by counts at edges that are rounded to the safe side. The claim is refuted when it is
+refuted for *every* x, so the evidence is the smallest over all buckets.
 
-Record a request when it ends *or* passes the top edge (as infinity), in the order of admission: slow ones finish late,
-and the first minutes must not look fast.
+Record a request when it ends *or* passes the top edge (as infinity), in the order in which requests arrived. Slow requests
+end late, so otherwise the first minutes would look faster than they were.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
-from understudy.rollout.sequential.base import Mergeable
+from understudy.rollout.sequential.base import Mergeable, Settings
 from understudy.rollout.sequential.histogram import LogHistogram, edges
 from understudy.rollout.sequential.rate import ABOVE, BELOW, log_e_rate
 
 
-class LatencyEvidence(Mergeable):
+class LatencyTotals(TypedDict):
+    """[bucket, count] of the buckets that are not empty, for each model."""
+
+    primary: Sequence[Sequence[int]]
+    candidate: Sequence[Sequence[int]]
+
+
+class LatencyEvidence(Mergeable[LatencyTotals]):
     """Latencies of two models on *separate* requests; also each model's own against an absolute limit.
 
     Theorem (Howard & Ramdas, Sequential estimation of quantiles, Bernoulli 2022, arXiv 1906.09712: two-sample quantile
     tests as a minimum over x; here with a margin, `RateEvidence` for the halves, and a fixed histogram): the product
-    of the two rates' e-values is one for each fixed x, as the requests are separate. The promise is for a claim that
-    one and the same x bears out; if both distributions drift so that x must wander, it is per x.
+    of the two rates' e-values is one for each fixed x, as the requests are separate. The guarantee is for a claim that
+    holds with one x throughout; if both distributions drift so that x changes, it is per x.
 
     Attributes:
         lowest: the first edge, in seconds.
@@ -48,7 +55,7 @@ class LatencyEvidence(Mergeable):
         self._primary, self._candidate = LogHistogram(self._marks), LogHistogram(self._marks)
 
     def update(self, primary: float | None = None, candidate: float | None = None, times: int = 1) -> None:
-        """The seconds that one request took, or `times` equal ones; infinity for one that never ended."""
+        """Count `times` requests by how many seconds they took. Infinity stands for a request that never ended."""
         if primary is not None:
             self._primary.add(primary, times)
         if candidate is not None:
@@ -56,11 +63,11 @@ class LatencyEvidence(Mergeable):
 
     @property
     def n(self) -> tuple[int, int]:
-        """How many requests, of the primary and of the candidate."""
+        """The number of requests of the primary and of the candidate."""
         return self._primary.n, self._candidate.n
 
     def quantiles(self, level: float) -> tuple[float, float]:
-        """Estimates for people, of the primary and of the candidate."""
+        """Estimates to show, of the primary and of the candidate."""
         return self._primary.quantile(level), self._candidate.quantile(level)
 
     def steps_within(self, ratio: float) -> int:
@@ -100,16 +107,16 @@ class LatencyEvidence(Mergeable):
         known = lru_cache(maxsize=None)(lambda hits: log_e_rate(stakes, hits, n, tail))
         return lambda i: known(reached[i])
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The edges."""
         return dict(zip(("lowest", "highest", "growth"), self._edges, strict=True))
 
-    def totals(self) -> dict[str, Any]:
+    def totals(self) -> LatencyTotals:
         """Both histograms, without their empty buckets."""
         return {"primary": self._primary.totals(), "candidate": self._candidate.totals()}
 
-    def take(self, totals: Mapping[str, Any]) -> None:
-        """Count what these totals have counted."""
+    def take(self, totals: LatencyTotals) -> None:
+        """Add stored totals."""
         self._primary.take(totals["primary"])
         self._candidate.take(totals["candidate"])
 

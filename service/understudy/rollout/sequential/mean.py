@@ -1,4 +1,4 @@
-"""Evidence about the running mean of bounded values: the engine that the other tests are built from.
+"""Evidence about the running mean of bounded values. Most other tests are built from it.
 
 Theory of operation
 -------------------
@@ -6,20 +6,28 @@ A gambler who doubts "the mean is at most m" stakes a fixed part λ of the stock
 multiplied by (1 + λ(x - b)) / (1 + λ(m - b)). Nine gamblers with stakes 0.95, 0.475, 0.2375, … start with a ninth
 each, and E⁺(m) is their joint stock: large only where the mean is above m. E⁻(m) is the mirror image.
 
-The stakes are fixed before the first value and never learned from the data. That buys three things: (a) the promise
-holds for the *running average* of the true means under any drift (the proof is in docs/explanation/statistics.md); (b) the state
-is a product over values, so workers merge and order does not matter; (c) the edge of the band and the verdict are the
-same number.
+The stakes are fixed before the first value and never learned from the data. This has three consequences: (a) the error
+guarantee holds for the *running average* of the true means under any drift (the proof is in
+docs/explanation/statistics.md); (b) the state is a product over values, so workers merge and order does not matter; (c) the
+band passes the line exactly when the e-value crosses its threshold.
 
-Values exactly at `lo`, `base` or `hi` (0/1 losses have no others) are only counted, so they are exact for ever.
+Values exactly at `lo`, `base` or `hi` are only counted, so they stay exact. 0/1 losses have no other values.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from understudy.rollout.sequential.base import RUNGS, STRONGEST, Mergeable, checked, counted, log_sum_exp, threshold
-from understudy.rollout.sequential.stocks import Stocks
+from understudy.rollout.sequential.base import (
+    RUNGS,
+    STRONGEST,
+    Mergeable,
+    Settings,
+    checked,
+    counted,
+    log_sum_exp,
+    threshold,
+)
+from understudy.rollout.sequential.stocks import Stocks, StockTotals
 
 _LOG_RUNGS = math.log(RUNGS)
 
@@ -31,7 +39,17 @@ def bets(lo: float, hi: float, base: float) -> tuple[float, ...]:
     return up + down
 
 
-class MeanEvidence(Mergeable):
+class MeanTotals(StockTotals):
+    """How many values there were, how many of them at the bounds, and sums over the others."""
+
+    n: int
+    at_hi: int
+    at_lo: int
+    total: float
+    squares: float
+
+
+class MeanEvidence(Mergeable[MeanTotals]):
     """The fixed-bet mixture for the mean of values in [lo, hi], valid at every moment at once.
 
     Theorem (Ville 1939, in the betting form of Waudby-Smith & Ramdas, JRSS-B 2023; with bets that are fixed and
@@ -40,9 +58,9 @@ class MeanEvidence(Mergeable):
     means is ever outside [L, ∞) is at most α, and the same for (-∞, U]. No independence, no stationarity.
 
     Attributes:
-        lo: the smallest value there can be.
-        hi: the largest value there can be.
-        base: the value that moves no stock: 0 for differences.
+        lo: the smallest possible value.
+        hi: the largest possible value.
+        base: the value that changes no stock; 0 for differences.
 
     >>> evidence = MeanEvidence()  # losses of the candidate minus losses of the primary: up is worse
     >>> for d, times in ((0.0, 360), (1.0, 30), (-1.0, 10)):
@@ -64,10 +82,10 @@ class MeanEvidence(Mergeable):
         self._log_lo = tuple(math.log1p(bet * (lo - base)) for bet in self._bets)
         self._stocks = Stocks(self._bets, max(abs(log) for log in self._log_hi + self._log_lo))
         self._n = self._at_hi = self._at_lo = 0
-        self._total = self._squares = 0.0  # for the estimate and the forecast only, never for a verdict
+        self._total = self._squares = 0.0  # for the estimate and the forecast, not for verdicts
 
     def update(self, x: float, times: int = 1) -> None:
-        """Count the value `x`, `times` times."""
+        """Count `times` values `x`."""
         lo, hi, base = self._limits
         if not lo <= x <= hi:
             raise ValueError(f"the value {x!r} is not a number in [{lo!r}, {hi!r}]: clip it, or count a loss of 1")
@@ -90,7 +108,7 @@ class MeanEvidence(Mergeable):
                 self._stocks.power(step, times)
 
     def assuming(self, x: float, times: int = 1) -> "MeanEvidence":
-        """A copy that counts `times` values more as `x`: pending labels scored as the worst that they can turn out.
+        """A copy with `times` more values `x`, for pending labels that count as the worst case.
 
         >>> known = MeanEvidence()
         >>> known.update(0.0, times=500)
@@ -104,19 +122,19 @@ class MeanEvidence(Mergeable):
 
     @property
     def n(self) -> int:
-        """How many values."""
+        """The number of values."""
         return self._n
 
     @property
     def mean(self) -> float:
-        """The average so far (the base where there is no value)."""
+        """The average so far; the base if there are no values."""
         lo, hi, base = self._limits
         moved = self._total + self._at_hi * (hi - base) + self._at_lo * (lo - base)
         return base + moved / max(1, self._n)
 
     @property
     def variance(self) -> float:
-        """The mean squared deviation so far, for forecasts."""
+        """The mean squared deviation so far. For forecasts."""
         lo, hi, base = self._limits
         squares = self._squares + self._at_hi * (hi - base) ** 2 + self._at_lo * (lo - base) ** 2
         return max(0.0, squares / max(1, self._n) - (self.mean - base) ** 2)
@@ -140,7 +158,10 @@ class MeanEvidence(Mergeable):
         return log_sum_exp(stock - n * math.log1p(bet * step) for stock, bet in sides) - _LOG_RUNGS
 
     def band(self, alpha: float) -> tuple[float, float]:
-        """(L, U), `alpha` on each side: the means not refuted. Show the current one; intersecting bands is wrong."""
+        """(L, U): the means that are not refuted, at error level `alpha` on each side.
+
+        Show only the current band. Intersecting it with earlier ones would be wrong.
+        """
         lo, hi, _ = self._limits
         stocks, enough = self.log_stocks(), threshold(alpha)
         up, down = slice(0, RUNGS), slice(RUNGS, None)
@@ -148,19 +169,26 @@ class MeanEvidence(Mergeable):
         high = edge(lambda m: self._log_e(down, stocks, m) >= enough, hi, lo)
         return low, high
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The bounds and the base."""
         lo, hi, base = self._limits
         return {"lo": lo, "hi": hi, "base": base}
 
-    def totals(self) -> dict[str, Any]:
-        """Counts, and the stocks of the values that are at neither end nor the base."""
-        sums = {"total": self._total, "squares": self._squares}
-        return {"n": self._n, "at_hi": self._at_hi, "at_lo": self._at_lo, **sums, **self._stocks.totals()}
+    def totals(self) -> MeanTotals:
+        """Counts, and the stocks of the values strictly between the bounds and the base."""
+        return {
+            "n": self._n,
+            "at_hi": self._at_hi,
+            "at_lo": self._at_lo,
+            "total": self._total,
+            "squares": self._squares,
+            **self._stocks.totals(),
+        }
 
-    def take(self, totals: Mapping[str, Any]) -> None:
-        """Count what these totals have counted."""
-        n, at_hi, at_lo = (counted(name, totals[name]) for name in ("n", "at_hi", "at_lo"))
+    def take(self, totals: MeanTotals) -> None:
+        """Add stored totals."""
+        n, at_hi = counted("n", totals["n"]), counted("at_hi", totals["at_hi"])
+        at_lo = counted("at_lo", totals["at_lo"])
         if at_hi + at_lo > n:
             raise ValueError(f"{at_hi} + {at_lo} values at the ends, but only {n} in all")
         self._stocks.take(totals)
@@ -170,10 +198,10 @@ class MeanEvidence(Mergeable):
 
 
 def edge(refuted: Callable[[float], bool], near: float, far: float) -> float:
-    """The refuted mean that is farthest from `near`, by halving; `near` itself where nothing is refuted.
+    """The refuted mean that is farthest from `near`, by bisection; `near` itself if nothing is refuted.
 
-    What it gives *is* refuted (unless nothing is), so that "the band has passed the line" and "the e-value has
-    crossed" are one event and not two that differ in the last digit.
+    The result *is* refuted (unless nothing is), so that the band passes a line at the same value at which the e-value
+    crosses its threshold, to the last digit.
     """
     if not refuted(near):
         return near

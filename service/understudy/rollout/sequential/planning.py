@@ -1,19 +1,19 @@
-"""How many labels a verdict will take, about: for people who plan, never for the verdict itself."""
+"""Estimates how many labels a verdict will need. For planning; no verdict depends on it."""
 
 import math
 from typing import NamedTuple
 
 from understudy.rollout.sequential.base import RUNGS, STRONGEST, threshold
 
-FOR_EVER = 1e12
-"""So many labels never come."""
+NEVER_LABELS = 1e12
+"""A forecast of more labels than this counts as "never"."""
 SMALLEST_BET = STRONGEST * 2.0 ** (1 - RUNGS)
-"""The weakest bet of `MeanEvidence` on values in [-1, 1]. It loses in the long run where the gap is under half of this part of the
-variance: then no number of labels is enough."""
+"""The weakest bet of `MeanEvidence` on values in [-1, 1]. If the gap is less than half of this bet times the variance, it loses in
+the long run, and no number of labels is enough."""
 
 
 class Forecast(NamedTuple):
-    """Half of all rollouts need at most `about` labels, nine of ten at most `ninety`."""
+    """A number of labels: half of all rollouts need at most `about`, nine of ten at most `ninety`."""
 
     about: int
     ninety: int
@@ -22,17 +22,17 @@ class Forecast(NamedTuple):
 def labels_needed(
     alpha: float, variance: float, gap: float, log_e: float = 0.0, *, largest: float = 1.0
 ) -> Forecast | None:
-    """Labels still needed to tell the mean from a line that is `gap` away; None where it would take for ever.
+    """Labels still needed to separate the mean from a line at distance `gap`; None if no number is enough.
 
-    The stock of the best bet grows by gap²/(2·variance) a label; 0.75 is what the mixture costs. Measured within some
+    The log stock of the best bet grows by gap²/(2·variance) per label; 0.75 is the cost of the mixture. Accurate to about
     20 % for 0.001 ≤ α ≤ 0.1 and gaps under half the share of disagreements.
 
     Args:
         alpha: the error level of this verdict.
         variance: of one value; for 0/1 losses about the share of disagreements.
-        gap: how far the true mean is believed to be on the right side of the line.
+        gap: how far the true mean is assumed to be on the right side of the line.
         log_e: the evidence so far.
-        largest: the largest value that there can be; the smallest is its negative.
+        largest: the largest possible value; the smallest is its negative.
 
     >>> labels_needed(alpha=0.05, variance=0.1, gap=0.02)
     Forecast(about=1873, ninety=4214)
@@ -52,7 +52,7 @@ def labels_needed(
         rate = min(gap * gap / (2.0 * variance) if variance > 0.0 else math.inf, gap * 0.69)
     else:
         rate = SMALLEST_BET * (gap - SMALLEST_BET * variance / 2.0)
-    if rate * FOR_EVER < missing:
+    if rate * NEVER_LABELS < missing:
         return None
     about = missing / rate
     return Forecast(math.ceil(about), math.ceil(2.25 * about))

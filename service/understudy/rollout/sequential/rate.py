@@ -1,15 +1,14 @@
-"""Evidence about how often something happens: errors, requests over a latency limit. Two whole numbers."""
+"""Evidence about how often something happens: errors, or requests over a latency limit. Its state is two counts."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
-from understudy.rollout.sequential.base import Mergeable, checked, counted, log_sum_exp, threshold
+from understudy.rollout.sequential.base import Mergeable, Settings, checked, counted, log_sum_exp, threshold
 from understudy.rollout.sequential.mean import edge
 
 ABOVE = (0.0, *(2.0**j for j in range(-4, 5)))
-"""Stakes on "more often than q". Rare events pay for stakes far above 1: the base is 0, so nothing can be lost but
-the denominator. The zero keeps a tenth of the stock out of play."""
+"""Stakes on "more often than q". Stakes far above 1 are good for rare events: the base is 0, so a value without the event
+only costs the denominator. The stake of zero keeps a tenth of the stock out of play."""
 
 BELOW = (0.0, *(-0.95 * 2.0**-j for j in range(7)))
 """Stakes on "less often than q"."""
@@ -25,7 +24,14 @@ def log_e_rate(bets: tuple[float, ...], hits: int, n: int, q: float) -> float:
     return log_sum_exp(terms) - math.log(len(bets))
 
 
-class RateEvidence(Mergeable):
+class RateTotals(TypedDict):
+    """The number of requests and the number of events."""
+
+    n: int
+    hits: int
+
+
+class RateEvidence(Mergeable[RateTotals]):
     """The fixed-bet mixture for the running average of chances, from two integers.
 
     Theorem: as for `MeanEvidence` (Ville; AM-GM over drifting chances), with base 0 and a grid of bets for rare
@@ -44,14 +50,14 @@ class RateEvidence(Mergeable):
         self._n = self._hits = 0
 
     def update(self, hit: bool, times: int = 1) -> None:
-        """Count one request, or `times` equal ones; `hit` is whether it happened."""
+        """Count `times` requests; `hit` is whether the event happened."""
         if hit not in {True, False}:
             raise ValueError(f"hit is {hit!r}; it must be True or False")
         self._n += counted("times", times)
         self._hits += times if hit else 0
 
     def assuming(self, hit: bool, times: int = 1) -> "RateEvidence":
-        """A copy that counts `times` requests more."""
+        """A copy with `times` more requests."""
         copy = RateEvidence()
         copy.merge(self)
         copy.update(hit, times)
@@ -59,22 +65,22 @@ class RateEvidence(Mergeable):
 
     @property
     def n(self) -> int:
-        """How many requests."""
+        """The number of requests."""
         return self._n
 
     @property
     def hits(self) -> int:
-        """On how many it happened."""
+        """The number of requests on which the event happened."""
         return self._hits
 
     @property
     def mean(self) -> float:
-        """The share so far (0 where there is no request)."""
+        """The share so far; 0 if there are no requests."""
         return self._hits / max(1, self._n)
 
     @property
     def variance(self) -> float:
-        """For forecasts."""
+        """The variance of one request. For forecasts."""
         return self.mean * (1.0 - self.mean)
 
     def log_e_above(self, q: float) -> float:
@@ -86,21 +92,21 @@ class RateEvidence(Mergeable):
         return log_e_rate(BELOW, self._hits, self._n, checked("q", q, 0.0, 1.0))
 
     def band(self, alpha: float) -> tuple[float, float]:
-        """(L, U), `alpha` on each side: the chances not refuted."""
+        """(L, U): the chances that are not refuted, at error level `alpha` on each side."""
         enough = threshold(alpha)
         low = edge(lambda q: self.log_e_above(q) >= enough, 0.0, 1.0)
         return low, edge(lambda q: self.log_e_below(q) >= enough, 1.0, 0.0)
 
-    def settings(self) -> dict[str, Any]:
-        """Nothing but the grid is frozen."""
+    def settings(self) -> Settings:
+        """Empty: only the bets are frozen."""
         return {}
 
-    def totals(self) -> dict[str, Any]:
-        """Two counts."""
+    def totals(self) -> RateTotals:
+        """Both counts."""
         return {"n": self._n, "hits": self._hits}
 
-    def take(self, totals: Mapping[str, Any]) -> None:
-        """Count what these totals have counted."""
+    def take(self, totals: RateTotals) -> None:
+        """Add stored totals."""
         n, hits = counted("n", totals["n"]), counted("hits", totals["hits"])
         if hits > n:
             raise ValueError(f"{hits} hits on only {n} requests")

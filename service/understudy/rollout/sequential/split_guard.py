@@ -1,11 +1,11 @@
-"""Evidence that requests were not split as planned. It says that the other evidence is void, not that anyone is bad."""
+"""Evidence that requests were not split as planned. Then the other evidence is void; it says nothing about the models."""
 
 import math
 
 from understudy.rollout.sequential.shares import PerShare
 
 STRENGTH = 100.0
-"""The prior stands for so many requests split exactly as planned."""
+"""The weight of the prior: this many requests, split exactly as planned."""
 
 
 def log_e_split(candidates: int, primaries: int, share: float) -> float:
@@ -26,7 +26,7 @@ class SplitGuard(PerShare):
     Theorem (Lindon & Malek, NeurIPS 2022, arXiv 2011.03567): the Dirichlet mixture of likelihood ratios is a test
     martingale. One per share, and their product is one again, so a changed weight starts no new guard.
 
-    Run one on assigned requests and one on labelled ones. When it crosses: hold, tell a person, trust no evidence.
+    Use one for routed requests and one for labelled ones. When it crosses its threshold, nothing may advance.
 
     >>> guard = SplitGuard()
     >>> guard.update(candidate=True, share=0.05, times=400)

@@ -1,17 +1,24 @@
-"""The same evidence twice: over the whole rollout, and of the present step alone."""
+"""The same evidence twice: over the whole rollout, and over the current step alone."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypedDict, TypeVar
 
-from understudy.rollout.sequential.base import SequentialEvidence
+from understudy.rollout.sequential.base import AnyState, SequentialEvidence
 
-E = TypeVar("E", bound=SequentialEvidence)
+E = TypeVar("E", bound=SequentialEvidence[Any])
+
+
+class StagedState(TypedDict):
+    """The stored states of both."""
+
+    whole: AnyState
+    step: AnyState
 
 
 class Staged(Generic[E]):
-    """What advancing asks for: that both say so, so that a candidate which was good before cannot live on it.
+    """Evidence for an advance: both parts must agree, so that a candidate that was good before must also be good now.
 
-    The smaller of two e-values for one claim costs no error level. Harm reads `whole`, and goes on through all steps.
+    Taking the smaller of two e-values for one claim costs no error level. Harm is judged by `whole`, through all steps.
 
     >>> from understudy.rollout.sequential.rate import RateEvidence
     >>> slow = Staged(RateEvidence)
@@ -27,25 +34,25 @@ class Staged(Generic[E]):
         self.whole, self.step = fresh(), fresh()
 
     def parts(self, *, in_step: bool) -> tuple[E, ...]:
-        """What a value is counted in: always the whole, and the step where it belongs to it."""
+        """The evidence in which a value counts: always `whole`, and `step` if the value belongs to it."""
         return (self.whole, self.step) if in_step else (self.whole,)
 
     def begin_step(self) -> None:
-        """The plan has moved on: the next advance needs evidence of its own."""
+        """Start new evidence for the next step."""
         self.step = self._fresh()
 
     def least(self, log_e: Callable[[E], float]) -> float:
-        """The smaller of both log e-values."""
+        """The smaller of the two log e-values."""
         return min(log_e(self.whole), log_e(self.step))
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
+    def state(self) -> StagedState:
+        """The stored form, as JSON values."""
         return {"whole": self.whole.state(), "step": self.step.state()}
 
-    def take(self, state: Mapping[str, Any]) -> None:
-        """Take over a stored state.
+    def take(self, state: StagedState) -> None:
+        """Restore a stored state.
 
         Raises:
-            ValueError: when its settings were others.
+            ValueError: if it was made with other settings.
         """
-        self.whole, self.step = (self._fresh().resume(state[name]) for name in ("whole", "step"))
+        self.whole, self.step = self._fresh().resume(state["whole"]), self._fresh().resume(state["step"])
