@@ -50,6 +50,16 @@ lint: $(VENV)/.ready ## check formatting, style, types and the import contract
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
+.PHONY: check
+check: export PYTHONDONTWRITEBYTECODE =
+check: models ## before a commit: format, lint, types, import contract and unit tests (under two minutes on two cores)
+	@echo "[  0 %] format" && $(VENV)/bin/ruff format --check --quiet .
+	@echo "[  2 %] lint" && $(VENV)/bin/ruff check --quiet .
+	@echo "[  5 %] import contract" && { $(VENV)/bin/lint-imports >/dev/null || $(VENV)/bin/lint-imports; }
+	@echo "[ 10 %] types" && $(VENV)/bin/mypy
+	@echo "[ 30 %] unit tests" && $(PY) -m pytest tests/unit -m "not slow" -n $$(nproc)
+	@echo "[100 %] \`make test\` runs everything else"
+
 .PHONY: chromium
 chromium: ## install Debian's Chromium for the dashboard's tests, where that can be done (as root, with apt)
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
@@ -75,8 +85,8 @@ haproxy: ## install Debian's HAProxy for the tests of several replicas, where th
 screenshots: models chromium ## play the three demo stories and take the documentation's pictures of the dashboard
 	@$(PY) docs/screenshots.py
 
-# Side by side, the fastest first; then, one after the other, those that measure a service and need the machine for themselves.
-# `TESTS=tests/unit make test` runs a part.
+# First the tests that may run side by side, the fastest first; then, one after the other, those that measure how fast a
+# service is. `TESTS=tests/integration make test` runs one folder.
 TESTS ?= tests
 PYTEST = $(PY) -m pytest $(TESTS)
 
@@ -84,7 +94,7 @@ PYTEST = $(PY) -m pytest $(TESTS)
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: test
-test: lint models chromium prometheus haproxy ## lint, types and all tests that need no GPU (about 20 minutes on two cores)
+test: lint models chromium prometheus haproxy ## everything that needs no GPU: lint, and all tests but the full-size ones (about 20 minutes on two cores)
 	@$(PYTEST) -m "not slow and not alone" -n auto
 	@$(PYTEST) -m "not slow and alone" || [ $$? = 5 ]  # 5: this part has none
 

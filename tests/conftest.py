@@ -23,7 +23,7 @@ ORDER = (
     "acceptance",
 )
 """The folders below `tests/`, fastest first: a broken unit test is reported within the first minutes."""
-ONE_BY_ONE = ("tests/matrix/", "tests/acceptance/")
+ONE_BY_ONE = ("tests/unit/rollout/", "tests/matrix/", "tests/acceptance/")
 """Each of these plays a rollout or starts a service of its own, and may run on another worker than the rest of its file."""
 TOGETHER = {
     "tests/acceptance/test_bad_input.py": "",
