@@ -41,9 +41,9 @@ def audited(service: Running, flights: list[Flight]) -> None:
         assert (found["share"], found["wait_s"]) == (50.0, 72 * 3600.0)
         return list(found["wanted"])
 
-    sample = service.wait_for(lambda: w if len(w := wanted()) > len(flights) // 5 else None)
-    time.sleep(1.5)  # as many as there will be
+    service.wait_for(lambda: counters(service).get("rows/live") == len(made))  # the list has as many as there will be
     sample = wanted()
+    assert len(sample) > len(flights) // 5
     assert set(sample) < set(made)
     first, second = sample[: len(sample) // 2], sample[len(sample) // 2 :]
     for some, left in (([name for name in made if name not in sample], sample), (second, first), (first, [])):

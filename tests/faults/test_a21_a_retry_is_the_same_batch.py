@@ -126,12 +126,19 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
 
 def test_a_label_that_waits_for_a_locked_database_is_matched(house: House, tmp_path: Path) -> None:
     """The reproduction: the records process waits for the lock, the worker stops waiting for it and writes too."""
+    writes, labels = threading.Event(), house.writers[1].labels
+
+    def announced(*arguments: Any, **options: Any) -> Any:
+        writes.set()
+        return labels(*arguments, **options)
+
+    house.writers[1].labels = announced  # type: ignore[method-assign]
     with contextlib.closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as caller:
             answer = caller.submit(house.report, report("a"))
-            house.started.wait(10)
-            time.sleep(0.5)  # both wait for the lock now
+            assert house.started.wait(10)
+            assert writes.wait(10), "the worker writes the labels itself, and both wait for the lock"
             other.execute("COMMIT")
             assert answer.result(20) == [Fate.MATCHED]
 
@@ -144,9 +151,11 @@ def test_a_label_whose_answer_was_lost_is_matched(house: House) -> None:
 
 def test_labels_whose_sender_has_gone_on_are_not_begun(house: House) -> None:
     """They waited behind other writes: their sender has stored them elsewhere, or has said that they were not."""
-    house.writer.submit(time.sleep, 0.4)
+    gone = threading.Event()
+    house.writer.submit(gone.wait, 10)
     house.stores[1].close()
     with pytest.raises(StoreError):
         house.report(report("a"))
+    gone.set()
     house.writer.submit(lambda: None).result()
     assert house.stores[0].add_labels([report("a")], received_at=1.0).fates == [Fate.MATCHED]

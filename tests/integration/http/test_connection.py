@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tests.support.waiting import until
 from understudy.http.asgi import CompleteRequest, peer
 from understudy.http.connection import GATHER_S, READ_AHEAD, Connection
 
@@ -60,6 +61,7 @@ class Taker:
     def __init__(self) -> None:
         self.direct = {b"/direct": self.take}
         self.seen: list[bytes] = []
+        self.answered: list[bytes] = []
         self.clients: list[str | None] = []
 
     def take(self, whole: CompleteRequest) -> None:
@@ -67,7 +69,11 @@ class Taker:
         self.clients.append(peer(whole.scope))
         if whole.body == b"bug":
             raise RuntimeError("as it happens")
-        answer = lambda: whole.reply(200, [(b"x-taken", b"1")], b"taken " + whole.body)  # noqa: E731
+
+        def answer() -> None:
+            whole.reply(200, [(b"x-taken", b"1")], b"taken " + whole.body)
+            self.answered.append(whole.body)
+
         if whole.body == b"later":
             asyncio.get_running_loop().call_later(0.05, answer)
         else:
@@ -95,8 +101,8 @@ class Served:
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
-        while not self.server.started:
-            time.sleep(0.005)
+        until(lambda: self.server.started or not self.thread.is_alive())
+        assert self.server.started
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
 
     def connect(self) -> socket.socket:
@@ -272,7 +278,7 @@ def test_a_body_that_comes_in_pieces_is_taken_directly(direct: tuple[Served, Tak
     got = server.exchange(LARGE[:100], LARGE[100:100_000], LARGE[100_000:] + post("/direct", b"a"), pause_s=0.002)
     with server.connect() as connection:
         connection.sendall(LARGE[:1_000])
-    time.sleep(2 * GATHER_S)
+    time.sleep(2 * GATHER_S)  # no longer than this is anything gathered; nothing must come of it
 
     assert got.count(b"x-taken: 1") == 2
     assert [len(body) for body in taker.seen] == [300_000, 1]
@@ -284,9 +290,12 @@ def test_a_server_that_stops_answers_what_has_begun_to_come(monkeypatch: pytest.
     server = Served(Taker(), Connection)
     with server.connect() as connection:
         connection.sendall(LARGE[:1_000])
-        time.sleep(0.05)
+        connections = server.server.server_state.connections
+        until(lambda: connections)
+        (served,) = connections
+        until(lambda: served._gathered)
         server.server.should_exit = True
-        time.sleep(0.3)
+        until(lambda: served._handler is None)  # the server has shut the connection down: the request is a task now
         connection.sendall(LARGE[1_000:])
         connection.settimeout(3)
         got = connection.recv(65536)
@@ -318,10 +327,11 @@ def test_a_caller_who_has_gone_is_not_told(direct: tuple[Served, Taker]) -> None
     """The answer comes to nobody, and nothing breaks."""
     server, taker = direct
     taker.seen.clear()
+    taker.answered.clear()
     with server.connect() as connection:
         connection.sendall(post("/direct", b"later"))
-        time.sleep(0.02)
-    time.sleep(0.1)
+        until(lambda: taker.seen)
+    until(lambda: taker.answered)
 
     assert taker.seen == [b"later"]
     assert server.exchange(post("/direct", b"a")).endswith(b"taken a")

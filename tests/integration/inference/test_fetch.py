@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,9 +211,11 @@ def test_a_lock_that_another_process_holds_is_waited_for(tmp_path: Path, bucket:
     source = named(f"{web.url}/poc/model.onnx", bucket / "poc/model.onnx")
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [sys.executable, "-c", HOLDER.replace("time.sleep(60)", ""), str(folder), source]
+        code = f"import fcntl; flock = fcntl.flock; fcntl.flock = lambda *a: (print('waits', flush=True), flock(*a)); {HOLDER}"
+        command = [sys.executable, "-c", code.replace("time.sleep(60)", ""), str(folder), source]
         other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
-        time.sleep(0.5)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "waits\n"
         assert web.asked == []
     assert other.communicate(timeout=30)[0]
     assert web.asked == ["/poc/model.onnx"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.waiting import eventually
 from understudy.errors import CandidateAway, InferenceError
 from understudy.inference import wire
 from understudy.inference.remote import RemoteEngine
@@ -148,9 +149,7 @@ def test_the_breaker_opens_and_closes_again(tmp_path: Path) -> None:
         with pytest.raises(InferenceError, match="down"):
             await y_of(engine, X, 0.2)
         broken = False
-        async with asyncio.timeout(5):
-            while not engine.up:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: engine.up)
         assert await y_of(engine, X, 1.0) == [[2], [4]]
         assert seen == [False, True]
 
@@ -159,18 +158,21 @@ def test_the_breaker_opens_and_closes_again(tmp_path: Path) -> None:
 
 def test_calls_under_way_when_the_process_dies_find_it_away_and_the_breaker_is_open_at_once(tmp_path: Path) -> None:
     """A closed connection is one incident (A24): no call fails by itself, and none is made until a probe is answered."""
-    dies, alive = asyncio.Event(), False
+    dies, alive, arrived = asyncio.Event(), False, 0
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal arrived
         if alive:
             await respond(reader, writer)
         else:
+            await reader.readuntil(b"\r\n\r\n")
+            arrived += 1
             await dies.wait()
 
     async def test(engine: RemoteEngine) -> None:
         nonlocal alive
         calls = [asyncio.create_task(y_of(engine, X, 5.0)) for _ in range(4)]
-        await asyncio.sleep(0.05)
+        await eventually(lambda: arrived >= len(calls))
         dies.set()
         ended = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(each) for each in ended] == [CandidateAway] * 4
@@ -179,9 +181,7 @@ def test_calls_under_way_when_the_process_dies_find_it_away_and_the_breaker_is_o
         with pytest.raises(CandidateAway):
             await y_of(engine, X, 5.0)
         alive = True
-        async with asyncio.timeout(5):
-            while not engine.up:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: engine.up)
         assert await y_of(engine, X, 1.0) == [[2], [4]]
 
     asyncio.run(with_server(tmp_path, reply, test))

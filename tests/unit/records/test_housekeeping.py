@@ -6,6 +6,7 @@ from typing import Any
 
 import prometheus_client
 
+from tests.support.waiting import eventually
 from understudy.domain import Fate, LabelReport, Outcome, Plan, Variant
 from understudy.errors import StoreError
 from understudy.inference import Reading
@@ -77,11 +78,6 @@ def run(job: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.001)
-
-
 def test_housekeeping_counts_age_from_arrival() -> None:
     """History that is replayed is not old when it arrives, whatever live requests say."""
 
@@ -92,9 +88,18 @@ def test_housekeeping_counts_age_from_arrival() -> None:
         house.store.add_observations(
             [observation("old", at=now - 9_000.0), observation("new", at=now - 10.0), replayed]
         )
+        sweeps, prune = 0, house.store.prune
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal sweeps
+            sweeps += 1
+            return prune(*arguments, **options)
+
+        house.store.prune = counted  # type: ignore[method-assign]
         house.housekeeping.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
-        await until(lambda: len(house.store.outcomes()) == 2)
-        await asyncio.sleep(0.02)
+        await eventually(lambda: len(house.store.outcomes()) == 2)
+        swept = sweeps
+        await eventually(lambda: sweeps > swept + 2)
         await house.housekeeping.close()
         assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new", "replayed"]
 
@@ -108,7 +113,7 @@ def test_the_judge_is_asked_again_after_a_failure_and_told_of_the_candidate() ->
         judge = Judge(StoreError("away"), ValueError("a bug"))
         house = House(judge)
         house.housekeeping.start(tick_s=0.001, sweep_s=3600, retention=KEEP)
-        await until(lambda: len(judge.asked) >= 3)
+        await eventually(lambda: len(judge.asked) >= 3)
         await house.housekeeping.close()
         assert set(judge.asked) == {False}
         assert house.metric("understudy_store_errors_total", call="tick") == 1
@@ -123,7 +128,7 @@ def test_traffic_is_looked_at_at_once_and_again_after_a_failure() -> None:
         looker = Looker(StoreError("away"), ValueError("a bug"))
         house = House(tracer=looker)
         house.housekeeping.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
-        await until(lambda: looker.looks >= 4)
+        await eventually(lambda: looker.looks >= 4)
         await house.housekeeping.close()
         assert house.metric("understudy_store_errors_total", call="traffic") == 1
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.waiting import eventually
 from understudy.domain import SHARE_ONE, Event, LabelReport, Outcome, Phase, Plan, Variant
 from understudy.errors import InvalidInput, NotAllowedNow, StoreError
 from understudy.observability.metrics import LATENCY_BUCKETS, Metrics, parse
@@ -208,11 +209,6 @@ def test_an_order_that_the_phase_does_not_allow_changes_nothing() -> None:
     run(main)
 
 
-async def until(true: Callable[[], bool]) -> None:
-    while not true():
-        await asyncio.sleep(0.001)
-
-
 def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
     """Within a poll, in its metrics too."""
 
@@ -221,7 +217,7 @@ def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
         two = House(one.store)
         two.control.start(0.002, 60.0)
         await one.order(25)
-        await until(lambda: two.control.plan.weight == 2_500)
+        await eventually(lambda: two.control.plan.weight == 2_500)
         assert two.control.plan == one.control.plan
         assert two.metric("understudy_rollout_weight") == 0.25
         await two.control.close()
@@ -233,8 +229,10 @@ class Slow(MemoryStore):
     """A store whose poll for the plan is under way until it is let go."""
 
     reading, may_go = threading.Event(), threading.Event()
+    polls = 0
 
     def load_plan(self) -> Plan | None:
+        self.polls += 1
         found = super().load_plan()
         if (
             threading.current_thread() is not threading.main_thread()
@@ -251,14 +249,16 @@ def test_a_poll_that_began_before_an_order_does_not_undo_it() -> None:
 
     async def main() -> None:
         house = House(Slow("r", tally))
+        assert isinstance(house.store, Slow)
         seen: list[int] = []
         house.control.on_plan = lambda plan: seen.append(plan.weight)
         house.control.start(0.002, 60.0)
-        await until(Slow.reading.is_set)
+        await eventually(Slow.reading.is_set)
         await house.order(25)
         seen.clear()
         Slow.may_go.set()
-        await asyncio.sleep(0.05)
+        polled = house.store.polls
+        await eventually(lambda: house.store.polls > polled + 2)
         assert 0 not in seen
         assert house.control.plan.weight == 2_500
         await house.control.close()
@@ -277,14 +277,14 @@ def test_a_plan_that_cannot_be_read_any_more_moves_live_traffic_off_a_trial(phas
         before = house.control.plan
         house.store.away = 10**9
         house.control.start(0.002, 0.04)
-        await asyncio.sleep(0.05)
-        assert house.control.plan is before, "the clock stands"
+        await eventually(lambda: house.store.away < 10**9 - 20)  # polls, while the clock stands
+        assert house.control.plan is before
         house.clock.advance(0.05)
-        await until(lambda: house.metric("understudy_plan_stale") == 1)
+        await eventually(lambda: house.metric("understudy_plan_stale") == 1)
         assert (house.control.plan.weight, house.control.plan.revision) == (kept, before.revision)
         assert house.metric("understudy_rollout_weight") == kept / SHARE_ONE
         house.store.away = 0
-        await until(lambda: house.metric("understudy_plan_stale") == 0)
+        await eventually(lambda: house.metric("understudy_plan_stale") == 0)
         assert house.control.plan == before
         await house.control.close()
 
@@ -316,11 +316,11 @@ def test_without_a_plan_the_primary_answers_alone_until_one_can_be_read(known: P
         followed: list[Plan] = []
         control.on_plan = followed.append
         control.start(0.002, 60.0)
-        await asyncio.sleep(0.03)
+        await eventually(lambda: store.away < 10**9 - 10)  # polls
         assert (control.plan.phase, control.plan.weight, control.plan.shadow) == (Phase.SERVING, 0, 0)
         assert stale(registry) == 1
         store.away = 0
-        await until(lambda: stale(registry) == 0)
+        await eventually(lambda: stale(registry) == 0)
         assert control.plan == store.load_plan()
         assert control.plan.phase is (known or Phase.SHADOW)
         assert followed[-1] == control.plan
@@ -355,9 +355,9 @@ def test_while_the_store_is_away_the_last_plan_stays_in_force() -> None:
         await other.order(25)
         store.away = 3
         house.control.start(0.002, 60.0)
-        await until(lambda: store.away == 0)
+        await eventually(lambda: store.away == 0)
         assert house.metric("understudy_store_errors_total", call="load_plan") >= 2
-        await until(lambda: house.control.plan.weight == 2_500)
+        await eventually(lambda: house.control.plan.weight == 2_500)
         await house.control.close()
 
     run(main)

@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 import structlog
 
 from tests.contract.stores import tally
+from tests.support.waiting import until
 from understudy.errors import ConfigurationError, StoreError
 from understudy.store import Store, reconnecting
 from understudy.store.memory import MemoryStore
@@ -37,13 +37,6 @@ class Clock:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnecting, "RETRY_S", 0.02)
-
-
-def until(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def answers(store: ReconnectingStore) -> bool:
@@ -84,10 +77,10 @@ def test_it_is_not_tried_at_every_call() -> None:
     assert door.tries <= before + 1
 
 
-def test_while_one_thread_opens_it_no_other_waits() -> None:
+def test_while_one_thread_opens_it_no_other_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     door, goes_on, begun = Door(StoreError("away")), threading.Event(), threading.Event()
+    monkeypatch.setattr(reconnecting, "RETRY_S", 0.0)
     store = ReconnectingStore(door, may_be_away=True)
-    time.sleep(0.03)
 
     def slowly() -> Store:
         begun.set()
@@ -114,11 +107,11 @@ def test_a_mistake_keeps_the_service_from_starting() -> None:
         ReconnectingStore(Door(StoreError("unable to open database file")), may_be_away=False)
 
 
-def test_a_mistake_that_is_found_later_is_said_to_whoever_asks() -> None:
+def test_a_mistake_that_is_found_later_is_said_to_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     door = Door(StoreError("away"))
+    monkeypatch.setattr(reconnecting, "RETRY_S", 0.0)
     store = ReconnectingStore(door, may_be_away=True)
     door.refusal = ConfigurationError("a newer version wrote it")
-    time.sleep(0.03)
     with pytest.raises(StoreError, match="a newer version wrote it"):
         store.load_plan()
 

@@ -4,13 +4,14 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.contract.stores import names, observation, receipt, report, stored, tally
+from tests.support.waiting import until
 from understudy.domain import Attempt, Observation, Outcome, Status
 from understudy.errors import StoreError
 from understudy.store import codec
@@ -51,13 +52,6 @@ def away() -> Away:
 
 def spooled(store: Away, folder: Path, name: str = "one", rollout: str = "flight-1", **changes: Any) -> SpoolingStore:
     return SpoolingStore(store, rollout, folder, name, **{"max_bytes": 10**6, "patience_s": 5.0} | changes)
-
-
-def until(what: Callable[[], object]) -> None:
-    end = time.monotonic() + 10
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_while_the_store_is_there_nothing_touches_the_disk(away: Away, tmp_path: Path) -> None:
