@@ -4,10 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+import understudy
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("service", "models", "loadtests")
@@ -196,3 +200,14 @@ def test_the_runtime_s_pins_are_the_developers_pins_too() -> None:
 
     assert runtime.items() <= dev.items()
     assert len(runtime) < len(dev)
+
+
+def test_the_version_is_said_in_pyproject_alone() -> None:
+    """The package reads it; the tags of images in `k8s/` and the pages follow it."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    manifests = [text for path, text in tracked().items() if path.is_relative_to(ROOT / "k8s")]
+    tags = {tag for text in manifests for tag in re.findall(r"(?:understudy:|newTag: )(\d[\d.]*)", text)}
+
+    assert understudy.__version__ == metadata.version("understudy") == version
+    assert tags == {version}
+    assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
