@@ -47,7 +47,7 @@ def test_a_guess_at_the_classes_is_there_to_be_seen(tmp_path: Path) -> None:
     text, own = initial(tmp_path, "a.onnx", "b.onnx")
 
     assert own.classes == [0, 1, 2]
-    assert "classes: [0, 1, 2] # a guess: nothing names the classes." in text
+    assert "classes: [0, 1, 2] # a guess: the models do not name the classes." in text
     assert own.goals.quality is not None
     assert own.goals.quality.loss == "brier"
 

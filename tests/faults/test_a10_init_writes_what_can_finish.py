@@ -85,7 +85,7 @@ def test_init_refuses_two_models_of_different_tasks(tmp_path: Path) -> None:
     classifier(tmp_path / "poc.onnx")
     summing(tmp_path / "better.onnx", width=2)
 
-    assert "both must do the same task to be compared" in refused("init", "poc.onnx", "better.onnx")
+    assert "only models with the same task can be compared" in refused("init", "poc.onnx", "better.onnx")
     assert not (tmp_path / "rollout.yaml").exists()
 
 
@@ -105,8 +105,8 @@ def test_init_says_in_the_file_why_there_is_no_quality_goal(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("makers", "options", "classes", "comment"),
     [
-        (["softmax without a label"] * 2, [], "[0, 1, 2]", "# a guess: nothing names the classes"),
-        (["two probabilities"] * 2, [], "[0, 1]", "# a guess: nothing names the classes"),
+        (["softmax without a label"] * 2, [], "[0, 1, 2]", "# a guess: the models do not name the classes"),
+        (["two probabilities"] * 2, [], "[0, 1]", "# a guess: the models do not name the classes"),
         (["softmax without a label"] * 2, ["--classes", "cat,dog,eel"], "[cat, dog, eel]", ""),
         (["softmax without a label"] * 2, ["--classes", "1,2,3"], "[1, 2, 3]", ""),
         (

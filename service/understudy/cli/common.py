@@ -1,9 +1,9 @@
-"""What the commands share: the application, the options, and how errors are said."""
+"""What the commands share: the application, common options, and error reporting."""
 
 import contextlib
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,24 +16,25 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Take a proof-of-concept model to production: shadow, canary, and a verdict you can replay.",
 )
+Result = TypeVar("Result")
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 File = Annotated[Path, typer.Argument(help="the rollout file")]
-Url = Annotated[str, typer.Option(help="where the service listens")]
+Url = Annotated[str, typer.Option(help="URL of the service")]
 Token = Annotated[
-    str | None, typer.Option(help="needed where tokens are configured [env: UNDERSTUDY_TOKEN]", show_default=False)
+    str | None, typer.Option(help="access token, if the service needs one [env: UNDERSTUDY_TOKEN]", show_default=False)
 ]
 SourceName = Annotated[
-    str, typer.Option("--source", help="where the history comes from: a registered data source, or module:object")
+    str, typer.Option("--source", help="data source of the history: a registered name, or module:object")
 ]
-Json = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
-Revision = Annotated[int | None, typer.Option(help="refuse when the rollout has moved on from this revision")]
-Reason = Annotated[str, typer.Option(help="why: goes into the audit log")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON")]
+Revision = Annotated[int | None, typer.Option(help="fail if the rollout is no longer at this revision")]
+Reason = Annotated[str, typer.Option(help="the reason, for the audit log")]
 
 
 @contextlib.contextmanager
-def said() -> Iterator[None]:
-    """Errors of ours are one line on stderr and exit code 1."""
+def errors_reported() -> Iterator[None]:
+    """Print an expected error as one line on stderr; exit code 1."""
     try:
         yield
     except UnderstudyError as error:
@@ -44,8 +45,8 @@ def said() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def interruptible(job: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine; Ctrl-C cancels it and it finishes what it has begun."""
+def interruptible(job: Coroutine[object, object, Result]) -> Result:
+    """Run a coroutine. Ctrl-C cancels it, and it may still clean up."""
     import asyncio
 
     try:

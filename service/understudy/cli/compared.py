@@ -1,32 +1,33 @@
-"""How a comparison of the two models is told in a terminal."""
+"""Shows the comparison of the two models' outputs."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+
+from understudy.domain import JsonObject
 
 WAYS_SHOWN = 5
 
 
-def told(comparison: Mapping[str, Any]) -> Iterator[str]:
-    """One line per part of `GET /rollout`'s `comparison`."""
+def comparison_lines(comparison: JsonObject) -> Iterator[str]:
+    """One line for each part of the `comparison` in `GET /rollout`."""
     if labels := comparison.get("labels"):
         ways = [f"{w['primary']} → {w['candidate']} {w['rows']:,}" for w in labels["ways"]]
         more = f", and {len(ways) - WAYS_SHOWN} more ways" if len(ways) > WAYS_SHOWN else ""
         which = f" ({', '.join(ways[:WAYS_SHOWN])}{more})" if ways else ""
-        yield f"labels: {labels['flips']:,} of {labels['rows']:,} rows flip, {labels['share']:.2%}{which}"
+        yield f"labels: {labels['flips']:,} of {labels['rows']:,} rows have different labels, {labels['share']:.2%}{which}"
     if p := comparison.get("probabilities"):
         most = f", at most {p['max']:.4f}" if "max" in p else ""
         # The quantiles come from a histogram, whose edges may lie beyond the largest distance.
         half, nearly_all = (min(p[name], p.get("max", p[name])) for name in ("p50", "p99"))
         yield (
-            f"probabilities: {p['mean']:.4f} apart on average (total variation), half of the rows within {half:.4f}, "
+            f"probabilities: mean distance {p['mean']:.4f} (total variation), 50 % of the rows within {half:.4f}, "
             f"99 % within {nearly_all:.4f}{most}; {p['equal']:.1%} equal"
         )
     for name, o in comparison.get("outputs", {}).items():
         line = f"{name}: {o['rows_outside']:,} of {o['rows']:,} rows outside the tolerance, {o['share']:.2%}"
         if o["mean_abs"] is not None:
-            line += f"; {o['mean_abs']:.4g} apart on average"
+            line += f"; mean difference {o['mean_abs']:.4g}"
         if "max_abs" in o:
             line += f", at most {o['max_abs']:.4g} (relative {o['max_rel']:.3g})"
-        for what, words in (("not_finite", "numbers that are not finite"), ("misshapen", "rows of another shape")):
+        for what, words in (("not_finite", "numbers that are not finite"), ("misshapen", "rows with different shapes")):
             line += f"; {o[what]:,} {words}" if o[what] else ""
         yield line

@@ -1,13 +1,13 @@
-"""The demo with its three stories."""
+"""`understudy demo`: three rollouts of the example, from real flights."""
 
 import contextlib
 import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -17,23 +17,32 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.common import app, err, interruptible, out, said
+from understudy.cli.common import app, err, errors_reported, interruptible, out
+from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError
 from understudy.offline import sources
 from understudy.offline.client import CallFailed, Client
 from understudy.runtime import programs
 
+if TYPE_CHECKING:
+    from understudy.offline.replay import ReplaySummary
+
 STORIES = {
-    "july": (7, None, "promoted", "a POC trained in winter meets July; the candidate knows half a year"),
+    "july": (
+        7,
+        None,
+        "promoted",
+        "the POC was trained on January only, the candidate on January to June; the candidate is promoted",
+    ),
     "broken": (
         7,
         "models/flight_broken",
         "aborted",
-        "the candidate's odds were corrected for a sampling that never happened",
+        "the candidate was exported with wrong probabilities; it is rolled back",
     ),
-    "october": (10, None, "", "the candidate's advantage is not there in October"),
+    "october": (10, None, "", "the candidate is no better in October; it is not promoted"),
 }
-"""Story → month, another candidate, the phase that it must end in ("" is any but promoted), and what it is about."""
+"""Story → month, candidate (None: the rollout file's), phase at the end ("": any but promoted), and description."""
 DEMO_RATE = 400.0
 WIDTH = 60
 
@@ -42,14 +51,14 @@ WIDTH = 60
 def demo(
     story: Annotated[str, typer.Option(help="july, broken or october")] = "july",
     rate: Annotated[float, typer.Option(help="flights per second")] = DEMO_RATE,
-    state_dir: Annotated[Path, typer.Option(help="where the story's store and rollout file are left")] = Path(
+    state_dir: Annotated[Path, typer.Option(help="folder for the store, the log and the rollout file")] = Path(
         ".understudy/demo"
     ),
 ) -> None:
-    """Serve the example on a free port, send a month of flights through it, and watch the judge."""
-    with said():
+    """Serve the example on a free port, replay a month of flights, and show the rollout live."""
+    with errors_reported():
         if story not in STORIES:
-            raise ConfigurationError(f"there is no story {story!r}; there are {', '.join(STORIES)}")
+            raise ConfigurationError(f"unknown story {story!r}; use one of {', '.join(STORIES)}")
         month, candidate, wanted, about = STORIES[story]
         flights = sources.find(sources.FLIGHTS).moments(month)
         folder = state_dir / f"{story}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -57,18 +66,18 @@ def demo(
         out.print(f"story {story}: {about}")
         with _service(file, folder) as url:
             summary, state, story_ = interruptible(_play(url, flights, rate))
-        _tell(state, story_, summary, file, folder)
+        _show_result(state, story_, summary, file, folder)
         ended = state["phase"] == wanted if wanted else state["phase"] != "promoted"
         if not ended or summary.failed:
             err.print(
-                f"this story should have ended {wanted or 'without a promotion'}, with no failed request",
+                f"unexpected result: this story ends {wanted or 'without a promotion'}, with no failed request",
                 style="bold red",
             )
             raise typer.Exit(1)
 
 
 def _story_file(folder: Path, candidate: str | None) -> Path:
-    """The example's rollout file, with the story's candidate and without the load test that a launch would require."""
+    """Write the example's rollout file with the story's candidate and without required load tests."""
     folder.mkdir(parents=True, exist_ok=True)
     data = yaml.safe_load(Path("rollout.yaml").read_text(encoding="utf-8"))
     data["candidate"] = candidate or data["candidate"]
@@ -85,7 +94,7 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    # A month passes in a minute: the judge looks more often too, so that the pictures have their steps.
+    # A month passes in a minute, so the judge also looks more often; otherwise the display would skip steps.
     env = {"UNDERSTUDY_TICK_MS": "150"} | os.environ | {"UNDERSTUDY_STATE_DIR": str(folder)}
     command = programs.command_line("serve", str(file), "--port", str(port))
     with (folder / "service.log").open("wb") as log:
@@ -101,7 +110,7 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
                 if client.get("/rollout")["candidate"]["up"]:
                     break
             if process.poll() is not None or time.monotonic() > until:
-                raise ConfigurationError(f"the service did not start; {folder / 'service.log'} says why")
+                raise ConfigurationError(f"the service did not start; see its log {folder / 'service.log'}")
             time.sleep(0.1)
         yield url
     finally:
@@ -111,36 +120,41 @@ def _service(file: Path, folder: Path) -> Iterator[str]:
 
 async def _play(
     url: str, flights: Sequence[sources.Moment], rate: float
-) -> tuple[Any, dict[str, Any], list[dict[str, Any]]]:
+) -> tuple["ReplaySummary", JsonObject, list[JsonObject]]:
     import asyncio
 
-    from understudy.offline.replay import Replay, settled
+    from understudy.offline.replay import Replay, ReplaySummary, settled
 
     client = Client(url)
-    state: dict[str, Any] = client.get("/rollout")
-    moment = [0.0]
-    job = Replay(url, rate=rate, progress=lambda _, at: moment.__setitem__(0, at))
-    with Live(_view(state, job.summary, len(flights), moment[0]), console=err, refresh_per_second=4) as live:
+    state: JsonObject = client.get("/rollout")
+    moment = 0.0
+
+    def progress(_: ReplaySummary, at: float) -> None:
+        nonlocal moment
+        moment = at
+
+    job = Replay(url, rate=rate, progress=progress)
+    with Live(_view(state, job.summary, len(flights), moment), console=err, refresh_per_second=4) as live:
 
         async def watch() -> None:
             nonlocal state
             while True:
                 state = await asyncio.to_thread(client.get, "/rollout")
-                live.update(_view(state, job.summary, len(flights), moment[0]))
+                live.update(_view(state, job.summary, len(flights), moment))
                 await asyncio.sleep(0.4)
 
         watching = asyncio.create_task(watch())
         summary = await job.run(flights)
         await settled(lambda: client.get("/rollout/evidence")["counters"])
-        await asyncio.sleep(2.5)  # the judge looks at what was known a moment ago
+        await asyncio.sleep(2.5)  # the judge reads what was stored before its tick
         watching.cancel()
         state = client.get("/rollout")
-        live.update(_view(state, summary, len(flights), moment[0]))
+        live.update(_view(state, summary, len(flights), moment))
     return summary, state, [e for e in client.get("/rollout/events")["events"] if e["actor"] == "judge"]
 
 
-def _view(state: Mapping[str, Any], summary: Any, total: int, at: float) -> Group:
-    """The terminal picture: where it stands, how far the month is, and a band per metric."""
+def _view(state: JsonObject, summary: "ReplaySummary", total: int, at: float) -> Group:
+    """The live display: phase, progress and a band for each metric."""
     day = time.strftime("%d %b %H:%M", time.gmtime(at)) if at else ""
     labels = state["labels"]["matched"]
     head = Text(
@@ -159,8 +173,8 @@ def _view(state: Mapping[str, Any], summary: Any, total: int, at: float) -> Grou
 _STYLE = {"advance": "green", "hold": "yellow", "rollback": "red"}
 
 
-def _band(metric: Mapping[str, Any]) -> Text:
-    """A band on a line: better on the left, worse on the right, zero in the middle, `o` the estimate."""
+def _band(metric: JsonObject) -> Text:
+    """A band from better (left) to worse (right) with zero in the middle; `o` is the estimate."""
     scale = {"errors": 0.005, "latency": 0.02}.get(metric["metric"], 0.15)
 
     def place(value: float | None) -> int:
@@ -175,7 +189,9 @@ def _band(metric: Mapping[str, Any]) -> Text:
     return Text("better " + "".join(cells) + " worse")
 
 
-def _tell(state: Mapping[str, Any], story: list[dict[str, Any]], summary: Any, file: Path, folder: Path) -> None:
+def _show_result(
+    state: JsonObject, story: list[JsonObject], summary: "ReplaySummary", file: Path, folder: Path
+) -> None:
     for event in story:
         out.print(
             Text(
@@ -184,8 +200,10 @@ def _tell(state: Mapping[str, Any], story: list[dict[str, Any]], summary: Any, f
         )
     fallbacks = sum(state["fallbacks"].values())
     out.print(Text(f"ended {state['phase']}, after {state['labels']['matched']:,} labels", style="bold"))
-    out.print(Text(f"because {state['verdict']['reason']}"))
+    out.print(Text(f"reason: {state['verdict']['reason']}"))
     out.print(
-        f"{summary.sent:,} requests, {summary.failed} failed, {fallbacks} fallbacks; the log is in {folder / 'service.log'}"
+        f"{summary.sent:,} requests, {summary.failed} failed, {fallbacks} fallbacks; log: {folder / 'service.log'}"
     )
-    out.print(f"check it: understudy verify {file} --store sqlite:///{(folder / 'understudy.db').absolute()}")
+    out.print(
+        f"to check the decisions: understudy verify {file} --store sqlite:///{(folder / 'understudy.db').absolute()}"
+    )

@@ -1,21 +1,25 @@
-"""`understudy evaluate`: models beside the goals, on data that they have not seen."""
+"""`understudy evaluate`: scores models on held-out data, against the goals."""
 
 import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, RenderableType
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.common import Json, SourceName, app, err, out, said
+from understudy.cli.common import Json, SourceName, app, err, errors_reported, out
 from understudy.errors import ConfigurationError
 from understudy.offline import sources
+
+if TYPE_CHECKING:
+    from understudy.offline.evaluate.figures import Bin, Interval
+    from understudy.offline.evaluate.judge import Evaluation, Part
 
 BAR_CHARS = 20
 SEGMENTS_SHOWN = 12
@@ -27,90 +31,96 @@ def evaluate(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="models to evaluate, the one that is there first, or a rollout file; rollout.yaml's two, if left out"
+            help="models to evaluate, the current one first, or a rollout file; default: the models of rollout.yaml"
         ),
     ] = None,
-    file: Annotated[Path, typer.Option(help="the rollout file: its goals, and its models")] = Path("rollout.yaml"),
+    file: Annotated[Path, typer.Option(help="the rollout file with the goals and the models")] = Path("rollout.yaml"),
     data: Annotated[
         Path | None,
-        typer.Option(help="CSV with a header, or one JSON object a line; the example's flights, if left out"),
+        typer.Option(help="CSV with a header, or one JSON object per line; default: the example's flights"),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="the column of --data that says what happened")] = None,
+    label: Annotated[str | None, typer.Option(help="the column of --data with the label")] = None,
     at: Annotated[
-        str | None, typer.Option(help="the column that says when: Unix seconds or ISO 8601; for months, days and drift")
+        str | None,
+        typer.Option(help="the column with the time, as Unix seconds or ISO 8601; needed for months, days and drift"),
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(help="a column whose values are segments; text inputs with few values, if left out"),
+        typer.Option(help="a column whose values are segments; default: text inputs with few values"),
     ] = None,
     predicted: Annotated[
-        str | None, typer.Option(help="the column with the training pipeline's own prediction, held against serving")
+        str | None, typer.Option(help="the column with the training pipeline's own prediction, to compare with serving")
     ] = None,
     month: Annotated[
         list[int] | None,
-        typer.Option(help="months of the example's flights; July to December, if left out", min=1, max=12),
+        typer.Option(help="months of the example's flights; default: July to December", min=1, max=12),
     ] = None,
     source: SourceName = sources.FLIGHTS,
-    html: Annotated[Path | None, typer.Option(help="write the tables to an HTML file as well")] = None,
+    html: Annotated[Path | None, typer.Option(help="also write the tables to this HTML file")] = None,
     as_json: Json = False,
 ) -> None:
-    """Score models offline on held-out data: the proof of concept against its target, the candidate beside it."""
+    """Score models offline on held-out data: the proof of concept against its target, and the candidate against both."""
     from understudy import loading
     from understudy.offline.evaluate.data import Wanted
     from understudy.offline.evaluate.run import MONTHS, EvaluationRequest, run
     from understudy.settings import read_settings
 
-    with said():
+    with errors_reported():
         if (data is None) != (label is None):
             raise ConfigurationError(
-                "--data needs --label, the column that says what happened, and --label needs --data"
+                "--data and --label belong together: --label names the column of --data with the label"
             )
         if models and models[0].endswith((".yaml", ".yml")):
             file, models = Path(models[0]), models[1:]
         settings = read_settings(rollout_file=file)
         policy = loading.load_policy(settings, for_a_clip=True) if file.exists() or not models else None
         if not models:
-            assert policy is not None  # `load_policy` has said that there is none
+            assert policy is not None  # otherwise `load_policy` has raised
             named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
             models = [loading.local(model, settings) for model in named]
         wanted = Wanted(label, at, predicted, tuple(by or ()))
         with _progress(show=not as_json) as step:
-            found = run(
+            evaluation = run(
                 EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step
             )
         if as_json:
-            print(json.dumps(found.as_dict(), indent=1))
+            print(json.dumps(evaluation.as_dict(), indent=1))
             return
-        page = Console(record=True, highlight=False, width=None if html is None else 150, file=out.file)
-        for part in _parts(found):
-            page.print(part)
-        if html is not None:
-            html.write_text(page.export_html(inline_styles=True), encoding="utf-8")
-            out.print(f"written to {html}")
+        _show(evaluation, html)
+
+
+def _show(evaluation: "Evaluation", html: Path | None) -> None:
+    """Print the tables, and write them to an HTML file if there is one."""
+    page = Console(record=True, highlight=False, width=None if html is None else 150, file=out.file)
+    for part in _parts(evaluation):
+        page.print(part)
+    if html is not None:
+        html.write_text(page.export_html(inline_styles=True), encoding="utf-8")
+        out.print(f"written to {html}")
 
 
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="a model folder, an .onnx file, or bentoml:<tag>")],
-    data: Annotated[
-        Path, typer.Argument(help="the rows it was trained on: CSV with a header, or one JSON object a line")
-    ],
+    data: Annotated[Path, typer.Argument(help="the training data: CSV with a header, or one JSON object per line")],
     at: Annotated[
         str | None,
-        typer.Option(help="the column that says when: Unix seconds or ISO 8601; days are then held against the rest"),
+        typer.Option(
+            help="the column with the time, as Unix seconds or ISO 8601; then each day is compared with the others"
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="the model folder to write; the model's own, if left out")
+        Path | None, typer.Option("--output", "-o", help="the model folder to write; default: the model's own")
     ] = None,
 ) -> None:
-    """Write reference profiles of the training data onto a model's card, so that the service can tell drift."""
+    """Write profiles of the training data to a model's card, so that the service can detect drift."""
     from understudy.inference.cards import MODEL_FILE, write_card
     from understudy.offline.evaluate.profiles import profiled
 
-    with said():
+    with errors_reported():
         folder = output or Path(model)
         if output is None and not folder.is_dir():
-            raise ConfigurationError(f"{model} is not a model folder: --output names the folder to write")
+            raise ConfigurationError(f"{model} is not a model folder: give --output, the folder to write")
         with _progress(show=True) as step:
             card, source = profiled(model, data, at, lambda rows: step("reading", rows))
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +130,10 @@ def profile(
         rows = card.training.rows if card.training else 0
         out.print(f"{folder}: profiles of {sum(i.profile is not None for i in card.inputs)} inputs from {rows:,} rows")
         if at is None:
-            out.print("without --at nothing is known of single days: drift is told by a rule of thumb", style="yellow")
+            out.print(
+                "without --at there are no profiles of single days, so drift is judged by a rule of thumb",
+                style="yellow",
+            )
 
 
 @contextlib.contextmanager
@@ -132,7 +145,7 @@ def _progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err, disable=not show, transient=True) as bar:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, TaskID] = {}
 
         def step(what: str, rows: int) -> None:
             if what not in tasks:
@@ -145,7 +158,7 @@ def _progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
         yield step
 
 
-def _parts(found: Any) -> Iterator[Any]:
+def _parts(found: "Evaluation") -> Iterator[RenderableType]:
     names = [model["name"] for model in found.models]
     yield Text(f"{found.labelled:,} labelled rows of {found.source}", style="bold")
     yield Text("\n".join([found.method, *found.notes]) + "\n", style="dim")
@@ -159,7 +172,7 @@ def _parts(found: Any) -> Iterator[Any]:
         if parts:
             yield _means(f"{found.loss} by {name}", names, parts[:SEGMENTS_SHOWN], left_out=parts[SEGMENTS_SHOWN:])
     if any(each is not None for each in found.everything.expected_accuracy):
-        yield _beliefs(found, names)
+        yield _expectations(found, names)
     for i, bins in enumerate(found.calibration):
         if bins:
             ranks = "" if found.auc[i] is None else f", AUC {found.auc[i]:.4f}"
@@ -170,27 +183,27 @@ def _parts(found: Any) -> Iterator[Any]:
             yield _calibration(bins)
     for title, lines, none in (
         ("Problems in the data", found.problems, "none found"),
-        ("Days unlike training, as the service would have rung", found.drift, "none"),
+        ("Days with drift, as the service would have raised an alarm", found.drift, "none"),
         (
             "Training/serving skew",
             found.skew,
-            "none: serving makes of every row what training does"
+            "none: serving and training agree on every row"
             if found.skew_checked
-            else "not checked: --predicted names the column with the training pipeline's own predictions",
+            else "not checked: give --predicted, the column with the training pipeline's predictions",
         ),
     ):
         yield Text(f"\n{title}", style="bold")
         yield Text("\n".join(f"- {line}" for line in lines) or none)
 
 
-def _means(title: str, names: Sequence[str], parts: Sequence[Any], left_out: Sequence[Any] = ()) -> Table:
+def _means(title: str, names: Sequence[str], parts: "Sequence[Part]", left_out: "Sequence[Part]" = ()) -> Table:
     head = ["", "rows", *(["positive"] if parts[0].base_rate is not None else []), *names]
     if len(names) > 1:
         head.append(f"{names[1]} − {names[0]}")
-    caption = f"and {len(left_out)} smaller ones (--json has all)" if left_out else None
+    caption = f"and {len(left_out)} smaller ones (--json lists all)" if left_out else None
     table = Table(*head, box=None, title=f"\n{title}", title_justify="left", caption=caption, caption_justify="left")
     for part in parts:
-        row: list[Any] = [part.name, f"{part.rows:,}"]
+        row: list[str | Text] = [part.name, f"{part.rows:,}"]
         if parts[0].base_rate is not None:
             row.append("-" if part.base_rate is None else f"{part.base_rate:.1%}")
         row += [_interval(each) for each in part.loss]
@@ -203,31 +216,33 @@ def _means(title: str, names: Sequence[str], parts: Sequence[Any], left_out: Seq
     return table
 
 
-def _interval(found: Any, sign: str = "") -> str:
+def _interval(found: "Interval", sign: str = "") -> str:
     if found.rows == 0:
         return "-"
-    whole = len(f"{abs(found.mean):.0f}")  # digits before the point: of a large loss decimals say nothing
+    whole = len(f"{abs(found.mean):.0f}")  # digits before the point; decimals of a large loss are noise
     form = f"{sign},.{4 if whole == 1 else max(0, 4 - whole)}f"
     between = "" if found.low is None else f" [{found.low:{form}}, {found.high:{form}}]"
     return f"{found.mean:{form}}{between}".replace("[", "\\[") if not sign else f"{found.mean:{form}}{between}"
 
 
-def _beliefs(found: Any, names: Sequence[str]) -> Table:
-    title = "\nWhat the models expected of their accuracy without labels, and what it was (weak evidence)"
-    head = [f"{name}: {what}" for name in names for what in ("believed", "was", "off by")]
+def _expectations(found: "Evaluation", names: Sequence[str]) -> Table:
+    title = "\nAccuracy that the models expected without labels, and their real accuracy (weak evidence)"
+    head = [f"{name}: {what}" for name in names for what in ("expected", "real", "difference")]
     table = Table("", *head, box=None, title=title, title_justify="left")
     for part in (found.everything, *found.months):
         cells = []
-        for believed, was in zip(part.expected_accuracy, part.accuracy, strict=True):
-            known = believed is not None and was.rows
-            cells += [f"{believed:.4f}", f"{was.mean:.4f}", f"{believed - was.mean:+.4f}"] if known else ["-"] * 3
+        for expected, real in zip(part.expected_accuracy, part.accuracy, strict=True):
+            if expected is None or not real.rows:
+                cells += ["-"] * 3
+            else:
+                cells += [f"{expected:.4f}", f"{real.mean:.4f}", f"{expected - real.mean:+.4f}"]
         table.add_row(part.name, *cells)
     return table
 
 
-def _calibration(bins: Sequence[Any]) -> Table:
-    """How sure the model was beside how often it happened; the light part of a bar is what it was wrong by."""
-    table = Table("rows", "said", "happened", "", box=None)
+def _calibration(bins: "Sequence[Bin]") -> Table:
+    """Predicted probability and observed frequency; the light part of a bar is the difference."""
+    table = Table("rows", "predicted", "observed", "", box=None)
     for each in bins:
         low, high = sorted((round(each.said * BAR_CHARS), round(each.happened * BAR_CHARS)))
         bar = Text("█" * low)

@@ -1,18 +1,22 @@
-"""Commands that send history through a service."""
+"""`understudy replay`: sends history through a service."""
 
 import contextlib
 import datetime
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from understudy.cli.common import Json, SourceName, Token, Url, app, err, interruptible, out, said
+from understudy.cli.common import Json, SourceName, Token, Url, app, err, errors_reported, interruptible, out
+from understudy.domain import JsonObject
 from understudy.offline import sources
 from understudy.offline.client import DEFAULT_URL, Client
+
+if TYPE_CHECKING:
+    from understudy.offline.replay import ReplaySummary
 
 
 @app.command()
@@ -20,18 +24,20 @@ def replay(
     month: Annotated[int, typer.Option(help="month of 2013", min=1, max=12)],
     url: Url = DEFAULT_URL,
     rate: Annotated[
-        float | None, typer.Option(help="requests per second; as fast as it goes, if left out", min=0.001)
+        float | None, typer.Option(help="requests per second; default: as fast as possible", min=0.001)
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first flights of the month", min=1)] = None,
-    connections: Annotated[int, typer.Option(help="requests under way at once", min=1, max=256)] = 16,
+    limit: Annotated[
+        int | None, typer.Option(help="send only this many flights from the start of the month", min=1)
+    ] = None,
+    connections: Annotated[int, typer.Option(help="concurrent requests", min=1, max=256)] = 16,
     source: SourceName = sources.FLIGHTS,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Send a month of real flights in time order, each label when it became known, and compare what the service makes of it."""
+    """Send a month of real flights in time order, each label when it became known, and check the service's counts."""
     from understudy.offline import replay as history_
 
-    with said(), Client(url, token) as client:
+    with errors_reported(), Client(url, token) as client:
         history = sources.find(source)
         client.get("/rollout")
         flights = history.moments(month, limit)
@@ -61,7 +67,7 @@ def _readings(client: Client) -> tuple[Mapping[str, float], Mapping[str, float]]
 
 
 @contextlib.contextmanager
-def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None]]:
+def _progress(total: int, *, show: bool) -> Iterator[Callable[["ReplaySummary", float], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -72,7 +78,7 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None
     with Progress(*columns, console=err, disable=not show) as bar:
         task = bar.add_task("flights", total=total, rate="")
 
-        def step(summary: Any, at: float) -> None:
+        def step(summary: "ReplaySummary", at: float) -> None:
             if summary.sent % 50 == 0 or summary.sent == total:
                 day = datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%d %b %H:%M")
                 labels = sum(summary.labels.values())
@@ -84,7 +90,7 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[[Any, float], None
         bar.update(task, completed=total)
 
 
-def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) -> dict[str, Any]:
+def _replay_json(summary: "ReplaySummary", store: Mapping[str, float], differ: list[str]) -> JsonObject:
     from understudy.observability.summaries import figures, label_figures
     from understudy.offline.replay import variants_in
 
@@ -107,7 +113,7 @@ def _replay_json(summary: Any, store: Mapping[str, float], differ: list[str]) ->
     }
 
 
-def _show_replay(summary: Any, store: Mapping[str, float], differ: list[str]) -> None:
+def _show_replay(summary: "ReplaySummary", store: Mapping[str, float], differ: list[str]) -> None:
     data = _replay_json(summary, store, differ)
     table = Table("", *data["variants"], box=None, title=None)
     rows = (
@@ -126,8 +132,8 @@ def _show_replay(summary: Any, store: Mapping[str, float], differ: list[str]) ->
     shadow = data["shadow"]
     caller = data["caller_latency_ms"]
     out.print(
-        f"{summary.sent:,} sent in {summary.seconds:.1f} s ({data['requests_per_second']:,} a second), {summary.failed} failed, "
-        f"{summary.fallbacks} fallbacks; caller's p50 {caller['p50'] or 0:.2f} ms, p99 {caller['p99'] or 0:.2f} ms"
+        f"{summary.sent:,} sent in {summary.seconds:.1f} s ({data['requests_per_second']:,} per second), {summary.failed} failed, "
+        f"{summary.fallbacks} fallbacks; caller latency p50 {caller['p50'] or 0:.2f} ms, p99 {caller['p99'] or 0:.2f} ms"
     )
     out.print("labels: " + ", ".join(f"{count:,} {name}" for name, count in summary.labels.items()))
     if shadow:

@@ -1,16 +1,20 @@
-"""The command that writes the report for those who decide."""
+"""`understudy report`: writes the report for the people who decide."""
 
 import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.common import File, Token, app, out, said
+from understudy.cli.common import File, Token, app, errors_reported, out
+from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError
 from understudy.offline.client import Client
+
+if TYPE_CHECKING:
+    from understudy.offline.report import Document, Documents
 
 
 @app.command()
@@ -19,64 +23,63 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="the HTML file to write")] = Path("report.html"),
     traffic: Annotated[
         float | None,
-        typer.Option(
-            help="predictions a second over a month, for its cost; the throughput goal if left out", min=0.001
-        ),
+        typer.Option(help="predictions per second, for the cost of a month; default: the throughput goal", min=0.001),
     ] = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(
-            help="what `understudy evaluate --json` wrote of these models; the months of their cards, if left out"
+            help="output of `understudy evaluate --json` for these models; default: the metrics on their cards"
         ),
     ] = None,
-    url: Annotated[str, typer.Option(help="ask the service there; otherwise the store is read, offline")] = "",
+    url: Annotated[str, typer.Option(help="URL of a running service; default: read the store, offline")] = "",
     store: Annotated[
-        str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
+        str,
+        typer.Option(help="the store's SQLAlchemy URL; default: UNDERSTUDY_STORE_URL, or the file in the state folder"),
     ] = "",
     token: Token = None,
 ) -> None:
-    """Write one HTML file for the people who decide: goals, evaluation, the rollout, costs, risks, who decided, what is left.
+    """Write one HTML file for the people who decide: goals, evaluation, rollout, costs, risks, decisions and open points.
 
-    It holds its styles and pictures, fetches nothing, and prints well.
+    The file is self-contained and can be printed.
     """
     from understudy.offline.report import render
 
-    with said():
+    with errors_reported():
         documents = _from_service(url, token) if url else _from_store(file, store)
         if evaluation is not None:
             documents = dataclasses.replace(documents, evaluation=_evaluated(evaluation, documents.state))
         text = render(documents, now=time.time(), traffic_rps=traffic)
         output.write_text(text, encoding="utf-8")
-        out.print(f"{output}: {len(text.encode()) / 1024:.0f} KB; open it in a browser, or print it", markup=False)
+        out.print(f"{output}: {len(text.encode()) / 1024:.0f} KB; open or print it in a browser", markup=False)
 
 
-def _evaluated(path: Path, state: Any) -> Any:
-    """An evaluation of the models that the report is about.
+def _evaluated(path: Path, state: "Document") -> JsonObject:
+    """Read an evaluation of the models in the report.
 
     Raises:
-        ConfigurationError: it is none, or it is of other models.
+        ConfigurationError: the file is no evaluation, or one of other models.
     """
     from understudy.offline.evaluate.judge import Evaluation
     from understudy.offline.report.offline import mismatch
 
     try:
-        found = Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))).as_dict()
+        evaluation = Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))).as_dict()
     except ValueError as error:
         raise ConfigurationError(
-            f"{path} is not what `understudy evaluate --json` writes: {error}; make it with `understudy evaluate --json > {path}`"
+            f"{path} is not the output of `understudy evaluate --json`: {error}; make it with `understudy evaluate --json > {path}`"
         ) from None
-    if why := mismatch(found, state):
+    if why := mismatch(evaluation, state):
         raise ConfigurationError(
-            f"{path} is of other models: {why}; `understudy evaluate --json` evaluates those of rollout.yaml"
+            f"{path} is about other models: {why}; `understudy evaluate --json` evaluates those of rollout.yaml"
         )
-    return found
+    return evaluation
 
 
-def _from_service(url: str, token: str | None) -> Any:
+def _from_service(url: str, token: str | None) -> "Documents":
     from understudy.offline.report import Documents
 
     with Client(url, token) as client:
-        events: list[Any] = []
+        events: list[Document] = []
         while page := client.get("/rollout/events", after=events[-1]["id"] if events else 0, limit=1000)["events"]:
             events += page
         return Documents(
@@ -89,7 +92,7 @@ def _from_service(url: str, token: str | None) -> Any:
         )
 
 
-def _from_store(file: Path, store_url: str) -> Any:
+def _from_store(file: Path, store_url: str) -> "Documents":
     from understudy.offline.past import look_back
     from understudy.offline.report import Documents
     from understudy.settings import read_settings
@@ -99,7 +102,7 @@ def _from_store(file: Path, store_url: str) -> Any:
     if past is None:
         raise ConfigurationError(
             f"{settings.resolved_store_url()} holds no rollout of {file} with these models and goals; "
-            "`understudy verify --list` shows what it holds, --url asks a running service"
+            "`understudy verify --list` shows its rollouts, and --url asks a running service"
         )
     return Documents(
         past["state"],

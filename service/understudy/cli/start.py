@@ -1,4 +1,4 @@
-"""Commands that start things: init, check, serve, token."""
+"""Commands that prepare and start a service: init, check, serve, serve-candidate, migrate, token, webhook-secret."""
 
 import base64
 import errno
@@ -9,27 +9,29 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.common import File, app, out, said
-from understudy.cli.compared import told
+from understudy.cli.common import File, app, errors_reported, out
+from understudy.cli.compared import comparison_lines
 from understudy.errors import ConfigurationError
 from understudy.http import auth
 from understudy.runtime import programs
 
+if TYPE_CHECKING:
+    from understudy.settings import Settings
+
 
 @app.command()
 def init(
-    poc: Annotated[Path, typer.Argument(help="the model in proof of concept: an .onnx file or a model folder")],
-    candidate: Annotated[Path, typer.Argument(help="the better one to launch")],
+    poc: Annotated[Path, typer.Argument(help="the proof of concept: an .onnx file or a model folder")],
+    candidate: Annotated[Path, typer.Argument(help="the model to launch: an .onnx file or a model folder")],
     output: Annotated[Path, typer.Option("--output", "-o", help="the rollout file to write")] = Path("rollout.yaml"),
     classes: Annotated[
         str | None,
         typer.Option(
-            help="what the classes are called, as your labels name them and in the order of the probabilities, where the models do "
-            "not say it: cat,dog or 0,1"
+            help="class names as in your labels, in the order of the probabilities, if the models have none: cat,dog or 0,1"
         ),
     ] = None,
     force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
@@ -41,17 +43,17 @@ def init(
     from understudy.loading import fields_of, subject
     from understudy.records.pairs import incomparable
 
-    with said():
+    with errors_reported():
         if output.exists() and not force:
-            raise ConfigurationError(f"{output} exists; --force overwrites it")
+            raise ConfigurationError(f"{output} exists; use --force to overwrite it")
         cards, seconds, names = starter.opened((poc, candidate), starter.names(classes))
         subjects = [subject(card, took) for card, took in zip(cards, seconds, strict=True)]
         tasks: list[str] = [card.task for card in cards]
         if set(tasks) == {BINARY, MULTICLASS}:
-            tasks = [MULTICLASS, MULTICLASS]  # one of the models knows only two of the classes
+            tasks = [MULTICLASS, MULTICLASS]  # one of the models has only two of the classes
         if tasks[0] != tasks[1] and "other" not in tasks:
             raise ConfigurationError(
-                f"{poc} is a {tasks[0]} model and {candidate} a {tasks[1]} model: both must do the same task to be compared"
+                f"{poc} is a {tasks[0]} model and {candidate} a {tasks[1]} model: only models with the same task can be compared"
             )
         fields = fields_of(*cards)
         named = poc.stem if poc.suffix else poc.name
@@ -65,8 +67,10 @@ def init(
         )
         output.write_text(text, encoding="utf-8")
         row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)
-        out.print(f"{output}: a request row has {row}", markup=False, soft_wrap=True)
-        out.print("Set the goals in it: each guess has a comment. Then: understudy check, understudy serve")
+        out.print(f"written to {output}; each row of a request has {row}", markup=False, soft_wrap=True)
+        out.print(
+            "Next: set the goals (guesses are marked in comments), then run `understudy check` and `understudy serve`"
+        )
 
 
 @app.command()
@@ -74,13 +78,11 @@ def check(
     file: File = Path("rollout.yaml"),
     rows: Annotated[
         Path | None,
-        typer.Option(
-            help="compare the models on these rows: one JSON object a line, as POST /predict takes them in `rows`"
-        ),
+        typer.Option(help="compare the models on these rows: one JSON object per line, as in `rows` of POST /predict"),
     ] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and stop")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and exit")] = False,
 ) -> None:
-    """Dry run: load, warm and compare everything that would be served, and say what is wrong."""
+    """Dry run: load, warm up and compare the models, and report problems."""
     from understudy import loading
     from understudy.cli import feasible
     from understudy.rollout.policy import json_schema
@@ -89,26 +91,26 @@ def check(
     if schema:
         print(json.dumps(json_schema(), indent=1))
         return
-    with said():
+    with errors_reported():
         settings = read_settings(rollout_file=file)
-        found = loading.examine(settings)
-        for line in found.said:
+        preflight = loading.examine(settings)
+        for line in preflight.said:
             out.print(line, markup=False, soft_wrap=True)
-        feasible.show(out, found)
-        found.refuse()
-        for line in _side_by_side(settings, rows):
+        feasible.show(out, preflight)
+        preflight.refuse()
+        for line in _comparison(settings, rows):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")
 
 
-def _side_by_side(settings: Any, rows: Path | None) -> Iterator[str]:
-    from understudy.offline import check as side_by_side
+def _comparison(settings: "Settings", rows: Path | None) -> Iterator[str]:
+    from understudy.offline import check as comparing
 
-    found = side_by_side.run(settings, rows)
-    yield f"compared on {found.rows:,} rows ({found.source}):"
-    floor = ", ".join(f"{name} {value:.3g}" for name, value in found.floor.items()) or "nothing to measure it on"
-    yield f"  noise floor, the primary beside itself in other batches and threads: {floor}; kept in {found.floor_file}"
-    for line in (*found.signature, *told(found.comparison or {})):
+    result = comparing.run(settings, rows)
+    yield f"compared on {result.rows:,} rows ({result.source}):"
+    floor = ", ".join(f"{name} {value:.3g}" for name, value in result.floor.items()) or "could not be measured"
+    yield f"  noise floor (the primary's own differences across batch sizes and threads): {floor}; saved in {result.floor_file}"
+    for line in (*result.signature, *comparison_lines(result.comparison or {})):
         yield f"  {line}"
 
 
@@ -118,37 +120,37 @@ def serve(
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="the port to listen on", envvar="PORT")] = 3000,
     workers: Annotated[
-        int | None, typer.Option(help="answering processes; the rollout file's `workers` if left out")
+        int | None, typer.Option(help="worker processes; default: `workers` of the rollout file")
     ] = None,
 ) -> None:
     """Serve a rollout until Ctrl-C."""
-    with said():
+    with errors_reported():
         if not file.is_file():
-            raise ConfigurationError(f"{file} is missing; `understudy init POC.onnx CANDIDATE.onnx` writes one")
+            raise ConfigurationError(f"{file} does not exist; `understudy init POC.onnx CANDIDATE.onnx` writes one")
         if not os.environ.get("UNDERSTUDY_TOKENS_FILE") and host != "localhost" and not auth.is_loopback(host):
             raise ConfigurationError(
-                f"without tokens the service listens on loopback only, not on {host}: `understudy token`"
+                f"without tokens the service listens on loopback only, not on {host}; make a token with `understudy token`"
             )
         _become("Understudy", file, host, port, {} if workers is None else {"UNDERSTUDY_WORKERS": str(workers)})
 
 
 def _become(service: str, file: Path, host: str, port: int, env: dict[str, str]) -> None:
-    """Replace this process by BentoML's server, so that signals reach it.
+    """Replace this process by BentoML's server, so that it receives the signals.
 
     Raises:
-        ConfigurationError: somebody listens there already.
+        ConfigurationError: the port is in use.
     """
     if in_use(host, port):
         raise ConfigurationError(
-            f"port {port} of {host} is in use: stop what listens there, or choose another with --port"
+            f"port {port} of {host} is in use: stop the process that listens there, or choose another port with --port"
         )
     env = os.environ | {"UNDERSTUDY_ROLLOUT_FILE": str(file), "BENTOML_DO_NOT_TRACK": "True"} | env
     command = programs.server(service, "--host", host, "--port", str(port))
-    os.execve(sys.executable, command, env)  # noqa: S606 - see above
+    os.execve(sys.executable, command, env)  # noqa: S606 - no shell is wanted
 
 
 def in_use(host: str, port: int) -> bool:
-    """Whether another process listens at this address. What else keeps one from listening is the server's to tell."""
+    """Whether another process listens at this address. The server reports all other problems."""
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
@@ -158,12 +160,10 @@ def in_use(host: str, port: int) -> bool:
 
 @app.command("webhook-secret")
 def webhook_secret(
-    file: Annotated[
-        Path, typer.Argument(help="the file to write; an older secret in it stays valid beside the new one")
-    ],
+    file: Annotated[Path, typer.Argument(help="the file to write; older secrets in it stay valid")],
 ) -> None:
-    """Make a secret that webhooks are signed with, and print it for the receiver."""
-    with said():
+    """Make a secret for signing webhooks, and print it for the receiver."""
+    with errors_reported():
         new = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         before = file.read_text(encoding="utf-8") if file.exists() else ""
         file.touch(mode=0o600)
@@ -178,38 +178,38 @@ def serve_candidate(
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="the port to listen on")] = 3001,
 ) -> None:
-    """Serve the candidate alone, for services that name it with UNDERSTUDY_CANDIDATE_URL. Open to whoever reaches the port."""
-    with said():
+    """Serve the candidate alone, for services with UNDERSTUDY_CANDIDATE_URL. The port has no access control."""
+    with errors_reported():
         if not file.is_file():
             raise ConfigurationError(
-                f"{file} is missing; name the rollout file of the services that ask this candidate"
+                f"{file} does not exist; give the rollout file of the services that use this candidate"
             )
         _become("Candidate", file, host, port, {})
 
 
 @app.command()
 def migrate() -> None:
-    """Make or migrate the store's tables (UNDERSTUDY_STORE_URL), as a service does at its start; others wait meanwhile."""
+    """Create or migrate the tables of the store (UNDERSTUDY_STORE_URL), as a service does when it starts."""
     from understudy.settings import read_settings
     from understudy.store import migrate as migrations
 
-    with said():
+    with errors_reported():
         before = migrations.migrate(read_settings().resolved_store_url())
-        out.print(f"migrated; the database was at revision {before}" if before else "made the tables")
+        out.print(f"the tables are up to date; they were at revision {before}" if before else "the tables were created")
 
 
 @app.command()
 def token(
-    name: Annotated[str, typer.Argument(help="who gets it: goes into the audit log")],
+    name: Annotated[str, typer.Argument(help="the owner's name, for the audit log")],
     role: Annotated[str, typer.Option(help="viewer or operator")] = "viewer",
     file: Annotated[Path, typer.Option(help="the tokens file to append to", envvar="UNDERSTUDY_TOKENS_FILE")] = Path(
         "tokens"
     ),
 ) -> None:
     """Make a token, print it once, and append its hash to the tokens file."""
-    with said():
+    with errors_reported():
         if role not in ("viewer", "operator"):
-            raise ConfigurationError(f"role {role!r} is not viewer or operator")
+            raise ConfigurationError(f"unknown role {role!r}; use viewer or operator")
         new = auth.new_token()
         line = auth.line_for(name, role, new)  # type: ignore[arg-type]  # checked above
         with file.open("a+", encoding="utf-8") as lines:

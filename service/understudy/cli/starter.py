@@ -1,4 +1,4 @@
-"""The rollout file that `understudy init` writes: as YAML, with a comment on each guess."""
+"""The rollout file that `understudy init` writes: YAML with a comment on each guess."""
 
 import json
 import textwrap
@@ -15,7 +15,7 @@ from understudy.rollout.policy import AGREEMENT, MULTILABEL, parse
 
 COMMENT_MAX_CHARS = 120
 TEMPLATE = """\
-# Written by `understudy init`. Each line that is a guess says so: set it to what your launch needs, then run `understudy check`.
+# Written by `understudy init`. Guesses are marked as such: set them to what your launch needs, then run `understudy check`.
 model: {model}
 task: {task}
 primary: {primary}
@@ -24,11 +24,11 @@ device: auto
 {classes}goals:
   error_budget: 0.05 # chance of any wrong verdict in this rollout, half for a wrong promotion and half for a wrong rollback
 {quality}\
-  errors: {{margin: 0.002}} # a guess: the candidate may fail on so many more requests, as a share
+  errors: {{margin: 0.002}} # a guess: the candidate may fail on this share of requests more than the primary
 {latency}\
-labels: {{wait: 72h, count: settled}} # a guess: how long after a prediction its label may come and still count
-# Each step lasts at least a day, since requests may differ between day and night; where they do not, leave `duration` out.
-# Time is the requests' own, so a day of history that is replayed in a minute is a day.
+labels: {{wait: 72h, count: settled}} # a guess: a label counts if it comes within this time after its prediction
+# Each step lasts at least a day, because requests may differ between day and night; if they do not, remove `duration`.
+# Time is the requests' own, so a day of history that is replayed in a minute counts as a day.
 steps:
   - shadow: 100 # the candidate rehearses on every request, and answers none
     until: {{{amount}, duration: 24h}}
@@ -44,11 +44,11 @@ steps:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the classes are called, where the models do not say it.
+    """Class names for models without them.
 
     Attributes:
-        classes: in the order of the probabilities; empty where the models name them, or have none.
-        guess: a comment, where nobody has said it.
+        classes: in the order of the probabilities; empty if the models name them or have no classes.
+        guess: a comment for the rollout file if the names are a guess.
     """
 
     classes: tuple[int | str, ...] = ()
@@ -57,11 +57,14 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """What goes into the file.
+    """The content of the file.
 
     Attributes:
-        quality: the keys of `goals.quality`; None for none. why: a comment on it. names: what the classes are called.
-        p99_ms: and `deadline_ms`: in whole milliseconds. measured: what one row takes in the slower model, in milliseconds.
+        quality: the keys of `goals.quality`; None for no such goal.
+        why: a comment on `quality`.
+        names: the class names.
+        p99_ms, deadline_ms: the latency goals.
+        measured: milliseconds that the slower model takes for one row.
     """
 
     model: str
@@ -80,7 +83,7 @@ class Starter:
         return self.quality is not None and self.quality["loss"] != DISAGREEMENT
 
     def text(self) -> str:
-        """The file."""
+        """The YAML text."""
         quality = "".join(f"  # {line}\n" for line in textwrap.wrap(self.why, COMMENT_MAX_CHARS))
         if self.quality is not None:
             keys = ", ".join(f"{name}: {_scalar(value)}" for name, value in self.quality.items())
@@ -103,25 +106,24 @@ class Starter:
         )
 
 
-def names(given: str | None) -> Names:
-    """Class names as a user gives them: whole numbers where all of them are.
+def names(text: str | None) -> Names:
+    """Parse class names; if all of them are whole numbers, they are numbers.
 
     >>> names("0,1").classes, names("cat, dog").classes, names(None).classes
     ((0, 1), ('cat', 'dog'), ())
     """
-    parts = [part.strip() for part in (given or "").split(",") if part.strip()]
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     whole = all(part.removeprefix("-").isdecimal() for part in parts)
     return Names(tuple(int(part) for part in parts) if whole else tuple(parts))
 
 
 def opened(sources: tuple[Path, Path], named: Names) -> tuple[list[Card], list[float], Names]:
-    """Both models' cards, what one row takes in each, and what their classes are called.
+    """Open both models: their cards, the seconds that each takes for one row, and their class names.
 
-    Where nothing names the classes of one model, they are taken to be those of the other, or the numbers from 0: the file says that
-    this is a guess.
+    A model without class names gets those of the other model, or numbers from 0, which the file marks as a guess.
 
     Raises:
-        ConfigurationError: when a model cannot be read, or has another number of classes.
+        ConfigurationError: a model cannot be read, or has another number of classes.
     """
     from understudy.inference.onnx import OnnxEngine
 
@@ -136,11 +138,11 @@ def opened(sources: tuple[Path, Path], named: Names) -> tuple[list[Card], list[f
         return cards, seconds, named
     known = next((card.classes for card in cards if len(card.classes) == unnamed), None)
     guess = (
-        "a guess: only one of the models names its classes, and the other is taken to have the same, in the same order"
+        "a guess: only one of the models names its classes; the other is assumed to have the same, in the same order"
     )
     if known is None:
         known = list(range(unnamed))
-        guess = "a guess: nothing names the classes. Write them as your labels do, in the order of the probabilities"
+        guess = "a guess: the models do not name the classes. Write them as in your labels, in the order of the probabilities"
     return opened(sources, Names(tuple(known), guess))
 
 
@@ -153,23 +155,23 @@ def write(
     *,
     comparable: bool = True,
 ) -> str:
-    """The text of a rollout file that can finish with these models: the first of the goals that fit the task.
+    """The text of a rollout file that can finish with these models, with the first goal that fits the task.
 
     Args:
         comparable: whether the two models' answers can be equal; see `understudy.records.pairs.incomparable`.
 
     Raises:
-        ConfigurationError: when none of them can ever be judged, naming what is in the way.
+        ConfigurationError: no goal can be judged; the message says why.
     """
     slower = max(each.seconds or 0.0 for each in models.values())
     p99_ms, deadline_ms = milliseconds(slower)
     refused = ""
-    # Failures and latency come last: they need no meaning of an answer.
+    # Only failures and latency come last: they can be judged whatever the outputs mean.
     for quality, why in (
         *_goals(task, comparable=comparable),
         (None, "No `quality` goal, so only failures and latency are judged: "),
     ):
-        reason = why if quality is not None else why + (refused or "nothing says what the outputs mean.")
+        reason = why if quality is not None else why + (refused or "the meaning of the outputs is unknown.")
         does = AGREEMENT if task == "other" and quality is not None else task
         starter = Starter(
             _model_name(model), does, *sources, quality, reason, named, p99_ms, deadline_ms, slower * 1000
@@ -183,36 +185,36 @@ def write(
 
 
 def _goals(task: str, *, comparable: bool) -> Iterator[tuple[Mapping[str, str | float], str]]:
-    """Goals for a task, the best first, each with a comment."""
+    """Goals for a task, best first, each with a comment."""
     if task == "regression":
-        why = "A guess: of 100 rows, the candidate may be farther from the truth on five more than it is nearer."
+        why = "A guess: in 100 rows, the candidate may be worse on five more rows than it is better."
         yield {"loss": "win_rate", "margin": 0.05}, why
     elif task == MULTILABEL:
-        why = "A guess: the mean Brier score of a class, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
+        why = "A guess: the mean Brier score per class, 0 (certain and right) to 1 (certain and wrong), may be this much worse."
         yield {"loss": "brier", "margin": 0.01}, why
-        why = "A guess: the share of wrong classes may be so much larger. (These models give no probabilities.)"
+        why = "A guess: the share of wrong classes may be this much larger. (These models give no probabilities.)"
         yield {"loss": "hamming", "margin": 0.01}, why
     elif task in {"binary-classification", "multiclass-classification"}:
-        why = "A guess: the mean Brier score, from 0 (sure and right) to 1 (sure and wrong), may be so much worse."
+        why = "A guess: the mean Brier score, from 0 (certain and right) to 1 (certain and wrong), may be this much worse."
         yield {"loss": "brier", "margin": 0.01}, why
-        why = "A guess: the share of wrong answers may be so much larger. (These models give no probabilities with class names.)"
+        why = "A guess: the share of wrong answers may be this much larger. (These models give no probabilities with class names.)"
         yield {"loss": "zero_one", "margin": 0.01}, why
     if comparable:
-        why = "The two models' answers are compared with each other, without labels, since nothing says what the outputs mean. A"
+        why = "The two models' answers are compared without labels, because the meaning of the outputs is unknown. A"
         yield (
             {"loss": DISAGREEMENT, "margin": 0.01},
-            f"{why} guess: they may differ on 1 of 100 rows (`compare` says by how much).",
+            f"{why} guess: they may differ on 1 of 100 rows (`compare` sets the tolerance).",
         )
 
 
 def _model_name(name: str) -> str:
-    """A name that the rollout file takes."""
+    """A name that is valid in the rollout file."""
     kept = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in name)[:64]
     return kept if kept[:1].isalnum() else f"m{kept}"[:64]
 
 
 def milliseconds(seconds: float) -> tuple[int, int]:
-    """A p99 limit and a deadline, in milliseconds, with room for a model that takes so long for one row.
+    """A p99 goal and a deadline in milliseconds, with room for a model that takes `seconds` for one row.
 
     >>> milliseconds(0.0002), milliseconds(0.180)
     ((50, 250), (720, 3600))
@@ -222,7 +224,7 @@ def milliseconds(seconds: float) -> tuple[int, int]:
 
 
 def _scalar(value: str | float) -> str:
-    """A scalar that YAML reads as what it is; a JSON string is a YAML string."""
+    """A scalar as YAML. A JSON string is a YAML string."""
     if not isinstance(value, str):
         return f"{value:g}"
     plain = value.replace("/", "a").replace("_", "a").replace("-", "a").replace(".", "a")
@@ -230,4 +232,4 @@ def _scalar(value: str | float) -> str:
 
 
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
-"""What YAML reads as something else than a string."""
+"""Words that YAML does not read as strings."""

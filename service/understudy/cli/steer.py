@@ -1,29 +1,30 @@
-"""Commands that look at a running rollout and steer it."""
+"""Commands that show and control a running rollout."""
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from understudy.cli.common import Json, Reason, Revision, Token, Url, app, err, out, said
-from understudy.cli.compared import told
+from understudy.cli.common import Json, Reason, Revision, Token, Url, app, err, errors_reported, out
+from understudy.cli.compared import comparison_lines
 from understudy.cli.funnel import compact, full
+from understudy.domain import JsonObject
 from understudy.offline.client import DEFAULT_URL, Client
 
-Force = Annotated[bool, typer.Option("--force", help="start a step without what it requires; needs a --reason")]
+Force = Annotated[bool, typer.Option("--force", help="start a step whose requirements are not met; needs a --reason")]
 _VERBS = {"advance": "advance", "hold": "hold", "rollback": "roll back"}
 _DETAILS = ("from", "from_weight", "to", "phase", "weight", "verdict", "alarm", "variant", "feature")
-"""What `history` shows of an event's details; `--json` has them all."""
+"""The details of an event that `history` shows; `--json` has all of them."""
 
 
 @app.command()
 def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -> None:
-    """Show where the rollout stands."""
-    with said(), Client(url, token) as client:
+    """Show the state of the rollout."""
+    with errors_reported(), Client(url, token) as client:
         state = client.get("/rollout")
         if as_json:
             print(json.dumps(state, indent=1))
@@ -32,13 +33,13 @@ def status(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -
 
 
 _JUDGED = {"shadow", "canary", "waiting"}
-"""Phases in which a verdict moves the rollout; in the others the reason says who ended or stopped it."""
+"""Phases in which verdicts move the rollout. In the others, the reason says who ended or stopped it."""
 
 
 @app.command()
 def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
-    """Say in sentences why the verdict is what it is."""
-    with said(), Client(url, token) as client:
+    """Explain the verdict in sentences."""
+    with errors_reported(), Client(url, token) as client:
         state = client.get("/rollout")
         verdict = state["verdict"]
         out.print(
@@ -59,55 +60,61 @@ def explain(url: Url = DEFAULT_URL, token: Token = None) -> None:
         if budget := verdict.get("error_budget"):
             out.print(
                 f"The chance of any wrong rollback in this trial stays below {budget['harm']:.2%}, that of any wrong advance "
-                f"below {budget['advance']:.2%}, however often one looks."
+                f"below {budget['advance']:.2%}, no matter how often the evidence is judged."
             )
 
 
-def _coverage(progress: Mapping[str, Any]) -> Iterator[str]:
-    """Whether labels come alike on both sides of a disagreement, and what is wrong with the split."""
+def _coverage(progress: JsonObject) -> Iterator[str]:
+    """How many labels came on each side of a disagreement, the trial, incidents, and problems with the split."""
     for side, name in (("only_candidate", "candidate"), ("only_primary", "primary")):
         if pairs := progress.get(side):
             share = progress[f"{side}_labelled"] / pairs
-            yield f"Of {pairs:,} pairs where only the {name} says the positive class, {share:.1%} have their label"
+            yield f"Of {pairs:,} pairs where only the {name} predicts the positive class, {share:.1%} have a label"
     if (trial := progress.get("trial", 1)) > 1:
         yield (
-            f"This is trial {trial}: with the last retry the evidence for harm began anew, on half of the budget before "
-            "it; the evidence for advancing went on"
+            f"This is trial {trial}: after the last retry the evidence of harm started again, with half of the previous budget; "
+            "the evidence for advancing continued"
         )
     if incidents := progress.get("incidents"):
         yield (
-            f"{incidents:,} incidents of the candidate in this trial count once each for harm; {progress['away']:,} requests "
-            "found its process away"
+            f"{incidents:,} incidents of the candidate in this trial count once each as harm; for {progress['away']:,} requests "
+            "its process was unavailable"
         )
     for doubt in progress.get("doubts", ()):
-        yield f"What was served is no evidence: {doubt}"
+        yield f"Served requests are no evidence: {doubt}"
 
 
 @app.command()
 def audit(url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False) -> None:
-    """List the predictions whose label an audit waits for, one a line: `labels.audit` in the rollout file draws them."""
-    with said(), Client(url, token) as client:
-        found = client.get("/rollout/audit")
+    """List the predictions that need a label for the audit, one per line. `labels.audit` in the rollout file draws them."""
+    with errors_reported(), Client(url, token) as client:
+        document = client.get("/rollout/audit")
         if as_json:
-            print(json.dumps(found, indent=1))
-        elif found["share"] is None:
-            err.print("there is no audit: `labels: {audit: 10}` in the rollout file draws a tenth of the predictions")
+            print(json.dumps(document, indent=1))
+        elif document["share"] is None:
+            err.print(
+                "the rollout has no audit; `labels: {audit: 10}` in the rollout file draws 10 % of the predictions"
+            )
         else:
-            for name in found["wanted"]:
+            for name in document["wanted"]:
                 print(name)
-            hours = found["wait_s"] / 3600
-            err.print(f"{len(found['wanted']):,} wait, the oldest first; each within {hours:g} hours of its prediction")
+            hours = document["wait_s"] / 3600
+            err.print(
+                f"{len(document['wanted']):,} predictions need a label, oldest first, within {hours:g} hours after the prediction"
+            )
 
 
 @app.command()
 def history(
     url: Url = DEFAULT_URL,
     token: Token = None,
-    limit: Annotated[int, typer.Option(help="at most so many events, from the first one on", min=1, max=1000)] = 50,
+    limit: Annotated[
+        int, typer.Option(help="the largest number of events, from the first one on", min=1, max=1000)
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """Show the audit log: who did what, when and why."""
-    with said(), Client(url, token) as client:
+    with errors_reported(), Client(url, token) as client:
         events = client.get("/rollout/events", limit=limit)["events"]
         if as_json:
             print(json.dumps(events, indent=1))
@@ -124,19 +131,17 @@ def history(
 @app.command("set-weight")
 def set_weight(
     weight: Annotated[
-        float, typer.Argument(help="percent of live answers that the candidate gives, 0 to 100", min=0, max=100)
+        float, typer.Argument(help="the candidate's share of live answers in percent, 0 to 100", min=0, max=100)
     ],
     reason: Reason = "",
     force: Force = False,
-    revision: Annotated[
-        int | None, typer.Option(help="refuse when the rollout has moved on from this revision")
-    ] = None,
+    revision: Annotated[int | None, typer.Option(help="fail if the rollout is no longer at this revision")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
     """Set the candidate's share of live answers by hand."""
-    with said(), Client(url, token) as client:
+    with errors_reported(), Client(url, token) as client:
         state = client.post(
             "/rollout/weight",
             {"weight": weight, "reason": reason} | ({"force": True} if force else {}),
@@ -149,9 +154,9 @@ def set_weight(
 
 
 def _order(
-    name: str, url: str, token: str | None, reason: str, revision: int | None, as_json: bool, **body: Any
+    name: str, url: str, token: str | None, reason: str, revision: int | None, as_json: bool, **body: bool
 ) -> None:
-    with said(), Client(url, token) as client:
+    with errors_reported(), Client(url, token) as client:
         state = client.post(f"/rollout/{name}", {"reason": reason, **body}, revision=revision)
         if as_json:
             print(json.dumps(state, indent=1))
@@ -161,7 +166,7 @@ def _order(
 
 @app.command()
 def promote(
-    full: Annotated[bool, typer.Option("--full", help="skip the steps that are left")] = False,
+    full: Annotated[bool, typer.Option("--full", help="skip all remaining steps")] = False,
     force: Force = False,
     reason: Reason = "",
     revision: Revision = None,
@@ -169,7 +174,7 @@ def promote(
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Go to the next step without waiting for the judge; with --full, all the way."""
+    """Go to the next step without waiting for the judge; with --full, to the promotion."""
     _order(
         "promote",
         url,
@@ -186,7 +191,7 @@ def promote(
 def pause(
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
 ) -> None:
-    """Keep the weight as it is; harm still takes the candidate off."""
+    """Stop advancing and keep the weight. A rollback is still possible."""
     _order("pause", url, token, reason, revision, as_json)
 
 
@@ -194,7 +199,7 @@ def pause(
 def resume(
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
 ) -> None:
-    """Go on after a pause."""
+    """Continue after a pause."""
     _order("resume", url, token, reason, revision, as_json)
 
 
@@ -202,7 +207,7 @@ def resume(
 def abort(
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
 ) -> None:
-    """Take the candidate off at once."""
+    """Take the candidate off immediately."""
     _order("abort", url, token, reason, revision, as_json)
 
 
@@ -210,7 +215,7 @@ def abort(
 def retry(
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
 ) -> None:
-    """Begin again after an abort or a rollback. The evidence of the same models stays."""
+    """Start again after an abort or a rollback. The evidence of the same models is kept."""
     _order("retry", url, token, reason, revision, as_json)
 
 
@@ -218,11 +223,11 @@ def retry(
 def undo(
     reason: Reason = "", revision: Revision = None, url: Url = DEFAULT_URL, token: Token = None, as_json: Json = False
 ) -> None:
-    """Take a promotion back: the old primary answers again."""
+    """Take back a promotion: the old primary answers again."""
     _order("undo", url, token, reason, revision, as_json)
 
 
-def _show(state: Mapping[str, Any]) -> None:
+def _show(state: JsonObject) -> None:
     primary, candidate = state["primary"], state["candidate"]
     out.print(
         f"{state['model']}: {state['phase']}, candidate at {state['weight']:g} %, revision {state['revision']}",
@@ -233,12 +238,12 @@ def _show(state: Mapping[str, Any]) -> None:
         up = (
             "up"
             if candidate["up"]
-            else f"down, and being probed: {candidate.get('reason') or 'it has not answered yet'}"
+            else f"unavailable, and probed until it answers: {candidate.get('reason') or 'it has not answered yet'}"
         )
         out.print(f"candidate  {candidate['name']} {candidate['version']}  {candidate['digest'][:19]}…  {up}")
     for file in state.get("files", []):
         out.print(f"file       {file['file']}: {file['problem']}", style="yellow", markup=False)
-    out.print(f"stands     {state['headline']}", markup=False)
+    out.print(f"state      {state['headline']}", markup=False)
     out.print(f"verdict    {state['verdict']['answer']}: {state['verdict']['reason']}", markup=False)
     table = Table("", *state["variants"], box=None)
     names = dict.fromkeys(name for figures in state["variants"].values() for name in figures)
@@ -259,7 +264,7 @@ def _show(state: Mapping[str, Any]) -> None:
     out.print(f"labels     {labels['matched']:,} matched{coverage}{delay}")
     for line in compact(state):
         out.print(line, markup=False)
-    for line in told(state.get("comparison", {})):
+    for line in comparison_lines(state.get("comparison", {})):
         out.print(f"compared   {line}", markup=False)
     for alarm in state["drift"]["alarms"]:
         out.print(f"drift      since {_day(alarm['since'])}: {alarm['reason']}", style="yellow", markup=False)
@@ -267,5 +272,5 @@ def _show(state: Mapping[str, Any]) -> None:
 
 
 def _day(at: float) -> str:
-    """A moment of the requests' own time."""
+    """A time of requests, in UTC."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

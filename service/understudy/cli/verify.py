@@ -1,32 +1,44 @@
-"""The command that folds the stored evidence again, and says which rollout of the store it is that it looks at."""
+"""`understudy verify`: recomputes the decisions of a stored rollout from its rows."""
 
 import datetime
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from understudy.cli.common import File, Json, app, out, said
+from understudy.cli.common import File, Json, app, errors_reported, out
+from understudy.domain import Event, JsonObject, LabelReport, Observation, Variant
 from understudy.errors import ConfigurationError
 
+if TYPE_CHECKING:  # loaded by the command
+    from understudy.rollout.evidence import EvidenceState, StoredEvidence
+    from understudy.rollout.policy import Policy
+    from understudy.rollout.scoring import Model
+    from understudy.rollout.verify import Check
+    from understudy.settings import Settings
+    from understudy.store import RolloutRecord, Store
+
 NOT_CHECKABLE = 3
-"""The exit code when nothing is wrong but some decisions rest on rows that are gone."""
-KEPT_BY_OLDER = "what it was judged by was not kept: an older version served it"
+"""Exit code if no decision differs but some depend on rows that were removed."""
+NO_IDENTITY = "its goals and models were not stored, because an older version served it"
+
+
+StoredRow: TypeAlias = tuple[int, Observation, LabelReport | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A rollout of the store, the policy to check it by, and how the rollout file's policy differs from that."""
+    """A stored rollout, the policy and models to check it with, and how the rollout file differs from that policy."""
 
-    record: Any
-    policy: Any
-    models: Mapping[Any, Any]
+    record: "RolloutRecord"
+    policy: "Policy"
+    models: "Mapping[Variant, Model]"
     differs: Sequence[str] = ()
 
 
@@ -34,23 +46,25 @@ class _Chosen:
 def verify(
     file: File = Path("rollout.yaml"),
     store: Annotated[
-        str, typer.Option(help="the store's SQLAlchemy URL; UNDERSTUDY_STORE_URL or the state folder's file")
+        str,
+        typer.Option(help="the store's SQLAlchemy URL; default: UNDERSTUDY_STORE_URL, or the file in the state folder"),
     ] = "",
     rollout: Annotated[
-        str, typer.Option(help="the rollout of the store with this key, judged as it was; its first characters will do")
+        str,
+        typer.Option(help="check the stored rollout with this key (its first characters suffice), with its own goals"),
     ] = "",
-    listed: Annotated[bool, typer.Option("--list", help="show the rollouts that the store holds, and stop")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="list the rollouts in the store and exit")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fold the stored evidence again, offline, and see whether every decision is reached again at the same row.
+    """Recompute every decision from the stored rows, offline, and compare it with the stored decision.
 
-    Exit code 0: all are. 1: one is not, or the rollout file is not what was judged by. 3: rows that retention took keep
-    some from being checked, and the others are reached again.
+    Exit code 0: all agree. 1: one differs, or the rollout file is not the one that was used. 3: all that can be checked
+    agree, but retention has removed the rows of others.
     """
     from understudy.loading import store as stores
     from understudy.settings import read_settings
 
-    with said():
+    with errors_reported():
         settings = read_settings(rollout_file=file, **({"store_url": store} if store else {}))
         records = stores.stored_rollouts(settings)
         if listed:
@@ -58,14 +72,18 @@ def verify(
             return
         chosen = _by_key(records, rollout) if rollout else _by_file(settings, records)
         if chosen.differs and not as_json:
-            out.print(f"{file} is not what {chosen.record.rollout} was judged by:", markup=False, soft_wrap=True)
+            out.print(
+                f"{file} differs from the goals and models that {chosen.record.rollout} was judged with:",
+                markup=False,
+                soft_wrap=True,
+            )
             for line in chosen.differs:
                 out.print(Text(f"  {line}", style="bold red"), soft_wrap=True)
-        found = stores.open_rollout(settings, chosen.record.rollout)
+        opened = stores.open_rollout(settings, chosen.record.rollout)
         try:
-            checks, changed = _check(found, chosen)
+            checks, changed = _check(opened, chosen)
         finally:
-            found.close()
+            opened.close()
         code = _code(checks, changed, chosen)
         if as_json:
             print(json.dumps(_as_json(checks, changed, chosen), indent=1))
@@ -75,24 +93,26 @@ def verify(
             raise typer.Exit(code)
 
 
-def _by_key(records: Sequence[Any], key: str) -> _Chosen:
+def _by_key(records: "Sequence[RolloutRecord]", key: str) -> _Chosen:
     from understudy.rollout.identity import models_of, policy_of
 
     matching = [record for record in records if record.rollout.startswith(key)]
     if len(matching) != 1:
         there = ", ".join(record.rollout for record in records) or "none"
-        raise ConfigurationError(f"{len(matching)} rollouts of the store begin with {key!r}; it holds {there}")
+        raise ConfigurationError(f"{len(matching)} rollouts in the store begin with {key!r}; the store has {there}")
     (record,) = matching
     if record.identity is None:
-        raise ConfigurationError(f"{record.rollout}: {KEPT_BY_OLDER}. Leave --rollout out, and name its rollout file")
+        raise ConfigurationError(
+            f"{record.rollout}: {NO_IDENTITY}. Check it with its rollout file instead of --rollout"
+        )
     return _Chosen(record, policy_of(record.identity), models_of(record.identity))
 
 
-def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
-    """The rollout that the file names; else the only one of its model, and what differs from it.
+def _by_file(settings: "Settings", records: "Sequence[RolloutRecord]") -> _Chosen:
+    """The rollout of the file's goals and models, otherwise the only one of its model.
 
     Raises:
-        ConfigurationError: naming what differs from each, when there are several; or that there is none.
+        ConfigurationError: there is no rollout of the model, or there are several; the message lists the differences.
     """
     from understudy import loading
     from understudy.rollout.identity import differences, identity, models_of, policy_of
@@ -104,49 +124,53 @@ def _by_file(settings: Any, records: Sequence[Any]) -> _Chosen:
     if same:
         return _Chosen(same[0], policy, models_of(now))
     where = settings.resolved_store_url()
-    known = [r for r in records if r.identity is not None and r.identity["policy"]["model"] == policy.model]
+    known = [
+        (r, r.identity) for r in records if r.identity is not None and r.identity["policy"]["model"] == policy.model
+    ]
     if not known:
         there = ", ".join(_name(record) for record in records) or "nothing"
         raise ConfigurationError(
-            f"{where} holds no rollout of {policy.model} under these goals and models ({key}). It holds {there}"
+            f"{where} has no rollout of {policy.model} with these goals and models ({key}). It has {there}"
         )
-    told = [(record, differences(record.identity, now)) for record in known]
-    if len(told) == 1:
-        ((record, differs),) = told
-        return _Chosen(record, policy_of(record.identity), models_of(record.identity), differs)
-    lines = [f"{settings.rollout_file} is none of the {len(told)} rollouts of {policy.model} in {where}:"]
-    for record, differs in told:
+    compared = [(record, identity_, differences(identity_, now)) for record, identity_ in known]
+    if len(compared) == 1:
+        ((record, identity_, differs),) = compared
+        return _Chosen(record, policy_of(identity_), models_of(identity_), differs)
+    lines = [
+        f"{settings.rollout_file} matches none of the {len(compared)} rollouts of {policy.model} in {where}. It differs from"
+    ]
+    for record, _, differs in compared:
         lines += [f"  {record.rollout} ({_since(record)}):", *(f"    {line}" for line in differs)]
-    lines.append(f"To check one as it was judged: understudy verify --rollout {told[-1][0].rollout}")
+    lines.append(f"To check one with its own goals: understudy verify --rollout {compared[-1][0].rollout}")
     raise ConfigurationError("\n".join(lines))
 
 
-def _check(store: Any, chosen: _Chosen) -> tuple[Sequence[Any], str | None]:
+def _check(store: "Store", chosen: _Chosen) -> "tuple[Sequence[Check], str | None]":
     from understudy.rollout.controller import STATE, decided_at
     from understudy.rollout.verify import verify as check
 
     state = store.load_state(STATE)
     if state is None:
-        raise ConfigurationError(f"{chosen.record.rollout} is in the store, but nothing of it was judged yet")
+        raise ConfigurationError(f"{chosen.record.rollout} is in the store, but it has not been judged yet")
     pruned = chosen.record.pruned
     return check(
         chosen.policy,
         chosen.models,
         _all_events(store),
-        state,
+        cast("StoredEvidence", state),
         _rows(store),
         pruned_to=pruned.up_to if pruned else 0,
-        kept=lambda revision: store.load_state(decided_at(revision)),
+        kept=lambda revision: cast("EvidenceState | None", store.load_state(decided_at(revision))),
     )
 
 
-def _code(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> int:
+def _code(checks: "Sequence[Check]", changed: str | None, chosen: _Chosen) -> int:
     if changed or chosen.differs or any(c.checkable and not c.agrees for c in checks):
         return 1
     return 0 if all(c.agrees for c in checks) else NOT_CHECKABLE
 
 
-def _as_json(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> dict[str, Any]:
+def _as_json(checks: "Sequence[Check]", changed: str | None, chosen: _Chosen) -> JsonObject:
     decisions = [
         {"event": c.event.kind, "id": c.event.id, "agrees": c.agrees, "checkable": c.checkable, "says": c.says}
         for c in checks
@@ -162,43 +186,41 @@ def _as_json(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> dic
     }
 
 
-def _show(checks: Sequence[Any], changed: str | None, chosen: _Chosen) -> None:
+def _show(checks: "Sequence[Check]", changed: str | None, chosen: _Chosen) -> None:
     if pruned := _pruned(chosen.record):
         out.print(Text(pruned, style="yellow"), soft_wrap=True)
     for c in checks:
         mark = (
             ("agrees  ", "green") if c.agrees else ("DIFFERS ", "bold red") if c.checkable else ("unknown ", "yellow")
         )
-        told = f"event {c.event.id}, {c.event.kind} at revision {c.event.revision}: {c.says}"
-        out.print(Text(mark[0], style=mark[1]), Text(told), sep="", soft_wrap=True)
+        line = f"event {c.event.id}, {c.event.kind} at revision {c.event.revision}: {c.says}"
+        out.print(Text(mark[0], style=mark[1]), Text(line), sep="", soft_wrap=True)
     if changed:
         out.print(Text(changed, style="bold red"))
     reached, gone = sum(c.agrees for c in checks), sum(not c.checkable for c in checks)
     if changed or reached + gone < len(checks):
-        out.print(Text("the stored evidence does not support what was decided", style="bold red"))
+        out.print(Text("the stored evidence does not support the decisions", style="bold red"))
     elif gone:
         out.print(
-            Text(
-                f"{reached} of {len(checks)} decisions reached again; {gone} cannot be checked any more", style="yellow"
-            )
+            Text(f"{reached} of {len(checks)} decisions agree; {gone} cannot be checked any more", style="yellow")
         )
     else:
-        out.print(Text(f"{len(checks)} decisions, all reached again", style="green"))
+        out.print(Text(f"{len(checks)} decisions, all agree", style="green"))
 
 
-def _pruned(record: Any) -> str | None:
+def _pruned(record: "RolloutRecord") -> str | None:
     if record.pruned is None:
         return None
     p = record.pruned
     return (
-        f"{p.rows:,} rows up to {p.up_to:,} were pruned by retention, ages counted to {_day(p.at)}; what was decided among them "
-        "cannot be folded again, and what follows is checked from the evidence kept with the first decision behind them"
+        f"retention has removed {p.rows:,} rows up to number {p.up_to:,}, last at {_day(p.at)}. Decisions among them cannot be "
+        "checked; later ones are checked from the evidence that was stored with the first decision after them"
     )
 
 
-def _list(records: Sequence[Any], *, as_json: bool) -> None:
+def _list(records: "Sequence[RolloutRecord]", *, as_json: bool) -> None:
     if as_json:
-        found = [
+        listed = [
             {
                 "rollout": r.rollout,
                 "started_at": r.started_at,
@@ -209,7 +231,7 @@ def _list(records: Sequence[Any], *, as_json: bool) -> None:
             }
             for r in records
         ]
-        print(json.dumps(found, indent=1))
+        print(json.dumps(listed, indent=1))
         return
     table = Table("rollout", "model", "primary", "candidate", "started", "phase", "revision", box=None)
     for r in records:
@@ -223,12 +245,12 @@ def _list(records: Sequence[Any], *, as_json: bool) -> None:
     out.print(table)
 
 
-def _name(record: Any) -> str:
-    model = record.identity["policy"]["model"] if record.identity else KEPT_BY_OLDER
+def _name(record: "RolloutRecord") -> str:
+    model = record.identity["policy"]["model"] if record.identity else NO_IDENTITY
     return f"{record.rollout} ({model})"
 
 
-def _since(record: Any) -> str:
+def _since(record: "RolloutRecord") -> str:
     return "not started" if record.started_at is None else f"since {_day(record.started_at)}"
 
 
@@ -236,15 +258,15 @@ def _day(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _all_events(store: Any) -> list[Any]:
-    events: list[Any] = []
+def _all_events(store: "Store") -> list[Event]:
+    events: list[Event] = []
     while page := store.events(after=events[-1].id if events else 0, limit=500):
         events += page
     return events
 
 
-def _rows(store: Any) -> Callable[[int, int, int], Iterable[Any]]:
-    def rows(after: int, upto: int, known_by: int) -> Iterator[Any]:
+def _rows(store: "Store") -> Callable[[int, int, int], Iterable[StoredRow]]:
+    def rows(after: int, upto: int, known_by: int) -> Iterator[StoredRow]:
         while after < upto:
             page = store.outcomes(after=after, limit=2_000, known_by=known_by)
             if not page:

@@ -58,7 +58,7 @@ def test_status_shows_where_the_rollout_stands() -> None:
 
     for words in (
         "flight-delay: canary, candidate at 12.5 %, revision 7",
-        "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  down, and being probed: it has not answered yet",
+        "flight_candidate 2.0.0  sha256:bbbbbbbbbbbb…  unavailable, and probed until it answers: it has not answered yet",
         "[nothing] is judged yet",
         "12,345",
         "1.2500",
@@ -169,7 +169,7 @@ def test_the_funnel_is_short_in_status_and_has_its_hints_in_explain() -> None:
     assert "rows       12,000 settled → 240 counted" in short
     assert "not counted: 11,760 request already counted" in short
     assert "11,760   not counted: request already counted. A request counts once." in full
-    assert "The oldest label that waits for its prediction came 90 seconds ago." in full
+    assert "The oldest label that waits for its prediction was received 90 seconds ago." in full
     assert "Where the labels are" not in full
 
 
@@ -387,4 +387,4 @@ def test_drift_shows_the_features_nearest_to_their_line() -> None:
     assert re.search(r"f7 +1\.75 +1\.00 +█{20} +25\.0% +50\.0% +2013-07-02 13:00", few)
     assert "f2" not in few
     assert "f2" in every
-    assert "nothing has been looked at yet" in nothing
+    assert "no requests have been compared yet" in nothing

@@ -83,7 +83,7 @@ def test_init_overwrites_only_when_it_is_told_to(tmp_path: Path) -> None:
     file = example(tmp_path)
     file.write_text("mine", encoding="utf-8")
 
-    assert "rollout.yaml exists; --force overwrites it" in refused("init", "poc.onnx", "better.onnx")
+    assert "rollout.yaml exists; use --force to overwrite it" in refused("init", "poc.onnx", "better.onnx")
     assert file.read_text(encoding="utf-8") == "mine"
     done("init", "poc.onnx", "better.onnx", "--force")
     parse(file.read_text(encoding="utf-8"))
@@ -233,7 +233,9 @@ def test_serve_refuses_to_be_reached_by_others_without_tokens(tmp_path: Path, st
     """And says how to make one; with a tokens file it is allowed."""
     example(tmp_path)
 
-    assert f"listens on loopback only, not on {host}: `understudy token`" in refused("serve", "--host", host)
+    assert f"listens on loopback only, not on {host}; make a token with `understudy token`" in refused(
+        "serve", "--host", host
+    )
     assert not started
     done("serve", "--host", host, UNDERSTUDY_TOKENS_FILE="tokens")
     assert host in started[0][0]
@@ -250,7 +252,7 @@ def test_serve_takes_any_name_of_loopback(tmp_path: Path, started: list[Any], ho
 
 def test_serve_without_a_rollout_file_says_how_to_make_one(started: list[Any]) -> None:
     """Before anything is started."""
-    assert "rollout.yaml is missing; `understudy init POC.onnx CANDIDATE.onnx` writes one" in refused("serve")
+    assert "rollout.yaml does not exist; `understudy init POC.onnx CANDIDATE.onnx` writes one" in refused("serve")
     assert not started
 
 
@@ -293,7 +295,7 @@ def test_a_token_is_appended_to_a_file_that_ends_in_the_middle_of_a_line(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["ada", "--role", "root"], "'root' is not viewer or operator"),
+        (["ada", "--role", "root"], "'root'; use viewer or operator"),
         (["Ada Lovelace"], "must be one word"),
         (["ada", "--file", "no/tokens"], "no/tokens"),
     ],

@@ -98,7 +98,7 @@ def lines(*arguments: Any, code: int) -> list[str]:
 def test_what_was_decided_is_reached_again() -> None:
     """The file is the one that was judged by."""
     key = decided(write())
-    assert lines(code=0)[-1] == "3 decisions, all reached again"
+    assert lines(code=0)[-1] == "3 decisions, all agree"
     told = json.loads(done("verify", "--json"))
     assert (told["rollout"], told["agrees"], told["policy_differs"], told["pruned"]) == (key, True, [], None)
     assert [(d["event"], d["id"]) for d in told["decisions"]] == DECIDED
@@ -110,11 +110,11 @@ def test_a_changed_margin_is_named_and_the_rollout_is_checked_as_it_was_judged()
     write(0.25, labels={"wait": 3600, "count": "on_arrival"})
     said = lines(code=1)
     assert said[:3] == [
-        f"rollout.yaml is not what {key} was judged by:",
+        f"rollout.yaml differs from the goals and models that {key} was judged with:",
         "  goals.quality.margin was 0.5, is now 0.25",
         "  labels.count was settled, is now on_arrival",
     ]
-    assert said[-1] == "3 decisions, all reached again"
+    assert said[-1] == "3 decisions, all agree"
     told = understudy("verify", "--json")
     assert told.exit_code == 1
     assert len(json.loads(told.stdout)["policy_differs"]) == 2
@@ -126,7 +126,7 @@ def test_the_rollout_that_is_asked_for_is_checked_by_its_own_policy_whatever_the
     key = decided(write())
     for path in ("rollout.yaml", "poc.onnx", "better.onnx"):
         Path(path).unlink()
-    assert lines("--rollout", key[:6], code=0)[-1] == "3 decisions, all reached again"
+    assert lines("--rollout", key[:6], code=0)[-1] == "3 decisions, all agree"
 
 
 def test_another_model_is_named_by_its_digest() -> None:
@@ -148,8 +148,8 @@ def test_among_several_rollouts_each_is_told_apart_and_one_must_be_named() -> No
     assert "goals.quality.margin was 0.5, is now 0.3" in said
     assert "goals.quality.margin was 0.4, is now 0.3" in said
     assert f"understudy verify --rollout {second}" in said
-    assert lines("--rollout", first, code=0)[-1] == "3 decisions, all reached again"
-    assert f"0 rollouts of the store begin with 'nope'; it holds {first}, {second}" in refused(
+    assert lines("--rollout", first, code=0)[-1] == "3 decisions, all agree"
+    assert f"0 rollouts in the store begin with 'nope'; the store has {first}, {second}" in refused(
         "verify", "--rollout", "nope"
     )
 
@@ -166,30 +166,30 @@ def test_the_rollouts_of_a_store_are_listed() -> None:
 def test_an_empty_store_and_an_unknown_model_are_said() -> None:
     """And looking makes no store."""
     write()
-    assert "holds no rollout of m under these goals and models" in refused("verify")
+    assert "has no rollout of m with these goals and models" in refused("verify")
     assert not Path(".understudy").exists()
     key = decided(write())
     write(model="other")
-    assert f"It holds {key} (m)" in refused("verify")
+    assert f"It has {key} (m)" in refused("verify")
 
 
 def test_a_rollout_that_an_older_version_kept_is_checked_by_its_file_alone() -> None:
     """What it was judged by is not in the store."""
     key = decided(write(), keep=False)
-    assert lines(code=0)[-1] == "3 decisions, all reached again"
+    assert lines(code=0)[-1] == "3 decisions, all agree"
     assert "an older version served it" in refused("verify", "--rollout", key)
     write(0.25)
-    assert f"It holds {key} (what it was judged by was not kept" in refused("verify")
+    assert f"It has {key} (its goals and models were not stored" in refused("verify")
 
 
 def test_pruned_rows_are_no_failure_and_no_success() -> None:
     """One decision is unknown, the others are reached again: exit code 3, and the limits are said."""
     decided(write(), rows=650)
     said = lines(code=3)
-    assert said[0].startswith("650 rows up to 650 were pruned by retention, ages counted to 1970-01-12")
+    assert said[0].startswith("retention has removed 650 rows up to number 650, last at 1970-01-12")
     assert said[1] == "unknown event 2, advance at revision 2: advance cannot be checked: its rows were pruned"
     assert said[2].startswith("agrees  event 3")
-    assert said[-1] == "2 of 3 decisions reached again; 1 cannot be checked any more"
+    assert said[-1] == "2 of 3 decisions agree; 1 cannot be checked any more"
     told = json.loads(understudy("verify", "--json").stdout)
     assert told["agrees"] is False
     assert [d["checkable"] for d in told["decisions"]] == [False, True, True]
@@ -204,7 +204,7 @@ def test_a_changed_row_is_a_failure_also_beside_pruned_ones(rows: int) -> None:
         connection.execute("UPDATE observations SET candidate_score = 0.7 WHERE seq = 1290")
         connection.commit()
     said = lines(code=1)
-    assert said[-1] == "the stored evidence does not support what was decided"
+    assert said[-1] == "the stored evidence does not support the decisions"
     assert [line[:7] for line in said if "event" in line] == ["unknown" if rows else "agrees ", "agrees ", "DIFFERS"]
 
 

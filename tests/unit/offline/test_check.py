@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from tests.support.commands import alone, done, refused
 from tests.unit.inference.test_onnx import classifier, save, summing
-from understudy.cli.compared import told
+from understudy.cli.compared import comparison_lines
 from understudy.domain import Status, Variant
 from understudy.errors import ConfigurationError
 from understudy.inference import Reading, Scores
@@ -119,8 +119,8 @@ def test_check_compares_on_the_rows_of_a_file_and_names_a_line_that_does_not_fit
     rows.write_text('{"x": [1, 2]}\n\n{"x": [3, 1]}\n')
     said = done("check", "--rows", rows)
     assert f"compared on 2 rows ({rows}):" in said
-    assert "labels: 0 of 2 rows flip, 0.00%" in said
-    assert "noise floor, the primary beside itself in other batches and threads: probabilities " in said
+    assert "labels: 0 of 2 rows have different labels, 0.00%" in said
+    assert "noise floor (the primary's own differences across batch sizes and threads): probabilities " in said
 
     rows.write_text('{"x": [1, 2]}\n{"x": "no"}\n')
     assert "rows.jsonl, line 2: x takes an array" in refused_late("check", "--rows", rows)
@@ -214,7 +214,7 @@ def test_a_comparison_is_told_in_a_line_per_part() -> None:
     ways = [{"primary": i, "candidate": i + 1, "rows": 2} for i in range(7)]
     output = {"rows": 4, "rows_outside": 1, "elements": 4, "outside": 1, "not_finite": 1, "misshapen": 2, "share": 0.25}
     lines = list(
-        told(
+        comparison_lines(
             {
                 "rows": 100,
                 "labels": {"rows": 100, "flips": 14, "share": 0.14, "ways": ways},
@@ -226,12 +226,12 @@ def test_a_comparison_is_told_in_a_line_per_part() -> None:
             }
         )
     )
-    assert lines[0].startswith("labels: 14 of 100 rows flip, 14.00% (0 → 1 2, ")
+    assert lines[0].startswith("labels: 14 of 100 rows have different labels, 14.00% (0 → 1 2, ")
     assert lines[0].endswith(", and 2 more ways)")
-    assert lines[1].startswith("probabilities: 0.1000 apart on average")
+    assert lines[1].startswith("probabilities: mean distance 0.1000")
     assert lines[2] == (
-        "v: 1 of 4 rows outside the tolerance, 25.00%; 0.5 apart on average, at most 2 (relative 0.1); "
-        "1 numbers that are not finite; 2 rows of another shape"
+        "v: 1 of 4 rows outside the tolerance, 25.00%; mean difference 0.5, at most 2 (relative 0.1); "
+        "1 numbers that are not finite; 2 rows with different shapes"
     )
     assert lines[3].startswith("w: 1 of 4 rows outside the tolerance, 25.00%; 1 numbers")
-    assert list(told({"rows": 0})) == []
+    assert list(comparison_lines({"rows": 0})) == []

@@ -262,7 +262,7 @@ def test_what_is_missing_is_said() -> None:
     """Data without a label, a label without data, models that do not read flights."""
     half = understudy("evaluate", "--data", "d.jsonl")
     assert half.exit_code == 1
-    assert "--data needs --label" in half.output
+    assert "--data and --label belong together" in half.output
 
 
 def test_models_of_something_else_need_data_of_their_own(good: Path) -> None:
@@ -286,7 +286,7 @@ def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path
     assert any("x is unlike good's training" in line for line in drift(warmer, "warmer.jsonl"))
     refused = understudy("profile", good, trained)
     assert refused.exit_code == 1
-    assert "--output names the folder" in refused.output
+    assert "give --output, the folder" in refused.output
     without = understudy("profile", tmp_path / "own", trained)
     assert "rule of thumb" in without.output
 
