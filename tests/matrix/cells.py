@@ -232,7 +232,7 @@ async def _played(
                 await service.judge()
         verdict = service.controller.verdict
         checks, changed = await asyncio.to_thread(service.verified)
-        progress = (await service.worker.control.state(candidate_up=True))["progress"]
+        progress = (await service.worker.control.state(candidate_up=True)).progress
         phase = service.plan.phase.value
         reason = verdict.reason if verdict is not None else "nothing was judged"
         return Outcome(

@@ -4,6 +4,7 @@ import datetime
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from understudy.domain import Label, LabelReport, Scalar
 from understudy.errors import InvalidInput, MalformedRequest, TooLarge
@@ -15,14 +16,21 @@ WHOLE_MAX = 2**63 - 1
 """Largest whole number that a label may be."""
 
 
-class _Item(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    prediction_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+_AT = "when the label became known, Unix seconds or RFC 3339 (not in the future, not before 2000); now if absent"
+
+
+class LabelItem(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """The label of one prediction."""
+
+    prediction_id: Annotated[str, Meta(min_length=1, max_length=64, description="from the response of the prediction")]
     label: bool | int | float | str | list[bool | int | float | str]
-    at: float | str | None = None
+    at: Annotated[float | str | None, Meta(description=_AT, examples=["2013-07-01T12:00:00Z"])] = None
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    labels: Annotated[list[_Item], msgspec.Meta(min_length=1)]
+class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """Labels, each for one prediction."""
+
+    labels: Annotated[list[LabelItem], Meta(min_length=1)]
 
 
 class FeedbackDecoder:
@@ -47,7 +55,7 @@ class FeedbackDecoder:
         self._task, self._labels_max = "agreement" if judged == "agreement" else card.task, labels_max
         widths = [width_of(output.shape) for output in card.outputs if output.role == "value"]
         self._width = widths[0] if widths else 1
-        self._decode = msgspec.json.Decoder(_Body).decode
+        self._decode = msgspec.json.Decoder(FeedbackRequest).decode
 
     def decode(self, body: bytes, now: float) -> list[LabelReport]:
         """The labels in a body; `at` (Unix seconds or RFC 3339) is when each became known, `now` where it is left out.

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from understudy import loading
 from understudy.api.access import json_object, read, require_operator, require_viewer
+from understudy.api.documents import LoadTest, LoadTestFiled, PlanSummary, RequirementState
 from understudy.api.parts import ApiParts
 from understudy.domain import Event
 from understudy.errors import InvalidInput, TooLarge
@@ -18,6 +19,7 @@ from understudy.http.responses import json_response
 from understudy.http.router import route
 from understudy.observability import host
 from understudy.rollout.loadtest import LOADTEST, Record
+from understudy.serving.plan import REASON_MAX_CHARS
 
 
 class LoadTestCalls:
@@ -60,41 +62,27 @@ class LoadTestCalls:
         parts.metrics.events.labels(event=LOADTEST).inc()
         return json_response(filed)
 
-    def _file(self, record: Record, actor: str) -> dict[str, object]:
+    def _file(self, record: Record, actor: str) -> LoadTestFiled:
         parts = self._parts
-        event = parts.store.append_event(
-            Event(
-                parts.clock.now(),
-                LOADTEST,
-                actor,
-                record.summary()[:2_000],
-                parts.control.plan.revision,
-                record.model_dump(mode="json"),
-            )
-        )
-        return {"event": event.id, **self._requirement()}
+        details, revision = record.model_dump(mode="json"), parts.control.plan.revision
+        event = Event(parts.clock.now(), LOADTEST, actor, record.summary()[:REASON_MAX_CHARS], revision, details)
+        return LoadTestFiled(event=parts.store.append_event(event).id, **self._requirement())
 
-    def _requirement(self) -> dict[str, object]:
+    def _requirement(self) -> RequirementState:
         requirements = self._parts.requirements
         met = LOADTEST in requirements.met()
         return {"required": requirements.asked, "met": met, "reason": requirements.missing()}
 
-    def _state(self) -> dict[str, object]:
+    def _state(self) -> LoadTest:
         parts = self._parts
-        supervisor = int(loading.run_dir(parts.settings).name)
         plan = parts.control.plan
-        return {
-            "model": parts.policy.model,
-            "setup": parts.requirements.setup.model_dump(),
-            "goals": parts.requirements.goals.model_dump(),
+        return LoadTest(
+            model=parts.policy.model,
+            setup=parts.requirements.setup.model_dump(),
+            goals=parts.requirements.goals.model_dump(),
+            last=parts.requirements.last(),
+            plan=PlanSummary(plan.phase.value, plan.weight / 100, plan.shadow / 100, plan.revision),
+            deadline_ms=parts.policy.goals.latency.deadline_ms,
+            usage=host.usage(int(loading.run_dir(parts.settings).name)),
             **self._requirement(),
-            "last": parts.requirements.last(),
-            "plan": {
-                "phase": plan.phase.value,
-                "weight": plan.weight / 100,
-                "shadow": plan.shadow / 100,
-                "revision": plan.revision,
-            },
-            "deadline_ms": parts.policy.goals.latency.deadline_ms,
-            "usage": host.usage(supervisor),
-        }
+        )

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from understudy.api.access import json_object, read, require_operator
 from understudy.api.parts import ApiParts
+from understudy.documents import Rollout
 from understudy.errors import InvalidInput, MalformedRequest
 from understudy.http.asgi import encode, require_json
 from understudy.http.responses import tag_of
@@ -33,7 +34,7 @@ class OrderCalls:
         state: the document of `GET /rollout`, which every order answers with.
     """
 
-    def __init__(self, parts: ApiParts, state: Callable[[], Awaitable[dict[str, object]]]) -> None:
+    def __init__(self, parts: ApiParts, state: Callable[[], Awaitable[Rollout]]) -> None:
         self._parts, self._state = parts, state
 
     def routes(self) -> Sequence[Route]:
@@ -82,14 +83,7 @@ class OrderCalls:
         """The state after an order, in full whatever the client has cached."""
         state = await self._state()
         body = encode(state)
-        return Response(body, headers={"etag": tag_of(body, revision_of(state))}, media_type="application/json")
-
-
-def revision_of(state: dict[str, object]) -> int:
-    """The revision in the document of `GET /rollout`."""
-    revision = state["revision"]
-    assert isinstance(revision, int)
-    return revision
+        return Response(body, headers={"etag": tag_of(body, state.revision)}, media_type="application/json")
 
 
 def _reject_unknown(options: dict[str, object], known: set[str], names: str) -> None:

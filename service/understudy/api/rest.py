@@ -17,7 +17,7 @@ from understudy.api.predict import Predict
 from understudy.api.rollout import RolloutCalls
 from understudy.api.v2.infer import Infer, protocol_error
 from understudy.api.v2.metadata import ProtocolV2
-from understudy.domain import Variant
+from understudy.domain import JsonObject, Variant
 from understudy.errors import InvalidInput, NotReady
 from understudy.http.asgi import DirectHandler, ErrorFormat, require_json
 from understudy.http.responses import json_response
@@ -35,9 +35,7 @@ class Rest:
         base_document: BentoML's own OpenAPI document.
     """
 
-    def __init__(
-        self, parts: ApiParts, ready: Callable[[], bool], base_document: Callable[[], Mapping[str, object]]
-    ) -> None:
+    def __init__(self, parts: ApiParts, ready: Callable[[], bool], base_document: Callable[[], JsonObject]) -> None:
         self._parts, self._ready, self._base_document = parts, ready, base_document
         self._feedback = FeedbackDecoder(
             parts.cards[Variant.PRIMARY],

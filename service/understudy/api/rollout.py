@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from understudy.api.access import actor, read, require_viewer
+from understudy.api.documents import Access, ArgoMeasurement, ArgoVerdict, Gate
 from understudy.api.parts import ApiParts
+from understudy.documents import FileChange, Rollout
+from understudy.domain import Phase
 from understudy.errors import Forbidden, MalformedRequest
 from understudy.http.asgi import encode
 from understudy.http.responses import has_tag, json_response, tag_of, tagged
@@ -42,21 +44,22 @@ class RolloutCalls:
             route("/rollout/gate", self.gate, "POST"),
         ]
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> Rollout:
         """The document of `GET /rollout`."""
         slots = self._parts.slots
         state = await self._parts.control.state(candidate_up=slots.remote_up)
-        if state["candidate"] is not None:
+        if state.candidate is not None:
             remote = slots.remote
-            state["candidate"]["reason"] = None if remote is None or remote.up else remote.why
-        return state | {"files": [each.as_dict() for each in self._parts.files.changed]}
+            state.candidate.reason = None if remote is None or remote.up else remote.why
+        state.files = [FileChange(each.role, each.file, each.problem) for each in self._parts.files.changed]
+        return state
 
     async def rollout(self, request: Request) -> Response:
         """`GET /rollout`."""
         require_viewer(self._parts, request)
         state = await self.state()
         body = encode(state)
-        return tagged(request, body, tag_of(body, state["revision"]))
+        return tagged(request, body, tag_of(body, state.revision))
 
     async def events(self, request: Request) -> Response:
         """`GET /rollout/events?after=&limit=`."""
@@ -101,7 +104,7 @@ class RolloutCalls:
     async def access(self, request: Request) -> Response:
         """`GET /rollout/access`: the caller's name and role."""
         user = actor(self._parts, request)
-        return json_response({"name": user.name, "role": user.role, "tokens": self._parts.tokens.configured})
+        return json_response(Access(name=user.name, role=user.role, tokens=self._parts.tokens.configured))
 
     async def drift(self, request: Request) -> Response:
         """`GET /rollout/drift`."""
@@ -112,17 +115,18 @@ class RolloutCalls:
         """`GET /rollout/verdict`, for Argo Rollouts' web metric. Neither ok nor inconclusive means failure."""
         require_viewer(self._parts, request)
         state = await self.state()
-        verdict, phase = state["verdict"]["answer"], state["phase"]
-        bad = verdict == "rollback" or phase == "aborted"
-        good = verdict == "advance" or phase == "promoted"
-        data = {"ok": good and not bad, "inconclusive": not good and not bad, "reason": state["verdict"]["reason"]}
-        return json_response({"data": data})
+        answer, reason = state.verdict["answer"], state.verdict["reason"]
+        bad = answer == "rollback" or state.phase is Phase.ABORTED
+        good = answer == "advance" or state.phase is Phase.PROMOTED
+        measurement = ArgoMeasurement(ok=good and not bad, inconclusive=not good and not bad, reason=reason)
+        return json_response(ArgoVerdict(data=measurement))
 
     async def gate(self, request: Request) -> Response:
         """`POST /rollout/gate`, for Flagger's webhooks: 200 to continue, 403 with the reason to stop."""
         require_viewer(self._parts, request)
         await read(self._parts, request)
         state = await self.state()
-        if state["verdict"]["answer"] == "rollback" or state["phase"] in {"aborted", "paused"}:
-            raise Forbidden(f"{state['phase']}: {state['verdict']['reason']}")
-        return json_response({"phase": state["phase"], "reason": state["verdict"]["reason"]})
+        reason = state.verdict["reason"]
+        if state.verdict["answer"] == "rollback" or state.phase in {Phase.ABORTED, Phase.PAUSED}:
+            raise Forbidden(f"{state.phase}: {reason}")
+        return json_response(Gate(phase=state.phase, reason=reason))

@@ -9,11 +9,11 @@ with the events that it tells: so an alarm is told once, whoever dies.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import structlog
 
 from understudy.clock import Clock
+from understudy.documents import Drift
 from understudy.domain import Variant
 from understudy.drift.gather import Gatherer, watched_by
 from understudy.drift.leader import STATE, Lookout
@@ -68,19 +68,19 @@ class DriftMonitor:
         with contextlib.suppress(StoreError):
             await asyncio.to_thread(self._gatherer.flush)
 
-    def shown(self) -> dict[str, Any]:
-        """The body of `GET /rollout/drift`: what whoever leads has kept. Blocks."""
+    def shown(self) -> Drift:
+        """The document of `GET /rollout/drift`, as the leader kept it last. Blocks."""
         notes = ["estimates are what the models' own probabilities say: no evidence, and nothing is decided by them"]
         if not self.layout.watched:
             notes = ["no card has a reference profile: `understudy profile` makes one from training data"]
         state = self._store.load_state(STATE) or {"window": None, "alarms": [], "readings": [], "estimates": {}}
-        return {
-            "window": state["window"],
-            "alarms": state["alarms"],
-            "features": state["readings"],
-            "estimates": state["estimates"],
-            "notes": notes,
-        }
+        return Drift(
+            window=state["window"],
+            alarms=state["alarms"],
+            features=state["readings"],
+            estimates=state["estimates"],
+            notes=notes,
+        )
 
     async def _run(self, revision: Callable[[], int]) -> None:
         while True:

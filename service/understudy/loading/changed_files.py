@@ -49,10 +49,6 @@ class Changed:
     file: str
     problem: str
 
-    def as_dict(self) -> dict[str, str]:
-        """As JSON has it."""
-        return {"role": self.role, "file": self.file, "problem": self.problem}
-
 
 class StartFiles:
     """The files of the start. `look` blocks, and is called by one thread at a time.

@@ -15,7 +15,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from understudy.clock import Clock
+from understudy.documents import Traffic, TrafficPoint
 from understudy.domain import Variant
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.observability.summaries import figures
@@ -109,13 +112,13 @@ def point(grown: Mapping[str, float], since: float, until: float) -> dict[str, A
     return found
 
 
-def shown(kept: Mapping[str, Any] | None, span: str, after: float) -> dict[str, Any]:
-    """The body of `GET /rollout/traffic`: the points of a span that end after `after`, and how many there can be."""
+def shown(kept: Mapping[str, Any] | None, span: str, after: float) -> Traffic:
+    """The document of `GET /rollout/traffic`: the points of a span that end after `after`, and their largest number."""
     if kept is None:
-        return {"span": span, "interval_s": None, "points_max": None, "points": []}
+        return Traffic(span=span, interval_s=None, points_max=None, points=[])
     length = kept["interval_s"] * (COARSE if span == "long" else 1)
-    points = [each for each in kept[span] if each["to"] > after]
-    return {"span": span, "interval_s": length, "points_max": kept["points_max"], "points": points}
+    points = msgspec.convert([each for each in kept[span] if each["to"] > after], list[TrafficPoint])
+    return Traffic(span=span, interval_s=length, points_max=kept["points_max"], points=points)
 
 
 class Tracer:

@@ -4,6 +4,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
+
 from understudy import loading
 from understudy.domain import Event, Variant
 from understudy.loading.store import open_rollout, stored_rollouts
@@ -42,8 +44,8 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
         fields = loading.fields_of(cards[Variant.PRIMARY], cards.get(Variant.CANDIDATE))
         return {
             "rollout": rollout,
-            "state": shown(policy, cards, plan, known, dict.fromkeys(Variant, True)),
-            "policy": about(policy, fields, [], cards),
+            "state": msgspec.to_builtins(shown(policy, cards, plan, known, dict.fromkeys(Variant, True))),
+            "policy": msgspec.to_builtins(about(policy, fields, [], cards)),
             "evidence": {"bands": bands_of(store)},
             "events": [asdict(event) | {"details": dict(event.details)} for event in _events(store)],
             "drift": {"alarms": drift["alarms"], "features": drift["readings"]} if drift else None,

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from understudy.clock import Clock
+from understudy.documents import Audit, Events, Evidence, Rollout, Traffic
 from understudy.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from understudy.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from understudy.inference.cards import Card
@@ -177,7 +178,7 @@ class Control:
             f"the step `{name}` requires a load test: {why}; or force the order, with a reason for the log"
         )
 
-    async def state(self, *, candidate_up: bool) -> dict[str, Any]:
+    async def state(self, *, candidate_up: bool) -> Rollout:
         """The body of `GET /rollout`."""
         known = await asyncio.to_thread(known_to, self._store, self.plan, self._clock.now())
         up = {Variant.PRIMARY: self.primary_up(), Variant.CANDIDATE: candidate_up}
@@ -188,30 +189,30 @@ class Control:
         counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
         return {"revision": self.plan.revision, "counters": dict(counters), "points": (kept or {}).get("points", 0)}
 
-    async def evidence(self) -> dict[str, Any]:
+    async def evidence(self) -> Evidence:
         """The body of `GET /rollout/evidence`: the counters that the figures come from, and the bands over time."""
         counters, bands = await asyncio.to_thread(lambda: (self._store.counters(), bands_of(self._store)))
-        return {"revision": self.plan.revision, "counters": dict(counters), "bands": bands}
+        return Evidence(revision=self.plan.revision, counters=dict(counters), bands=bands)
 
-    async def traffic(self, span: str, after: float) -> dict[str, Any]:
+    async def traffic(self, span: str, after: float) -> Traffic:
         """The body of `GET /rollout/traffic`."""
         kept = await asyncio.to_thread(self._store.load_state, timeline.STATE)
         return timeline.shown(kept, span, after)
 
-    async def audit(self) -> dict[str, Any]:
+    async def audit(self) -> Audit:
         """The body of `GET /rollout/audit`."""
         kept = await asyncio.to_thread(self._store.load_state, SHOWN)
         share = self.policy.labels.audit
-        return {
-            "share": None if share is None else share * 100 / SHARE_ONE,
-            "wait_s": self.policy.labels.wait,
-            "wanted": kept["wanted"] if kept else [],
-        }
+        return Audit(
+            share=None if share is None else share * 100 / SHARE_ONE,
+            wait_s=self.policy.labels.wait,
+            wanted=kept["wanted"] if kept else [],
+        )
 
-    async def events(self, after: int, limit: int) -> dict[str, Any]:
+    async def events(self, after: int, limit: int) -> Events:
         """The body of `GET /rollout/events`."""
         found = await asyncio.to_thread(lambda: self._store.events(after=after, limit=limit))
-        return {"events": [{**dataclasses.asdict(event), "details": dict(event.details)} for event in found]}
+        return Events(events=[dataclasses.replace(event, details=dict(event.details)) for event in found])
 
     def _follow(self, plan: Plan) -> None:
         self.plan = plan

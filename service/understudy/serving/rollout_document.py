@@ -1,10 +1,13 @@
-"""The body of `GET /rollout`: a rollout as people see it, of what the store has."""
+"""The document of `GET /rollout`, from what the store has."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
-from understudy.domain import DRIFT_STATE, SHARE_ONE, Event, Plan, Variant
+import msgspec
+
+from understudy.documents import Comparison, DriftSummary, LabelFigures, ModelStatus, RehearsalCounts, Rollout
+from understudy.domain import DRIFT_STATE, SHARE_ONE, Event, JsonObject, Plan, Variant
 from understudy.inference.cards import Card
 from understudy.observability.summaries import figures, label_figures, part_of
 from understudy.records.pairs import COMPARED
@@ -19,29 +22,31 @@ from understudy.rollout.policy import Policy
 from understudy.store import Store, WaitingLabels
 
 STRAY_S = 60.0
-"""A label that has waited for its prediction this long matches nothing: records are stored within a second or so."""
+"""A label that has waited this long for its prediction counts as matching nothing: records are stored within about a second."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """What the store has of a rollout, for people to look at.
+    """What the store has of a rollout.
 
     Attributes:
-        kept: what the judge kept last; drift: likewise of drift; None where there is none.
-        decision: the event that put the plan in force. waiting: labels that wait for their prediction.
+        kept: the state that the judge kept last, or None.
+        drift: the state of drift that was kept last, or None.
+        decision: the event that put the plan in force.
+        waiting: labels that wait for their prediction.
         now: when this was read.
     """
 
     kept: ShownState | None
     counters: Mapping[str, float]
-    drift: Mapping[str, Any] | None
+    drift: JsonObject | None
     decision: Event | None
     waiting: WaitingLabels
     now: float
 
 
 def known_to(store: Store, plan: Plan, now: float) -> Known:
-    """Read it. Blocks. The counters last, so that no row is looked at that is not counted yet."""
+    """Read it from the store. Blocks. Counters are read last, so that every row in the other states is counted."""
     kept, drift = cast("ShownState | None", store.load_state(SHOWN)), store.load_state(DRIFT_STATE)
     waiting = store.waiting_labels(received_before=now - STRAY_S)
     return Known(kept, store.counters(), drift, store.decision(plan.revision), waiting, now)
@@ -49,52 +54,47 @@ def known_to(store: Store, plan: Plan, now: float) -> Known:
 
 def shown(
     policy: Policy, cards: Mapping[Variant, Card], plan: Plan, known: Known, up: Mapping[Variant, bool]
-) -> dict[str, Any]:
-    """The body of `GET /rollout`, of what the store has.
+) -> Rollout:
+    """The document of `GET /rollout`.
 
     Args:
-        up: whether each variant can be asked.
+        up: whether each variant can answer.
     """
-    kept, counters, drift = known.kept, known.counters, known.drift
+    kept, counters, drift, waiting = known.kept, known.counters, known.drift, known.waiting
     verdict = current(plan, kept, known.decision)
     names = {variant: card.name for variant, card in cards.items()}
     read = kept.get("funnel") if kept else None
-    waiting = known.waiting
     orders = TABLE[plan.phase]
-    return {
-        "model": policy.model,
-        "phase": plan.phase.value,
-        "step": plan.step,
-        "weight": plan.weight * 100 / SHARE_ONE,
-        "shadow_share": plan.shadow * 100 / SHARE_ONE,
-        "primary": _who(cards, up, Variant.PRIMARY),
-        "candidate": _who(cards, up, Variant.CANDIDATE),
-        "headline": headline(plan, verdict, known.decision, names[Variant.PRIMARY], names.get(Variant.CANDIDATE)),
-        "verdict": verdict,
-        "metrics": kept["metrics"] if kept else [],
-        "variants": {variant.value: figures(counters, variant) for variant in Variant},
-        "labels": label_figures(counters)
-        | {
-            "funnel": funnel.labels(read, counters, waiting.count, waiting.stray),
-            "oldest_waiting_s": None if waiting.oldest is None else max(known.now - waiting.oldest, 0.0) // 60 * 60,
-        },
-        "funnel": funnel.rows(read, counters),
-        "progress": kept["progress"] if kept else None,
-        "shadow": {
-            name: int(counters.get(f"shadow/{name}", 0)) for name in ("sent", "compared", "dropped", "failed", "late")
-        },
-        "comparison": compared(ComparisonSums(part_of(counters, COMPARED))),
-        "fallbacks": {k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
-        "allowed": [order.value for order in PEOPLE if order in orders],
-        "drift": {"alarms": drift["alarms"] if drift else []},
-        "trial": plan.trial,
-        "revision": plan.revision,
-        "updated_at": plan.updated_at,
-    }
-
-
-def _who(cards: Mapping[Variant, Card], up: Mapping[Variant, bool], variant: Variant) -> dict[str, Any] | None:
-    card = cards.get(variant)
-    return (
-        None if card is None else {"name": card.name, "version": card.version, "digest": card.digest, "up": up[variant]}
+    rehearsals = RehearsalCounts.__struct_fields__
+    return Rollout(
+        model=policy.model,
+        phase=plan.phase,
+        step=plan.step,
+        weight=plan.weight * 100 / SHARE_ONE,
+        shadow_share=plan.shadow * 100 / SHARE_ONE,
+        primary=_status(cards[Variant.PRIMARY], up=up[Variant.PRIMARY]),
+        candidate=_status(cards[Variant.CANDIDATE], up=up[Variant.CANDIDATE]) if Variant.CANDIDATE in cards else None,
+        headline=headline(plan, verdict, known.decision, names[Variant.PRIMARY], names.get(Variant.CANDIDATE)),
+        verdict=verdict,
+        metrics=kept["metrics"] if kept else [],
+        variants={variant.value: figures(counters, variant) for variant in Variant},
+        labels=LabelFigures(
+            **label_figures(counters),
+            funnel=funnel.labels(read, counters, waiting.count, waiting.stray),
+            oldest_waiting_s=None if waiting.oldest is None else max(known.now - waiting.oldest, 0.0) // 60 * 60,
+        ),
+        funnel=funnel.rows(read, counters),
+        progress=kept["progress"] if kept else None,
+        shadow=RehearsalCounts(**{name: int(counters.get(f"shadow/{name}", 0)) for name in rehearsals}),
+        comparison=msgspec.convert(compared(ComparisonSums(part_of(counters, COMPARED))), Comparison),
+        fallbacks={k.partition("/")[2]: int(v) for k, v in counters.items() if k.startswith("fallbacks/")},
+        allowed=[order.value for order in PEOPLE if order in orders],
+        drift=DriftSummary(alarms=drift["alarms"] if drift else []),
+        trial=plan.trial,
+        revision=plan.revision,
+        updated_at=plan.updated_at,
     )
+
+
+def _status(card: Card, *, up: bool) -> ModelStatus:
+    return ModelStatus(name=card.name, version=card.version, digest=card.digest, up=up)

@@ -345,13 +345,15 @@ def test_metadata_say_what_a_request_needs() -> None:
     decoder = Decoder(fields_of(CARD, OTHER), context=["tail"], rows_max=9, key_max_chars=16)
     alone = Signature(decoder, {Variant.CANDIDATE: OTHER})
 
-    assert both.metadata()["inputs"] == [x, s, extra | optional, tail]
-    assert both.metadata()["outputs"] == [
+    inputs, outputs = msgspec.to_builtins(both.metadata())
+    assert inputs == [x, s, extra | optional, tail]
+    assert outputs == [
         {"name": "label", "datatype": "INT64", "shape": [-1]},
         {"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]},
     ]
-    assert alone.metadata()["inputs"] == [x, s, extra, tail]
-    assert [o["name"] for o in alone.metadata()["outputs"]] == ["p", "class"]
+    inputs, outputs = msgspec.to_builtins(alone.metadata())
+    assert inputs == [x, s, extra, tail]
+    assert [output["name"] for output in outputs] == ["p", "class"]
 
 
 def test_outputs_that_only_one_model_gives_are_not_promised() -> None:

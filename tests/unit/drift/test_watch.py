@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import prometheus_client
 import pytest
 
@@ -204,8 +205,8 @@ def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
 
     assert house.store.sketches() == []
     assert bare._lookout.look() == []
-    assert bare.shown()["features"] == []
-    assert "no card has a reference profile" in bare.shown()["notes"][0]
+    assert bare.shown().features == []
+    assert "no card has a reference profile" in bare.shown().notes[0]
 
 
 def test_a_bug_in_counting_stops_no_record() -> None:
@@ -224,11 +225,11 @@ def test_what_is_shown_is_the_newest_window_beside_its_lines() -> None:
     house = House()
     gatherer, lookout = house.gatherer(), house.lookout()
     watch = DriftMonitor(cards(), {}, house.store, house.metrics, house.clock, "a", "a", house.settings)
-    assert watch.shown()["window"] is None
+    assert watch.shown().window is None
     house.day_by_day(month(7)[:300], [gatherer], [lookout])
-    early = watch.shown()
+    early = msgspec.to_builtins(watch.shown())
     house.day_by_day(month(7)[300:1900], [gatherer], [lookout])
-    later = watch.shown()
+    later = msgspec.to_builtins(watch.shown())
 
     assert early["window"]["rows"] == 300
     assert "a window needs 18" in early["window"]["not_whole"]

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.documents import Traffic
 from understudy.domain import Variant
 from understudy.errors import StoreError
 from understudy.observability.metrics import LATENCY_BUCKETS
@@ -137,10 +138,10 @@ def test_only_what_is_new_is_told_to_whoever_asks_for_it() -> None:
         seen.look(counters(i), 5.0 * i)
     state = seen.state()
 
-    assert [each["to"] for each in shown(state, "recent", 5.0)["points"]] == [10.0, 15.0]
-    assert shown(state, "recent", 0.0)["interval_s"] == 5.0
-    assert shown(state, "long", 0.0) == {"span": "long", "interval_s": 5.0 * COARSE, "points_max": 10, "points": []}
-    assert shown(None, "recent", 0.0)["points"] == []
+    assert [each.to for each in shown(state, "recent", 5.0).points] == [10.0, 15.0]
+    assert shown(state, "recent", 0.0).interval_s == 5.0
+    assert shown(state, "long", 0.0) == Traffic(span="long", interval_s=5.0 * COARSE, points_max=10, points=[])
+    assert shown(None, "recent", 0.0).points == []
 
 
 class Away(MemoryStore):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import prometheus_client
 import pytest
@@ -78,10 +79,10 @@ def test_an_order_changes_the_plan_and_is_in_the_log() -> None:
         assert (plan.phase, plan.weight, plan.shadow, plan.salt) == (Phase.CANARY, 1_250, SHARE_ONE, FIRST.salt)
         assert (plan.step, plan.revision, plan.updated_at) == (-1, 2, house.clock.now())
         assert house.store.load_plan() == plan
-        event = (await house.control.events(1, 10))["events"][0]
-        assert (event["kind"], event["actor"], event["reason"], event["revision"]) == ("weight", "ada", "because", 2)
-        assert event["details"] == {"from": "shadow", "to": "canary", "from_weight": 0.0, "weight": 12.5, "step": -1}
-        assert event["at"] == house.clock.now()
+        event = (await house.control.events(1, 10)).events[0]
+        assert (event.kind, event.actor, event.reason, event.revision) == ("weight", "ada", "because", 2)
+        assert event.details == {"from": "shadow", "to": "canary", "from_weight": 0.0, "weight": 12.5, "step": -1}
+        assert event.at == house.clock.now()
         assert house.metric("understudy_rollout_weight") == 0.125
         assert house.metric("understudy_rollout_phase", phase="canary") == 1
         assert house.metric("understudy_rollout_phase", phase="shadow") == 0
@@ -384,7 +385,7 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
             },
         )
         house.store.add_labels([LabelReport("p-0", 1, 1_000_000.0 + 45)], received_at=0.0)
-        state = await house.control.state(candidate_up=False)
+        state = msgspec.to_builtins(await house.control.state(candidate_up=False))
 
         assert (state["model"], state["phase"], state["weight"], state["shadow_share"]) == ("m", "shadow", 0.0, 100.0)
         assert state["primary"] == {"name": "primary", "version": "1", "digest": "sha256:primary", "up": True}
@@ -417,7 +418,7 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
         assert state["shadow"] == {"sent": 1, "compared": 1, "dropped": 0, "failed": 0, "late": 0}
         assert state["fallbacks"] == {"timeout": 1, "starting": 2}
         assert state["revision"] == 1
-        assert (await house.control.evidence())["counters"] == house.store.counters()
+        assert (await house.control.evidence()).counters == house.store.counters()
         assert state["metrics"] == []
 
     run(main)

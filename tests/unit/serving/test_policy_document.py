@@ -1,5 +1,7 @@
 """What a page needs to draw the steps and to make a form: from the rollout file and the cards."""
 
+import msgspec
+
 from understudy.domain import Variant
 from understudy.inference.cards import InputSpec
 from understudy.inference.decoding import Field
@@ -22,7 +24,7 @@ def numeric(edges: list[float]) -> NumericProfile:
 
 def test_steps_are_in_percent_with_what_they_ask_for() -> None:
     """As the rollout file says them."""
-    found = about(POLICY, [], ["user"], {Variant.PRIMARY: card()})
+    found = msgspec.to_builtins(about(POLICY, [], ["user"], {Variant.PRIMARY: card()}))
 
     assert found["steps"] == [
         {"kind": "shadow", "share": 12.5, "until": {"labels": 500}, "require": []},
@@ -55,7 +57,8 @@ def test_an_example_is_the_middle_or_the_most_frequent_value_of_the_training() -
         Field("bare", "string"),
         Field("word", "string", required=False),
     ]
-    x, flat, bare, word = about(POLICY, fields, [], {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate})["fields"]
+    document = about(POLICY, fields, [], {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate})
+    x, flat, bare, word = msgspec.to_builtins(document.fields)
 
     assert (x["example"], x["minimum"], x["maximum"], x["description"]) == (5.0, 0.0, 9.0, "an x")
     assert flat["example"] == 4.5

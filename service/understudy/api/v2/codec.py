@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, Meta
 
+from understudy.api.v2.documents import V2Tensor
 from understudy.api.v2.outputs import outputs_of
 from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, Values, to_bytes, to_json
-from understudy.domain import Variant
+from understudy.domain import JsonObject, Variant
 from understudy.errors import InvalidInput, MalformedRequest, TooLarge
 from understudy.inference import Scores
 from understudy.inference.cards import Card
@@ -20,27 +22,33 @@ ERRORS_MAX = 20
 _CONTEXT_DATATYPES = {DATATYPES[dtype]: dtype for dtype in ("string", "int64", "int32", "uint64", "uint32")}
 
 
-class _Input(msgspec.Struct):
+class V2InputTensor(msgspec.Struct):
+    """One input of a request. `data` is flat or nested; absent with `binary_data_size` in `parameters`."""
+
     name: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
+    shape: list[Annotated[int, Meta(ge=0)]]
     datatype: str
-    parameters: dict[str, Any] | None = None
-    data: msgspec.Raw = msgspec.Raw()
+    parameters: JsonObject | None = None
+    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
 
 
-class _Output(msgspec.Struct):
+class V2RequestedOutput(msgspec.Struct):
+    """An output that the response shall have."""
+
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
 
 
-class _Request(msgspec.Struct):
-    inputs: list[_Input]
+class V2InferRequest(msgspec.Struct):
+    """Rows to predict, as tensors."""
+
+    inputs: list[V2InputTensor]
     id: str | None = None
-    parameters: dict[str, Any] | None = None
-    outputs: list[_Output] | None = None
+    parameters: JsonObject | None = None
+    outputs: list[V2RequestedOutput] | None = None
 
 
-_decode = msgspec.json.Decoder(_Request).decode
+_decode = msgspec.json.Decoder(V2InferRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -129,31 +137,26 @@ class Signature:
         said = _encode({**head, **({} if request.id is None else {"id": request.id}), "outputs": outputs})
         return (b"".join((said, *tail)), len(said)) if tail else (said, None)
 
-    def metadata(self) -> dict[str, Any]:
-        """Inputs and outputs, as model metadata say them."""
+    def metadata(self) -> tuple[list[V2Tensor], list[V2Tensor]]:
+        """Inputs and outputs, as model metadata describe them."""
+        optional: JsonObject = {"optional": True}
         inputs = [
-            {"name": s.name, "datatype": s.datatype, "shape": s.shape}
-            | ({} if s.required else {"parameters": {"optional": True}})
-            for s in sorted(self.slots.values(), key=lambda s: not s.required)
+            V2Tensor(slot.name, slot.datatype, slot.shape, UNSET if slot.required else optional)
+            for slot in sorted(self.slots.values(), key=lambda slot: not slot.required)
         ]
-        inputs += [
-            {"name": name, "datatype": "BYTES", "shape": [-1], "parameters": {"optional": True}}
-            for name in self._context
+        inputs += [V2Tensor(name, "BYTES", [-1], optional) for name in self._context]
+        outputs = [
+            V2Tensor(
+                name,
+                DATATYPES[output.spec.dtype],
+                [-1, *(-1 if size is None else size for size in output.spec.shape[1:])],
+            )
+            for name, output in self.outputs.items()
         ]
-        return {
-            "inputs": inputs,
-            "outputs": [
-                {
-                    "name": name,
-                    "datatype": DATATYPES[output.spec.dtype],
-                    "shape": [-1, *(-1 if size is None else size for size in output.spec.shape[1:])],
-                }
-                for name, output in self.outputs.items()
-            ],
-        }
+        return inputs, outputs
 
     def _read(
-        self, inputs: Sequence[_Input], raw: memoryview
+        self, inputs: Sequence[V2InputTensor], raw: memoryview
     ) -> tuple[int, dict[str, tuple[Slot, Values | Array, list[int]]]]:
         """The number of rows, and by input its elements: a list from JSON, an array from raw bytes."""
         found: dict[str, tuple[Slot, Values | Array, list[int]]] = {}
@@ -193,7 +196,7 @@ class Signature:
             raise MalformedRequest("`inputs` is empty")
         return rows, found
 
-    def _slot(self, tensor: _Input, found: Mapping[str, Any]) -> Slot:
+    def _slot(self, tensor: V2InputTensor, found: Mapping[str, Any]) -> Slot:
         if tensor.name in found:
             raise TensorError("is there twice")
         slot = self.slots.get(tensor.name)
@@ -221,7 +224,7 @@ class Signature:
                 raise InvalidInput([{"row": None, "field": name, "problem": str(error)}]) from None
         return Table(arrays, count)
 
-    def _wanted(self, request: _Request) -> list[Wanted]:
+    def _wanted(self, request: V2InferRequest) -> list[Wanted]:
         binary = bool(request.parameters and request.parameters.get("binary_data_output", False))
         if not request.outputs:
             return self._all[binary]
@@ -235,7 +238,7 @@ class Signature:
         return list(found.values())
 
 
-def _parse(text: memoryview) -> _Request:
+def _parse(text: memoryview) -> V2InferRequest:
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
@@ -248,7 +251,7 @@ def _parse(text: memoryview) -> _Request:
         raise MalformedRequest("the request is nested too deeply") from None
 
 
-def _binary_size(tensor: _Input, left: int) -> int | None:
+def _binary_size(tensor: V2InputTensor, left: int) -> int | None:
     """How many raw bytes belong to a tensor, or None when its data are in the JSON."""
     parameters = tensor.parameters or {}
     if "shared_memory_region" in parameters:

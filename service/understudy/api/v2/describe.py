@@ -1,154 +1,87 @@
-"""The OpenAPI of the protocol's calls. Pure."""
+"""The calls of the protocol, as a table that OpenAPI is generated from."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-_REF = "#/components/schemas/V2"
-_PARAMETERS = {"type": "object", "description": "what is not known is ignored"}
-_STRING: Mapping[str, Any] = {"type": "string"}
-_SHAPE: Mapping[str, Any] = {"type": "array", "items": {"type": "integer"}}
+from understudy.api.operation import BODY_ERRORS, KEY, Operation, parameter
+from understudy.api.v2.codec import V2InferRequest
+from understudy.api.v2.documents import V2Health, V2InferResponse, V2Model, V2Ready, V2Server
+from understudy.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    InferenceError,
+    NotFound,
+    NotReady,
+    Overloaded,
+    Unauthorized,
+)
+
 _INFER = (
-    "Open Inference Protocol. Routed, recorded and rehearsed as /predict. The answer's `parameters` have `variant`, `fallback` "
-    "and `prediction_id`, the first row's: that of row i ends in the number that is i higher. Errors here are "
-    '`{"error": …}`, and tensors that do not fit are 400.'
+    "Open Inference Protocol. Routed, recorded and rehearsed like /predict. The response's `parameters` have `variant`, "
+    "`fallback` and `prediction_id`, which is the first row's: the id of row i ends in a number that is i higher. Errors are "
+    '`{"error": …}` here, and tensors that do not fit are 400.'
+)
+_PINNED = "Pinned to the variant with this version: operators only, where there are tokens, and no evidence. "
+_ERRORS = (
+    *BODY_ERRORS,
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    Overloaded,
+    InferenceError,
+    NotReady,
+    DeadlineExceeded,
 )
 
 
-def paths() -> dict[str, Any]:
-    """The calls, as OpenAPI path items."""
-    found: dict[str, Any] = {
-        "/v2": {
-            "get": _call(
-                "v2Server", "The server's name, version and extensions of the Open Inference Protocol", "Server"
-            )
-        },
-        "/v2/health/live": {"get": _call("v2Live", "The process turns", "Health")},
-        "/v2/health/ready": {"get": _call("v2Ready", "As /readyz", "Health", 503)},
-    }
-    for version in ("", "/versions/{version}"):
-        path, name = f"/v2/models/{{model}}{version}", "Version" if version else "Model"
-        of = "pinned to a version" if version else "routed"
-        given = [
-            {"in": "path", "name": part, "required": True, "schema": _STRING}
-            for part in (("model", "version") if version else ("model",))
-        ]
-        pinned = "Pinned to the variant with this version: operators only, where there are tokens, and no evidence. "
-        calls = {
-            path: ("get", _call(f"v2{name}", f"Inputs and outputs, {of}", "Model", 404)),
-            f"{path}/ready": ("get", _call(f"v2{name}Ready", f"Whether it can answer, {of}", "Ready", 404, 503)),
-            f"{path}/infer": (
-                "post",
-                _infer(f"v2{name}Infer", f"Predict rows, {of}", (pinned if version else "") + _INFER),
-            ),
-        }
-        found |= {
-            where: {method: call | {"parameters": given + call.get("parameters", [])}}
-            for where, (method, call) in calls.items()
-        }
-    return found
+def operations() -> Iterator[Operation]:
+    """Every call of the protocol."""
+    yield Operation(
+        "GET /v2",
+        "v2Server",
+        "The server's name, version and extensions of the Open Inference Protocol",
+        V2Server,
+        secure=False,
+    )
+    yield Operation("GET /v2/health/live", "v2Live", "Liveness: the event loop is running", V2Health, secure=False)
+    yield Operation(
+        "GET /v2/health/ready", "v2Ready", "Readiness, same as /readyz", V2Health, errors=(NotReady,), secure=False
+    )
+    yield from _model_calls("/v2/models/{model}", "v2Model", "routed", ("model",), _INFER)
+    yield from _model_calls(
+        "/v2/models/{model}/versions/{version}",
+        "v2Version",
+        "pinned to a version",
+        ("model", "version"),
+        _PINNED + _INFER,
+    )
 
 
-def schemas() -> dict[str, Any]:
-    """What the calls speak of."""
-    tensor = {"name": _STRING, "datatype": _STRING, "shape": _SHAPE, "parameters": _PARAMETERS}
-    data = {
-        "type": "array",
-        "items": {},
-        "description": "flat or nested; absent with `binary_data_size` in `parameters`",
-    }
-    wanted = {"name": _STRING, "parameters": _PARAMETERS}
-    return {
-        "V2Error": _object({"error": _STRING}, "error"),
-        "V2Health": _object({"live": {"type": "boolean"}, "ready": {"type": "boolean"}}, "live"),
-        "V2Ready": _object({"name": _STRING, "ready": {"type": "boolean"}}, "name", "ready"),
-        "V2Server": _object(
-            {"name": _STRING, "version": _STRING, "extensions": _list(_STRING)}, "name", "version", "extensions"
+def _model_calls(path: str, name: str, of: str, parts: tuple[str, ...], description: str) -> Iterator[Operation]:
+    named = tuple(parameter(part, f"the {part}", "path") | {"required": True} for part in parts)
+    yield Operation(
+        f"GET {path}", name, f"Inputs and outputs, {of}", V2Model, parameters=named, errors=(NotFound,), secure=False
+    )
+    yield Operation(
+        f"GET {path}/ready",
+        f"{name}Ready",
+        f"Whether the model can answer, {of}",
+        V2Ready,
+        parameters=named,
+        errors=(NotFound, NotReady),
+        secure=False,
+    )
+    yield Operation(
+        f"POST {path}/infer",
+        f"{name}Infer",
+        f"Predict rows, {of}",
+        V2InferResponse,
+        description=description,
+        request=V2InferRequest,
+        parameters=(
+            *named,
+            KEY,
+            parameter("X-Rollout-Variant", "pins to `primary` or `candidate`"),
+            parameter("Inference-Header-Content-Length", "where the JSON ends and raw tensors begin", kind="integer"),
         ),
-        "V2Tensor": _object(tensor, "name", "datatype", "shape"),
-        "V2Model": _object(
-            {
-                "name": _STRING,
-                "versions": _list(_STRING),
-                "platform": _STRING,
-                "inputs": _list(_ref("Tensor")),
-                "outputs": _list(_ref("Tensor")),
-            },
-            "name",
-            "versions",
-            "platform",
-            "inputs",
-            "outputs",
-        ),
-        "V2InferRequest": _object(
-            {
-                "id": _STRING,
-                "parameters": _PARAMETERS,
-                "outputs": _list(_object(wanted, "name")),
-                "inputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape")),
-            },
-            "inputs",
-        ),
-        "V2InferResponse": _object(
-            {
-                "model_name": _STRING,
-                "model_version": _STRING,
-                "id": _STRING,
-                "parameters": _object(
-                    {"variant": _STRING, "fallback": {"type": "boolean"}, "prediction_id": _STRING},
-                    "variant",
-                    "fallback",
-                    "prediction_id",
-                ),
-                "outputs": _list(_object(tensor | {"data": data}, "name", "datatype", "shape")),
-            },
-            "model_name",
-            "model_version",
-            "parameters",
-            "outputs",
-        ),
-    }
-
-
-def _infer(name: str, summary: str, description: str) -> dict[str, Any]:
-    header = {"in": "header", "schema": _STRING}
-    call = _call(name, summary, "InferResponse", 400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
-    raw = {
-        "application/octet-stream": {"schema": {**_STRING, "format": "binary", "description": "JSON, then raw tensors"}}
-    }
-    call["responses"]["200"]["content"] |= raw
-    return call | {
-        "description": description,
-        "parameters": [
-            {**header, "name": "X-Rollout-Key", "description": "keeps a caller on one variant"},
-            {**header, "name": "X-Rollout-Variant", "description": "pins to `primary` or `candidate`"},
-            {
-                **header,
-                "name": "Inference-Header-Content-Length",
-                "schema": {"type": "integer"},
-                "description": "where the body's JSON ends and raw tensors begin",
-            },
-        ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("InferRequest")}, **raw}},
-        "security": [{}, {"token": []}],
-    }
-
-
-def _call(name: str, summary: str, schema: str, *errors: int) -> dict[str, Any]:
-    bad = {str(status): _json("an error", "Error") for status in errors}
-    return {"operationId": name, "summary": summary, "responses": {"200": _json(summary, schema)} | bad}
-
-
-def _json(description: str, schema: str) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": _ref(schema)}}}
-
-
-def _ref(name: str) -> dict[str, Any]:
-    return {"$ref": _REF + name}
-
-
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-def _object(properties: Mapping[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": dict(properties), "required": list(required)}
+        errors=_ERRORS,
+    )

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from understudy import __version__
 from understudy.api.parts import ApiParts
+from understudy.api.v2.documents import V2Health, V2Model, V2Ready, V2Server
 from understudy.api.v2.infer import Infer, variants_named
 from understudy.domain import Variant
 from understudy.errors import NotReady
@@ -43,24 +44,24 @@ class ProtocolV2:
 
     async def server(self, _request: Request) -> Response:
         """`GET /v2`."""
-        return json_response({"name": "understudy", "version": __version__, "extensions": EXTENSIONS})
+        return json_response(V2Server(name="understudy", version=__version__, extensions=[*EXTENSIONS]))
 
     async def live(self, _request: Request) -> Response:
         """`GET /v2/health/live`."""
-        return json_response({"live": True})
+        return json_response(V2Health(live=True))
 
     async def ready(self, _request: Request) -> Response:
         """`GET /v2/health/ready`."""
         self._check_ready()
-        return json_response({"live": True, "ready": True})
+        return json_response(V2Health(live=True, ready=True))
 
     async def model(self, request: Request) -> Response:
         """`GET /v2/models/{model}[/versions/{version}]`."""
         variants = variants_named(self._parts, request.path_params)
         signature = self._infer.signature(variants[0] if variants else None)
         versions = list(dict.fromkeys(card.version for card in self._parts.cards.values()))
-        head = {"name": self._parts.policy.model, "versions": versions, "platform": PLATFORM}
-        return json_response(head | signature.metadata())
+        inputs, outputs = signature.metadata()
+        return json_response(V2Model(self._parts.policy.model, versions, PLATFORM, inputs, outputs))
 
     async def model_ready(self, request: Request) -> Response:
         """`GET /v2/models/{model}[/versions/{version}]/ready`. Without a version the candidate does not matter."""
@@ -68,7 +69,7 @@ class ProtocolV2:
         variants = variants_named(self._parts, request.path_params)
         if variants and not any(self._can_answer(variant) for variant in variants):
             raise NotReady("the process of this version does not answer; it is probed until it does")
-        return json_response({"name": self._parts.policy.model, "ready": True})
+        return json_response(V2Ready(name=self._parts.policy.model, ready=True))
 
     def _can_answer(self, variant: Variant) -> bool:
         return variant is Variant.PRIMARY or self._parts.slots.candidate_answers

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import pytest
 
 from understudy.domain import Variant
@@ -38,7 +39,7 @@ CARDS = {
     Variant.PRIMARY: card("poc", held_out=[month("2013-07", 0.26), month("2013-08", 0.13), month("2013-09", 0.1)]),
     Variant.CANDIDATE: card("better", digest="sha256:1", held_out=[month("2013-07", 0.18), month("2013-08", 0.14)]),
 }
-POLICY = about(parse(FILE), [Field("x", "float32"), Field("s", "string")], [], CARDS)
+POLICY = msgspec.to_builtins(about(parse(FILE), [Field("x", "float32"), Field("s", "string")], [], CARDS))
 
 
 def metric(name: str = "brier", answer: str = "advance", **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,7 @@
+"""The base of all documents."""
+
+import msgspec
+
+
+class Document(msgspec.Struct):
+    """A JSON document."""
