@@ -80,7 +80,7 @@ class RowEngine:
             raise InferenceError("13 is an unlucky number")
         return {"y": np.where(x == -1, np.nan, x)[x != 17].astype(np.float32)}
 
-    def seconds(self, rows: int) -> float:  # noqa: ARG002
+    def seconds(self, rows: int) -> float:
         """See `Engine.seconds`."""
         return self._cost_s
 
@@ -96,7 +96,7 @@ class Beside:
         self.retries = 0
         self.on_retry = lambda: None
 
-    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:  # noqa: ARG002
+    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
         """See `RemoteEngine.run`."""
         await asyncio.sleep(0)
         parts, retries = wire.unpack_reply(self._calls.run(*wire.unpack_call(wire.pack_call(columns, sizes))))
@@ -116,7 +116,7 @@ class Caller:
         self.found.set_result((exchange, scores))
         return [], b""
 
-    def refuse(self, whole: Any, error: UnderstudyError) -> None:  # noqa: ARG002
+    def refuse(self, whole: Any, error: UnderstudyError) -> None:
         self.found.set_exception(error)
 
     def reply(self, status: int, headers: Any, body: bytes) -> None:
@@ -188,7 +188,10 @@ class Service:
 
     def observations(self) -> list[Observation]:
         """The rows as they are recorded, by the ids of their predictions."""
-        units = lambda rows: [None] * len(rows)  # noqa: E731
+
+        def units(rows: Sequence[object]) -> list[None]:
+            return [None] * len(rows)
+
         found = [row for each in self.recorded for row in each.observations(self.readings, units, self.plan.salt)]
         return sorted(found, key=lambda row: int(row.prediction_id.removeprefix("p-")))
 

@@ -157,7 +157,7 @@ def test_a_long_search_does_not_hold_up_the_event_loop() -> None:
     """A run of all is short, and so it is made on the event loop; a thousand runs of one are not."""
 
     class Slow(RowEngine):
-        def seconds(self, rows: int) -> float:  # noqa: ARG002
+        def seconds(self, rows: int) -> float:
             return 0.001
 
     async def main() -> None:

@@ -107,7 +107,7 @@ class CandidateProcess(RemoteEngine):
         self._calls = Calls(engine)
         self.away = False
 
-    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:  # noqa: ARG002 - the port names it
+    async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
         """See `RemoteEngine.run`."""
         if self.away:
             raise CandidateAway(ever_up=True)

@@ -98,7 +98,7 @@ def test_a_weight_is_ordered_with_its_reason_revision_and_token() -> None:
         said = done(
             "set-weight", "12.5", "--reason", "looks good", "--revision", "6", "--token", "t0ken", "--url", stub.url
         )
-        done("set-weight", "0", "--url", stub.url, UNDERSTUDY_TOKEN="from-env")  # noqa: S106 - no real one
+        done("set-weight", "0", "--url", stub.url, UNDERSTUDY_TOKEN="from-env")
 
     first, second = stub.asked
     assert said == "canary, candidate at 12.5 %, revision 7\n"

@@ -165,7 +165,7 @@ def test_every_request_says_when_it_happened_and_who_sends_it() -> None:
     moments = [Past({"i": 0}, 1372636800.123456), Past({"i": 1}, 1372636800.1234562)]
 
     async def job(service: Service) -> None:
-        await Replay(service.url, token="secret", connections=1).run(moments)  # noqa: S106 - no real one
+        await Replay(service.url, token="secret", connections=1).run(moments)
         assert [entry[2] for entry in service.log] == [m.scheduled_at for m in moments]
         assert {h["Authorization"] for h in service.headers} == {"Bearer secret"}
         assert {h["Content-Type"] for h in service.headers} == {"application/json"}

@@ -176,7 +176,7 @@ def test_without_a_file_everyone_on_loopback_is_operator(client: str | None) -> 
     assert tokens.operator(None, client) == Actor("local", "operator")
 
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - an address that must be refused
+EVERYWHERE = "0.0.0.0"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_sizes_follow_the_mix_and_the_seed() -> None:
     made = traffic("1:8,10:1,100:1")
     sizes = [made.predict().rows for _ in range(3_000)]
     assert {size: round(sizes.count(size) / 3_000, 1) for size in set(sizes)} == {1: 0.8, 10: 0.1, 100: 0.1}
-    first, headers, body = parts(traffic("3", token="t").predict())  # noqa: S106 - no real one
+    first, headers, body = parts(traffic("3", token="t").predict())
     assert first == "POST /predict HTTP/1.1"
     assert (headers["authorization"], headers["x-rollout-variant"], headers["host"]) == ("Bearer t", "any", "h:1")
     assert len(body["rows"]) == 3  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ class House:
         self.opened.append((variant, engine))
         return engine
 
-    def seat(self, variant: Variant, engine: Engine) -> LocalModel:  # noqa: ARG002
+    def seat(self, variant: Variant, engine: Engine) -> LocalModel:
         fields = [Field("x", "float32", (1,), True), Field("s", "string", (1,), False)]
         columns = Columns(fields, {"x": 0, "s": 1})
         return LocalModel(engine, columns, self.executor, inline_max_s=1.0, max_rows=10, queue_max_rows=10)

@@ -176,11 +176,15 @@ def test_another_rollout_s_spool_waits_for_it(away: Away, tmp_path: Path) -> Non
 def test_a_full_spool_is_a_store_error_and_what_is_in_it_stays(away: Away, tmp_path: Path) -> None:
     spool = spooled(away, tmp_path, max_bytes=2_000)
     away.away = True
-    kept = []
-    with pytest.raises(StoreError, match="2000 bytes"):  # noqa: PT012 - until it is full
+    kept: list[str] = []
+
+    def fill() -> None:
         for i in range(100):
             spool.add_observations([observation(f"p{i}")])
             kept.append(f"p{i}")
+
+    with pytest.raises(StoreError, match="2000 bytes"):
+        fill()
     away.away = False
     until(lambda: spool._drainer is None)
     assert stored(away) == kept
