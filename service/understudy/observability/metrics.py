@@ -1,18 +1,23 @@
 """Every metric of the service in one table, and how they are counted in bulk off the request path.
 
-The only importer of `prometheus_client`, and only inside functions: it decides at import whether it writes to the
-directory in `PROMETHEUS_MULTIPROC_DIR`, which BentoML sets for its workers. There every process keeps its own files;
-whichever worker is scraped adds them all up, those of dead workers included, so counters never go back.
+The only importer of `prometheus_client`, and only inside functions: when imported, it decides whether to write to the
+directory in `PROMETHEUS_MULTIPROC_DIR`, which BentoML sets for its workers. Each process writes its own files there.
+The worker that is scraped adds up all files, including those of dead workers, so counters never decrease.
 """
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.domain import Phase
 from understudy.rollout.comparison import DISTANCE_BUCKETS
 from understudy.rollout.losses import DELAY_BUCKETS
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Histogram
+
+    from understudy.rollout.judge import MetricVerdict
 
 LATENCY_BUCKETS = (
     0.0005,
@@ -49,7 +54,7 @@ ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 class Spec:
     """One metric: its name, kind, help text and label names; `buckets` are upper edges of a histogram.
 
-    `multiprocess` says what the workers' values of a gauge come to: the latest, or the sum or maximum of those that live.
+    `multiprocess` says how the workers' values of a gauge are combined: the latest, or the sum or maximum of living workers.
     """
 
     name: str
@@ -64,20 +69,20 @@ TABLE = (
     Spec(
         "understudy_requests_total",
         "counter",
-        "requests by who answered (or rehearsed), why, and the HTTP status",
+        "requests by variant that answered or rehearsed, mode, and HTTP status",
         ("model", "variant", "mode", "status"),
     ),
     Spec(
         "understudy_request_duration_seconds",
         "histogram",
-        "from a request's first byte to its answer, for answered predictions",
+        "seconds from a request's first byte to its response, for answered predictions",
         ("model", "variant"),
         LATENCY_BUCKETS,
     ),
     Spec(
         "understudy_inference_duration_seconds",
         "histogram",
-        "how long the model's caller waited for the batch",
+        "seconds that a request waited for its batch to be computed",
         ("model", "variant", "mode"),
         LATENCY_BUCKETS,
     ),
@@ -85,20 +90,20 @@ TABLE = (
     Spec(
         "understudy_batch_retries_total",
         "counter",
-        "runs of several requests that failed and were run again in smaller parts",
+        "batches that failed and were run again in smaller parts",
         ("variant",),
     ),
     Spec(
         "understudy_shadow_total",
         "counter",
-        "rehearsed requests: sent = compared + dropped + failed + late + under way",
+        "rehearsals: sent = compared + dropped + failed + late + running",
         ("result",),
     ),
-    Spec("understudy_compared_rows_total", "counter", "rows that both models answered, compared with each other"),
+    Spec("understudy_compared_rows_total", "counter", "rows that both models answered"),
     Spec(
         "understudy_disagreements_total",
         "counter",
-        "compared rows with another label, or a number outside its tolerance",
+        "compared rows with different labels, or with a number outside its tolerance",
         ("output",),
     ),
     Spec(
@@ -117,17 +122,19 @@ TABLE = (
     Spec(
         "understudy_store_lost",
         "gauge",
-        "1 while the database is not the one that was opened: deleted, replaced or truncated",
+        "1 while the database was deleted, replaced or truncated since it was opened",
         (),
         multiprocess="livemax",
     ),
     Spec(
         "understudy_file_changed",
         "gauge",
-        "1 while the rollout file (`rollout`) or a model's files are not those that the service was started with",
+        "1 while the rollout file (`rollout`) or a model's files differ from those at the start of the service",
         ("file",),
     ),
-    Spec("understudy_candidate_up", "gauge", "1 while the candidate's process is asked, 0 while it is only probed"),
+    Spec(
+        "understudy_candidate_up", "gauge", "1 while the candidate's process gets requests, 0 while it is only probed"
+    ),
     Spec(
         "understudy_labels_total",
         "counter",
@@ -137,33 +144,38 @@ TABLE = (
     Spec(
         "understudy_label_delay_seconds",
         "histogram",
-        "from a prediction to when its label became known",
+        "seconds from a prediction to when its label became known",
         (),
         DELAY_BUCKETS,
     ),
     Spec("understudy_outcomes_total", "counter", "labelled predictions by class", ("variant", "predicted", "actual")),
-    Spec("understudy_loss", "summary", "sum and count of per-row losses of labelled predictions", ("variant", "loss")),
+    Spec("understudy_loss", "summary", "per-row losses of labelled predictions", ("variant", "loss")),
     Spec(
         "understudy_evidence",
         "gauge",
-        "where each metric stands: estimate, low, high; candidate minus primary",
+        "estimate and band (low, high) of each metric: candidate minus primary",
         ("metric", "bound"),
     ),
     Spec("understudy_rollout_weight", "gauge", "the candidate's share of live answers, 0 to 1"),
-    Spec("understudy_rollout_phase", "gauge", "1 for the phase in force, 0 for the others", ("phase",)),
+    Spec("understudy_rollout_phase", "gauge", "1 for the current phase, 0 for the others", ("phase",)),
     Spec(
         "understudy_input_problems_total",
         "counter",
-        "values of refused requests that did not fit, by feature",
+        "values of rejected requests that did not fit the model, by feature",
         ("feature", "problem"),
     ),
     Spec(
         "understudy_feature_psi",
         "gauge",
-        "population stability index of a day's values beside the variant's training data",
+        "population stability index of a day's values against the variant's training data",
         ("variant", "feature"),
     ),
-    Spec("understudy_feature_psi_line", "gauge", "the index above which it is drift", ("variant", "feature")),
+    Spec(
+        "understudy_feature_psi_line",
+        "gauge",
+        "threshold of the population stability index, above which there is drift",
+        ("variant", "feature"),
+    ),
     Spec(
         "understudy_feature_missing",
         "gauge",
@@ -173,41 +185,47 @@ TABLE = (
     Spec(
         "understudy_feature_outside",
         "gauge",
-        "share of a day's values that training never saw: beyond its range, or of an unknown category",
+        "share of a day's values that are not in the training data: outside its range, or an unknown category, 0 to 1",
         ("variant", "feature"),
     ),
-    Spec("understudy_drift_alarm", "gauge", "1 while a feature's drift alarm is on", ("variant", "feature")),
+    Spec("understudy_drift_alarm", "gauge", "1 while a feature has a drift alarm", ("variant", "feature")),
     Spec(
-        "understudy_drift_uncounted_total", "counter", "rows that drift did not count: too many hours at once, or a bug"
+        "understudy_drift_uncounted_total",
+        "counter",
+        "rows not counted for drift: too many hours at once, or an internal error",
     ),
     Spec(
         "understudy_expected",
         "gauge",
-        "a day's accuracy and Brier loss as the model's own probabilities have it: label-free, weaker, never evidence",
+        "a day's accuracy and Brier loss estimated from the model's own probabilities, without labels; not evidence",
         ("variant", "figure"),
     ),
     Spec(
         "understudy_plan_stale",
         "gauge",
-        "1 while the plan is too old to send live traffic to a candidate on trial",
+        "1 while the plan is too old, so that a candidate on trial gets no live traffic",
         (),
         multiprocess="livemax",
     ),
-    Spec("understudy_events_total", "counter", "rollout events appended by this service", ("event",)),
+    Spec("understudy_events_total", "counter", "events appended to the audit log by this service", ("event",)),
     Spec(
         "understudy_webhooks_total",
         "counter",
-        "tries to send an event: delivered, failed (it is tried again), given_up",
+        "attempts to send an event: delivered, failed (to be retried), given_up",
         ("receiver", "result"),
     ),
-    Spec("understudy_webhook_waiting", "gauge", "events that a receiver has not taken yet, at most 100", ("receiver",)),
-    Spec("understudy_store_flush_seconds", "histogram", "one transaction of records", (), LATENCY_BUCKETS),
+    Spec("understudy_webhook_waiting", "gauge", "events not yet delivered to a receiver, at most 100", ("receiver",)),
+    Spec("understudy_store_flush_seconds", "histogram", "seconds of one transaction of records", (), LATENCY_BUCKETS),
     Spec("understudy_store_rows_total", "counter", "observations stored"),
-    Spec("understudy_store_dropped_total", "counter", "observations given up because the store was too slow or away"),
+    Spec(
+        "understudy_store_dropped_total",
+        "counter",
+        "observations dropped because the store was too slow or unavailable",
+    ),
     Spec(
         "understudy_store_spooled_rows",
         "gauge",
-        "observations that wait on disk for the store",
+        "observations waiting on disk for the store",
         (),
         multiprocess="livesum",
     ),
@@ -218,22 +236,18 @@ TABLE = (
 class Metrics:
     """The metrics of one process, by attribute: `metrics.requests.labels(...)`."""
 
-    def __init__(self, registry: Any = None) -> None:
+    def __init__(self, registry: "CollectorRegistry | None" = None) -> None:
         import prometheus_client as prom
 
-        keep: dict[str, Any] = {} if registry is None else {"registry": registry}
-        kinds: dict[str, Any] = {
-            "counter": prom.Counter,
-            "histogram": prom.Histogram,
-            "summary": prom.Summary,
-            "gauge": prom.Gauge,
-        }
+        kinds = {"counter": prom.Counter, "histogram": prom.Histogram, "summary": prom.Summary, "gauge": prom.Gauge}
         made: dict[str, Any] = {}
         for spec in TABLE:
-            extra: dict[str, Any] = {"buckets": spec.buckets} if spec.kind == "histogram" else {}
-            if spec.kind == "gauge":
-                extra = {"multiprocess_mode": spec.multiprocess}
-            made[spec.name] = kinds[spec.kind](spec.name, spec.help, spec.labels, **extra, **keep)
+            options: dict[str, Any] = {} if registry is None else {"registry": registry}
+            if spec.kind == "histogram":
+                options["buckets"] = spec.buckets
+            elif spec.kind == "gauge":
+                options["multiprocess_mode"] = spec.multiprocess
+            made[spec.name] = kinds[spec.kind](spec.name, spec.help, spec.labels, **options)
         self._made = made
         self.requests = made["understudy_requests_total"]
         self.request_duration = made["understudy_request_duration_seconds"]
@@ -285,25 +299,27 @@ class Metrics:
         buckets = [sums.get(f"distance/{i}", 0.0) for i in range(len(DISTANCE_BUCKETS) + 1)]
         _add(self.distance, buckets, sums.get("distance_sum", 0.0))
 
-    def set_evidence(self, metrics: Iterable[Any]) -> None:
-        """Show where each metric stands (values with `metric`, `estimate`, `low`, `high`)."""
+    def set_evidence(self, metrics: Iterable["MetricVerdict"]) -> None:
+        """Export the estimate and the band of each metric."""
         for metric in metrics:
             for bound in ("estimate", "low", "high"):
                 self.evidence.labels(metric=metric.metric, bound=bound).set(getattr(metric, bound))
 
     def set_plan(self, phase: Phase, weight: float) -> None:
-        """Show the plan in force; `weight` is 0 to 1."""
+        """Export the plan in force; `weight` is 0 to 1."""
         self.weight.set(weight)
         for name in Phase:
             self.phase.labels(phase=name.value).set(1.0 if name is phase else 0.0)
 
 
-def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> list[int]:
-    """Add many observations to a histogram child at once; returns how many fell into each bucket (the last one is open).
+def observe_many(histogram: "Histogram", values: Sequence[float] | Iterable[float]) -> list[int]:
+    """Add many observations to a histogram child at once.
 
-    One `observe` a request is a good part of a request's cost, and it takes the lock of every bucket below; here each
-    bucket is touched once a batch. It reaches into the child's buckets, as prometheus_client offers no call for it;
-    `tests/unit/observability/test_metrics.py` holds this against `observe`.
+    `observe` for each request would be a large part of a request's cost. Here each bucket is incremented once per batch.
+    This uses the child's inner buckets, because prometheus_client has no call for it; a test compares it with `observe`.
+
+    Returns:
+        How many values fell into each bucket; the last one has no upper edge.
     """
     edges = histogram._upper_bounds
     counts = [0] * len(edges)
@@ -315,7 +331,7 @@ def observe_many(histogram: Any, values: Sequence[float] | Iterable[float]) -> l
     return counts
 
 
-def _add(histogram: Any, counts: Sequence[float], total: float) -> None:
+def _add(histogram: "Histogram", counts: Sequence[float], total: float) -> None:
     for bucket, count in zip(histogram._buckets, counts, strict=True):
         if count:
             bucket.inc(count)
@@ -323,7 +339,7 @@ def _add(histogram: Any, counts: Sequence[float], total: float) -> None:
 
 
 def parse(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """The samples of an exposition: name, labels, value."""
+    """The samples of a `/metrics` text: name, labels, value."""
     from prometheus_client.parser import text_string_to_metric_families
 
     for family in text_string_to_metric_families(text):

@@ -1,29 +1,29 @@
-"""What Prometheus and Grafana are given: rules with the rollout file's own goals as thresholds, a dashboard, a scrape config.
+"""Files for Prometheus and Grafana: rules with the rollout file's goals as thresholds, a dashboard, a scrape config.
 
-All of it is written from `understudy.observability.metrics.TABLE` and the rollout file, so that a metric that is renamed, or a
-goal that changes, changes here too. `understudy monitoring` writes the files; `k8s/monitoring/` has the example's.
+They are generated from `understudy.observability.metrics.TABLE` and the rollout file, so they follow renamed metrics and changed
+goals. `understudy monitoring` writes the files; `k8s/monitoring/` has those of the example.
 """
 
 import json
-from typing import Any
 
 import yaml
 
+from understudy.domain import JsonObject
 from understudy.observability.monitoring.grafana import dashboard
 from understudy.observability.monitoring.rules import rules
 from understudy.rollout.policy import Policy
 
-HEAD = "# Written by `understudy monitoring` from {}. Change that, then write it again.\n"
+HEAD = "# Written by `understudy monitoring` from {}. Do not edit: change that file and run the command again.\n"
 
 
-def files(policy: Policy, target: str, said: str) -> dict[str, str]:
+def files(policy: Policy, target: str, source: str) -> dict[str, str]:
     """File name → text.
 
     Args:
         target: host and port of the service, as Prometheus reaches it.
-        said: where the goals come from, for the heads of the files.
+        source: the file with the goals, named in the headers.
     """
-    head = HEAD.format(said)
+    head = HEAD.format(source)
     return {
         "rules.yaml": head + _yaml(rules(policy)),
         "prometheus.yaml": head + _yaml(scrape_config(target)),
@@ -31,8 +31,8 @@ def files(policy: Policy, target: str, said: str) -> dict[str, str]:
     }
 
 
-def scrape_config(target: str) -> dict[str, Any]:
-    """The smallest Prometheus configuration: any worker answers for all of them, so a service is one target."""
+def scrape_config(target: str) -> JsonObject:
+    """A minimal Prometheus configuration. A service is one target: any worker reports for all of them."""
     return {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["rules.yaml"],
@@ -40,6 +40,6 @@ def scrape_config(target: str) -> dict[str, Any]:
     }
 
 
-def _yaml(data: Any) -> str:
+def _yaml(data: JsonObject) -> str:
     text: str = yaml.safe_dump(data, sort_keys=False, width=120, allow_unicode=True)
     return text

@@ -1,12 +1,13 @@
-"""A Grafana dashboard: the figures that people ask for first, then every metric of the table. Pure.
+"""A Grafana dashboard: the most important figures, then every metric of the table. Pure.
 
-Written for Grafana 9 and later (schema 37). The data source is asked for on import; `job` is a variable, so that one dashboard
-serves several rollouts.
+For Grafana 9 and later (schema 37). Grafana asks for the data source on import; `job` is a variable, so one dashboard serves
+several rollouts.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypeAlias
 
+from understudy.domain import JsonObject
 from understudy.observability.metrics import TABLE, Spec
 from understudy.rollout.policy import Policy
 
@@ -31,9 +32,9 @@ ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Store", ("understudy_store",)),
     ("Others", ("",)),
 )
-"""Rows of the dashboard and the names that belong to them; the first that fits."""
+"""Rows of the dashboard with the prefixes of their metrics; the first match counts."""
 
-Panel = dict[str, Any]
+Panel: TypeAlias = JsonObject
 
 
 def dashboard(policy: Policy) -> Panel:
@@ -101,16 +102,16 @@ def _headline(policy: Policy) -> Iterator[Panel]:
         "",
         steps=((None, "green"), (1, "orange")),
     )
-    yield _stat("Labels that came, a day", 'understudy:label_coverage:ratio_rate1d{job=~"$job"}', "", "percentunit")
+    yield _stat("Label coverage over a day", 'understudy:label_coverage:ratio_rate1d{job=~"$job"}', "", "percentunit")
     yield _lines(
-        "Requests answered",
+        "Answered requests",
         ['understudy:requests:rate5m{job=~"$job"}'],
         "{{variant}}",
         "reqps",
         line=goals.throughput_rps,
     )
     yield _lines(
-        "p99 beside its goal",
+        "p99 latency and its goal",
         ['understudy:latency_seconds:p99_rate5m{job=~"$job"}'],
         "{{variant}}",
         "s",
@@ -121,7 +122,7 @@ def _headline(policy: Policy) -> Iterator[Panel]:
     if goals.quality is not None:
         loss = goals.quality.loss
         yield _lines(
-            f"{loss} over a day, less is better",
+            f"{loss} over a day (less is better)",
             [f'understudy:loss:mean_rate1d{{job=~"$job",loss="{loss}"}}'],
             "{{variant}}",
             line=goals.quality.poc_target,
@@ -133,16 +134,16 @@ def _headline(policy: Policy) -> Iterator[Panel]:
     )
     away, line = (f'max by (variant, feature) (understudy_feature_psi{part}{{job=~"$job"}})' for part in ("", "_line"))
     yield _lines(
-        "Distance to training over its line, the furthest five",
+        "Drift: distance as a share of its threshold, the five largest",
         [f"topk(5, {away} / {line})"],
         "{{variant}} {{feature}}",
         line=1.0,
     )
-    yield _lines("Rehearsals lost", ['understudy:shadow_lost:ratio_rate1h{job=~"$job"}'], "", "percentunit")
+    yield _lines("Lost rehearsals", ['understudy:shadow_lost:ratio_rate1h{job=~"$job"}'], "", "percentunit")
 
 
 def _of(spec: Spec) -> Panel:
-    """A metric by itself: how fast a counter grows, where a gauge stands, quantiles of a histogram, the mean of a summary."""
+    """The panel of one metric: the rate of a counter, the value of a gauge, quantiles of a histogram, the mean of a summary."""
     chosen, by = '{job=~"$job"}', ", ".join(spec.labels)
     legend = " ".join(f"{{{{{label}}}}}" for label in spec.labels)
     unit = "s" if spec.name.endswith("_seconds") else "short"
@@ -176,7 +177,7 @@ def _lines(
     line: float | None = None,
     description: str = "",
 ) -> Panel:
-    """A time series; `line` is drawn as a goal."""
+    """A time series with an optional goal as a horizontal line."""
     custom: Panel = {"lineWidth": 1, "fillOpacity": 8, "showPoints": "never"}
     defaults: Panel = {"unit": unit, "custom": custom}
     if line is not None:
@@ -200,7 +201,7 @@ def _stat(
     text: str = "auto",
     steps: Sequence[tuple[float | None, str]] = ((None, "blue"),),
 ) -> Panel:
-    """One number, or the name of what is one."""
+    """One number, or the name of the series whose value is 1."""
     thresholds = {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}
     return _panel("stat", title, [expression], legend, "") | {
         "fieldConfig": {"defaults": {"unit": unit, "thresholds": thresholds}, "overrides": []},
@@ -217,7 +218,7 @@ def _panel(kind: str, title: str, expressions: Sequence[str], legend: str, descr
 
 
 def _lay(panels: list[Panel], title: str, row: Sequence[Panel], *, per_row: int) -> None:
-    """Append a row with its panels below, left to right."""
+    """Append a row and its panels, from left to right."""
     y = max((p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels), default=0)
     panels.append(
         {
