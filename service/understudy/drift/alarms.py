@@ -1,17 +1,17 @@
-"""When a window is unlike training: readings beside their lines, and a machine that turns alarms on and off.
+"""Drift readings with their thresholds, and the state that raises and clears alarms.
 
-The line of a feature's distance is the highest of three: a floor below which no difference matters, the noise of so few
-independent rows, and a multiple of the worst window of the training data itself. The last one carries the weight: rows of one
-day share their weather, so a line for independent rows would be crossed every day. The worst of a few training days is a poor
-guide to the worst day of a year, so the multiple is larger where the training data had fewer days.
+The threshold (`line`) of a feature's distance is the highest of three values: a minimum below which no difference matters, the
+noise of a small number of independent rows, and a multiple of the worst window of the training data. The last one matters most:
+rows of one day share their weather, so a threshold for independent rows would be crossed every day. The worst of a few
+training days says little about the worst day of a year, so with fewer training days the multiple is larger.
 
-A profile without training windows says nothing about single days. Such a feature is read over a week instead, in which days
-average out.
+A profile without training windows has no information about single days. Such a feature is compared over a week instead, in
+which days average out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -22,28 +22,69 @@ from understudy.drift.sketch import PREDICTION, Layout, Watched
 from understudy.inference.profile import CategoricalProfile
 
 PSI_FLOOR = 0.1
-"""No alarm below this, whatever the noise: by convention, a smaller index is no change worth a look (Siddiqi 2006)."""
+"""Lowest threshold. By convention a smaller index is no relevant change (Siddiqi 2006)."""
 PSI_UNREFERENCED = 0.25
-"""The line over a week, where the card does not say how far training windows were: by the same convention, a major change."""
+"""Threshold over a week, for a card without training windows. By the same convention it is a major change."""
 FEW_DAYS = 5.0
-"""The factor grows by this over the number of training days: 1.5 becomes 2 with 10 days. `tests/faults/test_a35` holds the rate
-of false alarms that comes of it: at most one per feature in ten years, for days that are alike but for chance."""
+"""This over the number of training days is added to the factor: 1.5 becomes 2 with 10 days. `tests/faults/test_a35` checks the
+rate of false alarms: at most one per feature in ten years, if days differ by chance alone."""
 MISSING_FLOOR = 0.05
-"""No alarm while the share of missing values is at most this much above training's."""
-AT_EASE = 2 / 3
-"""An alarm goes off at this share of the line, so that a feature which hovers at its line does not ring all day."""
+"""There is no alarm while the share of missing values is at most this much above training's share."""
+CLEAR_AT = 2 / 3
+"""An alarm clears once the distance falls to this fraction of its threshold (hysteresis)."""
 GAP_SLOTS = WINDOW_SLOTS
-"""After so many hours without data, looks begin anew."""
+"""After this many hours without data, counting of consecutive hours starts again."""
+
+
+class ReadingDocument(TypedDict):
+    """A `DriftReading` in `GET /rollout/drift`."""
+
+    variant: str
+    feature: str
+    rows: int
+    psi: float
+    line: float
+    worst: float | None
+    missing: float
+    missing_line: float
+    missing_reference: float
+    outside: float
+    crossed: list[str]
+    at_ease: bool
+
+
+class AlarmDocument(TypedDict):
+    """An alarm that is raised. `since` is in Unix seconds of request time."""
+
+    since: float
+    reason: str
+
+
+class AlarmMark(TypedDict):
+    """The stored form of one feature: its alarm, and for how many hours in a row it was above the threshold or well below it."""
+
+    crossed: int
+    clear: int
+    since: float | None
+    reason: str
+
+
+class AlarmMarks(TypedDict):
+    """The stored form of `AlarmState`. `last` is the hour of the last reading."""
+
+    last: int | None
+    marks: dict[str, AlarmMark]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a window counts, and when an alarm goes on and off.
+    """When a window counts, and when an alarm is raised and cleared.
 
     Attributes:
-        rows_min: windows with fewer rows are not looked at.
-        factor: how many times the worst training window is a line, where there were many training days.
-        looks: for how many hours in a row the windows must agree before an alarm goes on or off. At 24, no single day can ring.
+        rows_min: windows with fewer rows do not count.
+        factor: with many training days, the threshold is this many times the worst training window.
+        looks: for how many hours in a row the windows must agree before an alarm is raised or cleared. At 24, no single day can
+            raise one.
     """
 
     rows_min: int = 200
@@ -56,13 +97,17 @@ class DriftReading:
     """One feature (or a variant's predictions) in one window.
 
     Attributes:
-        rows: rows with a value or without one.
-        psi: the index of the values present beside training, and `line`, above which it is drift.
-        worst: the largest index of a training window; None where the card does not say.
-        missing: share without a value, `missing_line`, above which it is an alarm, and training's `missing_reference`.
-        outside: share of the values present that training never saw: beyond its range, or an unknown category.
-        crossed: which lines are crossed: "distribution", "missing".
-        at_ease: whether both are well below their lines: the distance below two thirds, the missing half way down.
+        rows: number of rows, with or without a value.
+        psi: distance between the values and the training data.
+        line: threshold of the distance.
+        worst: the largest distance of a training window; None if the card has none.
+        missing: share of missing values.
+        missing_line: threshold of that share.
+        missing_reference: share of missing values in training.
+        outside: share of the values that training never had: beyond its range, or an unknown category.
+        crossed: which thresholds are crossed: "distribution", "missing".
+        at_ease: whether both are low enough to clear an alarm: the distance below two thirds of its threshold, the share of
+            missing values at most half way between training's and its threshold.
     """
 
     variant: Variant
@@ -80,17 +125,30 @@ class DriftReading:
 
     @property
     def key(self) -> str:
-        """Its name in the machine's state."""
+        """Its name in `AlarmState`."""
         return f"{self.variant.value}/{self.feature}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return asdict(self) | {"variant": self.variant.value, "crossed": list(self.crossed)}
+    def as_dict(self) -> ReadingDocument:
+        """The reading as JSON values."""
+        return {
+            "variant": self.variant.value,
+            "feature": self.feature,
+            "rows": self.rows,
+            "psi": self.psi,
+            "line": self.line,
+            "worst": self.worst,
+            "missing": self.missing,
+            "missing_line": self.missing_line,
+            "missing_reference": self.missing_reference,
+            "outside": self.outside,
+            "crossed": list(self.crossed),
+            "at_ease": self.at_ease,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An alarm that has gone on or off, at the end of a window (Unix seconds, the requests' own time)."""
+    """An alarm that was raised (`on`) or cleared. `at` is the end of the window, in Unix seconds of request time."""
 
     on: bool
     at: float
@@ -101,7 +159,7 @@ class Change:
 def window(
     slots: Mapping[int, Counts], end: int, length: int = WINDOW_SLOTS, span: int = SPAN_SLOTS
 ) -> tuple[Counts | None, str | None]:
-    """The `length` hours that end with hour `end`, added up; and why the window is not whole, if it is not."""
+    """The sum of the `length` hours that end with hour `end`, and why the window is not complete; None if it is."""
     inside = [slot for slot in range(end - length + 1, end + 1) if slot in slots]
     if not inside:
         return None, "there are no rows"
@@ -113,12 +171,13 @@ def window(
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Everything watched, at the end of one hour.
+    """The readings at the end of one hour.
 
     Attributes:
-        readings: of each thing that is watched and has rows; `judged`: those whose window is whole, which alarms go by.
-        counts: the day, added up.
-        why_not: why the day is not whole, or None.
+        readings: one for each watched feature that has rows.
+        judged: those with a complete window. Alarms depend on these.
+        counts: the sum of the day.
+        why_not: why the day is not complete, or None.
     """
 
     readings: list[DriftReading]
@@ -128,15 +187,15 @@ class Look:
 
 
 def look(layout: Layout, slots: Mapping[int, Counts], end: int, limits: Limits) -> Look | None:
-    """Read the windows that end with hour `end`: a day, or a week for what has no training windows. None without rows."""
+    """Read the windows that end with hour `end`: a day, or a week for features without training windows. None without rows."""
     day, why_not = window(slots, end)
     if day is None:
         return None
     why_not = why_not or _too_few(layout.rows(day), limits)
     week, not_a_week = day, why_not
     if any(each.profile.windows is None for each in layout.watched):
-        found, not_a_week = window(slots, end, WEEK_SLOTS, WEEK_SPAN_SLOTS)
-        week = day if found is None else found
+        week_counts, not_a_week = window(slots, end, WEEK_SLOTS, WEEK_SPAN_SLOTS)
+        week = day if week_counts is None else week_counts
         not_a_week = not_a_week or _too_few(layout.rows(week), limits)
     readings, judged = list[DriftReading](), list[DriftReading]()
     for (each, of_day), (_, of_week) in zip(layout.parts(day), layout.parts(week), strict=True):
@@ -151,7 +210,7 @@ def look(layout: Layout, slots: Mapping[int, Counts], end: int, limits: Limits) 
 
 
 def read(layout: Layout, counts: Counts, limits: Limits) -> list[DriftReading]:
-    """Everything watched that some rows without times have values of."""
+    """Readings of rows without times, for each watched feature that has values."""
     return [_reading(each, part, limits) for each, part in layout.parts(counts) if part.sum()]
 
 
@@ -177,7 +236,7 @@ def _reading(each: Watched, counts: Counts, limits: Limits) -> DriftReading:
     crossed = ("distribution",) * (values >= limits.rows_min and distance > line) + ("missing",) * (
         missing > missing_line
     )
-    at_ease = distance <= line * AT_EASE and missing <= (usual + missing_line) / 2
+    at_ease = distance <= line * CLEAR_AT and missing <= (usual + missing_line) / 2
     outside = float(present[list(each.bins.outside)].sum() / values) if values else 0.0
     return DriftReading(
         each.variant,
@@ -196,61 +255,56 @@ def _reading(each: Watched, counts: Counts, limits: Limits) -> DriftReading:
 
 
 def sentence(reading: DriftReading, each: Watched) -> str:
-    """What is unlike training about a window, for people."""
-    said = []
+    """How a window differs from training, in a sentence."""
+    parts = []
     if reading.outside >= 0.005:
-        what = "of a category that it did not have"
+        what = "of categories that training did not have"
         if not isinstance(each.profile, CategoricalProfile):
             what = f"outside its {each.profile.minimum:g} to {each.profile.maximum:g}"
-        said.append(f"{reading.outside:.0%} of the values are {what}")
+        parts.append(f"{reading.outside:.0%} of the values are {what}")
     if "missing" in reading.crossed:
-        said.append(f"{reading.missing:.0%} are missing, {reading.missing_reference:.0%} were in training")
+        parts.append(f"{reading.missing:.0%} are missing, {reading.missing_reference:.0%} were in training")
     if "distribution" in reading.crossed:
         worst = "" if reading.worst is None else f", the most unlike day of training {reading.worst:.2f}"
-        said.append(f"the distance (PSI) is {reading.psi:.2f}, the line {reading.line:.2f}{worst}")
-    return f"{name_of(reading)}: " + ("; ".join(said) or "as in training")
+        parts.append(f"the distance (PSI) is {reading.psi:.2f}, the threshold {reading.line:.2f}{worst}")
+    return f"{name_of(reading)}: " + ("; ".join(parts) or "as in training")
 
 
 def name_of(reading: DriftReading) -> str:
-    """What was read, and beside what, for people."""
+    """The feature and what it differs from, in words."""
     if reading.feature == PREDICTION:
         return f"the {reading.variant.value}'s predictions are unlike those in training"
     return f"{reading.feature} is unlike the {reading.variant.value}'s training"
 
 
 def _cleared(reading: DriftReading) -> str:
-    """Why an alarm is over, for people: the window's own numbers, never those that raised the alarm."""
+    """Why an alarm is cleared, in a sentence, with the numbers of the present window."""
     what = (
         f"the {reading.variant.value}'s predictions are" if reading.feature == PREDICTION else f"{reading.feature} is"
     )
     beside = "those in training" if reading.feature == PREDICTION else f"the {reading.variant.value}'s training"
     return (
-        f"{what} like {beside} again: the distance (PSI) is {reading.psi:.2f}, the line {reading.line:.2f}; "
+        f"{what} like {beside} again: the distance (PSI) is {reading.psi:.2f}, the threshold {reading.line:.2f}; "
         f"{reading.missing:.0%} are missing"
     )
 
 
 class AlarmState:
-    """Turns readings into alarms: on after `looks` hours above a line, off after as many well below it.
+    """Turns readings into alarms: raised after `looks` hours above a threshold, cleared after as many hours well below it."""
 
-    Attributes:
-        state: JSON-able: by key, for how many hours in a row a line was crossed or not, and since when the alarm is on.
-    """
-
-    def __init__(self, watched: Sequence[Watched], limits: Limits, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, watched: Sequence[Watched], limits: Limits, state: AlarmMarks | None = None) -> None:
         self._watched = {each.key: each for each in watched}
         self._limits = limits
-        said = state or {}
-        self._last: int | None = said.get("last")
-        self._marks: dict[str, dict[str, Any]] = {key: dict(mark) for key, mark in said.get("marks", {}).items()}
+        self._last = state["last"] if state else None
+        self._marks = {key: mark.copy() for key, mark in state["marks"].items()} if state else {}
 
     @property
-    def state(self) -> dict[str, Any]:
-        """What `__init__` takes."""
+    def state(self) -> AlarmMarks:
+        """The stored form, which `__init__` takes."""
         return {"last": self._last, "marks": self._marks}
 
-    def alarms(self) -> dict[str, dict[str, Any]]:
-        """The alarms that are on: `since` (Unix seconds, the requests' own time) and `reason` by key."""
+    def alarms(self) -> dict[str, AlarmDocument]:
+        """Key → alarm, for the alarms that are on."""
         return {
             key: {"since": mark["since"], "reason": mark["reason"]}
             for key, mark in self._marks.items()
@@ -258,19 +312,18 @@ class AlarmState:
         }
 
     def step(self, slot: int, readings: Sequence[DriftReading]) -> list[Change]:
-        """Take the readings of the window that ends with an hour."""
+        """Add the readings of the window that ends with hour `slot`. Returns the alarms that were raised or cleared."""
         hours = 1 if self._last is None else slot - self._last
         if not 0 < hours <= GAP_SLOTS:
             hours = 1
-            for mark in self._marks.values():  # another stretch of time: what was counted says nothing of it
+            for mark in self._marks.values():  # after a gap, earlier hours do not count
                 mark["crossed"] = mark["clear"] = 0
         self._last = slot
         changes, at = list[Change](), float((slot + 1) * SLOT_S)
         for reading in readings:
-            blank = {"crossed": 0, "clear": 0, "since": None, "reason": ""}
-            mark = self._marks.setdefault(reading.key, blank)
+            mark = self._marks.setdefault(reading.key, {"crossed": 0, "clear": 0, "since": None, "reason": ""})
             crossed = bool(reading.crossed)
-            # An hour without rows has no look, and lies between two that agree.
+            # An hour without rows counts if the hours before and after it agree.
             mark["crossed"] = mark["crossed"] + (hours if mark["crossed"] else 1) if crossed else 0
             mark["clear"] = mark["clear"] + (hours if mark["clear"] else 1) if reading.at_ease else 0
             if crossed and (mark["since"] is not None or mark["crossed"] >= self._limits.looks):

@@ -1,8 +1,7 @@
-"""What one worker counts of the rows that it records, written to the store now and then."""
+"""Counts the rows that one process records, and writes the counts to the store."""
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,8 @@ import structlog
 from understudy.clock import Clock
 from understudy.domain import Mode, Observation, Variant
 from understudy.drift import SLOT_S, WINDOW_SLOTS
-from understudy.drift.bins import Counts
-from understudy.drift.sketch import PREDICTION, Layout, Watched, watch
+from understudy.drift.bins import Column, Counts
+from understudy.drift.sketch import PREDICTION, CountsDocument, Layout, Watched, watch
 from understudy.errors import StoreError
 from understudy.inference.cards import Card
 from understudy.inference.columns import joined
@@ -25,28 +24,28 @@ from understudy.store import SketchStore
 log = structlog.get_logger(__name__)
 
 REFERENCE_ROWS = 10_000
-"""How many rows a profile is taken for whose card does not say."""
+"""Number of rows assumed for a profile whose card does not say."""
 WAITING_ROWS = 1_024
-"""Rows that wait to be counted together; a flush counts what waits."""
+"""Number of rows that are counted together. A flush counts the rows that wait."""
 HELD_SLOTS = 48
-"""Hours that a worker keeps adding to; when there are more they are left as they are, and it begins anew beside them."""
+"""Number of hours that a process keeps adding to. If there are more, it starts new counts under another writer's name."""
 
 
 def watched_by(cards: Mapping[Variant, Card], features_max: int) -> list[Watched]:
-    """What can be watched: inputs and predictions of each variant whose card has a profile of them."""
-    found = []
+    """The inputs and predictions of each variant that have a profile on its card."""
+    watched = []
     for variant, card in cards.items():
         rows = card.training.rows if card.training else REFERENCE_ROWS
         plain = [spec for spec in card.inputs if all(size == 1 for size in spec.shape[1:])]
         profiles = [(spec.name, spec.profile) for spec in plain if spec.profile is not None][:features_max]
         if card.predictions is not None:
             profiles.append((PREDICTION, card.predictions))
-        found += [watch(variant, name, profile, rows) for name, profile in profiles]
-    return found
+        watched += [watch(variant, name, profile, rows) for name, profile in profiles]
+    return watched
 
 
-class Gatherer:
-    """Counts what one worker records."""
+class DriftCounter:
+    """Counts the rows that one process records."""
 
     def __init__(
         self,
@@ -70,10 +69,11 @@ class Gatherer:
         self._generation = 0
 
     def add(self, parts: Sequence[Rows], observations: Sequence[Observation]) -> None:
-        """Count a batch of recorded rows. Called from the recorder's thread; a mistake here stops no record.
+        """Count a batch of recorded rows. Runs in the recorder's thread; an error here does not stop the recording.
 
         Args:
-            parts: the rows of each request, and `observations` what became of them, in the same order.
+            parts: the rows of each request.
+            observations: their observations, in the same order.
         """
         if not self._layout.watched:
             return
@@ -81,7 +81,7 @@ class Gatherer:
             self._waiting.append((parts, observations))
             self._waiting_rows += len(observations)
             enough = self._waiting_rows >= WAITING_ROWS
-        if enough:  # one count of many rows costs little more than one of few
+        if enough:  # counting many rows together costs little more than counting few
             self._count_waiting()
 
     def _count_waiting(self) -> None:
@@ -94,7 +94,9 @@ class Gatherer:
         try:
             counted = self._count(parts, observations)
         except Exception:
-            log.exception("a bug in drift: please report it; these rows are not counted", rows=len(observations))
+            log.exception(
+                "rows could not be counted for drift because of a bug: please report it", rows=len(observations)
+            )
             self._metrics.drift_uncounted.inc(len(observations))
             return
         with self._lock:
@@ -107,7 +109,7 @@ class Gatherer:
                 self._changed.add(slot)
 
     def _count(self, parts: Sequence[Rows], observations: Sequence[Observation]) -> list[tuple[int, Counts]]:
-        """By hour; of many rows an even choice, each standing for its share. Pinned requests and load tests are no traffic."""
+        """The counts by hour. Of many rows an even sample is counted, with weights. Pinned requests and load tests are left out."""
         hours: dict[int, list[int]] = {}
         for i, one in enumerate(observations):
             if one.mode not in {Mode.PINNED, Mode.LOAD}:
@@ -123,8 +125,8 @@ class Gatherer:
             start = end
         return counted
 
-    def _built(self, parts: Sequence[Rows], wanted: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[Any]]:
-        """The columns of the wanted rows, in their order."""
+    def _built(self, parts: Sequence[Rows], wanted: npt.NDArray[np.intp]) -> Mapping[str, Column]:
+        """The columns of the rows at the indices `wanted`, in that order."""
         if not wanted.size:
             return {}
         if all(isinstance(part, list) for part in parts):
@@ -136,7 +138,7 @@ class Gatherer:
         """Write what has changed to the store.
 
         Raises:
-            StoreError: it is written with the next flush.
+            StoreError: nothing is lost; the next flush writes it.
         """
         self._count_waiting()
         with self._lock:
@@ -153,17 +155,17 @@ class Gatherer:
             raise
         with self._lock:
             if len(self._slots) > HELD_SLOTS:
-                # Counts add up over writers, so what was not written yet goes on under another writer's name.
+                # Counts of all writers are added up, so counts that are not written yet may continue under another name.
                 self._slots = {slot: self._slots[slot] - self._layout_counts(documents, slot) for slot in self._changed}
                 self._generation += 1
 
-    def _layout_counts(self, documents: Mapping[int, Mapping[str, Any]], slot: int) -> Counts | float:
+    def _layout_counts(self, documents: Mapping[int, CountsDocument], slot: int) -> Counts | float:
         written = self._layout.counts(documents[slot]) if slot in documents else None
         return 0.0 if written is None else written
 
 
 def columns_of(watched: Sequence[Watched], positions: Mapping[str, int]) -> Columns:
-    """Reads the watched features from rows: numbers in float32, and whatever is missing is allowed to be."""
+    """Reads the watched features from rows, numbers as float32. Any value may be missing."""
     kinds = {w.feature: isinstance(w.profile, NumericProfile) for w in watched if w.feature != PREDICTION}
     fields = [
         Field(name, "float32" if number else "string", nullable=True, required=False) for name, number in kinds.items()

@@ -1,16 +1,25 @@
-"""What the worker that leads makes of everybody's counts: windows, alarms, events, metrics."""
+"""Judges the counts of all processes in the leading process: windows, alarms, events and metrics."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import structlog
 
 from understudy.clock import Clock
-from understudy.domain import DRIFT_STATE, Event, Variant
+from understudy.documents import DriftAlarm, DriftEstimate, DriftFeature
+from understudy.domain import DRIFT_STATE, Event, JsonObject, Variant
 from understudy.drift import SLOT_S, WINDOW_S, WINDOW_SLOTS
-from understudy.drift.alarms import AlarmState, Change, DriftReading, Limits, look
+from understudy.drift.alarms import (
+    AlarmDocument,
+    AlarmMarks,
+    AlarmState,
+    Change,
+    DriftReading,
+    Limits,
+    look,
+)
 from understudy.drift.bins import Counts
-from understudy.drift.sketch import Layout
+from understudy.drift.sketch import CountsDocument, Layout
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.observability.metrics import Metrics
 from understudy.settings import Settings
@@ -20,14 +29,25 @@ log = structlog.get_logger(__name__)
 
 STATE = DRIFT_STATE
 WRITE_LAG_S = 10.0
-"""How far back in time of writing each reading of the counts goes: clocks of several machines may differ by this."""
+"""Counts are read again this far back in time of writing, since the clocks of several machines may differ."""
 
 
-class Lookout:
-    """Looks at everybody's counts while this worker leads.
+class DriftState(TypedDict):
+    """What the leader stores. `looked` is hour → number of rows when it was judged."""
+
+    machine: AlarmMarks
+    looked: dict[int, int]
+    window: JsonObject
+    readings: list[DriftFeature]
+    estimates: dict[str, DriftEstimate]
+    alarms: list[DriftAlarm]
+
+
+class DriftLeader:
+    """Judges the counts of all processes while this process leads.
 
     Args:
-        holder: names this process in the rollout's lease, as the controller's does.
+        holder: name of this process in the rollout's lease, the same as the controller's.
     """
 
     def __init__(
@@ -43,50 +63,50 @@ class Lookout:
         self._forget()
 
     def _forget(self) -> None:
-        self._machine: AlarmState | None = None
+        self._alarms: AlarmState | None = None
         self._written: dict[int, dict[str, tuple[float, Counts]]] = {}
         self._slots: dict[int, Counts] = {}
-        self._stood: dict[int, int] = {}  # rows by hour at the look before
-        self._looked: dict[int, int] = {}  # rows by hour when it was looked at
+        self._stood: dict[int, int] = {}  # hour → rows at the last look
+        self._looked: dict[int, int] = {}  # hour → rows when it was judged
         self._read_at = 0.0
 
     def look(self, revision: int = 0) -> list[Change]:
-        """Add up, look at the hours that are over, keep and tell. Returns the alarms that went on or off.
+        """Add up the counts, judge the hours that are over, and store the result. Returns the alarms that were raised or cleared.
 
         Raises:
-            StoreError: nothing is told; the next look does it again.
-            NotAllowedNow: another worker has taken the lead meanwhile, and tells.
+            StoreError: nothing was stored; the next look tries again.
+            NotAllowedNow: another process leads now, and will judge these hours.
         """
         if not self._layout.watched or not self._store.lead(self._holder, ttl_s=self._lease_s, now=self._clock.now()):
             self._forget()
             return []
-        if self._machine is None:
-            kept = self._store.load_state(STATE) or {}
-            self._machine = AlarmState(self._layout.watched, self._limits, kept.get("machine"))
-            self._looked = {int(slot): rows for slot, rows in kept.get("looked", {}).items()}
+        if self._alarms is None:
+            kept = cast("DriftState | None", self._store.load_state(STATE))
+            self._alarms = AlarmState(self._layout.watched, self._limits, kept["machine"] if kept else None)
+            self._looked = {int(slot): rows for slot, rows in kept["looked"].items()} if kept else {}
         changed, ready = self._read(), self._at_rest()
         if not changed and not ready:
             return []
-        changes = self._step(self._machine, ready)
+        changes = self._judge(self._alarms, ready)
         events = [self._event(change, revision) for change in changes]
         try:
-            self._store.save_state(STATE, self._state(self._machine), holder=self._holder, events=events)
+            self._store.save_state(STATE, dict(self._state(self._alarms)), holder=self._holder, events=events)
         except (NotAllowedNow, StoreError):
-            self._forget()  # whoever leads now goes on from what was kept before
+            self._forget()  # the next leader continues from what was stored before
             raise
         for change in changes:
-            log.warning("drift" if change.on else "drift is over", reason=change.reason)
+            log.warning("drift alarm raised" if change.on else "drift alarm cleared", reason=change.reason)
             self._metrics.events.labels(event="drift").inc()
         return changes
 
     def _read(self) -> bool:
-        """Take in what was written since the last look; whether that was anything."""
+        """Read the counts that were written since the last look. Returns whether there were any."""
         changed = set()
         since = self._read_at - WRITE_LAG_S
         for slot, writer, at, document in self._store.sketches(since=since):
             mine = self._written.setdefault(slot, {})
             if writer not in mine or mine[writer][0] != at:
-                counts = self._layout.counts(document)
+                counts = self._layout.counts(cast("CountsDocument", document))
                 if counts is not None:
                     mine[writer] = (at, counts)
                     changed.add(slot)
@@ -100,7 +120,7 @@ class Lookout:
         return bool(changed)
 
     def _at_rest(self) -> list[int]:
-        """The hours to look at: a later one has begun, and nothing came since the look before."""
+        """The hours to judge: a later hour has begun, and no rows came since the last look."""
         rows = {slot: self._layout.rows(counts) for slot, counts in self._slots.items()}
         stood, self._stood = self._stood, rows
         return [
@@ -110,43 +130,44 @@ class Lookout:
             and any(later in rows for later in range(slot + 1, slot + 1 + WINDOW_SLOTS))
         ]
 
-    def _step(self, machine: AlarmState, ready: Sequence[int]) -> list[Change]:
+    def _judge(self, alarms: AlarmState, ready: Sequence[int]) -> list[Change]:
         changes: list[Change] = []
         for slot in ready:
             self._looked[slot] = self._stood[slot]
-            found = look(self._layout, self._slots, slot, self._limits)
-            if found is not None and found.judged:
-                changes += machine.step(slot, found.judged)
+            hour = look(self._layout, self._slots, slot, self._limits)
+            if hour is not None and hour.judged:
+                changes += alarms.step(slot, hour.judged)
         return changes
 
-    def _state(self, machine: AlarmState) -> dict[str, Any]:
-        """What is kept: where the machine stands, and the newest window as it is shown."""
+    def _state(self, state: AlarmState) -> DriftState:
+        """The document to store: the state of the alarms, and the newest window for display."""
         newest = max(self._slots, key=lambda slot: (max(at for at, _ in self._written[slot].values()), slot))
-        found = look(self._layout, self._slots, newest, self._limits)
-        assert found is not None
-        estimates = {v.value: self._layout.expected(found.counts, v) for v in Variant}
-        alarms = machine.alarms()
-        self._show(found.readings, alarms, found.counts)
+        hour = look(self._layout, self._slots, newest, self._limits)
+        assert hour is not None
+        estimates = {v.value: self._layout.expected(hour.counts, v) for v in Variant}
+        alarms = state.alarms()
+        self._show(hour.readings, alarms, hour.counts)
         return {
-            "machine": machine.state,
+            "machine": state.state,
             "looked": self._looked,
             "window": {
                 "seconds": WINDOW_S,
                 "from": (newest - WINDOW_SLOTS + 1) * SLOT_S,
                 "to": (newest + 1) * SLOT_S,
-                "rows": self._layout.rows(found.counts),
-                "not_whole": found.why_not,
+                "rows": self._layout.rows(hour.counts),
+                "not_whole": hour.why_not,
             },
-            "readings": [one.as_dict() | alarms.get(one.key, {"since": None, "reason": ""}) for one in found.readings],
+            "readings": [_feature(one, alarms.get(one.key)) for one in hour.readings],
             "estimates": {
                 name: {"rows": e.rows, "accuracy": e.accuracy, "brier": e.brier} for name, e in estimates.items() if e
             },
             "alarms": [
-                dict(zip(("variant", "feature"), key.split("/", 1), strict=True)) | told for key, told in alarms.items()
+                {"variant": key.partition("/")[0], "feature": key.partition("/")[2], **alarm}
+                for key, alarm in alarms.items()
             ],
         }
 
-    def _show(self, readings: Sequence[DriftReading], alarms: Mapping[str, Any], counts: Counts) -> None:
+    def _show(self, readings: Sequence[DriftReading], alarms: Mapping[str, AlarmDocument], counts: Counts) -> None:
         metrics = self._metrics
         for one in readings:
             labels = {"variant": one.variant.value, "feature": one.feature}
@@ -177,6 +198,11 @@ class Lookout:
         return Event(self._clock.now(), "drift", "drift", change.reason, revision, details)
 
 
+def _feature(reading: DriftReading, alarm: AlarmDocument | None) -> DriftFeature:
+    since, reason = (alarm["since"], alarm["reason"]) if alarm else (None, "")
+    return {**reading.as_dict(), "since": since, "reason": reason}
+
+
 def limits_of(settings: Settings) -> Limits:
-    """When alarms go on and off, as the settings say."""
+    """When alarms are raised and cleared, from the settings."""
     return Limits(settings.drift_min_rows, settings.drift_line_factor, settings.drift_looks)

@@ -1,37 +1,37 @@
-"""Profiles from training data: what a card says of an input, and how far the data's own windows were from the rest of it."""
+"""Computes profiles from training data: the distribution of an input, and how far the data's own windows differ from the rest."""
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from understudy.drift import SLOT_S, SPAN_SLOTS, WINDOW_S, WINDOW_SLOTS
-from understudy.drift.bins import Bins, Counts, bins_of, psi
+from understudy.drift.bins import Bins, Column, Counts, bins_of, psi
 from understudy.inference.profile import CategoricalProfile, NumericProfile, Windows
 
 Times: TypeAlias = npt.NDArray[np.float64]
 
 WINDOW_MIN_ROWS = 200
-"""A window of the training data with fewer rows says nothing."""
+"""Windows of the training data with fewer rows are not used."""
 WINDOWS_MIN = 7
-"""Fewer windows than this are no reference."""
+"""With fewer windows a profile has no `windows`."""
 
 
 def numeric_profile(values: npt.NDArray[np.float64], at: Times | None = None) -> NumericProfile:
-    """Deciles of the values present; an input with few distinct values gets fewer, unequal bins.
+    """Deciles of the values that are present. An input with few distinct values gets fewer, unequal bins.
 
     Args:
-        values: shape [rows], NaN where missing.
-        at: when each row was, Unix seconds; without it there are no `windows`.
+        values: shape [rows], NaN for missing values.
+        at: time of each row, Unix seconds. Without it the profile has no `windows`.
 
     Raises:
-        ValueError: when no value is present.
+        ValueError: if no value is present.
     """
     present = values[~np.isnan(values)]
     if not present.size:
         raise ValueError("a profile needs at least one value that is not missing")
     edges = np.unique(np.quantile(present, np.arange(1, 10) / 10))
-    # Bin i is (edges[i-1], edges[i]], so a value equal to an edge counts to the left of it.
+    # Bin i is (edges[i-1], edges[i]], so a value equal to an edge belongs to the bin on its left.
     counts = np.bincount(np.searchsorted(edges, present, side="left"), minlength=edges.size + 1)
     profile = NumericProfile(
         missing=1 - present.size / values.size,
@@ -45,11 +45,11 @@ def numeric_profile(values: npt.NDArray[np.float64], at: Times | None = None) ->
     return profile if at is None else profile.model_copy(update={"windows": windows_of(profile, values, at)})
 
 
-def categorical_profile(values: npt.NDArray[Any], at: Times | None = None) -> CategoricalProfile:
-    """Share of each name, most frequent first and then by name.
+def categorical_profile(values: Column, at: Times | None = None) -> CategoricalProfile:
+    """The share of each category, most frequent first and then by name.
 
     Args:
-        values: strings of shape [rows], "" where missing.
+        values: strings of shape [rows], "" for missing values.
         at: as for `numeric_profile`.
     """
     names, counts = np.unique(values[values != ""].astype(str), return_counts=True)
@@ -60,10 +60,10 @@ def categorical_profile(values: npt.NDArray[Any], at: Times | None = None) -> Ca
     return profile if at is None else profile.model_copy(update={"windows": windows_of(profile, values, at)})
 
 
-def windows_of(profile: NumericProfile | CategoricalProfile, values: npt.NDArray[Any], at: Times) -> Windows | None:
-    """Every window of a day that slides by the hour, held against the data without it; None where there are too few.
+def windows_of(profile: NumericProfile | CategoricalProfile, values: Column, at: Times) -> Windows | None:
+    """Compares each window of a day, sliding by the hour, with the data without it; None if there are too few windows.
 
-    What a window alone has (a record temperature, a category) lies outside the rest, as it would for a new day.
+    Values that only that window has (a record temperature, a category) count as outside, as they would for a new day.
     """
     bins = bins_of(profile)
     codes, slots = bins.code(values), np.floor_divide(at, SLOT_S).astype(np.int64)
@@ -79,7 +79,7 @@ def windows_of(profile: NumericProfile | CategoricalProfile, values: npt.NDArray
         present = ~np.isnan(values.astype(np.float64))
         _move_records(windows, bins, values[present].astype(np.float64), codes[present], slots[present], hours)
     rows = by_hour.sum(1)
-    # As when serving: the first rows of a window lie in its first hours.
+    # As when serving: the first rows of a window must be in its first hours.
     early = np.convolve(rows, np.ones(WINDOW_SLOTS - SPAN_SLOTS + 1), "valid")[: len(windows)] > 0
     counted = early & (windows.sum(1) >= WINDOW_MIN_ROWS)
     if np.count_nonzero(counted) < WINDOWS_MIN:
@@ -103,7 +103,7 @@ def _move_records(
     slots: npt.NDArray[np.int64],
     hours: int,
 ) -> None:
-    """Count a window's values beyond the range of all other hours as outside, in place."""
+    """Count values of a window that are beyond the range of all other hours as outside, in place."""
     low, high = np.full(hours, np.inf), np.full(hours, -np.inf)
     np.minimum.at(low, slots, values)
     np.maximum.at(high, slots, values)

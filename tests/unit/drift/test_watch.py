@@ -12,7 +12,7 @@ from tests.unit.drift.world import cards, layout, month, positions, told
 from understudy.domain import Variant
 from understudy.drift import SLOT_S, WINDOW_SLOTS
 from understudy.drift.gather import HELD_SLOTS
-from understudy.drift.watch import STATE, DriftMonitor, Gatherer, Lookout, watched_by
+from understudy.drift.watch import STATE, DriftCounter, DriftLeader, DriftMonitor, watched_by
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.observability.metrics import Metrics, parse
 from understudy.settings import Settings
@@ -29,13 +29,15 @@ class House:
         self.metrics = Metrics(self.registry)
         self.settings = Settings(**settings)
 
-    def gatherer(self, name: str = "a") -> Gatherer:
-        return Gatherer(layout(), positions(), self.store, self.metrics, self.clock, name, self.settings)
+    def gatherer(self, name: str = "a") -> DriftCounter:
+        return DriftCounter(layout(), positions(), self.store, self.metrics, self.clock, name, self.settings)
 
-    def lookout(self, name: str = "a") -> Lookout:
-        return Lookout(layout(), self.store, self.metrics, self.clock, name, self.settings)
+    def lookout(self, name: str = "a") -> DriftLeader:
+        return DriftLeader(layout(), self.store, self.metrics, self.clock, name, self.settings)
 
-    def day_by_day(self, flights: Sequence[Flight], gatherers: Sequence[Gatherer], lookouts: Sequence[Lookout]) -> None:
+    def day_by_day(
+        self, flights: Sequence[Flight], gatherers: Sequence[DriftCounter], lookouts: Sequence[DriftLeader]
+    ) -> None:
         """Each worker counts its share of an hour, and each looks; then the next hour."""
         hours: dict[int, list[Flight]] = {}
         for flight in flights:
@@ -201,10 +203,10 @@ def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
         {Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", "a", house.settings
     )
     bare.add([[(1.0,)]], told(month(7)[:1])[1])
-    bare._gatherer.flush()
+    bare._counter.flush()
 
     assert house.store.sketches() == []
-    assert bare._lookout.look() == []
+    assert bare._leader.look() == []
     assert bare.shown().features == []
     assert "no card has a reference profile" in bare.shown().notes[0]
 

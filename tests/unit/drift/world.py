@@ -14,7 +14,7 @@ from understudy.domain import Observation, Variant
 from understudy.drift.alarms import AlarmState, Change, Limits, look
 from understudy.drift.bins import Counts
 from understudy.drift.sketch import Layout
-from understudy.drift.watch import Gatherer, watched_by
+from understudy.drift.watch import DriftCounter, watched_by
 from understudy.inference.cards import Card, read_card
 from understudy.inference.decoding import Rows
 from understudy.observability.metrics import Metrics
@@ -48,7 +48,7 @@ def counted(parts: Sequence[Rows], observations: Sequence[Observation], **settin
     """What one worker counts of a batch, by hour."""
     store, metrics = MemoryStore("r", lambda outcome: {}), Metrics(prometheus_client.CollectorRegistry())
     settings = {"drift_days_max": 40, "drift_batch_max_rows": 10**6} | settings
-    gatherer = Gatherer(layout(), positions(), store, metrics, ManualClock(), "w", Settings(**settings))
+    gatherer = DriftCounter(layout(), positions(), store, metrics, ManualClock(), "w", Settings(**settings))
     gatherer.add(parts, observations)
     gatherer._count_waiting()
     return dict(gatherer._slots)

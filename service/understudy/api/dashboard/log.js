@@ -16,7 +16,7 @@ function change({ details }) {
 
 /** What happened, in a word or two; a drift alarm goes on, and is over. */
 function name({ kind, details }) {
-  if (kind === "drift" && details.alarm === "off") return "drift is over";
+  if (kind === "drift" && details.alarm === "off") return "drift alarm cleared";
   return EVENTS[kind] ?? kind.replaceAll("_", " ");
 }
 
