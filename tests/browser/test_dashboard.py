@@ -54,7 +54,7 @@ def test_the_page_shows_where_the_rollout_stands(look: Look, served: Running) ->
     figures = page.locator("#figures")
     expect(figures).to_contain_text(f"{state['variants']['primary']['brier']:.4f}")
     expect(figures).to_contain_text(f"{state['variants']['candidate']['brier']:.4f}")
-    expect(figures).to_contain_text("of the predictions have their label")
+    expect(figures).to_contain_text("of the predictions have a label")
     expect(page.locator("#log tr")).to_have_count(
         sum(event["kind"] != "drift" for event in served.http.get("/rollout/events").json()["events"])
     )
@@ -163,11 +163,11 @@ def test_an_order_that_lacks_a_load_test_may_be_forced_and_says_so(look: Look) -
 
     page.route("**/rollout/promote", refuse)
     page.get_by_role("button", name="Promote one step").click()
-    expect(page.get_by_label("Go past what the step requires")).to_be_hidden()
+    expect(page.get_by_label("Skip what the step requires")).to_be_hidden()
     page.get_by_label("Reason").fill("we know")
     page.locator("#order-yes").click()
     expect(page.locator("#order-problem")).to_contain_text("requires a load test")
-    page.get_by_label("Go past what the step requires").check()
+    page.get_by_label("Skip what the step requires").check()
     page.locator("#order-yes").click()
     expect(page.locator("#order-yes")).to_be_enabled()
     assert asked == [{"reason": "we know"}, {"reason": "we know", "force": True}]
@@ -220,13 +220,13 @@ def test_one_row_to_both_models(look: Look, served: Running) -> None:
     before = served.rollout()["variants"]
     fields = page.locator("#try-form .field")
     assert fields.count() == len(served.http.get("/rollout/policy").json()["fields"]) + 1  # and the routing key
-    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Predict with both").click()
     answers = page.locator("#try-answers article")
     expect(answers).to_have_count(2)
     for variant in ("primary", "candidate"):
         expect(answers.filter(has_text=variant)).to_contain_text("P(1)")
     page.locator("#field-month").fill("")
-    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Predict with both").click()
     expect(page.locator("#field-month")).to_have_attribute("aria-invalid", "true")
     expect(page.locator("#field-month-note")).to_contain_text("missing")
     expect(page.locator("#field-month")).to_be_focused()
@@ -242,7 +242,7 @@ def test_everybody_can_read_it(browser: Browser, served: Running, scheme: Any) -
     context = browser.new_context(color_scheme=scheme, reduced_motion="reduce")
     look = Look(context.new_page(), served.url)
     page = look.open()
-    page.get_by_role("button", name="Ask both").click()
+    page.get_by_role("button", name="Predict with both").click()
     expect(page.locator("#try-answers article")).to_have_count(2)
     page.evaluate("document.querySelectorAll('details').forEach((n) => { n.open = true; })")
     for width in WIDTHS:
@@ -304,7 +304,7 @@ def test_a_service_that_goes_away_is_said_and_what_was_seen_stays(look: Look) ->
     """The page does not go blank; it says since when it knows nothing new, and recovers."""
     page = look.open()
     page.route("**/rollout*", lambda route: route.abort())
-    expect(page.locator("#live")).to_contain_text("does not answer; what you see is from", timeout=8000)
+    expect(page.locator("#live")).to_contain_text("does not answer; this page shows the state of", timeout=8000)
     expect(page.locator("#headline")).to_contain_text("rehearses")
     page.unroute("**/rollout*")
     expect(page.locator("#live")).to_have_text("live", timeout=8000)

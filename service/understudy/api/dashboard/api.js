@@ -2,9 +2,9 @@
 
 const KEY = "understudy-token";
 let token = sessionStorage.getItem(KEY);
-const kept = new Map(); // path → its last answer and its tag, of the few paths that are asked for again and again
+const cached = new Map(); // path → its last answer and its entity tag, for the few paths that are polled
 
-/** What the service refused, in its own words (RFC 9457). */
+/** An error that the service answered (problem details, RFC 9457). */
 export class Problem extends Error {
   constructor(status, body) {
     super(body.detail ?? `the service answered ${status}`);
@@ -15,7 +15,7 @@ export class Problem extends Error {
 
 export function remember(value) {
   token = value;
-  kept.clear();
+  cached.clear();
   if (value) sessionStorage.setItem(KEY, value);
   else sessionStorage.removeItem(KEY);
 }
@@ -35,25 +35,25 @@ async function read(response) {
   return answer;
 }
 
-const call = async (method, path, given) => read(await send(method, path, given));
+const call = async (method, path, options) => read(await send(method, path, options));
 
 export const get = (path) => call("GET", path);
 
-/** The same, for what is asked for again and again: nothing is sent (304) while nothing is new. */
-export async function getAgain(path) {
-  const before = kept.get(path);
+/** The same for a polled path. While nothing changes, the service answers 304 without a body. */
+export async function getPolled(path) {
+  const before = cached.get(path);
   const response = await send("GET", path, before && { headers: { "If-None-Match": before.tag } });
   if (response.status === 304 && before) return before.answer;
   const answer = await read(response);
-  kept.set(path, { tag: response.headers.get("ETag"), answer });
+  cached.set(path, { tag: response.headers.get("ETag"), answer });
   return answer;
 }
 
-/** An operator's order; refused when the rollout has moved on from `revision`. */
+/** An operator's order. It is rejected if the rollout is no longer at `revision`. */
 export const order = (name, body, revision) =>
   call("POST", `rollout/${name}`, { body, headers: { "If-Match": `"${revision}"` } });
 
-/** One row to one variant, pinned, and how long the round trip took. */
+/** The prediction for one row, pinned to a variant, and the time of the round trip. */
 export async function predict(row, variant) {
   const began = performance.now();
   const answer = await call("POST", "predict", { body: { rows: [row] }, headers: { "X-Rollout-Variant": variant } });

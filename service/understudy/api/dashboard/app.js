@@ -1,6 +1,6 @@
-// Asks the service now and then, and hands what it says to the parts of the page. Any worker may answer any call.
+// Polls the service and passes its documents to the parts of the page. Any worker may answer any call.
 
-import { get, getAgain, Problem, remember } from "./api.js";
+import { get, getPolled, Problem, remember } from "./api.js";
 import { byId, el, say } from "./dom.js";
 import { showDrift } from "./drift.js";
 import { showEvidence } from "./evidence.js";
@@ -8,22 +8,22 @@ import { prepareFigures, showFigures } from "./figures.js";
 import { showLog } from "./log.js";
 import { showFunnel } from "./funnel.js";
 import { prepareOrders, showOrders } from "./orders.js";
-import { followTraffic, prepareTraffic, showTraffic } from "./traffic.js";
+import { fetchTraffic, prepareTraffic, showTraffic } from "./traffic.js";
 import { prepareTry } from "./try.js";
 import { showNow, showSteps, showVerdict } from "./verdict.js";
 
-const EVERY_MS = 1500;
-const SLOW_EVERY = 4; // what changes slowly is asked for every so many looks
-const MANY = 100; // points of the bands: one more is hardly seen
+const POLL_MS = 1500;
+const SLOW_EVERY = 4; // documents that change slowly are fetched with every fourth poll
+const MANY_POINTS = 100; // with so many points of the bands, one more hardly shows
 
 let policy = null;
 let me = null;
 let events = [];
 let evidence = null;
-let looks = 0;
-let seen = null; // when the service last answered
+let polls = 0;
+let answeredAt = null; // when the service last answered
 let timer = 0;
-let turns = Promise.resolve();
+let queue = Promise.resolve();
 
 async function begin() {
   me = await get("rollout/access");
@@ -34,7 +34,7 @@ async function begin() {
   showWho();
   const operator = me.role === "operator";
   byId("try").hidden = !operator;
-  const state = await getAgain("rollout");
+  const state = await getPolled("rollout");
   if (operator) prepareTry(policy, Boolean(state.candidate));
 }
 
@@ -55,8 +55,8 @@ function askForToken(problem) {
   byId("token").focus();
 }
 
-/** The events after the last one that is known. */
-async function follow() {
+/** Fetches the events after the last one. */
+async function fetchEvents() {
   for (;;) {
     const { events: more } = await get(`rollout/events?after=${events.at(-1)?.id ?? 0}&limit=1000`);
     events = events.concat(more);
@@ -64,15 +64,15 @@ async function follow() {
   }
 }
 
-async function look() {
+async function poll() {
   if (!policy) await begin();
-  const state = await getAgain("rollout");
-  if (events.at(-1)?.revision !== state.revision || looks % SLOW_EVERY === 0) await follow();
-  if (!evidence || looks % (evidence.bands.length > MANY ? SLOW_EVERY : 2) === 0) evidence = await getAgain("rollout/evidence");
-  if (state.drift && looks % SLOW_EVERY === 0) showDrift(await getAgain("rollout/drift"));
-  if (looks % 2 === 0) await followTraffic();
-  looks += 1;
-  seen = Date.now();
+  const state = await getPolled("rollout");
+  if (events.at(-1)?.revision !== state.revision || polls % SLOW_EVERY === 0) await fetchEvents();
+  if (!evidence || polls % (evidence.bands.length > MANY_POINTS ? SLOW_EVERY : 2) === 0) evidence = await getPolled("rollout/evidence");
+  if (state.drift && polls % SLOW_EVERY === 0) showDrift(await getPolled("rollout/drift"));
+  if (polls % 2 === 0) await fetchTraffic();
+  polls += 1;
+  answeredAt = Date.now();
   const decision = events.findLast(({ details }) => details.to === state.phase && details.from !== details.to);
   showVerdict(state, decision);
   showNow(state.primary, state.candidate, state.weight, state.shadow_share, state.phase);
@@ -87,40 +87,40 @@ async function look() {
   byId("live").className = "live on";
 }
 
-/** One look after the other: two at once would both add what is new. */
-const turn = () => (turns = turns.then(turnOnce));
+/** Polls run one after the other: two at once would both add the new events. */
+const refresh = () => (queue = queue.then(refreshOnce));
 
-async function turnOnce() {
+async function refreshOnce() {
   clearTimeout(timer);
-  let next = EVERY_MS;
+  let next = POLL_MS;
   try {
-    if (!document.hidden) await look();
+    if (!document.hidden) await poll();
   } catch (error) {
     if (error instanceof Problem && [401, 403].includes(error.status)) {
       policy = null;
       askForToken(sessionStorage.length ? error.message : "");
       return;
     }
-    const ago = seen ? `; what you see is from ${new Date(seen).toLocaleTimeString()}` : "";
-    say(byId("live"), `${error instanceof Problem ? error.message : "the service does not answer"}${ago}`);
+    const age = answeredAt ? `; this page shows the state of ${new Date(answeredAt).toLocaleTimeString()}` : "";
+    say(byId("live"), `${error instanceof Problem ? error.message : "the service does not answer"}${age}`);
     byId("live").className = "live off";
-    next = EVERY_MS * 2;
+    next = POLL_MS * 2;
     if (!(error instanceof Problem) && error.name !== "TypeError" && error.name !== "TimeoutError") console.error(error);
   }
-  timer = setTimeout(turn, next);
+  timer = setTimeout(refresh, next);
 }
 
 byId("sign-in").querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   remember(byId("token").value.trim());
   byId("token").value = "";
-  turn();
+  refresh();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) turn();
+  if (!document.hidden) refresh();
 });
 byId("log-drift").addEventListener("change", () => showLog(events));
 prepareFigures();
 prepareTraffic();
-prepareOrders(turn);
-turn();
+prepareOrders(refresh);
+refresh();

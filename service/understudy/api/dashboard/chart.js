@@ -1,4 +1,4 @@
-// Pictures in SVG, drawn to the width that they have. Colours come from the style sheet.
+// Charts in SVG, drawn to the available width. Colours come from the style sheet.
 
 import { el, svg } from "./dom.js";
 
@@ -45,7 +45,7 @@ function ticks(low, high, most) {
 
 const path = (points) => points.map(([x, y], i) => `${i ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-/** The range of y: all of the newest band, the line, and no more of the early, wide bands than that needs. */
+/** The range of y: the newest band and the line. Early bands, which are wide, may be cut. */
 function range(points, line, floor) {
   const last = points.at(-1);
   const settled = points.slice(Math.floor(points.length / 3)).map((point) => point.estimate);
@@ -58,7 +58,7 @@ function range(points, line, floor) {
 }
 
 /**
- * The band of one metric over the pairs (logarithmic): where the truth is, however often one looks.
+ * The band of one metric over the number of pairs (logarithmic): it holds the true difference at every look.
  *
  * `data`: points `{n, estimate, low, high, revision}`, `line` and its words `lineText`, `zeroText` (or null), `up` (what
  * upwards means), `format`, `answer`, `floor` (the least value that there can be).
@@ -105,7 +105,7 @@ export function bandChart(data, width, height) {
   );
 }
 
-/** Thin lines where a step began. */
+/** Thin lines where a step started. */
 function marks(points, xs, x, top, bottom) {
   return points.map((point, i) => (i && point.revision !== points[i - 1].revision
     ? svg("line", { class: "mark", x1: x(xs[i]), x2: x(xs[i]), y1: top, y2: bottom }) : null));
@@ -116,7 +116,7 @@ function runningMax(values) {
   return values.map((value) => (most = Math.max(most, value)));
 }
 
-/** How much of the evidence that a decision needs is there, as a bar that is full when it decides. */
+/** Progress of the evidence towards a decision, as a bar that is full when it is decided. */
 export function meter(name, value, tone, words) {
   const percent = Math.round(value * 100);
   const fill = el("span", { class: `fill ${tone}` });
@@ -140,7 +140,7 @@ function timeTicks(from, to, most) {
   return found.map((tick) => [tick, new Date(tick * 1000).toLocaleTimeString(undefined, format)]);
 }
 
-/** A line of steps, one a point, broken where nobody asked anything. */
+/** A line of steps, one per point, with gaps where there were no requests. */
 function steps(points, x, y) {
   let before = null;
   return points.map(([since, until, value]) => {

@@ -1,4 +1,4 @@
-// Elements made one by one, never from HTML: text stays text, and the Content-Security-Policy has nothing to allow.
+// Creates elements one by one, never from HTML, so text stays text and the Content-Security-Policy allows nothing.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,38 +14,38 @@ function fill(node, attributes, children) {
 
 const shown = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 
-/** Put these in the place of what is there; null is nothing. */
+/** Replaces all children; null is skipped. */
 export const replace = (node, ...children) => node.replaceChildren(...shown(children));
 
-/** An HTML element: `el("p", {class: "soft"}, "text")`; attributes that begin with `on` are listeners. */
+/** Creates an HTML element: `el("p", {class: "soft"}, "text")`. Attributes that start with `on` are listeners. */
 export const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
-/** The same in SVG. */
+/** Creates an SVG element. */
 export const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
 export const byId = (id) => document.getElementById(id);
 
-/** Set a text only when it changes, so that a screen reader hears news and nothing else. */
+/** Sets a text only when it changes, so that a screen reader announces changes alone. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** A sentence with its `code` between backticks, as children of `el`. */
+/** The children of an element for a sentence with code between backticks. */
 export const withCode = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", {}, part) : part));
 
-/** The same as `say` for a sentence with code. */
+/** Like `say`, for a sentence with code. */
 export function sayCode(node, text) {
   if (node.textContent !== text.replaceAll("`", "")) node.replaceChildren(...withCode(text));
 }
 
-/** A function that renders only when what it is given has changed. */
+/** A function that renders only when its arguments have changed. */
 export function onChange(render) {
   let before;
-  return (...given) => {
-    const now = JSON.stringify(given);
+  return (...args) => {
+    const now = JSON.stringify(args);
     if (now !== before) {
       before = now;
-      render(...given);
+      render(...args);
     }
   };
 }

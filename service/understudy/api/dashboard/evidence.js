@@ -1,4 +1,4 @@
-// The evidence: for each metric a band over the pairs against its margin, and how much of a decision is there.
+// The evidence: each metric's band against its margin, and how close it is to a decision.
 
 import { bandChart, meter, responsive } from "./chart.js";
 import { byId, el, onChange, say, sayCode } from "./dom.js";
@@ -6,10 +6,10 @@ import { count, METRICS, number, percent, raw, sentence } from "./format.js";
 
 const ANSWERS = { advance: ["good", "✓ goal met"], hold: ["warn", "… not decided"], rollback: ["bad", "✕ worse than allowed"] };
 const ROWS = 12;
-const UNBOUNDED = new Set(["log_loss", "absolute_error", "squared_error"]); // what these are at most, the goal's clip says
+const UNBOUNDED = new Set(["log_loss", "absolute_error", "squared_error"]); // their maximum is the goal's clip
 const cards = new Map();
 
-/** How a metric's picture is labelled. */
+/** The labels of a metric's chart. */
 function look(metric, goals) {
   const title = METRICS[metric.metric] ?? metric.metric;
   const lower = title[0].toLowerCase() + title.slice(1);
@@ -41,7 +41,7 @@ function look(metric, goals) {
       lineText: `target: ${metric.line.toLocaleString("en")}`, format: (value) => raw(value, metric.line),
     };
     case "win_rate": return {
-      title, up: "↑ candidate farther off more often", across: "labelled pairs", zeroText: "as often nearer as farther", floor: -1,
+      title, up: "↑ candidate more often farther from the truth", across: "labelled pairs", zeroText: "nearer as often as farther", floor: -1,
       lineText: `margin: ${percent(metric.line, 1)} more often`, format: (value) => percent(value, 1),
     };
     default: return {
@@ -57,7 +57,7 @@ function card(name, wide) {
   const parts = {
     title: el("h3", {}), badge: el("span", { class: "badge" }), words: el("p", { class: "words" }),
     chart: el("div", { class: "chart" }), meters: el("div", { class: "meters" }), table: el("tbody", {}),
-    summary: el("summary", {}, "The numbers"),
+    summary: el("summary", {}, "Numbers"),
   };
   const root = el("article", { class: wide ? "card wide" : "card", "data-metric": name },
     el("header", {}, parts.title, parts.badge), parts.words, parts.chart, parts.meters,
@@ -86,10 +86,10 @@ function show(card_, metric, points, { goals, budget, harms, promoted }) {
     card_.badge.className = `badge ${met ? "good" : missed ? "bad" : "warn"}`;
     say(card_.badge, met ? "✓ met" : missed ? "✕ missed" : "… not decided");
   } else if (metric.answer === "hold" && !promoted && metric.log_e_advance === null && metric.log_e_harm !== null) {
-    card_.badge.className = "badge plain"; // a guard: it never allows an advance, so nothing about it is undecided
+    card_.badge.className = "badge plain"; // a guard never allows an advance, so it is never undecided
     say(card_.badge, "no harm found");
   } else {
-    // After a promotion there is nothing left to decide but harm; each step's evidence is its own.
+    // After a promotion only harm is judged.
     const watched = promoted && metric.answer === "hold";
     card_.badge.className = `badge ${watched ? "plain" : tone}`;
     say(card_.badge, watched ? "watched for harm" : word);
@@ -109,7 +109,7 @@ function show(card_, metric, points, { goals, budget, harms, promoted }) {
     ["estimate", "low", "high"].map((name) => el("td", {}, point[name] === null ? "–" : view.format(point[name]))))));
 }
 
-/** The bands, turned from points with metrics into metrics with points. */
+/** The points of each metric, from points that have all metrics. */
 function byMetric(bands) {
   const found = new Map();
   for (const { revision, metrics } of bands) {
@@ -125,11 +125,11 @@ export function showEvidence(state, evidence, policy) {
   const root = byId("evidence");
   const budget = state.verdict.error_budget;
   if (!state.metrics.length) {
-    if (!cards.size) root.replaceChildren(el("p", { class: "card soft" }, "Nothing has been judged yet: no pair has been recorded."));
+    if (!cards.size) root.replaceChildren(el("p", { class: "card soft" }, "Nothing has been judged yet: there is no pair so far."));
     return;
   }
   if (!cards.size) root.replaceChildren();
-  say(byId("budget"), budget ? `However often one looks: at most ${percent(budget.advance, 2)} chance of any wrong advance, `
+  say(byId("budget"), budget ? `Over the whole rollout: at most ${percent(budget.advance, 2)} chance of any wrong advance, `
     + `${percent(budget.harm, 2)} of any wrong rollback` : "");
   const harms = state.metrics.filter((metric) => metric.log_e_harm !== null && metric.log_e_harm !== undefined).length || 1;
   const points = byMetric(evidence.bands);

@@ -1,11 +1,11 @@
-// The models in figures, over the whole rollout: losses, latency, failures; labels, rehearsals, fallbacks.
+// Metrics over the whole rollout: losses, latency, failures, labels, rehearsals and fallbacks.
 
 import { latencyChart, responsive } from "./chart.js";
 import { byId, el, onChange, replace, say } from "./dom.js";
 import { count, duration, METRICS, number, percent, raw } from "./format.js";
 
 const VARIANTS = ["primary", "candidate"];
-const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "not finite numbers", down: "process down", starting: "still starting" };
+const CAUSES = { timeout: "no answer in time", failed: "failed", invalid: "answer not finite", down: "process down", starting: "still starting" };
 
 const box = (title, ...inside) => el("article", { class: "card" }, el("h3", {}, title), inside);
 const parts = {
@@ -16,7 +16,7 @@ let drawLatency;
 
 export function prepareFigures() {
   byId("figures").replaceChildren(
-    box("Quality, where labels have come", parts.table, parts.tableWords),
+    box("Quality on labelled rows", parts.table, parts.tableWords),
     box("Latency of answered requests, ms", parts.latency, parts.latencyWords),
     box("Labels", parts.labels),
     box("Rehearsals and fallbacks", parts.rehearsals),
@@ -27,24 +27,24 @@ export function prepareFigures() {
 
 const LOSSES = ["brier", "log_loss", "absolute_error", "squared_error"];
 
-/** A mean loss: four decimals, of a large one less. */
+/** A mean loss: four decimals, fewer for a large one. */
 const figure = (value) => (Math.abs(value) < 10 ? number(value, 4) : raw(value, value));
 
-const SAME = 0.98; // of the labelled rows of one variant the other has at least this share: nearly the same rows
+const SAME = 0.98; // if one variant has at least this share of the other's labelled rows, they are nearly the same rows
 
 const showTable = onChange((variants) => {
   const names = VARIANTS.filter((name) => variants[name]);
   const labelled = names.map((name) => variants[name].labelled ?? 0);
   const same = Math.min(...labelled) >= SAME * Math.max(...labelled);
-  say(parts.tableWords, same ? "" : "One model was asked on fewer of these rows: the columns speak of different days. The evidence "
-    + "above compares both on the same requests.");
+  say(parts.tableWords, same ? "" : "One model ran on fewer of these rows, so the columns are about different requests. The evidence "
+    + "above compares both models on the same requests.");
   const rows = [
     ["labelled rows", (figures) => count(figures.labelled)],
     ...LOSSES.filter((name) => names.some((variant) => variants[variant][name] !== undefined))
       .map((name) => [METRICS[name], (figures) => figure(figures[name]), name]),
     ["accuracy", (figures) => percent(figures.accuracy)],
     ["requests answered", (figures) => count(figures.requests)],
-    ["gave no answer", (figures) => (figures.asked ? `${count(figures.failed)} of ${count(figures.asked)}` : "–")],
+    ["requests without an answer", (figures) => (figures.asked ? `${count(figures.failed)} of ${count(figures.asked)}` : "–")],
   ];
   parts.table.replaceChildren(
     el("thead", {}, el("tr", {}, el("td", {}),
@@ -72,12 +72,12 @@ const showLabels = onChange((labels, wait) => {
   const fill = el("span", { class: "fill plain" });
   fill.style.setProperty("--value", `${coverage * 100}%`);
   parts.labels.replaceChildren(
-    el("p", { class: "big" }, labels.coverage === null ? "–" : percent(coverage), el("span", { class: "soft" }, " of the predictions have their label")),
+    el("p", { class: "big" }, labels.coverage === null ? "–" : percent(coverage), el("span", { class: "soft" }, " of the predictions have a label")),
     el("span", { class: "track", role: "meter", "aria-label": "label coverage", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(coverage * 100) }, fill),
     el("dl", { class: "facts" },
       el("dt", {}, "labels joined"), el("dd", {}, count(labels.matched)),
-      el("dt", {}, "half of them within"), el("dd", {}, duration(labels.delay_p50_s)),
-      el("dt", {}, "waited for at most"), el("dd", {}, duration(wait))));
+      el("dt", {}, "median delay"), el("dd", {}, duration(labels.delay_p50_s)),
+      el("dt", {}, "longest wait"), el("dd", {}, duration(wait))));
 });
 
 const showRehearsals = onChange((shadow, fallbacks) => {
@@ -96,14 +96,14 @@ const showRehearsals = onChange((shadow, fallbacks) => {
 
 const showComparison = onChange((comparison) => {
   const { labels, probabilities, outputs = {} } = comparison ?? {};
-  if (!comparison?.rows) return replace(parts.comparison, el("p", { class: "soft" }, "No row has been answered by both yet."));
-  const facts = [["rows that both answered", count(comparison.rows)]];
-  if (labels) facts.push(["another label", `${count(labels.flips)} (${percent(labels.share)})`]);
+  if (!comparison?.rows) return replace(parts.comparison, el("p", { class: "soft" }, "No row has an answer of both models yet."));
+  const facts = [["rows with both answers", count(comparison.rows)]];
+  if (labels) facts.push(["different label", `${count(labels.flips)} (${percent(labels.share)})`]);
   for (const way of labels?.ways?.slice(0, 4) ?? []) facts.push([`${way.primary} → ${way.candidate}`, count(way.rows)]);
   if (probabilities) {
     facts.push(["mean distance of probabilities", number(probabilities.mean, 3)], ["99 % of rows within", number(probabilities.p99, 3)]);
   }
-  for (const [name, output] of Object.entries(outputs)) facts.push([`${name}, beyond its tolerance`, `${count(output.rows_outside)} rows`]);
+  for (const [name, output] of Object.entries(outputs)) facts.push([`${name}, outside its tolerance`, `${count(output.rows_outside)} rows`]);
   return replace(parts.comparison, el("dl", { class: "facts" }, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 });
 

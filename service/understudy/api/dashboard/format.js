@@ -1,4 +1,4 @@
-// How numbers, times and names are written.
+// Formats of numbers and times, and the names of metrics, phases and events.
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
@@ -34,7 +34,7 @@ export function duration(seconds) {
 export const time = (seconds) =>
   new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
-/** The judge writes as one speaks within a sentence; here it begins one. */
+/** Makes a sentence of a reason, which the judge writes without capital letter and full stop. */
 export function sentence(text) {
   const trimmed = text.trim();
   if (!trimmed) return "";
@@ -48,15 +48,15 @@ export const METRICS = {
   zero_one: "Wrong answers",
   absolute_error: "Absolute error",
   squared_error: "Squared error",
-  win_rate: "Who is nearer to the truth",
+  win_rate: "Nearer to the truth",
   errors: "Failures",
   latency: "Late or missing answers",
   poc_target: "The primary's own target",
   request_errors: "Failures of all requests",
-  serving_errors: "Whose failures callers met",
-  latency_p50: "Median latency, against the primary's",
-  latency_p95: "p95 latency, against the primary's",
-  latency_p99: "p99 latency, against the primary's",
+  serving_errors: "Failures that the candidate caused",
+  latency_p50: "Median latency, relative to the primary",
+  latency_p95: "p95 latency, relative to the primary",
+  latency_p99: "p99 latency, relative to the primary",
 };
 
 export const PHASES = {
@@ -73,7 +73,7 @@ export const EVENTS = {
   started: "started",
   advance: "advanced",
   finish: "promoted",
-  wait: "waits for a person",
+  wait: "waits for approval",
   rollback: "rolled back",
   promote: "advanced by hand",
   promote_full: "promoted by hand",
@@ -82,9 +82,9 @@ export const EVENTS = {
   pause: "paused",
   resume: "resumed",
   abort: "aborted",
-  retry: "began again",
-  undo: "took the promotion back",
-  release: "let the old primary go",
+  retry: "started again",
+  undo: "promotion taken back",
+  release: "released the old primary",
   loadtest: "filed a load test",
-  drift: "drift alarm",
+  drift: "drift alarm raised",
 };

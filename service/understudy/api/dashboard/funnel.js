@@ -1,10 +1,10 @@
-// The funnel: rows and labels by stage as bars, and under each why some went no further.
+// The funnel: rows and labels by stage as bars, with the reasons why some were lost there.
 
 import { byId, el, onChange, withCode } from "./dom.js";
 import { count } from "./format.js";
 
 const STAGES = {
-  answered: "answered", rehearsed: "asked of both models", labelled: "with a label", settled: "settled", counted: "counted",
+  answered: "answered", rehearsed: "run on both models", labelled: "with a label", settled: "settled", counted: "counted",
   received: "labels received", matched: "matched to a prediction",
 };
 

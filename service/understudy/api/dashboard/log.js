@@ -1,10 +1,10 @@
-// The audit log: who, when, what, why; newest first.
+// The audit log, newest event first.
 
 import { byId, el } from "./dom.js";
 import { EVENTS, PHASES, sentence, share, time } from "./format.js";
 
 const SHOWN = 200;
-let shown = null; // what is on the page: the newest event, and whether drift alarms are among them
+let shown = null; // the newest event on the page, and whether drift alarms are shown
 const TONES = { advance: "good", finish: "good", promote: "good", promote_full: "good", rollback: "bad", abort: "bad", undo: "bad" };
 
 function change({ details }) {
@@ -14,7 +14,7 @@ function change({ details }) {
   return `${PHASES[details.from]}${from} → ${PHASES[details.to]}${to}`;
 }
 
-/** What happened, in a word or two; a drift alarm goes on, and is over. */
+/** The event in a word or two. A drift alarm is raised and cleared. */
 function name({ kind, details }) {
   if (kind === "drift" && details.alarm === "off") return "drift alarm cleared";
   return EVENTS[kind] ?? kind.replaceAll("_", " ");
@@ -26,7 +26,7 @@ function tone({ kind, details }) {
   return TONES[kind] ?? "plain";
 }
 
-/** A long reason opens at a click; what it begins with is always there. */
+/** A long reason is collapsed to its first part. */
 function why(text) {
   if (!text) return "–";
   const cut = text.indexOf("), ");

@@ -1,4 +1,4 @@
-// Requests, latency and failures over time, of each variant: points that the service keeps, so that a page opened now shows the past.
+// Requests, latency and failures of each variant over time. The service keeps the points, so a page opened now shows the past.
 
 import { get } from "./api.js";
 import { responsive, timeChart } from "./chart.js";
@@ -6,8 +6,8 @@ import { byId, el, replace, say } from "./dom.js";
 import { count, duration, number, percent } from "./format.js";
 
 const VARIANTS = ["primary", "candidate"];
-const ROWS = 12; // of the newest numbers
-const LEAST_POINTS = 24; // a picture is at least as wide as so many
+const ROWS = 12; // of the table
+const LEAST_POINTS = 24; // least width of a chart, in points
 const spans = { recent: { points: [] }, long: { points: [] } };
 let chosen = "recent";
 let goal = null; // of p99, in milliseconds
@@ -17,20 +17,20 @@ const share = (point, name) => (point[name].asked ? point[name].failed / point[n
 const ms = (value) => number(value, value < 10 ? 2 : 0);
 const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
 
-/** What is drawn: a title, its lines by kind, how a value is written, and what the kinds are called. */
+/** The charts: title, lines by kind with their names, and the format of values. */
 const PICTURES = [
   {
     name: "latency", title: "Latency of answered requests, ms", log: true, least: 1, format: (value) => String(Number(value.toPrecision(2))), write: ms,
     kinds: [["p50", "median", (point, name) => point[name].p50_ms], ["p99", "p99", (point, name) => point[name].p99_ms]],
-    about: "Thin: the median. Thick: 99 % are within.",
+    about: "Thin: median. Thick: 99th percentile.",
   },
   {
-    name: "failures", title: "Gave no answer", log: false, least: 0.01, format: (value) => percent(value, value < 0.1 ? 1 : 0), write: (value) => percent(value, 2),
-    kinds: [["p99", "without an answer", share]], about: "Of what each was asked, rehearsals too. Callers get the other model's answer where there is one.",
+    name: "failures", title: "Requests without an answer", log: false, least: 0.01, format: (value) => percent(value, value < 0.1 ? 1 : 0), write: (value) => percent(value, 2),
+    kinds: [["p99", "without an answer", share]], about: "Share of each model's requests, rehearsals included. Callers get the other model's answer if there is one.",
   },
   {
-    name: "requests", title: "Requests answered a second", log: false, least: 1, format: (value) => (Number.isInteger(value) ? count(value) : number(value, 1)), write: (value) => number(value, 1),
-    kinds: [["p99", "a second", rate]], about: "Live requests, by who answered.",
+    name: "requests", title: "Requests answered per second", log: false, least: 1, format: (value) => (Number.isInteger(value) ? count(value) : number(value, 1)), write: (value) => number(value, 1),
+    kinds: [["p99", "per second", rate]], about: "Live requests, by the model that answered.",
   },
 ];
 const cards = new Map();
@@ -42,13 +42,13 @@ function card(picture) {
   parts.root = el("article", { class: "card", "data-traffic": picture.name }, el("h3", {}, picture.title), parts.chart, parts.words,
     el("p", { class: "soft legend" }, el("span", { class: "swatch primary" }), "primary ", el("span", { class: "swatch candidate" }),
       `candidate, dashed. ${picture.about}`),
-    el("details", {}, el("summary", {}, "The newest numbers"),
-      el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": `${picture.title}: the newest numbers` },
+    el("details", {}, el("summary", {}, "Newest numbers"),
+      el("div", { class: "scroll-x", tabindex: 0, role: "region", "aria-label": `${picture.title}: newest numbers` },
         el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "until"), head)), parts.body))));
   return parts;
 }
 
-/** Makes the section. */
+/** Builds the section. */
 export function prepareTraffic() {
   for (const picture of PICTURES) cards.set(picture.name, card(picture));
   byId("traffic-pictures").replaceChildren(...[...cards.values()].map(({ root }) => root));
@@ -60,17 +60,17 @@ export function prepareTraffic() {
   }
 }
 
-/** Asks for the points that are new since the last time. */
-export async function followTraffic() {
+/** Fetches the new points. */
+export async function fetchTraffic() {
   for (const [name, span] of Object.entries(spans)) {
-    const found = await get(`rollout/traffic?span=${name}&after=${span.points.at(-1)?.to ?? 0}`);
-    span.points = span.points.concat(found.points).slice(-(found.points_max ?? 0) || span.points.length);
-    [span.length, span.most] = [found.interval_s, found.points_max];
-    if (found.points_max) say(byId(`span-${name}`), `last ${duration(found.interval_s * found.points_max)}`);
+    const traffic = await get(`rollout/traffic?span=${name}&after=${span.points.at(-1)?.to ?? 0}`);
+    span.points = span.points.concat(traffic.points).slice(-(traffic.points_max ?? 0) || span.points.length);
+    [span.length, span.most] = [traffic.interval_s, traffic.points_max];
+    if (traffic.points_max) say(byId(`span-${name}`), `last ${duration(traffic.interval_s * traffic.points_max)}`);
   }
 }
 
-/** The lines of a picture, without those that have no value. */
+/** The lines of a chart that have values. */
 const linesOf = (picture, points) => VARIANTS.flatMap((variant) => picture.kinds.map(([kind, title, read]) => ({
   variant, kind, title, points: points.filter((point) => point[variant]).map((point) => [point.from, point.to, read(point, variant)])
     .filter(([, , value]) => value !== null && value !== undefined),
@@ -78,13 +78,13 @@ const linesOf = (picture, points) => VARIANTS.flatMap((variant) => picture.kinds
 
 const worstOf = (points) => points.reduce((most, point) => (point[2] > most[2] ? point : most));
 
-/** For those who do not see the picture: each line's newest and highest value, and when. */
+/** Text alternative of a chart: each line's newest and highest value, with their times. */
 const inFull = (picture, lines) => lines.map(({ variant, title, points }) => {
   const [last, worst] = [points.at(-1), worstOf(points)];
   return `${variant}, ${title}: ${picture.write(last[2])} at ${clock(last[1])}, at most ${picture.write(worst[2])} at ${clock(worst[1])}`;
 }).join("; ");
 
-/** Under the picture: what is newest, and the highest of all. */
+/** The caption of a chart: the newest values and the highest one. */
 function inShort(picture, lines) {
   const newest = VARIANTS.map((variant) => [variant, lines.filter((line) => line.variant === variant)]).filter(([, own]) => own.length)
     .map(([variant, own]) => `${variant} ${own.map(({ title, points }) => `${title} ${picture.write(points.at(-1)[2])}`).join(", ")}`);
@@ -95,7 +95,7 @@ function inShort(picture, lines) {
 function show(picture, points, frame) {
   const parts = cards.get(picture.name);
   const lines = linesOf(picture, points);
-  const nothing = "Nobody asked anything in this time.";
+  const nothing = "No requests in this time.";
   say(parts.words, lines.length ? inShort(picture, lines) : nothing);
   const limit = picture.name === "latency" ? goal : null;
   parts.draw({ ...picture, ...frame, limit, limitText: `p99 goal: ${limit} ms`, lines, label: `${picture.title} over time: ${lines.length ? inFull(picture, lines) : nothing}` });
@@ -114,10 +114,10 @@ function draw() {
   const from = Math.max(to - length * most, Math.min(points[0]?.from ?? to, to - length * LEAST_POINTS));
   const seen = points.filter((point) => point.from >= from);
   for (const picture of PICTURES) show(picture, seen, { from, to });
-  say(byId("traffic-note"), `A point is ${duration(length)} of real time, over all workers. The service stores the points, so a restart loses none.`);
+  say(byId("traffic-note"), `A point is ${duration(length)} of real time, over all workers. They are stored, so a restart loses none.`);
 }
 
-/** Shows what is there; `limit` is the p99 goal in milliseconds. */
+/** Draws the charts; `limit` is the p99 goal in milliseconds. */
 export function showTraffic(limit) {
   goal = limit;
   draw();

@@ -1,4 +1,4 @@
-// One row to both models: a form made from their signature.
+// A form for one row, made from the models' signature, and both models' predictions.
 
 import { predict, Problem } from "./api.js";
 import { byId, el } from "./dom.js";
@@ -24,9 +24,9 @@ function input(field) {
 }
 
 function note(field) {
-  if (field.context) return "routes or counts the caller; no input";
+  if (field.context) return "routes or counts the caller; no model input";
   const within = field.minimum === undefined ? "" : `${Number(field.minimum.toPrecision(4))} to ${Number(field.maximum.toPrecision(4))} in training`;
-  const empty = field.nullable ? "empty: missing" : field.required ? "" : "may be left out";
+  const empty = field.nullable ? "empty: missing" : field.required ? "" : "optional";
   return [within, empty].filter(Boolean).join("; ");
 }
 
@@ -37,25 +37,25 @@ function row(field) {
     el("p", { class: "field-note", id: `${id}-note` }, note(field)));
 }
 
-/** The row as the call takes it; what is empty is null where that is allowed, and left out where it is not needed. */
+/** The row as `POST /predict` takes it. An empty field is null if it is nullable, and absent if it is optional. */
 function read(form) {
-  const found = {};
+  const values = {};
   for (const field of fields) {
     const control = form.elements[field.name];
     const text = control.value.trim();
-    if (field.dtype === "bool" && field.scalar) found[field.name] = control.checked;
+    if (field.dtype === "bool" && field.scalar) values[field.name] = control.checked;
     else if (text === "" && field.dtype !== "string") {
-      if (field.nullable) found[field.name] = null;
+      if (field.nullable) values[field.name] = null;
     } else if (text === "" && !field.required) continue;
     else if (!field.scalar) {
       try {
-        found[field.name] = JSON.parse(text);
+        values[field.name] = JSON.parse(text);
       } catch {
-        found[field.name] = text;
+        values[field.name] = text;
       }
-    } else found[field.name] = field.dtype === "string" ? text : Number(text);
+    } else values[field.name] = field.dtype === "string" ? text : Number(text);
   }
-  return found;
+  return values;
 }
 
 function mark(form, errors) {
@@ -86,10 +86,10 @@ function answerCard(variant, result) {
     return el("article", { class: "answer" }, head, el("p", { class: "problem" }, result.message));
   }
   const [prediction] = result.predictions;
-  const said = prediction.label ?? (prediction.value === undefined ? JSON.stringify(prediction.outputs) : number(prediction.value, 4));
-  return el("article", { class: "answer" }, head, el("p", { class: "big" }, String(said)),
+  const answer = prediction.label ?? (prediction.value === undefined ? JSON.stringify(prediction.outputs) : number(prediction.value, 4));
+  return el("article", { class: "answer" }, head, el("p", { class: "big" }, String(answer)),
     prediction.probabilities ? bars(variant, prediction.probabilities) : null,
-    el("p", { class: "soft" }, `version ${result.version}, ${number(result.milliseconds, 1)} ms there and back`));
+    el("p", { class: "soft" }, `version ${result.version}, ${number(result.milliseconds, 1)} ms round trip`));
 }
 
 async function ask(event, variants) {
@@ -126,7 +126,7 @@ export function prepareTry(policy, hasCandidate) {
   const variants = hasCandidate ? ["primary", "candidate"] : ["primary"];
   form.replaceChildren(
     el("div", { class: "fields" }, fields.map(row)),
-    el("div", { class: "row" }, el("button", { class: "solid" }, hasCandidate ? "Ask both" : "Ask"),
+    el("div", { class: "row" }, el("button", { class: "solid" }, hasCandidate ? "Predict with both" : "Predict"),
       el("button", { type: "button", onclick: () => example(form) }, "Fill in an example")));
   form.addEventListener("submit", (event) => ask(event, variants));
   example(form);

@@ -1,23 +1,23 @@
-// The head of the page: the verdict in a sentence, who answers, and the steps as a path.
+// The head of the page: the verdict, the traffic split, and the steps.
 
 import { byId, el, onChange, say, withCode } from "./dom.js";
 import { count, duration, PHASES, sentence, share } from "./format.js";
 
 const ANSWERS = {
-  advance: ["good", "✓ Go on"],
+  advance: ["good", "✓ Advance"],
   hold: ["warn", "… Hold"],
   rollback: ["bad", "✕ Roll back"],
 };
 const TONES = { promoted: "good", aborted: "bad", waiting: "warn", paused: "warn" };
 
 /**
- * What the verdict rests on, in sentences: the judge's own, or why the rollout ended where it did. An advance rests on every
- * metric: its sentences are those of the metrics, as they stood.
+ * The reasons of the verdict, in sentences: the judge's own, or why the rollout ended. After a promotion by the judge they are the
+ * reasons of all metrics at that decision.
  */
 function reasons(state, decision) {
   const advanced = state.phase === "promoted" && decision?.actor === "judge";
   if (!advanced) return sentence(state.verdict.reason) === sentence(state.headline) ? [] : [state.verdict.reason];
-  const standing = state.shadow_share ? state.verdict.reason : "the promotion has baked, and the old primary was released";
+  const standing = state.shadow_share ? state.verdict.reason : "the bake is over, and the old primary was released";
   return [...decision.details.metrics.filter((metric) => metric.answer === "advance").map((metric) => metric.reason), standing];
 }
 
@@ -29,7 +29,7 @@ const showLeft = onChange((labels, requests, seconds) => {
   const box = byId("left");
   const more = [labels && `${count(labels)} more labels`, requests && `${count(requests)} more requests`].filter(Boolean);
   box.hidden = !more.length;
-  if (more.length) say(box, `About ${more.join(" and ")}${seconds ? `, ${duration(seconds)} at the present rate` : ""}`);
+  if (more.length) say(box, `About ${more.join(" and ")}${seconds ? `, ${duration(seconds)} at the current rate` : ""}`);
 });
 
 export function showVerdict(state, decision) {
@@ -50,8 +50,8 @@ export function showVerdict(state, decision) {
   document.title = `${PHASES[state.phase]} · ${state.model}`;
 }
 
-/** Why a model is not there: it is down, or the old primary has been let go after its successor's promotion. */
-const away = (variant, phase) =>
+/** Why a model is unavailable: it is down, or it is the old primary, released after the promotion. */
+const unavailable = (variant, phase) =>
   (variant === "primary" && phase === "promoted" ? el("span", { class: "badge" }, "released") : el("span", { class: "badge bad" }, "down, being probed"));
 
 export const showNow = onChange((primary, candidate, weight, shadow, phase) => {
@@ -62,15 +62,15 @@ export const showNow = onChange((primary, candidate, weight, shadow, phase) => {
     el("span", { class: "of-primary" }, weight < 100 ? share(100 - weight) : ""),
     el("span", { class: "of-candidate" }, weight > 0 ? share(weight) : ""),
   );
-  const rows = [["primary", primary], ["candidate", candidate]].filter(([, who]) => who);
-  byId("models").replaceChildren(...rows.flatMap(([variant, who]) => [
+  const rows = [["primary", primary], ["candidate", candidate]].filter(([, model]) => model);
+  byId("models").replaceChildren(...rows.flatMap(([variant, model]) => [
     el("dt", {}, el("span", { class: `swatch ${variant}` }), variant),
-    el("dd", {}, el("strong", {}, who.name), ` ${who.version}`,
-      who.up ? null : away(variant, phase),
-      el("code", { title: who.digest }, who.digest.replace("sha256:", "").slice(0, 10))),
+    el("dd", {}, el("strong", {}, model.name), ` ${model.version}`,
+      model.up ? null : unavailable(variant, phase),
+      el("code", { title: model.digest }, model.digest.replace("sha256:", "").slice(0, 10))),
   ]));
   if (candidate && shadow > 0) {
-    byId("models").append(el("dt", {}, "rehearsal"), el("dd", {}, `the other model scores ${share(shadow)} of the requests too`));
+    byId("models").append(el("dt", {}, "rehearsal"), el("dd", {}, `the other model also runs on ${share(shadow)} of the requests`));
   }
 });
 

@@ -180,7 +180,7 @@ def test_every_goal_is_met_missed_open_or_not_measured() -> None:
         "Failures": "not decided",
         "Late or missing answers": "missed",
         "The POC's own target": "missed",
-        "p99 latency, against the primary's": "not decided",
+        "p99 latency, relative to the primary": "not decided",
         "Throughput": "not measured",
         "Cost": "not measured",
     }
@@ -274,7 +274,7 @@ def test_who_decided_what_and_why_it_ended() -> None:
     assert "Aborted by olga: because" in page
     assert "Decided by olga, 1 Jul 2013, 00:00:05 UTC" in page
     assert "shadow → canary 5 %" in page
-    assert [told["what"] for told in findings.story(events)] == ["began", "advanced", "paused", "aborted"]
+    assert [told["what"] for told in findings.story(events)] == ["started", "advanced", "paused", "aborted"]
     assert [step["place"] for step in findings.steps(state(phase="aborted"), POLICY)] == [
         "done",
         "stopped here",
