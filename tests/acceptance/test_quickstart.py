@@ -80,10 +80,11 @@ def test_the_quickstarts_rollout_advances_in_its_own_order(service: Running, tmp
     assert list(said)[-6:] == ["replay", "status", "explain", "report", "history", "verify"]
     state = service.rollout()
     assert (state["phase"], state["weight"]) == ("canary", 25), said["explain"]
-    assert state["verdict"]["waits_for"] == "loadtest", said["explain"]
+    assert state["verdict"]["waits_for"] == ["loadtest"], said["explain"]
     assert "waits for a load test" in state["headline"]
-    assert "25 %" in said["explain"]
-    assert "waits for a load test: no load test has been recorded" in said["explain"]
+    explained = " ".join(said["explain"].split())
+    assert "answers 25 %: waits for a load test." in explained
+    assert "no load test has been recorded; `understudy loadtest` makes one" in explained
     assert said["history"].count("advance") >= 2
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert "agree" in said["verify"] or "same row" in said["verify"], said["verify"]
