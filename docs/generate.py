@@ -2,16 +2,17 @@
 
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+import click
 import pydantic
 import typer
 
 from understudy import errors
 from understudy.api import openapi
 from understudy.cli import app
+from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.observability.metrics import TABLE
 from understudy.rollout.policy import Policy, json_schema
@@ -70,7 +71,8 @@ def problems() -> list[str]:
 
 def commands() -> list[str]:
     """Every command with its options."""
-    group: Any = typer.main.get_command(app)
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
     rows, options = [], dict[tuple[str, ...], list[str]]()
     for name, command in sorted(group.commands.items()):
         names = [said_of(parameter) for parameter in command.params]
@@ -126,7 +128,7 @@ def metrics() -> list[str]:
     return ["## Metrics", "", said, "", *table(("metric", "kind", "labels", "meaning"), rows)]
 
 
-def keys(model: type[pydantic.BaseModel], defs: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, ...]]:
+def keys(model: type[pydantic.BaseModel], defs: JsonObject, prefix: str = "") -> Iterator[tuple[str, ...]]:
     """One row per key: its name, its type, its default, its meaning; mappings before their keys."""
     properties = defs[model.__name__]["properties"] if prefix else json_schema()["properties"]
     for name, field in model.model_fields.items():
@@ -140,7 +142,7 @@ def keys(model: type[pydantic.BaseModel], defs: Mapping[str, Any], prefix: str =
             yield from keys(one, defs, f"{path}[]." if is_list else f"{path}.")
 
 
-def models_in(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+def models_in(annotation: object) -> Iterator[type[pydantic.BaseModel]]:
     """The models that an annotation speaks of."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
         if issubclass(annotation, pydantic.BaseModel):
@@ -150,7 +152,7 @@ def models_in(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
         yield from models_in(part)
 
 
-def type_of(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
+def type_of(schema: JsonObject, defs: JsonObject) -> str:
     """A JSON Schema's type, in words."""
     if "$ref" in schema:
         needed = defs[schema["$ref"].rpartition("/")[2]]["required"]
@@ -169,7 +171,7 @@ def type_of(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
     return ", ".join([{"integer": "whole number"}.get(schema["type"], schema["type"]), *limits])
 
 
-def code(value: Any, schema: Mapping[str, Any] | None = None) -> str:
+def code(value: object, schema: JsonObject | None = None) -> str:
     """A default, as one would write it; nothing where there is none."""
     if isinstance(value, pydantic.BaseModel):
         value = ", ".join(f"{name}: {given:g}" for name, given in value.model_dump(exclude_unset=True).items())
@@ -180,7 +182,7 @@ def code(value: Any, schema: Mapping[str, Any] | None = None) -> str:
     return f"`{value:g}`" if isinstance(value, float) and schema is not None else f"`{value}`"
 
 
-def said_of(parameter: Any) -> str:
+def said_of(parameter: click.Parameter) -> str:
     """An option by its long name, an argument in capitals."""
     return str(parameter.opts[0]) if parameter.param_type_name == "option" else str(parameter.name or "").upper()
 

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -32,7 +31,7 @@ def rendered(overlay: Path) -> str | None:
 def wrapped() -> dict[str, str]:
     """File name in components/monitoring → its text."""
 
-    def kind(version: str, name: str, own: dict[str, str], **body: Any) -> str:
+    def kind(version: str, name: str, own: dict[str, str], **body: object) -> str:
         labels = {"app.kubernetes.io/part-of": "understudy"} | own
         head = {
             "apiVersion": version,

@@ -4,7 +4,6 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import yaml
@@ -12,10 +11,11 @@ import yaml
 from loadtests import matrix
 from loadtests.measuring import Server, script
 from models.data import replay_rows
+from understudy.domain import JsonObject
 
 _HELD = {"until": {"requests": 1_000_000_000_000}}
 """So many requests never come, so the step stays as it is: without this the judge would go on, and measure another one."""
-_STEPS: dict[str, list[Any]] = {
+_STEPS: dict[str, list[JsonObject | str]] = {
     "shadow 100 %": [{"shadow": 100, **_HELD}, "promote"],
     "canary 50 %": [{"canary": 50, **_HELD}, "promote"],
 }
@@ -31,16 +31,16 @@ class Rollout:
 
     def server(self, folder: Path, how: str, path: str) -> Server:
         """This service: "primary only", "shadow 100 %" or "canary 50 %"."""
-        said: dict[str, Any] = {
+        rollout: JsonObject = {
             "model": self.model,
             "task": "binary-classification",
             "primary": str(self.primary),
             "goals": {"latency": {"p99_ms": 500, "deadline_ms": 5000}},
         }
         if how in _STEPS:
-            said |= {"candidate": str(self.candidate), "steps": _STEPS[how]}
+            rollout |= {"candidate": str(self.candidate), "steps": _STEPS[how]}
         name = f"{self.model}-{how.split(maxsplit=1)[0]}"
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(rollout), encoding="utf-8")
         return Server(
             f"understudy, {how}",
             [sys.executable, "-m", "understudy.cli", "serve", "--port", "{port}", str(folder / f"{name}.yaml")],

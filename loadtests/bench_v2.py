@@ -12,15 +12,19 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import track
 
 from loadtests import matrix
 from loadtests.measuring import RESULTS, ROOT, SERVER_CPU, Server, machine, measure, need_tools, script
+
+if TYPE_CHECKING:
+    import onnx
 
 ROWS = 1_000
 IMAGES_AT_ONCE = (1, 2, 4, 8, 16)
@@ -29,6 +33,7 @@ PATH = "/v2/models/bench/infer"
 RAW = """
 import sys, time
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
@@ -55,7 +60,7 @@ class Case:
 
     name: str
     model: Path
-    tensor: Any
+    tensor: npt.NDArray[np.float32]
     connections: int
     sizes: tuple[int, ...]
     task: str = "binary-classification"
@@ -100,8 +105,8 @@ class Case:
         return float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
 
 
-def _input(model: Any) -> Any:
-    """The input that is no weight."""
+def _input(model: "onnx.ModelProto") -> "onnx.ValueInfoProto":
+    """The input that is not a weight."""
     weights = {weight.name for weight in model.graph.initializer}
     return next(value for value in model.graph.input if value.name not in weights)
 

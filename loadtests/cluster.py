@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import aiohttp
 import httpx
@@ -24,6 +24,7 @@ import yaml
 from loadtests.network import HAPROXY, Balancer, Link, Looping
 from loadtests.postgres import Postgres
 from models.data import replay_rows
+from understudy.domain import JsonObject
 from understudy.runtime.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,7 @@ class Process:
             time.sleep(0.1)
         raise RuntimeError(f"it does not get ready:\n{self.log.read_text()[-3000:]}")
 
-    def workers(self, service: str) -> list[Any]:
+    def workers(self, service: str) -> list[psutil.Process]:
         """The live processes of one BentoML service."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
@@ -127,7 +128,7 @@ class Cluster:
             "errors": {"margin": 0.3},
             "latency": {"p99_ms": 3900, "deadline_ms": 4000},
         }
-        ramp: list[dict[str, Any]] = [{"shadow": 100}, *({"canary": weight} for weight in RAMP)]
+        ramp: list[JsonObject] = [{"shadow": 100}, *({"canary": weight} for weight in RAMP)]
         data["steps"] = [*ramp[:-1], ramp[-1] | {"until": {"requests": 10**9}}]
         data["unit"] = None
         self.rollout.write_text(yaml.safe_dump(data), encoding="utf-8")
@@ -175,7 +176,7 @@ class Cluster:
             self.balancer.add(replica.url)
         return replica
 
-    def order(self, path: str, replica: int = 0, **body: Any) -> dict[str, Any]:
+    def order(self, path: str, replica: int = 0, **body: object) -> JsonObject:
         """An operator's order, to one replica."""
         answer = self.replicas[replica].http.post(f"/rollout/{path}", json=body)
         answer.raise_for_status()
@@ -190,7 +191,7 @@ class Cluster:
         holder = self.postgres.sql("SELECT holder FROM leases")
         return int(holder.rpartition(":")[2]), holder
 
-    def until(self, what: Callable[[], Any], timeout_s: float = 30.0) -> float:
+    def until(self, what: Callable[[], object], timeout_s: float = 30.0) -> float:
         """Wait until `what` is true; how many seconds that took.
 
         Raises:

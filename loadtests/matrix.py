@@ -1,9 +1,13 @@
 """The matrix models of the benchmarks: one float input of 16 columns, trained on made-up rows, the same every time."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx
 
 COLUMNS = 16
 ROWS = 20_000
@@ -40,14 +44,14 @@ def boosted(path: Path) -> Path:
     return _write(path, made)
 
 
-def _training() -> tuple[Any, Any]:
+def _training() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     x = rows(ROWS, seed=1)
     odds = x @ np.linspace(-1, 1, COLUMNS) + 0.5 * x[:, 0] * x[:, 1]
     chance = np.random.default_rng(2).random(ROWS)
     return x, (chance < 1 / (1 + np.exp(-odds))).astype(int)
 
 
-def _write(path: Path, model: Any) -> Path:
+def _write(path: Path, model: "onnx.ModelProto") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
     return path

@@ -9,8 +9,9 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from understudy.runtime.ports import free_port
 
@@ -41,6 +42,9 @@ backend replicas
 """
 
 
+Result = TypeVar("Result")
+
+
 class Looping:
     """Something that lives on an event loop in a thread of its own."""
 
@@ -49,7 +53,7 @@ class Looping:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
-    def call(self, coroutine: Any) -> Any:
+    def call(self, coroutine: Coroutine[object, object, Result]) -> Result:
         """Run a coroutine there, and wait for it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 

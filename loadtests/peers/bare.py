@@ -1,11 +1,14 @@
 """The limit: uvicorn, orjson and ONNX Runtime with a hand-written ASGI handler, one request at a time, nothing checked."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 import orjson
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 _options = ort.SessionOptions()
 _options.intra_op_num_threads = 1
@@ -15,7 +18,7 @@ _vectors = {i.name for i in _session.get_inputs() if i.shape[1] != 1}
 _HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def app(scope: "Scope", receive: "Receive", send: "Send") -> None:
     """Rows in, labels and probabilities out."""
     if scope["type"] != "http":
         while True:

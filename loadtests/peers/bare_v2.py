@@ -1,11 +1,14 @@
 """The limit for raw tensors: uvicorn, `np.frombuffer` and ONNX Runtime with a hand-written ASGI handler, nothing checked."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 import orjson
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 _options = ort.SessionOptions()
 _options.intra_op_num_threads = 1
@@ -15,7 +18,7 @@ _names = [output.name for output in _session.get_outputs()]
 _kinds = ["INT64" if output.type == "tensor(int64)" else "FP32" for output in _session.get_outputs()]
 
 
-async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def app(scope: "Scope", receive: "Receive", send: "Send") -> None:
     """One FP32 tensor in, numbers out, all raw."""
     if scope["type"] != "http":
         while True:

@@ -1,13 +1,11 @@
 """BentoML's own endpoint: `@bentoml.api` around the same ONNX session, as its documentation shows it."""
 
 import os
-from typing import Any
 
 import bentoml
-import numpy as np
 import onnxruntime as ort
 
-from loadtests.peers.feeding import feeds
+from loadtests.peers.feeding import Row, feeds
 
 
 @bentoml.service(workers=1)
@@ -20,7 +18,7 @@ class Peer:
         self.session = ort.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
 
     @bentoml.api
-    def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def predict(self, rows: list[Row]) -> dict[str, object]:
         """Rows in, labels and probabilities out."""
-        label, probabilities = self.session.run(None, feeds(np, self.session, rows))
+        label, probabilities = self.session.run(None, feeds(self.session, rows))
         return {"label": label.tolist(), "probabilities": probabilities.tolist()}

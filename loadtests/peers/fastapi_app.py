@@ -1,14 +1,12 @@
 """FastAPI as its documentation shows it: a pydantic model in, a dictionary out."""
 
 import os
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from loadtests.peers.feeding import feeds
+from loadtests.peers.feeding import Row, feeds
 
 _options = ort.SessionOptions()
 _options.intra_op_num_threads = 1
@@ -17,13 +15,13 @@ app = FastAPI()
 
 
 class Body(BaseModel):
-    """What is posted."""
+    """The body of a request."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
 
 
 @app.post("/predict")
-async def predict(body: Body) -> dict[str, Any]:
+async def predict(body: Body) -> dict[str, object]:
     """Rows in, labels and probabilities out."""
-    label, probabilities = _session.run(None, feeds(np, _session, body.rows))
+    label, probabilities = _session.run(None, feeds(_session, body.rows))
     return {"label": label.tolist(), "probabilities": probabilities.tolist()}

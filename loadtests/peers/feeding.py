@@ -1,13 +1,18 @@
-"""From rows to ONNX Runtime's inputs, as every peer here does it by hand."""
+"""From rows to the inputs of ONNX Runtime, as each peer would do it by hand."""
 
-from typing import Any
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+Row = dict[str, object]
+Array = npt.NDArray[np.float32] | npt.NDArray[np.object_]
 
 
-def feeds(np: Any, session: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def feeds(session: ort.InferenceSession, rows: list[Row]) -> dict[str, Array]:
     """One array per input: a column of numbers or strings, or rows of a vector."""
-    found = {}
+    arrays = {}
     for each in session.get_inputs():
         values = [row[each.name] for row in rows]
         kind = np.float32 if each.type == "tensor(float)" else object
-        found[each.name] = np.array(values, dtype=kind).reshape(len(rows), -1)
-    return found
+        arrays[each.name] = np.array(values, dtype=kind).reshape(len(rows), -1)
+    return arrays

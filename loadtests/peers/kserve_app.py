@@ -1,7 +1,6 @@
 """KServe's SDK as its documentation shows it: a `Model` behind its `ModelServer`, Open Inference Protocol in JSON."""
 
 import os
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -18,7 +17,7 @@ class Peer(Model):
         self.session = ort.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
         self.ready = True
 
-    def predict(self, payload: InferRequest, headers: Any = None, response_headers: Any = None) -> InferResponse:
+    def predict(self, payload: InferRequest, headers: object = None, response_headers: object = None) -> InferResponse:
         """Run the model."""
         given = payload.inputs[0]
         label, probabilities = self.session.run(None, {given.name: given.as_numpy().astype(np.float32)})

@@ -1,13 +1,13 @@
 """LitServe as its documentation shows it: decode, predict, encode."""
 
 import os
-from typing import Any
 
 import litserve as ls
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
-from loadtests.peers.feeding import feeds
+from loadtests.peers.feeding import Row, feeds
 
 
 class Api(ls.LitAPI):
@@ -19,16 +19,16 @@ class Api(ls.LitAPI):
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
 
-    def decode_request(self, request: dict[str, Any], **_: Any) -> list[dict[str, Any]]:
+    def decode_request(self, request: dict[str, list[Row]], **_: object) -> list[Row]:
         """The rows of a body."""
-        rows: list[dict[str, Any]] = request["rows"]
-        return rows
+        return request["rows"]
 
-    def predict(self, x: list[dict[str, Any]], **_: Any) -> Any:
+    def predict(self, x: list[Row], **_: object) -> "list[npt.NDArray[np.float32]]":
         """Run the model."""
-        return self.session.run(None, feeds(np, self.session, x))
+        outputs: list[npt.NDArray[np.float32]] = self.session.run(None, feeds(self.session, x))
+        return outputs
 
-    def encode_response(self, output: Any, **_: Any) -> dict[str, Any]:
+    def encode_response(self, output: "list[npt.NDArray[np.float32]]", **_: object) -> dict[str, object]:
         """Plain values."""
         return {"label": output[0].tolist(), "probabilities": output[1].tolist()}
 

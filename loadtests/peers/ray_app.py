@@ -2,9 +2,7 @@
 
 import os
 import signal
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import ray
 from ray import serve
@@ -22,18 +20,17 @@ class Peer:
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(os.environ["PEER_MODEL"], options, providers=["CPUExecutionProvider"])
 
-    async def __call__(self, request: Request) -> dict[str, Any]:
+    async def __call__(self, request: Request) -> dict[str, object]:
         """One request."""
         body = await request.json() if request.method == "POST" else {"rows": []}
         if not body["rows"]:
             return {}
-        label, probabilities = self.session.run(None, feeds(np, self.session, body["rows"]))
+        label, probabilities = self.session.run(None, feeds(self.session, body["rows"]))
         return {"label": label.tolist(), "probabilities": probabilities.tolist()}
 
 
 if __name__ == "__main__":
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": int(os.environ["PORT"])})
-    peer: Any = Peer
-    serve.run(peer.bind(), route_prefix="/")
+    serve.run(Peer.bind(), route_prefix="/")  # type: ignore[attr-defined]
     signal.pause()
