@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from models.data import Flight
-from tests.acceptance.conftest import Running, start
+from tests.support.service import Running, start
 
 JSON = {"content-type": "application/json"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.killed import Spot, control
-from tests.unit.rollout.test_controller import RAMP, moves
+from tests.support.controllers import RAMP, moves
 from tests.unit.rollout.world import World
 from understudy.store.sql import SqlStore
 

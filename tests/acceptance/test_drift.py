@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import ROOT, start
-from tests.acceptance.test_main_job import metric, replay
+from tests.support.service import ROOT, metric, replay, start
 
 pytestmark = pytest.mark.acceptance
 

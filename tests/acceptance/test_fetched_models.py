@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, start
 from tests.support.objects import credentials, serving
+from tests.support.service import ROOT, start
 from understudy.inference.cards import digest_of, read_card
 
 pytestmark = pytest.mark.acceptance

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -19,7 +18,7 @@ import pathspec
 import pytest
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, START_S
+from tests.support.service import ROOT, ready
 from understudy.http.auth import line_for, new_token
 from understudy.runtime.ports import free_port
 
@@ -114,17 +113,6 @@ def test_it_starts_and_answers_on_a_read_only_file_system(tree: Path, tmp_path: 
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         assert process.wait(30) in {0, -signal.SIGTERM}
-
-
-def ready(http: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < until:
-        try:
-            if http.get("/readyz").status_code == 200:
-                return True
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    return False
 
 
 def serves_the_tree(pid: int) -> None:

@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, start
-from tests.unit.rollout.test_loadtest import GOOD
+from tests.support.loadtests import GOOD
+from tests.support.service import ROOT, Running, start
 from understudy.loadtest.tally import Tally, merged
 from understudy.runtime.ports import free_port
 

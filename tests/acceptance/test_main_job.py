@@ -5,8 +5,6 @@ import http.client
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +17,10 @@ import pytest
 import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, example, start
+from tests.support.service import ROOT, Running, counters, example, metric, replay, start
 from understudy.inference.decoding import Columns, Field
 from understudy.inference.onnx import OnnxEngine
 from understudy.loading import fields_of
-from understudy.observability.metrics import parse
 
 pytestmark = pytest.mark.acceptance
 
@@ -45,22 +42,6 @@ def offline_brier(folder: str, flights: list[Flight]) -> float:
     """The mean Brier score of a model over labelled flights."""
     known = [f for f in flights if f.label is not None]
     return float(np.mean((offline(folder, known) - np.array([f.label for f in known])) ** 2))
-
-
-def counters(service: Running) -> dict[str, float]:
-    return dict(service.http.get("/rollout/evidence").json()["counters"])
-
-
-def metric(service: Running, name: str, **labels: str) -> float:
-    text = service.http.get("/metrics").text
-    return sum(v for n, have, v in parse(text) if n == name and labels.items() <= have.items())
-
-
-def replay(service: Running, *options: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "understudy.cli", "replay", "--url", service.url, "--json", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(done.stdout))
 
 
 def test_a_flight_is_answered_and_its_label_is_joined_once(service: Running, july: list[Flight]) -> None:

@@ -11,8 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.acceptance.conftest import ROOT, Running, start
-from tests.acceptance.test_main_job import replay
+from tests.support.service import ROOT, Running, replay, start
 from understudy.domain import Variant
 from understudy.observability.monitoring import files
 from understudy.rollout.policy import parse

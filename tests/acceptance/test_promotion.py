@@ -12,10 +12,8 @@ import yaml
 from onnx import TensorProto, helper
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, start
-from tests.acceptance.test_main_job import counters
-from tests.acceptance.test_rollout import Load, events, rollout_file, up
-from tests.unit.inference.test_onnx import save
+from tests.support.graphs import save
+from tests.support.service import ROOT, Load, Running, counters, events, rollout_file, start, up
 
 pytestmark = pytest.mark.acceptance
 

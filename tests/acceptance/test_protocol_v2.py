@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from loadtests import matrix
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, start
+from tests.support.service import ROOT, Running, start
 
 pytestmark = pytest.mark.acceptance
 MODEL = "flight-delay"

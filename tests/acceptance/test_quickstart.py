@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import ROOT, Running, start
+from tests.support.service import ROOT, Running, start
 
 SECTION = "## A rollout in 60 seconds"
 COMMAND_S = 300.0

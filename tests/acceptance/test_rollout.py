@@ -1,95 +1,20 @@
 """The judge in the real service: it moves by itself, stops at once, promotes without a failed request, and can be verified."""
 
 import hashlib
-import http.client
 import json
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
-import yaml
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT, Running, example, start
-from tests.acceptance.test_main_job import replay
+from tests.support.service import ROOT, Load, events, replay, rollout_file, start, up
 
 pytestmark = pytest.mark.acceptance
-
-
-def rollout_file(folder: Path, candidate: str = "models/flight_candidate") -> Path:
-    """The example without the load test that a launch would require.
-
-    Each step asks for requests of its own: at the example's margin for errors some 3,100, at this one some 300.
-    """
-    data = example()
-    data["candidate"] = candidate
-    data["goals"]["errors"]["margin"] = 0.02
-    data["bake"] = "60d"  # a release is another test's
-    for step in data["steps"]:
-        if isinstance(step, dict):
-            step.pop("require", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "rollout.yaml"
-    file.write_text(yaml.safe_dump(data))
-    return file
-
-
-def events(service: Running) -> list[dict[str, Any]]:
-    """What happened to the rollout; the inputs of July are unlike January's, and what drift says of that is another test's."""
-    found = service.http.get("/rollout/events?limit=1000").json()["events"]
-    return [event for event in found if event["kind"] != "drift"]
-
-
-def up(service: Running) -> bool:
-    return bool(service.rollout()["candidate"]["up"])
-
-
-class Load:
-    """Callers that ask one flight after the other and remember who answered, when, and with which status.
-
-    Attributes:
-        at: when their requests happen, where that is not now; may be moved.
-    """
-
-    def __init__(self, service: Running, flights: list[Flight], callers: int = 4, at: float | None = None) -> None:
-        self.at = at
-        self.seen: list[tuple[float, int, str]] = []
-        self._stop = threading.Event()
-        self._address = service.url.removeprefix("http://")
-        self._flights = flights
-        self._threads = [threading.Thread(target=self._call, args=(i,)) for i in range(callers)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def answered_by(self, variant: str, since: float = 0.0) -> int:
-        return sum(1 for at, _, who in list(self.seen) if who == variant and at > since)
-
-    def _call(self, first: int) -> None:
-        number = first * 1000
-        while not self._stop.is_set():
-            connection = http.client.HTTPConnection(self._address, timeout=10)
-            for _ in range(20):  # a connection serves one worker: change now and then
-                body = json.dumps({"rows": [self._flights[number % len(self._flights)].row]})
-                began = time.monotonic()
-                said = {} if self.at is None else {"X-Rollout-At": str(self.at)}
-                connection.request("POST", "/predict", body, {"Content-Type": "application/json", **said})
-                response = connection.getresponse()
-                response.read()
-                self.seen.append((began, response.status, response.headers.get("x-rollout-variant", "")))
-                number += 1
-            connection.close()
 
 
 def test_july_is_promoted_broken_is_not_and_both_verify(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from loadtests.postgres import Postgres
 from models.data import Flight
-from tests.acceptance.conftest import Running, example, start
+from tests.support.service import Running, example, start
 
 pytestmark = pytest.mark.acceptance
 

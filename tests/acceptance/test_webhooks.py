@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tests.acceptance.conftest import ROOT, start
-from tests.acceptance.test_rollout import rollout_file
+from tests.support.service import ROOT, rollout_file, start
 from understudy.observability.metrics import parse
 
 pytestmark = pytest.mark.acceptance

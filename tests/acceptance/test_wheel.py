@@ -13,8 +13,7 @@ import httpx
 import pytest
 
 from models.data import Flight
-from tests.acceptance.conftest import ROOT
-from tests.acceptance.test_image import ready
+from tests.support.service import ROOT, ready
 from understudy.api import dashboard
 from understudy.runtime.ports import free_port
 

@@ -9,9 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.acceptance.conftest import Running, models_built, start
-from tests.acceptance.test_main_job import replay
-from tests.acceptance.test_rollout import rollout_file, up
+from tests.acceptance.conftest import models_built
+from tests.support.service import Running, replay, rollout_file, start, up
 
 __all__ = ["models_built"]
 

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
-from tests.acceptance.conftest import Running, start
-from tests.acceptance.test_rollout import rollout_file
 from tests.browser.conftest import SCRIPTS, Look, barriers
+from tests.support.service import Running, rollout_file, start
 
 pytestmark = pytest.mark.acceptance
 

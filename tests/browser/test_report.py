@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from tests.acceptance.conftest import ROOT, Running
 from tests.browser.conftest import SCRIPTS, barriers
+from tests.support.service import ROOT, Running
 
 pytestmark = pytest.mark.acceptance
 

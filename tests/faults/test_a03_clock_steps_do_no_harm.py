@@ -5,7 +5,7 @@ Batches of labels have numbers, leases and prunings do not believe a jump, and w
 
 import pytest
 
-from tests.unit.rollout.test_controller import Process
+from tests.support.controllers import Process
 from tests.unit.rollout.world import World, policy
 from understudy.clock import BELIEVED_S, SteadyClock
 from understudy.store.memory import MemoryStore

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.unit.rollout.test_controller import Process
+from tests.support.controllers import Process
 from tests.unit.rollout.world import World
 from understudy.api.feedback import FeedbackDecoder
 from understudy.domain import Fate, LabelReport

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import alone, done, understudy
-from tests.unit.inference.test_onnx import classifier
+from tests.support.graphs import classifier
 from understudy import loading
 from understudy.errors import ConfigurationError
 from understudy.inference import cards

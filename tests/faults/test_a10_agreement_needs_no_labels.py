@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from prometheus_client import CollectorRegistry
 
-from tests.unit.inference.test_onnx import save
+from tests.support.graphs import save
 from understudy.domain import LabelReport, Mode, Phase, Status, Variant
 from understudy.errors import ConfigurationError
 from understudy.inference import Reading, Scores

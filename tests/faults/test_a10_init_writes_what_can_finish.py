@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.support.commands import alone, done, refused
-from tests.unit.inference.test_onnx import classifier, save, summing
+from tests.support.graphs import classifier, save, summing
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
 from understudy.domain import Attempt, Status, Variant
 from understudy.inference.onnx import OnnxEngine

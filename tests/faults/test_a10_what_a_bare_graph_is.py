@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from tests.unit.inference.test_onnx import save
+from tests.support.graphs import save
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import OutputSpec
 from understudy.inference.onnx import OnnxEngine

@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.acceptance.conftest import Running, start
 from tests.faults.models import TABLES, table_model, tables_rollout
+from tests.support.service import Running, start
 from understudy import loading
 from understudy.domain import Phase, Plan, Variant
 from understudy.errors import ConfigurationError, ModelChanged

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.conftest import Running, start
 from tests.contract.stores import event, observation, plan, report, stored, tally
 from tests.faults.models import tables_rollout
+from tests.support.service import Running, start
 from understudy.errors import StoreError, StoreLost
 from understudy.store.reconnecting import ReconnectingStore
 from understudy.store.sql import SqlStore

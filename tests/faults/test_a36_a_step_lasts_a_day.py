@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from tests.support.commands import alone, done
-from tests.unit.inference.test_onnx import classifier
+from tests.support.graphs import classifier
 from understudy.rollout.policy import CanaryStep, ShadowStep, parse
 
 __all__ = ["alone"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.unit.inference.test_onnx import save
+from tests.support.graphs import save
 from tests.unit.rollout.world import folded, pair, policy
 from understudy.domain import Phase, Variant
 from understudy.errors import ConfigurationError

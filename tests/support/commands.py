@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.unit.inference.test_onnx import classifier
+from tests.support.graphs import classifier
 from understudy import cli
 
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tests.support.http_stub import nowhere, serving
-from tests.unit.rollout.test_loadtest import record
+from tests.support.loadtests import record
 from understudy import cli
 
 FILED = {"event": 7, "required": True, "met": True, "reason": ""}

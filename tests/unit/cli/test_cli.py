@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.support.commands import done, example, refused, understudy
-from tests.unit.inference.test_onnx import classifier, folder, summing
+from tests.support.graphs import classifier, folder, summing
 from understudy import cli
 from understudy.cli import start
 from understudy.http.auth import Tokens
@@ -125,7 +125,7 @@ def test_check_says_what_keeps_the_service_from_starting(tmp_path: Path, keys: d
     """The first thing, in one line."""
     from onnx import TensorProto, helper
 
-    from tests.unit.inference.test_onnx import save
+    from tests.support.graphs import save
 
     file = example(tmp_path)
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from tests.support.commands import alone, done, refused, understudy
-from tests.unit.inference.test_onnx import classifier
-from tests.unit.rollout.test_controller import RAMP, Process
+from tests.support.controllers import RAMP, Process
+from tests.support.graphs import classifier
 from tests.unit.rollout.world import World
 from understudy import loading
 from understudy.domain import Variant

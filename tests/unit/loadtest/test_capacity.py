@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.loadtests import GOOD, record
 from tests.unit.loadtest.test_gates import GOALS
-from tests.unit.rollout.test_loadtest import GOOD, record
 from understudy.errors import ConfigurationError
 from understudy.loadtest import capacity
 from understudy.loadtest.sweep import Point, best, page, rows, settings

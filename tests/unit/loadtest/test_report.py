@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loadtests import record
 from tests.unit.loadtest.test_gates import CALM, GOALS, seen
-from tests.unit.rollout.test_loadtest import record
 from understudy.loadtest.gates import measure, verdict
 from understudy.loadtest.report import junit, page, write
 from understudy.loadtest.run import LoadTestOutcome

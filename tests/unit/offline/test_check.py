@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.support.commands import alone, done, refused
-from tests.unit.inference.test_onnx import classifier, save, summing
+from tests.support.graphs import classifier, save, summing
 from understudy.cli.compared import comparison_lines
 from understudy.domain import Status, Variant
 from understudy.errors import ConfigurationError

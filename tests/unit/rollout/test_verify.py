@@ -5,7 +5,7 @@ import sys
 import pytest
 from msgspec.structs import replace
 
-from tests.unit.rollout.test_controller import RAMP, Process, good, told
+from tests.support.controllers import RAMP, Process, good, told
 from tests.unit.rollout.world import MODELS, World, policy, stored_rows
 from understudy.domain import LabelReport, Mode
 from understudy.rollout.controller import decided_at
