@@ -60,7 +60,7 @@ def test_a_step_that_requires_a_load_test_waits_for_the_right_one(tmp_path: Path
         for path, body in (("promote", {}), ("promote", {"full": True}), ("weight", {"weight": 30})):
             refused = service.http.post(f"/rollout/{path}", json=body)
             assert refused.status_code == 409
-            assert "no load test has been recorded; `understudy loadtest` makes one" in refused.json()["detail"]
+            assert "no load test has been recorded; run `understudy loadtest`" in refused.json()["detail"]
 
         wrong = service.http.post("/rollout/loadtest", json=record_for(service, candidate="sha256:other")).json()
         assert not wrong["met"]

@@ -18,6 +18,7 @@ from understudy.errors import ConfigurationError
 
 if TYPE_CHECKING:  # loaded by the command
     from understudy.rollout.evidence import EvidenceState, StoredEvidence
+    from understudy.rollout.identity import IdentityDocument
     from understudy.rollout.policy import Policy
     from understudy.rollout.scoring import Model
     from understudy.rollout.verify import Check
@@ -105,7 +106,8 @@ def _by_key(records: "Sequence[RolloutRecord]", key: str) -> _Chosen:
         raise ConfigurationError(
             f"{record.rollout}: {NO_IDENTITY}. Check it with its rollout file instead of --rollout"
         )
-    return _Chosen(record, policy_of(record.identity), models_of(record.identity))
+    identity = cast("IdentityDocument", record.identity)
+    return _Chosen(record, policy_of(identity), models_of(identity))
 
 
 def _by_file(settings: "Settings", records: "Sequence[RolloutRecord]") -> _Chosen:
@@ -125,7 +127,9 @@ def _by_file(settings: "Settings", records: "Sequence[RolloutRecord]") -> _Chose
         return _Chosen(same[0], policy, models_of(now))
     where = settings.resolved_store_url()
     known = [
-        (r, r.identity) for r in records if r.identity is not None and r.identity["policy"]["model"] == policy.model
+        (r, cast("IdentityDocument", r.identity))
+        for r in records
+        if r.identity is not None and r.identity["policy"]["model"] == policy.model
     ]
     if not known:
         there = ", ".join(_name(record) for record in records) or "nothing"

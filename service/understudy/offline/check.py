@@ -1,11 +1,10 @@
-"""Both models on the same sample rows, before anyone is served: what `understudy check` shows of them."""
+"""Compares both models on the same sample rows, for `understudy check`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from understudy import loading
-from understudy.domain import Variant
+from understudy.domain import JsonObject, Variant
 from understudy.inference import Reading
 from understudy.inference.cards import Card, InputSpec
 from understudy.inference.decoding import Decoder
@@ -18,35 +17,36 @@ from understudy.serving import noise_floor
 from understudy.settings import Settings
 
 ROWS_DRAWN = 512
-"""Rows drawn from the profiles when no file is named."""
+"""Number of rows drawn from the profiles if no file is named."""
 
 
 @dataclass(frozen=True, slots=True)
-class SideBySide:
-    """What came of it.
+class ModelComparison:
+    """The result of the comparison.
 
     Attributes:
+        rows: number of rows.
         source: where the rows come from, in words.
-        floor: by output, the primary's largest difference from itself; see `understudy.serving.noise_floor`.
-        floor_file: where that was left.
+        floor: output → noise floor; see `understudy.serving.noise_floor`.
+        floor_file: the file with the noise floor.
         comparison: see `understudy.rollout.comparison.figures`; None without a candidate.
-        signature: outputs of which the two models do not give the same kind.
+        signature: sentences about outputs that differ between the models in kind, type or shape.
     """
 
     rows: int
     source: str
     floor: dict[str, float]
     floor_file: Path
-    comparison: dict[str, Any] | None
+    comparison: JsonObject | None
     signature: list[str]
 
 
-def run(settings: Settings, rows_file: Path | None = None) -> SideBySide:
+def run(settings: Settings, rows_file: Path | None = None) -> ModelComparison:
     """Measure the noise floor, and compare the two models on rows of a file or on drawn ones.
 
     Raises:
-        ConfigurationError: when a model cannot be loaded, or a row of the file does not fit.
-        InferenceError: when a model fails on the rows.
+        ConfigurationError: if a model cannot be loaded, or a row of the file is invalid.
+        InferenceError: if a model fails on the rows.
     """
     policy = loading.load_policy(settings)
     engine = loading.open_engine(policy.primary, settings, policy)
@@ -61,7 +61,7 @@ def run(settings: Settings, rows_file: Path | None = None) -> SideBySide:
 
 def _run(
     settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_file: Path | None
-) -> SideBySide:
+) -> ModelComparison:
     cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
     decoder = Decoder(
         loading.fields_of(engine.card, other.card if other else None),
@@ -92,32 +92,34 @@ def _run(
             for variant, each in ((Variant.PRIMARY, engine), (Variant.CANDIDATE, other))
         )
         comparison = figures(pairs.compare(primary, candidate))
-    return SideBySide(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
+    return ModelComparison(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
 
 
 def _drawn_from(specs: list[InputSpec]) -> str:
-    """What drawn rows are worth, in words."""
+    """How the rows were drawn, in words."""
     known = sum(spec.profile is not None for spec in specs)
     if known == len(specs):
         return "drawn from the cards' profiles, each field by itself"
     made_up = (
         "made up, since no card has a profile of them" if not known else f"made up for {len(specs) - known} fields"
     )
-    return f"{made_up}: real rows may differ far more or less, and `--rows FILE` compares on those"
+    return (
+        f"{made_up}: on real rows the models may differ far more or less; `--rows FILE` compares them on your own rows"
+    )
 
 
 def _signature(cards: list[Card]) -> list[str]:
-    """Outputs that the two models do not give alike, in words."""
+    """Sentences about outputs that differ between the models."""
     if len(cards) < 2:
         return []
     primary, candidate = ({(o.role if o.role != "other" else o.name): o for o in card.outputs} for card in cards)
-    found = []
+    differences = []
     for name in dict.fromkeys([*primary, *candidate]):
         a, b = primary.get(name), candidate.get(name)
         if a is None or b is None:
-            found.append(f"only the {'candidate' if a is None else 'primary'} gives {name}")
+            differences.append(f"only the {'candidate' if a is None else 'primary'} gives {name}")
         elif a.dtype != b.dtype:
-            found.append(f"{name} is {a.dtype} of the primary and {b.dtype} of the candidate")
+            differences.append(f"{name} is {a.dtype} of the primary and {b.dtype} of the candidate")
         elif len(a.shape) != len(b.shape) or any(x != y for x, y in zip(a.shape, b.shape, strict=True) if x and y):
-            found.append(f"{name} has shape {a.shape} of the primary and {b.shape} of the candidate")
-    return found
+            differences.append(f"{name} has shape {a.shape} of the primary and {b.shape} of the candidate")
+    return differences

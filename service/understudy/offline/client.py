@@ -1,24 +1,24 @@
-"""Talks to a running service over REST, for the command line and the replay. Raises one error, in words."""
+"""A REST client of a running service, for the command line and the replay."""
 
 import os
 from typing import TYPE_CHECKING, Any, Self
 
 from understudy.errors import UnderstudyError
 
-if TYPE_CHECKING:  # most commands only need its name: it takes longer to load than all that they do
+if TYPE_CHECKING:  # loading it takes longer than most commands
     import httpx
 
 DEFAULT_URL = "http://127.0.0.1:3000"
 
 
 class CallFailed(UnderstudyError):
-    """The service could not be reached, or refused; the message is its own."""
+    """The service could not be reached, or answered with an error. The message is the service's."""
 
     kind = "call"
 
 
 def headers(token: str | None) -> dict[str, str]:
-    """The headers that say who is asking; the token may come from `UNDERSTUDY_TOKEN`."""
+    """The headers with the caller's token, by default from `UNDERSTUDY_TOKEN`."""
     token = token or os.environ.get("UNDERSTUDY_TOKEN")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -27,7 +27,8 @@ class Client:
     """A connection to one service.
 
     Args:
-        url: where it listens; token: for services that want one.
+        url: base URL of the service.
+        token: for a service that requires one.
     """
 
     def __init__(self, url: str = DEFAULT_URL, token: str | None = None, *, timeout_s: float = 30.0) -> None:
@@ -40,7 +41,7 @@ class Client:
         """The JSON at a path.
 
         Raises:
-            CallFailed: with the service's own words, or why it could not be reached.
+            CallFailed: with the service's message, or why it could not be reached.
         """
         return self._call("GET", path, params=params).json()
 
@@ -48,8 +49,8 @@ class Client:
         """The text at a path."""
         return self._call("GET", path).text
 
-    def post(self, path: str, body: Any, *, revision: int | None = None) -> Any:
-        """Post JSON; `revision` makes the call fail when the rollout has moved on."""
+    def post(self, path: str, body: object, *, revision: int | None = None) -> Any:
+        """Post JSON. With `revision` the call fails if the plan has another revision by now."""
         extra = {"If-Match": f'"{revision}"'} if revision is not None else {}
         return self._call("POST", path, json=body, headers=extra).json()
 
@@ -60,7 +61,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._http.close()
 
     def _call(self, method: str, path: str, **options: Any) -> "httpx.Response":
@@ -78,7 +79,7 @@ class Client:
 
 
 def explain(response: "httpx.Response") -> str:
-    """What an error answer says."""
+    """The message of an error response."""
     try:
         return str(response.json()["detail"])
     except (ValueError, KeyError, TypeError):

@@ -1,13 +1,12 @@
-"""A rollout's past from its store, without serving it: the documents that the service would answer. Blocks."""
+"""The documents of a rollout from its store, without a running service. Blocks."""
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 import msgspec
 
 from understudy import loading
-from understudy.domain import Event, Variant
+from understudy.domain import Event, JsonObject, Variant
 from understudy.loading.store import open_rollout, stored_rollouts
 from understudy.rollout.controller import bands_of
 from understudy.serving.policy_document import about
@@ -18,16 +17,16 @@ from understudy.store import Store
 PAGE = 500
 
 
-def look_back(settings: Settings) -> dict[str, Any] | None:
-    """What the store holds of the rollout that the rollout file and its models name; None when it does not hold it.
+def look_back(settings: Settings) -> JsonObject | None:
+    """Reads the rollout that the rollout file and its models name from the store; None if it is not there.
 
     Returns:
-        `rollout` (its key), `state`, `policy`, `evidence` and `events` as `GET /rollout`, `/rollout/policy`, `/rollout/evidence`
-        and `/rollout/events` answer them, and `drift` (`alarms` and `features` alone), None where none was measured.
+        `rollout` (its key), `state`, `policy`, `evidence` and `events` as in `GET /rollout`, `/rollout/policy`, `/rollout/evidence`
+        and `/rollout/events`, and `drift` (only `alarms` and `features`), None if drift was never measured.
 
     Raises:
-        ConfigurationError: when the rollout file or a model cannot be read.
-        StoreError: when the store cannot.
+        ConfigurationError: if the rollout file or a model cannot be read.
+        StoreError: if the store cannot be read.
     """
     policy = loading.load_policy(settings)
     cards = loading.read_cards(policy, settings)
@@ -55,7 +54,7 @@ def look_back(settings: Settings) -> dict[str, Any] | None:
 
 
 def _events(store: Store) -> list[Event]:
-    found: list[Event] = []
-    while page := store.events(after=found[-1].id if found else 0, limit=PAGE):
-        found += page
-    return found
+    events: list[Event] = []
+    while page := store.events(after=events[-1].id if events else 0, limit=PAGE):
+        events += page
+    return events

@@ -1,9 +1,9 @@
-"""History sent again: requests in the order in which they happened, labels when they became known, on a fast clock.
+"""Replays history: sends requests in their original order, and each label after it became known, on a fast clock.
 
-Each request says when it happened (`X-Rollout-At`), so that delays, waits and windows are those of history however fast it is
-sent. It also names the replay (`X-Rollout-Replay`), whose time is then apart from that of live callers and of other replays.
-Before the request of a moment goes out, every label that was known by then has been posted. At the end the
-service's figures are read twice, from its store and from its Prometheus metrics, and must agree.
+Each request carries its own time (`X-Rollout-At`), so that delays, waits and windows are those of the history, however fast it is
+sent. It also names the replay (`X-Rollout-Replay`), which separates its time from live callers and other replays. Before a
+request is sent, every label that was known by then has been posted. At the end the service's counters are read from its store
+and from its Prometheus metrics, and must agree.
 """
 
 import asyncio
@@ -13,25 +13,28 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import aiohttp
 import msgspec
 
-from understudy.domain import Variant
+from understudy.domain import Label, Variant
 from understudy.observability.metrics import LATENCY_BUCKETS, parse
 from understudy.offline.client import CallFailed
 from understudy.offline.client import headers as headers_of
 from understudy.offline.sources import Moment
 
 LABELS_PER_POST = 200
-"""Labels known are posted when so many have gathered, or when the clock has moved on by `LABEL_STEP_S`."""
+"""Labels are posted in groups of this size, or after `LABEL_STEP_S` of replayed time."""
 LABEL_STEP_S = 900.0
 LABEL_TRIES = 4
-"""A post of labels that fails is tried so often, with `LABEL_RETRY_S` before the second try and twice as long before each next."""
+"""Number of tries to post labels, with `LABEL_RETRY_S` before the second try and twice as long before each next one."""
 LABEL_RETRY_S = 0.2
 STILL_LOOKS = 3
 _AGAIN = frozenset({408, 429})
+
+DueLabel: TypeAlias = tuple[float, str, Label | None]
+"""Time at which a label became known, prediction id, label."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -39,7 +42,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass
 class ReplaySummary:
-    """What the replay itself saw."""
+    """What the replay sent and received."""
 
     sent: int = 0
     failed: int = 0
@@ -52,7 +55,7 @@ class ReplaySummary:
     interrupted: bool = False
 
     def quantile_ms(self, quantile: float) -> float | None:
-        """A quantile of the latencies as the caller saw them."""
+        """A quantile of the latencies as the client measured them."""
         if not self.latencies:
             return None
         ordered = sorted(self.latencies)
@@ -63,9 +66,12 @@ class Replay:
     """Sends moments to a service.
 
     Args:
-        rate: requests per second; None for as fast as `connections` allow.
-        progress: called after every request with the summary so far and the moment's time.
-        name: what the replay is called; by default, something random.
+        url: base URL of the service.
+        token: for a service that requires one.
+        rate: requests per second; None: as fast as `connections` allow.
+        connections: number of connections.
+        progress: called after each request with the summary so far and the request's time.
+        name: name of the replay, random by default.
     """
 
     def __init__(
@@ -81,17 +87,17 @@ class Replay:
         self._url, self._headers, self._rate, self._connections = url.rstrip("/"), headers_of(token), rate, connections
         self._progress, self._name = progress, name or secrets.token_hex(6)
         self.summary = ReplaySummary()
-        self._due: list[tuple[float, str, Any]] = []
+        self._due: list[DueLabel] = []
         self._now = -math.inf
 
     async def run(self, moments: Iterable[Moment]) -> ReplaySummary:
-        """Send everything. On cancellation what is under way is finished and the labels that are due are posted; on a second not.
+        """Send everything. A first cancellation finishes requests under way and posts the labels that are due; a second does not.
 
         Raises:
-            CallFailed: labels could not be posted, however often it was tried.
+            CallFailed: if labels could not be posted after all tries.
         """
         started = time.perf_counter()
-        # aiohttp and not httpx: several times the requests a second, and here the client is what is waited for.
+        # aiohttp sends several times as many requests per second as httpx, and the client is the bottleneck here.
         async with aiohttp.ClientSession(
             self._url,
             headers=self._headers | {"Content-Type": "application/json"},
@@ -154,7 +160,7 @@ class Replay:
         while (moment := await queue.get()) is not None:
             try:
                 await self._send(http, moment)
-            except Exception as error:  # noqa: BLE001 - a sender that died would leave the feeder waiting for ever
+            except Exception as error:  # noqa: BLE001 - if a sender died, the feeder would wait forever
                 self._failed(f"{type(error).__name__}: {error}")
 
     async def _send(self, http: aiohttp.ClientSession, moment: Moment) -> None:
@@ -185,23 +191,23 @@ class Replay:
     async def _post_labels(self, http: aiohttp.ClientSession, until: float) -> None:
         """Post every label that was known by `until`."""
         while self._due and self._due[0][0] <= until:
-            batch: list[tuple[float, str, Any]] = []
+            batch: list[DueLabel] = []
             while self._due and self._due[0][0] <= until and len(batch) < 1000:
                 batch.append(heapq.heappop(self._due))
             try:
                 counts = await self._post_batch(http, batch)
             except BaseException:
-                # Cancelled half way, perhaps: labels may be sent twice, and must not be lost.
+                # It may have been cancelled while sending. Labels may be sent twice, but must not be lost.
                 for label in batch:
                     heapq.heappush(self._due, label)
                 raise
             for name, count in counts.items():
                 self.summary.labels[name] = self.summary.labels.get(name, 0) + count
 
-    async def _post_batch(self, http: aiohttp.ClientSession, batch: Iterable[tuple[float, str, Any]]) -> dict[str, int]:
-        """What became of the labels. What may pass is tried again: to report a label twice does no harm."""
+    async def _post_batch(self, http: aiohttp.ClientSession, batch: Iterable[DueLabel]) -> dict[str, int]:
+        """Post labels and return their fates. Retries errors that may be temporary; reporting a label twice does no harm."""
         data = _encode({"labels": [{"prediction_id": name, "label": label, "at": at} for at, name, label in batch]})
-        said = ""
+        problem = ""
         for attempt in range(LABEL_TRIES):
             if attempt:
                 await asyncio.sleep(LABEL_RETRY_S * 2 ** (attempt - 1))
@@ -211,12 +217,12 @@ class Replay:
                 if response.status < 400:
                     return msgspec.json.decode(answer, type=dict[str, int])
             except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
-                said = f"{type(error).__name__}: {error}"
+                problem = f"{type(error).__name__}: {error}"
                 continue
-            said = f"{response.status} {_detail(answer)}"
+            problem = f"{response.status} {_detail(answer)}"
             if response.status < 500 and response.status not in _AGAIN:
                 break
-        raise CallFailed(f"POST /feedback: {said}")
+        raise CallFailed(f"POST /feedback: {problem}")
 
 
 def _detail(answer: bytes) -> str:
@@ -235,38 +241,38 @@ _COMPARED = {
 
 
 def from_metrics(text: str) -> dict[str, float]:
-    """The store's counters as `/metrics` has them, for the names that both know."""
-    found: dict[str, float] = {}
+    """The store's counters as computed from `/metrics`, for the names that both have."""
+    counters: dict[str, float] = {}
     buckets: dict[str, dict[float, float]] = {}
     for name, labels, value in parse(text):
         if name == "understudy_requests_total" and labels["variant"] != "none":
-            found[f"requests/{labels['variant']}/{labels['mode']}/{labels['status']}"] = value
+            counters[f"requests/{labels['variant']}/{labels['mode']}/{labels['status']}"] = value
         elif name in _BY_LABEL:
             prefix, label = _BY_LABEL[name]
-            found[f"{prefix}/{labels[label]}"] = value
+            counters[f"{prefix}/{labels[label]}"] = value
         elif name in _COMPARED and labels.get("output", "label") == "label":
-            found[_COMPARED[name]] = value
+            counters[_COMPARED[name]] = value
         elif name == "understudy_outcomes_total":
-            found[f"outcome/{labels['variant']}/{labels['predicted']}/{labels['actual']}"] = value
+            counters[f"outcome/{labels['variant']}/{labels['predicted']}/{labels['actual']}"] = value
         elif name in {"understudy_loss_sum", "understudy_loss_count"}:
-            found[f"{name.removeprefix('understudy_')}/{labels['variant']}/{labels['loss']}"] = value
+            counters[f"{name.removeprefix('understudy_')}/{labels['variant']}/{labels['loss']}"] = value
         elif name == "understudy_request_duration_seconds_bucket":
             buckets.setdefault(labels["variant"], {})[float(labels["le"])] = value
     for variant, counts in buckets.items():
         below = 0.0
         for i, edge in enumerate((*LATENCY_BUCKETS, math.inf)):
-            found[f"latency/{variant}/{i}"] = counts[edge] - below
+            counters[f"latency/{variant}/{i}"] = counts[edge] - below
             below = counts[edge]
-    return found
+    return counters
 
 
 def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """What was added between two readings of the counters."""
+    """The increase of the counters between two readings."""
     return {name: value - before.get(name, 0.0) for name, value in after.items()}
 
 
 def disagreements(store: Mapping[str, float], metrics: Mapping[str, float]) -> list[str]:
-    """Where the store and the metrics do not say the same, in words; sums of losses are compared to a billionth."""
+    """Sentences about counters that differ between store and metrics. Sums of losses are compared to a billionth."""
     kinds = (
         "requests/",
         "shadow/",
@@ -281,15 +287,15 @@ def disagreements(store: Mapping[str, float], metrics: Mapping[str, float]) -> l
         f"{name}: the store says {store.get(name, 0.0):g}, /metrics says {metrics.get(name, 0.0):g}"
         for name in sorted(store.keys() | metrics.keys())
         if name.startswith(kinds)
-        and not name.startswith("compare/rows/")  # the rows of one output: the store's alone
-        # The store keeps answered predictions; requests that were refused are in the metrics alone.
+        and not name.startswith("compare/rows/")  # rows by output are in the store only
+        # The store has answered predictions; rejected requests are in the metrics only.
         and (not name.startswith("requests/") or "/shadow/" in name or name.endswith("/200"))
         and not math.isclose(store.get(name, 0.0), metrics.get(name, 0.0), rel_tol=1e-9, abs_tol=1e-6)
     ]
 
 
 async def settled(read: Callable[[], Mapping[str, float]], timeout_s: float = 30.0) -> Mapping[str, float]:
-    """The counters once they no longer move, for a second: every rehearsal ended, every record written."""
+    """The counters after they have not changed for a second: every rehearsal has ended, every record is written."""
     last: Mapping[str, float] = {}
     still, until = 0, time.monotonic() + timeout_s
     while time.monotonic() < until:
@@ -303,5 +309,5 @@ async def settled(read: Callable[[], Mapping[str, float]], timeout_s: float = 30
 
 
 def variants_in(counters: Mapping[str, float]) -> list[Variant]:
-    """The variants that the counters speak of."""
+    """The variants that have a counter above 0."""
     return [v for v in Variant if any(f"/{v}/" in name for name, value in counters.items() if value)]

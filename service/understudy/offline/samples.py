@@ -1,10 +1,11 @@
-"""Rows to try models on: drawn from the profiles on their cards, or read from a file."""
+"""Sample rows for models: drawn from the profiles on their cards, or read from a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from understudy.errors import ConfigurationError, InvalidInput, UnderstudyError
 from understudy.inference.cards import InputSpec
@@ -13,12 +14,14 @@ from understudy.inference.profile import CategoricalProfile, NumericProfile
 
 SEED = 20130131
 
+Values: TypeAlias = npt.NDArray[np.generic]
+
 
 def drawn(specs: Sequence[InputSpec], rows: int) -> list[Row]:
-    """Rows with the fields of `specs` in their order, each field by itself as its profile says; the same ones every time.
+    """Draws rows with the fields of `specs`, each field from its profile. The seed is fixed, so the rows are always the same.
 
-    Without a profile: standard normal floats, 0 to 9 for whole numbers, empty strings. Fields are independent here, so
-    the rows are plausible one field at a time and not as a whole.
+    Without a profile: standard normal floats, integers from 0 to 9, empty strings. Fields are drawn independently, so each
+    value is plausible, but their combination may not be.
     """
     chance = np.random.default_rng(SEED)
     columns = [_column(spec, rows, chance) for spec in specs]
@@ -26,34 +29,34 @@ def drawn(specs: Sequence[InputSpec], rows: int) -> list[Row]:
 
 
 def read(path: Path, decoder: Decoder, most: int) -> list[Row]:
-    """Rows of a file, one JSON object a line as `POST /predict` takes them in `rows`; the first `most` of them.
+    """Reads the first `most` rows of a file with one JSON object per line, as in `rows` of `POST /predict`.
 
     Raises:
-        ConfigurationError: naming the line and what is wrong with it.
+        ConfigurationError: if a line is invalid; the message names the line and the problem.
     """
-    found: list[Row] = []
+    rows: list[Row] = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            if len(found) == most:
+            if len(rows) == most:
                 break
             try:
-                found += decoder.decode(b'{"rows":[' + line.strip() + b"]}").rows
+                rows += decoder.decode(b'{"rows":[' + line.strip() + b"]}").rows
             except InvalidInput as error:
-                said = "; ".join(f"{each.get('field') or 'row'} {each['problem']}" for each in error.errors)
-                raise ConfigurationError(f"{path}, line {number}: {said}") from None
+                problems = "; ".join(f"{each.get('field') or 'row'} {each['problem']}" for each in error.errors)
+                raise ConfigurationError(f"{path}, line {number}: {problems}") from None
             except UnderstudyError as error:
                 raise ConfigurationError(f"{path}, line {number}: {error.detail}") from None
-    if not found:
-        raise ConfigurationError(f"{path} has no rows: one JSON object a line, as in `rows` of POST /predict")
-    return found
+    if not rows:
+        raise ConfigurationError(f"{path} has no rows: write one JSON object per line, as in `rows` of POST /predict")
+    return rows
 
 
-def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[Any]:
+def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[object]:
     shape = [size or 1 for size in spec.shape[1:]]
     profile = spec.profile
-    values: Any
+    values: Values
     if isinstance(profile, CategoricalProfile) and profile.shares:
         shares = np.array(list(profile.shares.values()))
         values = chance.choice(
@@ -68,21 +71,21 @@ def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[Any
     else:
         values = chance.integers(0, 2 if spec.dtype == "bool" else 10, [rows, *shape])
     if not (spec.dtype == "string" or spec.dtype.startswith("float")):
-        values = values.round().astype(spec.dtype)
+        values = np.round(values.astype(np.float64)).astype(spec.dtype)
     scalar = all(size == 1 for size in shape)
-    found: list[Any] = values.reshape(rows).tolist() if scalar else values.tolist()
+    column: list[object] = [*(values.reshape(rows) if scalar else values).tolist()]
     if scalar and spec.nullable and profile is not None:
-        gone = chance.random(rows) < profile.missing
-        found = [None if absent else value for value, absent in zip(found, gone, strict=True)]
-    return found
+        missing = chance.random(rows) < profile.missing
+        column = [None if absent else value for value, absent in zip(column, missing, strict=True)]
+    return column
 
 
-def _numbers(profile: NumericProfile, shape: list[int], chance: np.random.Generator) -> Any:
-    """Uniform inside the profile's bins."""
+def _numbers(profile: NumericProfile, shape: list[int], chance: np.random.Generator) -> Values:
+    """Values drawn uniformly inside the profile's bins."""
     edges = np.array([profile.minimum, *profile.edges, profile.maximum])
     shares = np.array(profile.shares)
     bins = chance.choice(len(shares), size=shape, p=shares / shares.sum())
     low, high = np.minimum(edges[bins], profile.maximum), np.minimum(edges[bins + 1], profile.maximum)
-    values = low + (high - low) * chance.random(shape)
-    # Where training saw whole numbers alone, the edges are whole: a day of 3.7 would be no day.
+    values: npt.NDArray[np.float64] = low + (high - low) * chance.random(shape)
+    # If training had only whole numbers, the edges are whole, and so must the values be (a day of 3.7 does not exist).
     return values.round() if np.all(edges == edges.round()) and len(edges) > 2 else values

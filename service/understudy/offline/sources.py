@@ -1,8 +1,8 @@
-"""Data sources by name: where `replay`, `demo`, `evaluate` and `loadtest` take labelled history from.
+"""Data sources by name: labelled history for `replay`, `demo`, `evaluate` and `loadtest`.
 
-A source is an object with the methods of `Source`. It is found by name among the entry points of installed packages (group
-`understudy.sources`) and in the current folder's pyproject.toml (`[tool.understudy.sources]`), or directly as `module:object`.
-The example's flights are one, registered by the repository and not part of the package.
+A source is an object with the methods of `Source`. It is found by name in the entry points of installed packages (group
+`understudy.sources`), in the current folder's pyproject.toml (`[tool.understudy.sources]`), or directly as `module:object`. The
+example's flights are such a source. The repository registers it; it is not part of the package.
 """
 
 import importlib
@@ -12,37 +12,38 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from understudy.domain import JsonObject, Label
 from understudy.errors import ConfigurationError
 from understudy.inference.decoding import Array
 
 GROUP = "understudy.sources"
 FLIGHTS = "flights"
-"""The example's source: what the commands use when none is named."""
+"""Name of the example's source, the default of the commands."""
 
 
 class Moment(Protocol):
-    """One request of history, and what became known later."""
+    """One request of history, and its label."""
 
     @property
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """The request's row."""
         ...
 
     @property
     def scheduled_at(self) -> float:
-        """When it was asked, Unix seconds."""
+        """Time of the request, Unix seconds."""
         ...
 
     @property
-    def label(self) -> Any:
-        """What happened, or None where that never became known."""
+    def label(self) -> Label | None:
+        """The label; None if it never became known."""
         ...
 
     @property
     def label_at(self) -> float | None:
-        """When it became known, Unix seconds."""
+        """Time at which the label became known, Unix seconds."""
         ...
 
 
@@ -51,11 +52,11 @@ class HeldOut:
     """Rows that no model was trained on, for `understudy evaluate`.
 
     Attributes:
-        name: what the report calls them.
-        moments: each with the name of the month that it counts to, as in 2013-07.
+        name: name in the report.
+        moments: each request with its month, as in 2013-07.
         segments: fields whose values are segments of the report.
-        classes: what a label may be.
-        feeds: by model input, what the training pipeline makes of the same rows, for the comparison with serving.
+        classes: possible labels.
+        feeds: model input → values that the training pipeline computes for the same rows, to compare with serving.
     """
 
     name: str
@@ -70,11 +71,11 @@ class Source(Protocol):
 
     @property
     def fields(self) -> Sequence[str]:
-        """What its rows have."""
+        """The fields of its rows."""
         ...
 
     def moments(self, month: int, limit: int | None = None) -> Sequence[Moment]:
-        """The requests of a month (1 to 12) in time order; the first `limit` of them."""
+        """The first `limit` requests of a month (1 to 12), in time order."""
         ...
 
     def held_out(self, months: Sequence[int]) -> HeldOut:
@@ -86,7 +87,7 @@ def find(name: str) -> Source:
     """The data source of this name, or `module:object`.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be imported; the message says what to do.
+        ConfigurationError: if there is none, or it cannot be imported. The message says what to do.
     """
     if ":" in name:
         return _imported(name, name)
@@ -98,7 +99,7 @@ def find(name: str) -> Source:
     own = (
         ""
         if name != FLIGHTS
-        else "; the example's flights are in the repository of Understudy: run the command in a checkout of it"
+        else "; the example's flights are in the repository of Understudy: run the command in a checkout"
     )
     raise ConfigurationError(
         f"there is no data source `{name}` here: name one with --source module:object, or register it in pyproject.toml under "
@@ -106,11 +107,11 @@ def find(name: str) -> Source:
     )
 
 
-def _of_this_folder() -> Mapping[str, Any]:
-    """Name → `module:object`, as the current folder's pyproject.toml registers them.
+def _of_this_folder() -> Mapping[str, object]:
+    """Name → `module:object`, from the current folder's pyproject.toml.
 
     Raises:
-        ConfigurationError: the file is no TOML.
+        ConfigurationError: if the file is not TOML.
     """
     try:
         project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
@@ -118,12 +119,12 @@ def _of_this_folder() -> Mapping[str, Any]:
         return {}
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"pyproject.toml, which may register data sources, cannot be read: {error}") from error
-    found = project.get("tool", {}).get("understudy", {}).get("sources", {})
-    return found if isinstance(found, dict) else {}
+    registered = project.get("tool", {}).get("understudy", {}).get("sources", {})
+    return registered if isinstance(registered, dict) else {}
 
 
 def _imported(name: str, place: str) -> Source:
-    """Import an object. The current folder comes last on the path, so that nothing in it takes the place of a package."""
+    """Import an object. The current folder is last on the path, so that it cannot hide a package."""
     module, _, attribute = place.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)

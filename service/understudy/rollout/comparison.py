@@ -1,10 +1,10 @@
-"""What two models say of the same rows, beside each other: label flips, probability distances, errors of numbers. Pure.
+"""Compares two models' outputs for the same rows: label flips, probability distances, errors of numbers. Pure.
 
-A `ComparisonSums` is a set of named sums and maxima: it takes the same memory after a million rows, and two of them merge exactly.
-Sums are what the store's counters keep, so the same names serve the live comparison and the one of `understudy check`.
+`ComparisonSums` has named sums and maxima: its size does not depend on the number of rows, and two of them merge exactly. The
+store's counters keep the sums under the same names, for the live comparison and for `understudy check`.
 
-A model does not agree with itself to the last bit: batch sizes and threads change the order of additions. The largest such
-difference, the primary's against itself, is the `floor`: what lies below it is called equal.
+A model does not agree with itself to the last bit: batch sizes and threads change the order of additions. The largest
+difference between the primary and itself is the noise floor (`floor`): smaller differences count as equal.
 """
 
 import json
@@ -16,17 +16,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from understudy.domain import Label
+from understudy.domain import JsonObject, Label
 from understudy.rollout.policy import Tolerance
 
 Array: TypeAlias = npt.NDArray[Any]
+Output: TypeAlias = Array | Sequence[object]
+"""An output of a model: an array of shape [rows, …], or nested lists."""
 
 DISTANCE_BUCKETS = (0.0001, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75)
-"""Upper edges of the histogram of probability distances; the last bucket is open, and ends at 1."""
+"""Upper edges of the histogram of probability distances. The last bucket ends at 1."""
 CONFUSED_CLASSES_MAX = 10
-"""Classes beyond this many share the name "other" where flips are counted by class."""
+"""Further classes share the name "other" in the counts of flips."""
 PROBABILITIES = "probabilities"
-"""The name of the probabilities' floor; other outputs go by their own."""
+"""Name of the noise floor of probabilities. Other outputs have their own names."""
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class ComparisonSums:
     maxima: dict[str, float] = field(default_factory=dict)
 
     def merge(self, other: "ComparisonSums") -> None:
-        """Take another's in."""
+        """Add another comparison."""
         for name, value in other.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         for name, value in other.maxima.items():
@@ -53,14 +55,16 @@ class ComparisonSums:
 def labels(
     primary: Sequence[Label], candidate: Sequence[Label], classes: Sequence[Label], equal: Array | None = None
 ) -> ComparisonSums:
-    """Flips: rows on which the two models name another class, and which way.
+    """Counts flips: rows for which the two models predict different classes.
 
     Args:
-        classes: known classes; those after the first `CONFUSED_CLASSES_MAX`, and unknown ones, are counted as "other".
-        equal: shape [rows], bool: rows whose probabilities are equal; a flip there is the runtime's, not the model's.
+        primary: the primary's labels.
+        candidate: the candidate's labels.
+        classes: known classes. Those after the first `CONFUSED_CLASSES_MAX`, and unknown ones, are counted as "other".
+        equal: shape [rows], bool: rows whose probabilities are equal. There a flip is rounding and does not count.
 
     Returns:
-        Sums `label_rows`, `label_flips`, and `flip/["from", "to"]` for each way that was seen.
+        Sums `label_rows`, `label_flips`, and `flip/["from", "to"]` for each pair of classes.
     """
     alike = [False] * len(primary) if equal is None else equal.tolist()
     ways = Counter((a, b) for a, b, same in zip(primary, candidate, alike, strict=True) if a != b and not same)
@@ -100,8 +104,8 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
     return ComparisonSums(sums, maxima), equal
 
 
-def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0) -> ComparisonSums:
-    """One output, element by element: outside where |c − p| > atol + rtol·|p| (`numpy.allclose`), and above the floor.
+def tensors(name: str, primary: Output, candidate: Output, tolerance: Tolerance, floor: float = 0.0) -> ComparisonSums:
+    """Compares one output. An element is outside if |c − p| > atol + rtol·|p| (`numpy.allclose`), and above the floor.
 
     Args:
         primary: an array of shape [rows, …], or nested lists of that shape; `candidate`: the same.
@@ -112,11 +116,11 @@ def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor
     """
     both, rows = _both(primary, candidate), len(primary)
     if both is None:
-        if rows > 1:  # requests of other shapes may be among them: each row stands for itself
-            found = ComparisonSums()
+        if rows > 1:  # rows may have different shapes: compare each row by itself
+            sums = ComparisonSums()
             for i in range(rows):
-                found.merge(tensors(name, primary[i : i + 1], candidate[i : i + 1], tolerance, floor))
-            return found
+                sums.merge(tensors(name, primary[i : i + 1], candidate[i : i + 1], tolerance, floor))
+            return sums
         return _named(name, {"rows": rows, "rows_outside": rows, "misshapen": rows}, {})
     a, b = both
     counts: dict[str, float] = {}
@@ -141,10 +145,10 @@ def tensors(name: str, primary: Any, candidate: Any, tolerance: Tolerance, floor
     return _named(name, whole | counts, maxima)
 
 
-def close(primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0) -> Array:
-    """Which rows of one output are equal in both models' answers: every element within the tolerance, or below the floor.
+def close(primary: Output, candidate: Output, tolerance: Tolerance, floor: float = 0.0) -> Array:
+    """Finds the rows of one output that are equal in both models: every element within the tolerance, or below the floor.
 
-    Rows whose shapes differ, and a number beside NaN, are not equal; NaN and NaN are, and strings when they are the same.
+    Rows of different shapes are not equal, nor are a number and NaN. Two NaN are equal, and so are identical strings.
 
     Args:
         primary: an array of shape [rows, …], or nested lists, which may be of another shape in each row; `candidate`: the same.
@@ -164,8 +168,8 @@ def close(primary: Any, candidate: Any, tolerance: Tolerance, floor: float = 0.0
     return np.asarray(~outside.reshape(rows, -1).any(axis=1)) if outside.size else np.ones(rows, bool)
 
 
-def _both(primary: Any, candidate: Any) -> tuple[Array, Array] | None:
-    """Both outputs as arrays that can be compared element by element, or None."""
+def _both(primary: Output, candidate: Output) -> tuple[Array, Array] | None:
+    """Both outputs as arrays that can be compared element by element; None if they cannot."""
     a, b = _array(primary), _array(candidate)
     if a is None or b is None or a.shape != b.shape or (a.dtype.kind == "U") != (b.dtype.kind == "U"):
         return None
@@ -173,7 +177,7 @@ def _both(primary: Any, candidate: Any) -> tuple[Array, Array] | None:
 
 
 def _outside(a: Array, b: Array, tolerance: Tolerance, floor: float) -> tuple[Array, Array, Array]:
-    """Which elements of two arrays of numbers differ by more than allowed, by how much each differs, and which are the same."""
+    """Which elements of two numeric arrays differ by more than allowed, by how much each differs, and which are the same."""
     with np.errstate(invalid="ignore", over="ignore"):
         same = (a == b) | (np.isnan(a) & np.isnan(b))
         error = np.where(same, 0.0, np.abs(b - a))
@@ -183,7 +187,7 @@ def _outside(a: Array, b: Array, tolerance: Tolerance, floor: float) -> tuple[Ar
 
 
 def aligned(primary: Sequence[Label], candidate: Sequence[Label]) -> tuple[Array, Array, int] | None:
-    """Where each model's classes stand in the classes of both: two index arrays and how many there are; None where equal."""
+    """Positions of each model's classes in the union of both (two index arrays), and its size. None if the classes are equal."""
     if list(primary) == list(candidate):
         return None
     both = list(dict.fromkeys([*primary, *candidate]))
@@ -191,22 +195,22 @@ def aligned(primary: Sequence[Label], candidate: Sequence[Label]) -> tuple[Array
 
 
 def widened(rows: Array, at: Array, width: int) -> Array:
-    """Probabilities in the order of all classes; 0 for those that a model does not know."""
+    """Probabilities in the order of all classes; 0 for classes that a model does not have."""
     wide = np.zeros((len(rows), width))
     wide[:, at] = rows
     return wide
 
 
 def floor_of(summary: ComparisonSums) -> dict[str, float]:
-    """The noise floor that a comparison of a model with itself shows: by output, the largest difference."""
-    found = {PROBABILITIES: summary.maxima["distance"]} if "distance" in summary.maxima else {}
-    return found | {name.partition("/")[2]: value for name, value in summary.maxima.items() if name.startswith("abs/")}
+    """The noise floor from a comparison of a model with itself: output → largest difference."""
+    floor = {PROBABILITIES: summary.maxima["distance"]} if "distance" in summary.maxima else {}
+    return floor | {name.partition("/")[2]: value for name, value in summary.maxima.items() if name.startswith("abs/")}
 
 
-def figures(summary: ComparisonSums) -> dict[str, Any]:
-    """A summary as people and `GET /rollout` read it: `rows`, and `labels`, `probabilities`, `outputs` where there are any."""
+def figures(summary: ComparisonSums) -> JsonObject:
+    """The comparison as `GET /rollout` shows it."""
     sums, maxima = summary.sums, summary.maxima
-    found: dict[str, Any] = {"rows": int(sums.get("rows", 0))}
+    found: JsonObject = {"rows": int(sums.get("rows", 0))}
     if rows := sums.get("label_rows"):
         ways = [(json.loads(k.removeprefix("flip/")), int(v)) for k, v in sums.items() if k.startswith("flip/")]
         flips = sums.get("label_flips", 0.0)
@@ -228,7 +232,7 @@ def figures(summary: ComparisonSums) -> dict[str, Any]:
             **{f"p{q}": quantile_of(counts, (*DISTANCE_BUCKETS, 1.0), q / 100) for q in (50, 95, 99)},
             **({"max": maxima["distance"]} if "distance" in maxima else {}),
         }
-    outputs = {}
+    outputs: dict[str, JsonObject] = {}
     for name in [k.partition("/")[2] for k in sums if k.startswith("rows/")]:
         counted = {what: int(sums.get(f"{what}/{name}", 0)) for what in _COUNTED}
         numbers = counted["elements"] - counted["not_finite"]
@@ -240,14 +244,16 @@ def figures(summary: ComparisonSums) -> dict[str, Any]:
             }
             | {f"max_{what}": maxima[f"{what}/{name}"] for what in ("abs", "rel") if f"{what}/{name}" in maxima}
         )
-    return found | ({"outputs": outputs} if outputs else {})
+    if outputs:
+        found["outputs"] = outputs
+    return found
 
 
 _COUNTED = ("rows", "rows_outside", "elements", "outside", "not_finite", "misshapen")
 
 
 def quantile_of(counts: Sequence[float], edges: tuple[float, ...], quantile: float) -> float | None:
-    """A quantile from a histogram: linear inside the bucket, the last edge for the open bucket. None when it is empty.
+    """A quantile from a histogram: linear inside a bucket, the last edge for the open bucket. None if it is empty.
 
     >>> quantile_of([0, 10, 0], (1, 2), 0.5)
     1.5
@@ -266,7 +272,7 @@ def quantile_of(counts: Sequence[float], edges: tuple[float, ...], quantile: flo
     return float(edges[-1])
 
 
-def _array(values: Any) -> Array | None:
+def _array(values: Output) -> Array | None:
     try:
         found = np.asarray(values)
     except ValueError:  # ragged

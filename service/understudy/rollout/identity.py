@@ -1,21 +1,39 @@
-"""What a rollout's evidence is kept under, in full: the judged part of the policy, and the two models. Pure.
+"""The identity of a rollout: the judged part of its policy, and its two models. Pure.
 
-`Policy.key` is a hash and cannot say what differs. So the store keeps this document once, when a rollout starts. From it another
-policy can be compared key by key, and the decisions folded again although the rollout file has changed since.
+`Policy.key` is a hash and cannot tell what differs. So the store keeps this document when a rollout starts. With it another policy
+can be compared key by key, and decisions can be verified although the rollout file has changed since.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
-from understudy.domain import Variant
+from understudy.domain import JsonObject, Variant
 from understudy.rollout.policy import UNITS, Policy, of_store
 from understudy.rollout.scoring import Model
 
-NOT_SAID = "not set"
+NOT_SET = "not set"
+
+
+class ModelDocument(TypedDict):
+    """What the identity has of a model's card."""
+
+    name: str
+    version: str
+    digest: str
+    classes: list[int | str]
+    positive: int | str | None
+
+
+class IdentityDocument(TypedDict):
+    """The stored form: `policy` with all defaults written out, `models` by variant, and `units` of margins of clipped losses."""
+
+    policy: JsonObject
+    models: dict[str, ModelDocument]
+    units: NotRequired[str]
 
 
 class ModelIdentity(Protocol):
-    """What the identity keeps of a model's card: see `understudy.inference.cards.Card`."""
+    """The part of `understudy.inference.cards.Card` that the identity needs."""
 
     @property
     def name(self) -> str:
@@ -43,9 +61,9 @@ class ModelIdentity(Protocol):
         ...
 
 
-def identity(policy: Policy, models: Mapping[Variant, ModelIdentity]) -> dict[str, Any]:
-    """The document, as JSON: `policy` with every default written out, and `models` by variant."""
-    told = {
+def identity(policy: Policy, models: Mapping[Variant, ModelIdentity]) -> IdentityDocument:
+    """The identity of a rollout."""
+    documents: dict[str, ModelDocument] = {
         variant.value: {
             "name": model.name,
             "version": model.version,
@@ -56,39 +74,41 @@ def identity(policy: Policy, models: Mapping[Variant, ModelIdentity]) -> dict[st
         for variant, model in models.items()
     }
     quality = policy.goals.quality
-    units = {"units": UNITS} if quality is not None and quality.scale.clip is not None else {}
-    return {"policy": policy.judged(), "models": told, **units}
+    document: IdentityDocument = {"policy": policy.judged(), "models": documents}
+    if quality is not None and quality.scale.clip is not None:
+        document["units"] = UNITS
+    return document
 
 
-def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, one sentence a key; names and versions of models only beside another digest.
+def differences(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Differences between two identities, one sentence per key. A model's name and version count only if its digest differs.
 
     >>> differences({"policy": {"goals": {"error_budget": 0.05}}}, {"policy": {"goals": {"error_budget": 0.01}}})
     ['goals.error_budget was 0.05, is now 0.01']
     """
     old, new = dict(_flat(was)), dict(_flat(now))
-    found = []
+    sentences = []
     for key in dict.fromkeys([*old, *new]):
-        a, b = old.get(key, NOT_SAID), new.get(key, NOT_SAID)
+        a, b = old.get(key, NOT_SET), new.get(key, NOT_SET)
         same_model = key.endswith((".name", ".version")) and old.get(_digest(key)) == new.get(_digest(key))
         if a != b and not same_model:
-            found.append(f"{key.removeprefix('policy.').removeprefix('models.')} was {a}, is now {b}")
-    return found
+            sentences.append(f"{key.removeprefix('policy.').removeprefix('models.')} was {a}, is now {b}")
+    return sentences
 
 
-def models_of(document: Mapping[str, Any]) -> dict[Variant, Model]:
-    """What scoring needs of the models that were judged."""
+def models_of(document: IdentityDocument) -> dict[Variant, Model]:
+    """The models that were judged, as scoring needs them."""
     return {Variant(name): Model(m["classes"], m["positive"]) for name, m in document["models"].items()}
 
 
-def policy_of(document: Mapping[str, Any]) -> Policy:
-    """The policy that was judged by, without steps: each decision says which were in force.
+def policy_of(document: IdentityDocument) -> Policy:
+    """The policy that the rollout was judged by, without steps: each decision has the steps that were in force.
 
     Raises:
-        ConfigurationError: when a version with other keys wrote it.
+        ConfigurationError: if a version with other keys wrote it.
     """
     models = document["models"]
-    candidate = models.get("candidate", {}).get("digest")
+    candidate = models["candidate"]["digest"] if "candidate" in models else None
     return of_store(document["policy"], models["primary"]["digest"], candidate, document.get("units", ""))
 
 
@@ -96,7 +116,7 @@ def _digest(key: str) -> str:
     return key.rpartition(".")[0] + ".digest"
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(value: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{name}.")

@@ -1,11 +1,10 @@
-"""What a step requires besides evidence, as the audit log has it: load tests that were taken of exactly what is served."""
+"""The requirements of steps besides evidence: load tests in the audit log that tested exactly what is served."""
 
 import threading
-from typing import Any
 
 import pydantic
 
-from understudy.domain import Event
+from understudy.domain import Event, JsonObject
 from understudy.rollout.loadtest import COMMAND, LOADTEST, LaunchGoals, Record, Setup, shortcoming
 from understudy.rollout.policy import CanaryStep, Policy, ShadowStep
 from understudy.store import EventStore
@@ -14,10 +13,10 @@ PAGE = 500
 
 
 class Requirements:
-    """Follows the audit log and knows which requirements are met. Its methods block, and are safe from several threads.
+    """Reads the audit log and knows which requirements are met. Its methods block and are thread-safe.
 
-    Of the load tests that were taken of this very setup and these goals, the newest that says anything (pass or fail) counts:
-    a later failure closes the gate again.
+    Of the load tests with this setup and these goals, the newest valid one (pass or fail) counts. So after a later failure the
+    requirement is no longer met.
     """
 
     def __init__(self, policy: Policy, setup: Setup, store: EventStore) -> None:
@@ -25,26 +24,26 @@ class Requirements:
         self.asked = any(LOADTEST in s.require for s in policy.steps if isinstance(s, ShadowStep | CanaryStep))
         self._store, self._lock = store, threading.Lock()
         self._after = 0
-        self._last: tuple[int, Record] | None = None  # the newest of all, for saying what is wrong with it
+        self._last: tuple[int, Record] | None = None  # the newest of all, to explain why it does not count
         self._counts: tuple[int, Record] | None = None
 
     def met(self) -> dict[str, int]:
-        """The requirements that are met, each with the event that meets it."""
+        """The requirements that are met → the event that met them."""
         record = self._newest()
         if record is None or shortcoming(record[1], self.setup, self.goals) is not None:
             return {}
         return {LOADTEST: record[0]}
 
     def missing(self) -> str:
-        """Why there is no load test that counts, and what makes one; empty when there is."""
+        """Why no load test counts, and what to do; empty if one counts."""
         record = self._newest()
         if record is None:
-            return f"no load test has been recorded; `{COMMAND}` makes one"
+            return f"no load test has been recorded; run `{COMMAND}`"
         why = shortcoming(record[1], self.setup, self.goals)
-        return f"the last load test does not count: {why}; `{COMMAND}` makes another" if why else ""
+        return f"the last load test does not count: {why}; run `{COMMAND}` again" if why else ""
 
-    def last(self) -> dict[str, Any] | None:
-        """The record that counts, or else the newest, with its event's id."""
+    def last(self) -> JsonObject | None:
+        """The record that counts, or else the newest, with the id of its event."""
         record = self._newest()
         return None if record is None else {"event": record[0], "record": record[1].model_dump(mode="json")}
 
@@ -62,7 +61,7 @@ class Requirements:
         try:
             record = Record.model_validate(dict(event.details))
         except pydantic.ValidationError:
-            return  # one of another version of this program
+            return  # written by another version of this program
         self._last = (event.id, record)
         same = not self.setup.differences(record.setup) and record.goals == self.goals
         if same and record.verdict != "invalid":

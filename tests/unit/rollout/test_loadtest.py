@@ -104,12 +104,12 @@ def test_the_newest_that_says_anything_counts() -> None:
     requirements = Requirements(world.policy, SETUP, world.store)
     assert requirements.asked
     assert requirements.met() == {}
-    assert requirements.missing() == "no load test has been recorded; `understudy loadtest` makes one"
+    assert requirements.missing() == "no load test has been recorded; run `understudy loadtest`"
     assert requirements.last() is None
 
     filed(world.store, record(setup=other(device="cuda")))
     assert requirements.met() == {}
-    assert "device is cuda, not cpu; `understudy loadtest` makes another" in requirements.missing()
+    assert "device is cuda, not cpu; run `understudy loadtest` again" in requirements.missing()
     first = filed(world.store, record())
     assert requirements.met() == {"loadtest": first}
     filed(world.store, record("invalid"))
@@ -155,7 +155,7 @@ def test_the_judge_waits_for_a_load_test_and_verify_agrees() -> None:
     world.told(controller, 8)
     assert world.where == ("canary", 5.0, 1)
     assert world.shown["verdict"]["reason"].endswith(
-        "the next step waits for a load test: no load test has been recorded; `understudy loadtest` makes one"
+        "the next step waits for a load test: no load test has been recorded; run `understudy loadtest`"
     )
 
     filed(world.store, record(setup=other(primary="sha256:old")))
