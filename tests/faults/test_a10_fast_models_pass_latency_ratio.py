@@ -35,7 +35,8 @@ def test_models_faster_than_a_millisecond_are_as_fast_as_each_other(candidate_s:
     """And one that takes twice a millisecond is not."""
     served = ServedEvidence(POLICY)
     for number in range(8_000):
-        served.see(answered(number, candidate_s), in_step=True)
+        observation = answered(number, candidate_s)
+        served.see(observation, observation.at, in_step=True)
 
     for reading in served.readings(0.025, serving=True):
         assert reading.log_e_advance is not None

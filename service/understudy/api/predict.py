@@ -4,7 +4,6 @@ Most requests are complete within milliseconds and come straight from the connec
 reads their bodies first; from then on there is no difference.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from understudy.api.parts import ApiParts
@@ -77,14 +76,15 @@ class Predict:
 
     def _response(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
         variant = exchange.variant
-        predictions = list(self._predictions(exchange, scores, self._classes[variant]))
+        predictions = self._predictions(exchange, scores, self._classes[variant])
         body = b"".join((self._heads[variant, exchange.fallback is not None], encode(predictions), b"}"))
         return [_JSON, self._named[variant], (b"x-prediction-id", predictions[0]["prediction_id"].encode())], body
 
-    def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> Iterator[dict[str, Any]]:
+    def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
         # By position in the lists of the whole run: slicing them for each request took as long as all the rest.
         run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
         labels, probabilities, values, others = run.labels, run.probabilities, run.values, scores.run.others
+        predictions = []
         for i in range(scores.rows):
             item: dict[str, Any] = {"prediction_id": f"{prefix}-{first + i}"}
             at = start + i
@@ -97,4 +97,5 @@ class Predict:
                 item["value"] = values[at]
             if others:
                 item["outputs"] = {name: each[at] for name, each in others.items()}
-            yield item
+            predictions.append(item)
+        return predictions

@@ -28,7 +28,7 @@ class CompleteRequest(Protocol):
 
     @property
     def scope(self) -> Scope:
-        """Headers and client as in ASGI's scope. The other keys are present only for a request that came through ASGI."""
+        """Headers as in ASGI's scope, and the client (see `peer`). Other keys are present only if the request came through ASGI."""
         ...
 
     @property
@@ -176,8 +176,13 @@ def text_of(value: str) -> str:
 
 
 def peer(scope: Scope) -> str | None:
-    """The client's IP address; None on a Unix socket."""
-    client = scope.get("client")
+    """The client's IP address; None on a Unix socket.
+
+    A `CompleteRequest` has a function `caller` instead of `client`: finding the client in a proxy's headers takes as long as a
+    small model's run, and few requests need it.
+    """
+    caller = scope.get("caller")
+    client = scope.get("client") if caller is None else caller()
     return client[0] if client and client[0] else None
 
 

@@ -62,8 +62,11 @@ class CompleteRequest:
 
     @property
     def scope(self) -> Scope:
-        """See `understudy.http.asgi.CompleteRequest.scope`."""
-        return {"headers": self._headers, "client": self._connection.caller(self._headers)}
+        """See `understudy.http.asgi.CompleteRequest`."""
+        return {"headers": self._headers, "caller": self._caller}
+
+    def _caller(self) -> tuple[str, int] | None:
+        return self._connection.caller(self._headers)
 
     @property
     def alone(self) -> bool:

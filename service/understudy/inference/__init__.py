@@ -298,7 +298,8 @@ class Reading:
 
     def _given(self, scores: Scores, status: Status, seconds: float) -> list[Attempt]:
         # By position in the whole run: slices of it would cost as much again.
-        run, own = scores.run.lists, range(scores.start, scores.start + scores.rows)
+        run = scores.run.lists
+        own = (scores.start,) if scores.rows == 1 else range(scores.start, scores.start + scores.rows)
         labels, probabilities, values = run.labels, run.probabilities, run.values
         if values is not None:
             if values and isinstance(values[0], list):

@@ -75,7 +75,13 @@ class WithoutArrays:
         if isinstance(rows, Table):
             return Table({name: c for name, c in rows.columns.items() if name not in self._names}, len(rows))
         assert isinstance(rows, list)
-        return [tuple(None if i in self._places else value for i, value in enumerate(row)) for row in rows]
+        return [self._row(row) for row in rows]
+
+    def _row(self, row: Row) -> Row:
+        values = list(row)
+        for place in self._places:
+            values[place] = None
+        return tuple(values)
 
 
 class Joined:

@@ -96,9 +96,10 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
             salt: the plan's.
             equal: of each row, whether the two models' answers are equal; None where that was not compared.
         """
-        primary = _answers(self.primary, readings.get(Variant.PRIMARY), self.count)
-        candidate = _answers(self.candidate, readings.get(Variant.CANDIDATE), self.count)
-        request_id = self.prediction_id(0)
+        count = self.count
+        primary = _answers(self.primary, readings.get(Variant.PRIMARY), count)
+        candidate = _answers(self.candidate, readings.get(Variant.CANDIDATE), count)
+        request_id = f"{self.prefix}-{self.first_id}"
         drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
         point = routing.bucket(self.key or request_id, salt) >> 1 if drawn else None
         return [
@@ -203,13 +204,13 @@ class Packer:
     def _plain(self, value: Any) -> Any:
         """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""
         if isinstance(value, Scores):
-            place = self._places.get(id(value.run))
+            run = value.run
+            place = self._places.get(id(run))
             if place is None:
-                place = self._places[id(value.run)] = len(self._runs)
-                self._runs.append(value.run)  # so it lives, and no other run has its identity
-            return (
-                (place, value.start, value.rows) if value.finite else (place, value.start, value.rows, value.bad_rows)
-            )
+                place = self._places[id(run)] = len(self._runs)
+                self._runs.append(run)  # so it lives, and no other run has its identity
+            own = (place, value.start, value.rows)
+            return own if run.bad is None or value.finite else (*own, value.bad_rows)
         if isinstance(value, Table):
             return {"rows": len(value), "columns": wire.pack(value.columns)}
         raise TypeError(f"{type(value).__name__} is not recorded")
@@ -246,10 +247,10 @@ def _exchange(packed: bytes, runs: Sequence[Run]) -> Exchange:
 def _whole(attempt: RequestAttempt, runs: Sequence[Run]) -> RequestAttempt:
     if attempt.scores is None:
         return attempt
-    place, start, rows, *bad = attempt.scores
-    run = runs[place]
-    if bad:
+    parts = attempt.scores
+    start, rows, run = parts[1], parts[2], runs[parts[0]]
+    if len(parts) > 3:  # with the rows that are not finite
         mask = np.zeros(start + rows, bool)
-        mask[[start + row for row in bad[0]]] = True
+        mask[[start + row for row in parts[3]]] = True
         run = Run(None, lists=run.lists, others=run.others, bad=mask)
     return RequestAttempt(attempt.status, Scores(rows, run=run, start=start), attempt.seconds)

@@ -8,7 +8,7 @@ import numpy as np
 
 from understudy.domain import Label, Status, Variant
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading, Scores
+from understudy.inference import Reading, Scores, Value
 from understudy.inference.cards import Card
 from understudy.rollout import comparison
 from understudy.rollout.comparison import PROBABILITIES, ComparisonSums
@@ -251,13 +251,19 @@ def joined(parts: Sequence[Scores]) -> Scores:
     first = parts[0]
     if len(parts) == 1:
         return first
-    labels = values = probabilities = others = None
-    if first.labels is not None:
-        labels = [label for part in in_turns(parts) for label in part.labels or ()]
-    if first.probabilities is not None:
-        probabilities = [row for part in in_turns(parts) for row in part.probabilities or ()]
-    if first.values is not None:
-        values = [value for part in in_turns(parts) for value in part.values or ()]
+    lists = first.run.lists
+    labels: list[Label] | None = None if lists.labels is None else []
+    probabilities: list[list[float]] | None = None if lists.probabilities is None else []
+    values: list[Value] | None = None if lists.values is None else []
+    for part in in_turns(parts):
+        lists, own = part.run.lists, slice(part.start, part.start + part.rows)
+        if labels is not None:
+            labels += (lists.labels or ())[own]
+        if probabilities is not None:
+            probabilities += (lists.probabilities or ())[own]
+        if values is not None:
+            values += (lists.values or ())[own]
+    others = None
     if first.others:
         others = {name: [row for part in parts for row in (part.others or {}).get(name, ())] for name in first.others}
     return Scores(sum([part.rows for part in parts]), labels, probabilities, values, others)

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 
@@ -167,31 +168,34 @@ class RecordWriter:
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations it adds to histograms."""
-        # By the parts of a counter's name, which are put together once for all that share it.
-        seen: Counter[tuple[str | int, ...]] = Counter()
+        # Most requests of a batch ended in the same few ways: what each way counts for is worked out once.
+        ways: defaultdict[tuple[Any, ...], list[Exchange]] = defaultdict(list)
+        for e in in_turns(batch):
+            ended = None if e.rehearsal is None else e.attempt(e.rehearsal).status
+            ways[e.variant, e.mode, e.http, e.fallback, e.rehearsal, ended].append(e)
+        counts: defaultdict[str, float] = defaultdict(float)
         times: defaultdict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for exchange in in_turns(batch):
-            variant, mode = exchange.variant, exchange.mode
-            seen["requests", variant, mode, exchange.http] += 1
-            seen["rows", mode] += exchange.count
-            if exchange.http == HTTPStatus.OK:
-                times["request", variant, ""].append(exchange.total_seconds)
-                times["inference", variant, mode].append(exchange.attempt(variant).seconds)
-            if exchange.fallback:
-                seen["fallbacks", exchange.fallback] += 1
-            if exchange.rehearsal is not None:
-                rehearsed = exchange.attempt(exchange.rehearsal)
-                seen["shadow", "sent"] += 1
-                seen["shadow", _SHADOW[rehearsed.status]] += 1
-                seen["requests", exchange.rehearsal, "shadow", _HTTP[rehearsed.status]] += 1
-                if rehearsed.status is Status.OK:
-                    times["inference", exchange.rehearsal, "shadow"].append(rehearsed.seconds)
-        counts: dict[str, float] = {"/".join(map(str, parts)): count for parts, count in seen.items()}
+        for (variant, mode, http, fallback, rehearsal, ended), exchanges in ways.items():
+            n = len(exchanges)
+            counts[f"requests/{variant}/{mode}/{http}"] += n
+            counts[f"rows/{mode}"] += sum([e.count for e in exchanges])
+            if http == HTTPStatus.OK:
+                times["request", variant, ""] += [e.total_seconds for e in exchanges]
+                times["inference", variant, mode] += [e.attempt(variant).seconds for e in exchanges]
+            if fallback:
+                counts[f"fallbacks/{fallback}"] += n
+            if rehearsal is not None:
+                counts["shadow/sent"] += n
+                counts[f"shadow/{_SHADOW[ended]}"] += n
+                counts[f"requests/{rehearsal}/shadow/{_HTTP[ended]}"] += n
+                if ended is Status.OK:
+                    times["inference", rehearsal, "shadow"] += [e.attempt(rehearsal).seconds for e in exchanges]
+            take_turns()
         for (name, who, _), values in times.items():
             if name == "request":
                 for bucket, count in Counter([bisect.bisect_left(LATENCY_BUCKETS, value) for value in values]).items():
                     counts[f"latency/{who}/{bucket}"] = count
-        return counts | self._pairs.counts(batch), times
+        return {**counts, **self._pairs.counts(batch)}, times
 
     def _count(self, bundle: Bundle) -> None:
         """What was counted where the answers are given, and is in no exchange."""

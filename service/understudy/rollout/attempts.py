@@ -83,10 +83,12 @@ class AttemptEvidence:
     def _time(self, attempt: Attempt, *, in_step: bool, harm: bool) -> None:
         # A failure counts as late too, under its own cause: failing quickly must not look fast.
         cause = self._late(attempt)
-        for evidence in self.latency.parts(in_step=in_step):
-            evidence.update(cause is not None)
+        late = cause is not None
+        self.latency.whole.update(late)
+        if in_step:
+            self.latency.step.update(late)
         if harm:
-            self.slow.update(cause is not None)
+            self.slow.update(late)
         if cause is not None:
             self.late[cause] = self.late.get(cause, 0) + 1
 

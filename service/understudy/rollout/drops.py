@@ -39,11 +39,15 @@ class Drops:
 
     def counts(self, *, dropped: bool, in_step: bool) -> bool:
         """Count a drawn rehearsal. Returns False if it is to be left out of the evidence."""
+        if not dropped:  # nearly always
+            self.drawn[0] += 1
+            self.drawn[1] += in_step
+            return True
         parts = (0, 1) if in_step else (0,)
         for part in parts:
             self.drawn[part] += 1
-            self.dropped[part] += dropped
-        if not dropped or any(self.left_out[part] + 1 > self._tolerated * self.drawn[part] for part in parts):
+            self.dropped[part] += 1
+        if any(self.left_out[part] + 1 > self._tolerated * self.drawn[part] for part in parts):
             return True
         for part in parts:
             self.left_out[part] += 1

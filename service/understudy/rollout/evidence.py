@@ -197,13 +197,13 @@ class Evidence:
                 continue  # pinned requests and load tests do not count, nor does their time
             self.latest_at = observation.at
             self.bases.move(observation)
-            placed = self.bases.placed(observation)
             if self.promoted is not None and observation.revision >= self.promoted:
                 self._baking.setdefault(observation.replay, self.bases.total(observation.replay))
             in_step = observation.revision >= self.revision
             in_trial = observation.revision >= self.trial_revision
             harm = self.attempts.incidents.see(observation, self.bases.clock.total) and in_trial
-            self.served.see(placed, in_step=in_step, harm=harm)
+            if observation.point is not None:
+                self.served.see(observation, self.bases.time_of(observation), in_step=in_step, harm=harm)
             whose, paired = unknown(observation), is_pair(observation, OWED)
             if paired and in_trial and self.attempts.requests is not None:
                 self.attempts.requests.see(observation, self.bases.clock.total)
@@ -347,7 +347,9 @@ class Evidence:
     def _fold(self, observation: Observation, report: LabelReport | None, pair: Pair) -> None:
         in_step = observation.revision >= self.revision
         in_trial = observation.revision >= self.trial_revision
-        self.served.settle(self._bases_settled.placed(observation), pair, in_step=in_step, harm=in_trial)
+        if observation.point is not None:
+            at = self._bases_settled.time_of(observation)
+            self.served.settle(observation, pair, at, in_step=in_step, harm=in_trial)
         if pair.kind == AWAY:
             return
         if not self._drops.counts(dropped=pair.kind == DROPPED, in_step=in_step):

@@ -135,19 +135,18 @@ def _not_asked_of_both(observation: Observation, *, served: bool) -> str | None:
     if served:
         tried = observation.attempt(observation.drawn).status in TRIED
         return None if tried and observation.point is not None else "not routed by chance"
-    if observation.sampled and observation.primary.status is observation.candidate.status is Status.OK:
-        return None
-    if unknown(observation) is not None and Status.DROPPED not in (
-        observation.primary.status,
-        observation.candidate.status,
-    ):
-        return "rehearsal late"
-    statuses = {observation.primary.status, observation.candidate.status}
-    if statuses <= TRIED and observation.sampled:
-        return None
-    if Status.DROPPED in statuses:
-        return "queue full"
-    return "model unavailable" if Status.DOWN in statuses and observation.sampled else "not drawn for rehearsal"
+    primary, candidate = observation.primary.status, observation.candidate.status
+    dropped = primary is Status.DROPPED or candidate is Status.DROPPED
+    if observation.sampled:
+        if primary is candidate is Status.OK:
+            return None
+        if not dropped and unknown(observation) is not None:
+            return "rehearsal late"
+        if primary in TRIED and candidate in TRIED:
+            return None
+        if not dropped and (primary is Status.DOWN or candidate is Status.DOWN):
+            return "model unavailable"
+    return "queue full" if dropped else "not drawn for rehearsal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ class Incidents:
         """
         alone = not at < self._until
         status = observation.candidate.status
-        if not counts(observation):
-            return alone
+        if (status is Status.OK and not self._late) or not counts(observation):
+            return alone  # nothing begins or ends here, mostly
         if status is Status.DOWN or status is Status.TIMEOUT:
             self.away += status is Status.DOWN
             if alone:

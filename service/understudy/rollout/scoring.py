@@ -72,13 +72,12 @@ def is_pair(observation: Observation, tried: frozenset[Status] = TRIED) -> bool:
 
     A fallback has both attempts, whatever the draw said. Without the draw it would be a pair more often than a good answer.
     """
-    return (
-        counts(observation)
-        and observation.sampled
-        and observation.candidate.status in tried
-        and observation.primary.status in TRIED
-        and unknown(observation) is None
-    )
+    if not (observation.sampled and counts(observation)):
+        return False
+    primary, candidate = observation.primary.status, observation.candidate.status
+    if primary is candidate is Status.OK:
+        return True  # both answered, mostly: several calls a row ask this
+    return candidate in tried and primary in TRIED and unknown(observation) is None
 
 
 def unknown(observation: Observation) -> Variant | None:
@@ -89,7 +88,7 @@ def unknown(observation: Observation) -> Variant | None:
     """
     primary, candidate = observation.primary.status, observation.candidate.status
     if primary is candidate is Status.OK or not counts(observation) or not observation.sampled:
-        return None  # both answered, mostly: several calls a row ask this
+        return None
     if candidate is Status.DROPPED and primary in TRIED:
         return Variant.CANDIDATE
     late = primary is Status.TIMEOUT and observation.variant is Variant.CANDIDATE

@@ -67,10 +67,11 @@ class ServedEvidence:
         self.worse_again = ReturningCallers(lambda: IpwDifference(policy.smallest_share)) if served else None
         self._keys, self._keys_settled = FirstRequests(), FirstRequests()
 
-    def see(self, o: Observation, *, in_step: bool, harm: bool = True) -> None:
+    def see(self, o: Observation, at: float, *, in_step: bool, harm: bool = True) -> None:
         """Count a row when it is read: its variant, whether it failed, and how long it took.
 
         Args:
+            at: when it happened, on the one clock of all time bases (`TimeBases.lived`).
             in_step: whether the row was routed by the current step's plan.
             harm: whether it counts for harm: not during an incident, nor in an earlier trial.
         """
@@ -90,15 +91,16 @@ class ServedEvidence:
             self.split.update(candidate=candidate, share=share)
         if not harm:
             return
-        again = list(self.failed_again.first(o.point, o.at)) if self.failed_again is not None else []
+        again = list(self.failed_again.first(o.point, at)) if self.failed_again is not None else []
         if attempt.status in OWED and attempt.status is not Status.OK:
             for failures in [*again, *([self.failures] if first else [])]:
                 failures.update(candidate=candidate, share=share)
 
-    def settle(self, o: Observation, pair: Pair, *, in_step: bool, harm: bool = True) -> None:
+    def settle(self, o: Observation, pair: Pair, at: float, *, in_step: bool, harm: bool = True) -> None:
         """Count a settled row: whether its label came, and its loss if quality is judged by served evidence.
 
         Args:
+            at: as in `see`.
             in_step: whether the row was routed by the current step's plan.
             harm: whether it counts for harm: not in an earlier trial.
         """
@@ -121,7 +123,7 @@ class ServedEvidence:
             return
         if min(share, 1.0 - share) < self._policy.smallest_share:
             return  # a weight set by hand below every step; known before the request, so leaving it out is no bias
-        best = list(self.worse_again.first(o.point, o.at)) if harm else []
+        best = list(self.worse_again.first(o.point, at)) if harm else []
         if first:
             for evidence in self.worst.parts(in_step=in_step):
                 evidence.update(candidate, pair.worst, share)

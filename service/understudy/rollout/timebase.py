@@ -22,8 +22,6 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TypeAlias, TypedDict
 
-from msgspec.structs import replace
-
 from understudy.domain import Observation
 
 GAP_S = 86_400.0
@@ -123,13 +121,13 @@ class TimeBases:
 
     def move(self, observation: Observation) -> float:
         """Add a request and return the elapsed waiting time on its base. Adding it again changes nothing."""
+        mark = self.clock.mark
+        # A live request that comes roughly in order: nearly all do, and this runs twice for each.
+        if observation.replay is None and mark is not None and -BACK_MAX_S <= observation.at - mark <= GAP_S:
+            if observation.at > mark:
+                self._advance(mark, observation.at)
+            return self._waits.total
         arrived, before = observation.arrived_at, self.clock.total
-        if (
-            observation.replay is None
-            and self.clock.mark is not None
-            and -BACK_MAX_S <= arrived - self.clock.mark <= GAP_S
-        ):
-            return self._step(arrived)
         if self.lived is None:
             self.lived = observation.at
         clock, waits = self.clock.move(arrived), self._waits.move(arrived)
@@ -145,28 +143,22 @@ class TimeBases:
         self.lived += total - before
         return total
 
-    def _step(self, arrived: float) -> float:
-        """As `move`, for a live request that comes roughly in order. Nearly all do, and this runs twice for each."""
-        mark = self.clock.mark
-        assert mark is not None
+    def _advance(self, mark: float, arrived: float) -> None:
+        """Move the service's clock on from `mark`, by at most `GAP_S`."""
         assert self.lived is not None
         interval = arrived - mark
-        if interval > 0.0:
-            # Exact if no time was ever added up: a sum of intervals would be off in the last digits.
-            self.lived = arrived if self.lived == mark else self.lived + interval
-            clock, waits = self.clock, self._waits
-            clock.mark = waits.mark = arrived
-            clock.total += interval
-            waits.total += interval
-            if arrived > clock.high:  # both have seen the same times
-                clock.high = waits.high = arrived
-        return self._waits.total
+        # Exact if no time was ever added up: a sum of intervals would be off in the last digits.
+        self.lived = arrived if self.lived == mark else self.lived + interval
+        clock, waits = self.clock, self._waits
+        clock.mark = waits.mark = arrived
+        clock.total += interval
+        waits.total += interval
+        if arrived > clock.high:  # both have seen the same times
+            clock.high = waits.high = arrived
 
-    def placed(self, observation: Observation) -> Observation:
-        """The observation with `lived` as its time, for windows over all time bases."""
-        if self.lived is None or observation.at == self.lived:
-            return observation
-        return replace(observation, at=self.lived)
+    def time_of(self, observation: Observation) -> float:
+        """The observation's time for windows that belong to no single time base: `lived`."""
+        return observation.at if self.lived is None else self.lived
 
     def waited(self, observation: Observation, since: float) -> bool:
         """Whether a request's wait is over: its base has advanced by more than the wait since `since`, or is over."""

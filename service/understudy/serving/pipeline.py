@@ -184,12 +184,12 @@ class Pipeline:
         return DeadlineExceeded(f"no answer within {self._parts.deadline_s * 1000:g} ms")
 
     def _model(self, exchange: Exchange) -> LocalModel | SpreadModel:
-        found = self._slots.primary if exchange.variant is Variant.PRIMARY else self._slots.candidate
-        if found is None:
+        model = self._slots.primary if exchange.variant is Variant.PRIMARY else self._slots.candidate
+        if model is None:
             raise CandidateAway(ever_up=False)
-        if isinstance(found, Released):
-            raise found.refusal()
-        return found
+        if isinstance(model, Released):
+            raise model.refusal()
+        return model
 
     def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
         """Note the primary's answer, which it was asked for at `begun`.

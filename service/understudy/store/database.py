@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from understudy.errors import ConfigurationError, StoreError
 from understudy.runtime.fairness import take_turns
-from understudy.store.codec import ObservationRow
+from understudy.store.codec import SqlValue
 from understudy.store.file import DatabaseFile
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
@@ -130,7 +130,7 @@ class Database:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return self._upsert(table)
 
-    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[ObservationRow]], int]:
+    def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[SqlValue, ...]]], int]:
         """A function that executes an INSERT of bound parameters once per tuple, and says how many rows went in.
 
         SQLite's driver takes tuples, so they go to it as they are: SQLAlchemy's handling of one dictionary per row takes

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0010"
+HEAD = "0011"
 """The newest revision in `migrations/versions`; a test keeps the two equal."""
 
 _alembics_own = table("alembic_version", column("version_num"))

@@ -164,7 +164,8 @@ observations = Table(
 )
 arrived_at = func.coalesce(observations.c.received_at, observations.c.at)
 """When an observation arrived on the service's clock: what retention counts ages from."""
-Index("ix_observations_arrived_at", arrived_at)
+# SQLite has none: to keep it costs a twentieth of storing a row, and there the oldest rows are found by `seq`.
+Index("ix_observations_arrived_at", arrived_at).ddl_if(dialect="postgresql")
 
 # PostgreSQL only: which predictions are stored, and where. All there is of an observation outside of its partition.
 postgres_metadata = MetaData(naming_convention=metadata.naming_convention)
@@ -178,6 +179,9 @@ observation_keys = Table(
 
 OBSERVATION_COLUMNS = tuple(column for column in observations.c if column.name != "seq")
 """The columns of `codec.observation_row`, in its order."""
+_POINT = next(i for i, column in enumerate(OBSERVATION_COLUMNS) if column.name == "point")
+WIDTHS = (_POINT, _POINT + 1, len(OBSERVATION_COLUMNS))
+"""How many of them, from the first, the rows of a batch fill: most outside of a canary, most in one, any."""
 
 labels = Table(
     "labels",

@@ -51,10 +51,12 @@ class RateEvidence(Mergeable[RateTotals]):
 
     def update(self, hit: bool, times: int = 1) -> None:
         """Count `times` requests; `hit` is whether the event happened."""
-        if hit not in {True, False}:
+        if hit not in (True, False):
             raise ValueError(f"hit is {hit!r}; it must be True or False")
-        self._n += counted("times", times)
-        self._hits += times if hit else 0
+        # Called three times for each row: most counts need no second call to be checked.
+        self._n += times if type(times) is int and times >= 0 else counted("times", times)
+        if hit:
+            self._hits += times
 
     def assuming(self, hit: bool, times: int = 1) -> "RateEvidence":
         """A copy with `times` more requests."""
