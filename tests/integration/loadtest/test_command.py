@@ -34,25 +34,35 @@ def test_a_record_that_was_taken_elsewhere_is_filed(tmp_path: Path, verdict: str
     assert ("the gate is open" if verdict == "pass" else "the gate is closed: it failed") in result.output
 
 
-def test_what_cannot_be_tested_is_no_failure(tmp_path: Path) -> None:
-    """Exit code 2 and one line: no file to serve, a record that is none, a service that is none of ours, a shape there is not."""
-    missing = loadtest(tmp_path / "none.yaml", "--url", nowhere())
-    (tmp_path / "bad.json").write_text("{}")
-    bad = loadtest("--post", tmp_path / "bad.json")
-    with serving() as stub:
-        other = loadtest("--url", stub.url)
-    shape = loadtest("--shape", "wave")
-    protocol = loadtest("--protocol", "soap")
-    mix = loadtest("--rows", "many")
+def untested(*arguments: Any) -> str:
+    """What is said of a test that could not be made: exit code 2, and no traceback."""
+    result = loadtest(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.output
 
-    for result, says in (
-        (missing, "none.yaml"),
-        (bad, "validation errors"),
-        (other, "404"),
-        (shape, "unknown shape 'wave'"),
-        (protocol, "unknown protocol 'soap'"),
-        (mix, "rows per request cannot be 'many'"),
-    ):
-        assert result.exit_code == 2, result.output
-        assert says in result.output
-        assert "Traceback" not in result.output
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--shape", "wave", "unknown shape 'wave'"),
+        ("--protocol", "soap", "unknown protocol 'soap'"),
+        ("--rows", "many", "rows per request cannot be 'many'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(option: str, value: str, says: str) -> None:
+    assert says in untested(option, value)
+
+
+def test_a_rollout_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "none.yaml" in untested(tmp_path / "none.yaml", "--url", nowhere())
+
+
+def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{}")
+    assert "validation errors" in untested("--post", tmp_path / "bad.json")
+
+
+def test_a_service_of_another_kind_is_refused() -> None:
+    with serving() as stub:
+        assert "404" in untested("--url", stub.url)

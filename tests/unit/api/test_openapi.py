@@ -103,7 +103,6 @@ def test_no_part_of_ours_is_described_and_never_used() -> None:
 
 
 def test_the_document_has_the_form_of_openapi_3_0() -> None:
-    """What the specification requires of operations, parameters, bodies and responses."""
     whole = document()
 
     assert whole["openapi"].startswith("3.0.")
@@ -111,26 +110,45 @@ def test_the_document_has_the_form_of_openapi_3_0() -> None:
     for path, item in whole["paths"].items():
         assert path.startswith("/")
         assert item.keys() <= METHODS
-    for path, method, operation in operations(whole):
+
+
+def test_every_response_has_a_status_a_description_and_a_schema() -> None:
+    for path, method, operation in operations(document()):
         assert operation["responses"], (path, method)
         for status, response in operation["responses"].items():
             assert 100 <= int(status) < 600
             assert response["description"]
             assert all("schema" in content for content in response.get("content", {}).values())
-        names = [(p["name"], p["in"]) for p in operation.get("parameters", [])]
+
+
+def test_every_parameter_has_a_place_a_type_and_a_name_of_its_own() -> None:
+    """Those in the path are the path's."""
+    for path, _, operation in operations(document()):
+        parameters = operation.get("parameters", [])
+        names = [(p["name"], p["in"]) for p in parameters]
         assert len(set(names)) == len(names)
-        assert all(
-            p["in"] in {"query", "header", "path"} and "type" in p["schema"] for p in operation.get("parameters", [])
-        )
+        assert all(p["in"] in {"query", "header", "path"} and "type" in p["schema"] for p in parameters)
         assert {name for name, place in names if place == "path"} == set(re.findall(r"{(\w+)}", path))
+
+
+def test_bodies_are_posted_as_json_and_tensors_also_raw() -> None:
+    for path, method, operation in operations(document()):
         if "requestBody" in operation:
             assert method == "post"
             raw = {"application/octet-stream"} if path.startswith("/v2") else set()
             assert operation["requestBody"]["content"].keys() == {"application/json"} | raw
+
+
+def test_every_security_scheme_that_is_required_is_defined() -> None:
+    whole = document()
+    for _, _, operation in operations(whole):
         schemes = {name for choice in operation.get("security", []) for name in choice}
         assert schemes <= whole["components"]["securitySchemes"].keys()
-    # Types as OpenAPI 3.0 has them: one word, never a list, and no `null` among them.
-    for _, node in walk(whole["components"]["schemas"]):
+
+
+def test_types_are_those_of_openapi_3_0() -> None:
+    """One word, never a list, and no `null` among them."""
+    for _, node in walk(document()["components"]["schemas"]):
         if isinstance(node, dict) and isinstance(node.get("type"), str | list):
             assert node["type"] in {"object", "array", "string", "number", "integer", "boolean"}
 

@@ -364,10 +364,11 @@ def test_while_the_store_is_away_the_last_plan_stays_in_force() -> None:
     run(main)
 
 
-def test_the_state_has_everything_that_people_ask_for() -> None:
-    """One labelled pair, one rehearsal, one fallback: each appears where the contract says."""
+@pytest.fixture
+def state() -> dict[str, Any]:
+    """`GET /rollout` after one labelled pair, one rehearsal and three fallbacks."""
 
-    async def main() -> None:
+    async def main() -> dict[str, Any]:
         house = House()
         house.store.add_observations(
             [observation("p-0", primary=0.25, candidate=0.75)],
@@ -385,43 +386,54 @@ def test_the_state_has_everything_that_people_ask_for() -> None:
             },
         )
         house.store.add_labels([LabelReport("p-0", 1, 1_000_000.0 + 45)], received_at=0.0)
-        state = msgspec.to_builtins(await house.control.state(candidate_up=False))
-
-        assert (state["model"], state["phase"], state["weight"], state["shadow_share"]) == ("m", "shadow", 0.0, 100.0)
-        assert state["primary"] == {"name": "primary", "version": "1", "digest": "sha256:primary", "up": True}
-        assert state["candidate"]["up"] is False
-        assert state["verdict"]["answer"] == "hold"
-        assert state["variants"]["primary"] == {
-            "requests": 1,
-            "asked": 1,
-            "failed": 0,
-            "latency_p50_ms": 0.25,
-            "latency_p95_ms": 0.475,
-            "latency_p99_ms": 0.495,
-            "labelled": 1,
-            "accuracy": 0.0,
-            "brier": 0.5625,
-            "log_loss": pytest.approx(-math.log(0.25)),
-        }
-        assert state["variants"]["candidate"]["brier"] == 0.0625
-        # Two late rehearsals and one fallback failed; what was dropped or still starting was never asked.
-        assert [state["variants"]["candidate"][name] for name in ("requests", "asked", "failed")] == [0, 6, 3]
-        assert state["allowed"] == ["promote", "promote_full", "weight", "pause", "abort"]
-        assert state["variants"]["candidate"]["latency_p50_ms"] is None
-        assert state["labels"] | {"funnel": 0} == {
-            "matched": 1,
-            "coverage": 1.0,
-            "delay_p50_s": pytest.approx(35.0),
-            "funnel": 0,
-            "oldest_waiting_s": None,
-        }
-        assert state["shadow"] == {"sent": 1, "compared": 1, "dropped": 0, "failed": 0, "late": 0}
-        assert state["fallbacks"] == {"timeout": 1, "starting": 2}
-        assert state["revision"] == 1
         assert (await house.control.evidence()).counters == house.store.counters()
-        assert state["metrics"] == []
+        return dict(msgspec.to_builtins(await house.control.state(candidate_up=False)))
 
-    run(main)
+    return asyncio.run(main())
+
+
+def test_the_state_says_which_plan_is_in_force_and_what_is_allowed(state: dict[str, Any]) -> None:
+    assert (state["model"], state["phase"], state["weight"], state["shadow_share"]) == ("m", "shadow", 0.0, 100.0)
+    assert state["revision"] == 1
+    assert state["allowed"] == ["promote", "promote_full", "weight", "pause", "abort"]
+    assert state["verdict"]["answer"] == "hold"
+    assert state["metrics"] == []
+
+
+def test_the_state_names_both_models(state: dict[str, Any]) -> None:
+    assert state["primary"] == {"name": "primary", "version": "1", "digest": "sha256:primary", "up": True}
+    assert state["candidate"]["up"] is False
+
+
+def test_the_state_has_the_figures_of_each_variant(state: dict[str, Any]) -> None:
+    assert state["variants"]["primary"] == {
+        "requests": 1,
+        "asked": 1,
+        "failed": 0,
+        "latency_p50_ms": 0.25,
+        "latency_p95_ms": 0.475,
+        "latency_p99_ms": 0.495,
+        "labelled": 1,
+        "accuracy": 0.0,
+        "brier": 0.5625,
+        "log_loss": pytest.approx(-math.log(0.25)),
+    }
+    candidate = state["variants"]["candidate"]
+    assert (candidate["brier"], candidate["latency_p50_ms"]) == (0.0625, None)
+    # Two late rehearsals and one fallback failed; what was dropped or still starting was never asked.
+    assert [candidate[name] for name in ("requests", "asked", "failed")] == [0, 6, 3]
+
+
+def test_the_state_counts_labels_rehearsals_and_fallbacks(state: dict[str, Any]) -> None:
+    assert state["labels"] | {"funnel": 0} == {
+        "matched": 1,
+        "coverage": 1.0,
+        "delay_p50_s": pytest.approx(35.0),
+        "funnel": 0,
+        "oldest_waiting_s": None,
+    }
+    assert state["shadow"] == {"sent": 1, "compared": 1, "dropped": 0, "failed": 0, "late": 0}
+    assert state["fallbacks"] == {"timeout": 1, "starting": 2}
 
 
 def test_nothing_known_is_said_as_nothing() -> None:

@@ -7,7 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import prometheus_client
@@ -232,10 +232,17 @@ def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Rec
     )
 
 
-def test_records_become_rows_counters_and_metrics_that_agree() -> None:
-    """One exchange of two rows, one pinned, one dropped: the store and the metrics say the same."""
+class Recorded(NamedTuple):
+    """What is left of one exchange of two rows, one pinned, one dropped, two refused inputs and two labels."""
 
-    async def main() -> None:
+    store: MemoryStore
+    metrics: Mapping[tuple[Any, ...], float]
+    fates: tuple[Sequence[Fate], Sequence[Fate]]
+
+
+@pytest.fixture
+def recorded() -> Recorded:
+    async def main() -> Recorded:
         store = MemoryStore("r", tally)
         record, writer, read = recorder(store)
         record.start()
@@ -253,45 +260,63 @@ def test_records_become_rows_counters_and_metrics_that_agree() -> None:
         early = writer.labels([LabelReport("w-9", 1, 160.0)], lambda: 1.0)
         await record.close()
         receipt = store.add_labels([LabelReport("w-1", 1, 160.0)], received_at=1.0)
+        return Recorded(store, read(), (early.fates, receipt.fates))
 
-        counters, metrics = store.counters(), read()
-        assert (early.fates, receipt.fates) == ([Fate.PENDING], [Fate.MATCHED])
-        assert [o.prediction_id for _, o, _ in store.outcomes()] == ["w-0", "w-1", "w-2", "w-3"]
-        assert next(o for _, o, _ in store.outcomes()).unit == "s"
-        assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
-            "shadow/sent": 2,
-            "shadow/compared": 1,
-            "shadow/dropped": 1,
-            "requests/primary/live/200": 2,
-            "requests/primary/pinned/200": 1,
-            "requests/candidate/shadow/200": 1,
-            "requests/candidate/shadow/429": 1,
-            "rows/live": 3,
-            "rows/pinned": 1,
-        }
-        # 0.2 beside 0.1, and 0.9 beside 0.8: both 0.1 apart, and no label flips.
-        assert {k: v for k, v in counters.items() if k.startswith("compare/")} == {
-            "compare/rows": 2,
-            "compare/label_rows": 2,
-            "compare/label_flips": 0,
-            "compare/distance_rows": 2,
-            "compare/distance_equal": 0,
-            "compare/distance_sum": pytest.approx(0.2),
-            "compare/distance/7": 2,
-        }
-        assert metrics["understudy_compared_rows_total",] == 2
-        assert metrics["understudy_probability_distance_count",] == 2
-        assert metrics["understudy_probability_distance_sum",] == pytest.approx(0.2)
-        assert metrics["understudy_probability_distance_bucket", ("le", "0.05")] == 0
-        assert metrics["understudy_probability_distance_bucket", ("le", "0.1")] == 2
-        assert metrics["understudy_shadow_total", ("result", "compared")] == 1
-        assert metrics["understudy_store_rows_total",] == 4
-        assert metrics["understudy_request_duration_seconds_count", ("model", "m"), ("variant", "primary")] == 3
-        assert metrics["understudy_input_problems_total", ("feature", "x"), ("problem", "missing")] == 1
-        assert metrics["understudy_input_problems_total", ("feature", "unknown"), ("problem", "unknown")] == 1
-        assert counters["loss_sum/candidate/brier"] == pytest.approx((0.8 - 1) ** 2)
+    return asyncio.run(main())
 
-    asyncio.run(main())
+
+def test_each_row_of_an_exchange_is_stored_under_its_id_and_unit(recorded: Recorded) -> None:
+    rows = [row for _, row, _ in recorded.store.outcomes()]
+    assert [row.prediction_id for row in rows] == ["w-0", "w-1", "w-2", "w-3"]
+    assert rows[0].unit == "s"
+    assert recorded.metrics["understudy_store_rows_total",] == 4
+
+
+def test_requests_and_rehearsals_are_counted_by_what_became_of_them(recorded: Recorded) -> None:
+    counters = recorded.store.counters()
+    assert {k: v for k, v in counters.items() if k.startswith(("shadow", "requests", "rows"))} == {
+        "shadow/sent": 2,
+        "shadow/compared": 1,
+        "shadow/dropped": 1,
+        "requests/primary/live/200": 2,
+        "requests/primary/pinned/200": 1,
+        "requests/candidate/shadow/200": 1,
+        "requests/candidate/shadow/429": 1,
+        "rows/live": 3,
+        "rows/pinned": 1,
+    }
+    assert recorded.metrics["understudy_shadow_total", ("result", "compared")] == 1
+    assert recorded.metrics["understudy_request_duration_seconds_count", ("model", "m"), ("variant", "primary")] == 3
+
+
+def test_comparisons_are_counted_alike_in_the_store_and_in_the_metrics(recorded: Recorded) -> None:
+    """0.2 beside 0.1, and 0.9 beside 0.8: both 0.1 apart, and no label flips."""
+    assert {k: v for k, v in recorded.store.counters().items() if k.startswith("compare/")} == {
+        "compare/rows": 2,
+        "compare/label_rows": 2,
+        "compare/label_flips": 0,
+        "compare/distance_rows": 2,
+        "compare/distance_equal": 0,
+        "compare/distance_sum": pytest.approx(0.2),
+        "compare/distance/7": 2,
+    }
+    metrics = recorded.metrics
+    assert metrics["understudy_compared_rows_total",] == 2
+    assert metrics["understudy_probability_distance_count",] == 2
+    assert metrics["understudy_probability_distance_sum",] == pytest.approx(0.2)
+    assert metrics["understudy_probability_distance_bucket", ("le", "0.05")] == 0
+    assert metrics["understudy_probability_distance_bucket", ("le", "0.1")] == 2
+
+
+def test_input_problems_are_counted_by_feature_and_made_up_names_as_unknown(recorded: Recorded) -> None:
+    metrics = recorded.metrics
+    assert metrics["understudy_input_problems_total", ("feature", "x"), ("problem", "missing")] == 1
+    assert metrics["understudy_input_problems_total", ("feature", "unknown"), ("problem", "unknown")] == 1
+
+
+def test_a_label_is_joined_with_its_row_and_adds_to_the_losses(recorded: Recorded) -> None:
+    assert recorded.fates == ([Fate.PENDING], [Fate.MATCHED])
+    assert recorded.store.counters()["loss_sum/candidate/brier"] == pytest.approx((0.8 - 1) ** 2)
 
 
 def test_a_store_that_is_away_loses_nothing_and_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:

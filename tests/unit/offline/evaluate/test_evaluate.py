@@ -48,27 +48,44 @@ def shifted(tmp_path: Path) -> Path:
     return sigmoid_model(tmp_path / "shifted.onnx", 1.5)
 
 
-def test_a_model_beside_its_target_and_a_worse_one_beside_it(tmp_path: Path, good: Path, shifted: Path) -> None:
-    """The figures are the mean losses of the rows; the goals are answered with the intervals."""
-    rows = records(3_000)
-    found = run(
-        EvaluationRequest([str(good), str(shifted)], policy(good), json_lines(tmp_path / "d.jsonl", rows), WANTED)
-    )
-    by_hand = np.mean([(1 / (1 + math.exp(-row["x"])) - row["late"]) ** 2 for row in rows])
+ROWS = records(3_000)
 
-    assert found.everything.loss[0].mean == pytest.approx(by_hand, abs=1e-6)
-    assert found.everything.difference is not None
-    assert found.everything.difference.mean == pytest.approx(found.everything.loss[1].mean - by_hand, abs=1e-6)
-    assert [answer.answer for answer in found.answers] == ["yes", "no", "no"]
-    assert found.calibration_errors[0] is not None
-    assert found.calibration_errors[1] is not None
-    assert found.calibration_errors[0] < 0.05 < found.calibration_errors[1]
-    assert found.everything.expected_accuracy[0] == pytest.approx(found.everything.accuracy[0].mean, abs=0.03)
-    assert found.auc[0] == pytest.approx(found.auc[1] or 0, abs=1e-9)
-    assert sum(part.rows for part in found.months) == 3_000
-    assert {part.name for part in found.segments["place"]} == {"north", "south"}
-    assert "leaving out one day at a time" in found.method
-    assert "profile" in found.drift[0]
+
+@pytest.fixture
+def evaluated(tmp_path: Path, good: Path, shifted: Path) -> Any:
+    """A model beside its target, and a worse one beside it."""
+    file = json_lines(tmp_path / "d.jsonl", ROWS)
+    return run(EvaluationRequest([str(good), str(shifted)], policy(good), file, WANTED))
+
+
+def test_the_figures_are_the_mean_losses_of_the_rows(evaluated: Any) -> None:
+    by_hand = np.mean([(1 / (1 + math.exp(-row["x"])) - row["late"]) ** 2 for row in ROWS])
+    everything = evaluated.everything
+
+    assert everything.loss[0].mean == pytest.approx(by_hand, abs=1e-6)
+    assert everything.difference.mean == pytest.approx(everything.loss[1].mean - by_hand, abs=1e-6)
+
+
+def test_the_goals_are_answered_with_the_intervals(evaluated: Any) -> None:
+    assert [answer.answer for answer in evaluated.answers] == ["yes", "no", "no"]
+    assert "leaving out one day at a time" in evaluated.method
+
+
+def test_calibration_tells_a_shifted_model_from_a_good_one(evaluated: Any) -> None:
+    """A shift changes no order, and so not the AUC."""
+    good, shifted = evaluated.calibration_errors
+    assert good < 0.05 < shifted
+    assert evaluated.everything.expected_accuracy[0] == pytest.approx(evaluated.everything.accuracy[0].mean, abs=0.03)
+    assert evaluated.auc[0] == pytest.approx(evaluated.auc[1], abs=1e-9)
+
+
+def test_every_row_is_in_a_month_and_in_a_segment(evaluated: Any) -> None:
+    assert sum(part.rows for part in evaluated.months) == 3_000
+    assert {part.name for part in evaluated.segments["place"]} == {"north", "south"}
+
+
+def test_without_a_profile_drift_is_said_to_be_unknown(evaluated: Any) -> None:
+    assert "profile" in evaluated.drift[0]
 
 
 def test_csv_and_json_say_the_same(tmp_path: Path, good: Path) -> None:
