@@ -3,37 +3,55 @@
 ::
 
     UnderstudyError
-    ├── RequestError                 the caller can mend it
+    ├── RequestError                 the caller can correct it
     │   ├── MalformedRequest   400   not JSON, not an object
-    │   ├── Unauthorized       401   a token is needed
+    │   ├── Unauthorized       401   a token is required
     │   ├── Forbidden          403   the role is missing
     │   ├── NotFound           404
     │   ├── WrongMethod        405
     │   ├── BodyTimeout        408   the body did not arrive in time
-    │   ├── NotAllowedNow      409   the phase does not allow it, or the revision has moved on
+    │   ├── NotAllowedNow      409   the phase does not allow it, or the revision has changed
     │   ├── TooLarge           413
     │   ├── WrongMediaType     415
-    │   ├── InvalidInput       422   does not fit the model's signature: names rows and fields
+    │   ├── InvalidInput       422   does not match the model's signature: names rows and fields
     │   └── Overloaded         429   with Retry-After
     ├── NotReady               503
     ├── DeadlineExceeded       504
-    ├── InferenceError         500   a model failed on input that fits its signature
-    │   ├── NotFinite                it answered with NaN or an infinity: names rows
-    │   ├── WrongShape               it answered with another shape than its card promises
+    ├── InferenceError         500   a model failed on input that matches its signature
+    │   ├── NotFinite                its output has NaN or infinity: names rows
+    │   ├── WrongShape               its output has another shape than its card declares
     │   └── CandidateAway            its process is down or starting; the primary answers instead
-    └── ConfigurationError           at start-up: the message says what to change
+    └── ConfigurationError           the service does not start; the message says what to change
 
-Translation happens at one door per side: the front door turns these into RFC 9457 problem details, the store wraps its
-driver's errors into `StoreError`, and the engine wraps its runtime's into `InferenceError`.
+Each boundary translates once: the router renders these as RFC 9457 problem details, the store wraps its driver's errors in
+`StoreError`, and the engine wraps its runtime's in `InferenceError`.
 """
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import NotRequired, Required, TypedDict
+
+
+class InputProblem(TypedDict, total=False):
+    """One thing that is wrong with the input: where, and what. Row and field are null if it is neither."""
+
+    row: int | None
+    field: str | None
+    problem: Required[str]
+
+
+class Problem(TypedDict):
+    """An error as problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: NotRequired[list[InputProblem]]
 
 
 class UnderstudyError(Exception):
-    """Anything this project raises on purpose."""
+    """An error that this project raises on purpose."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     kind = "internal"
@@ -43,7 +61,7 @@ class UnderstudyError(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
 
-    def problem(self) -> dict[str, Any]:
+    def problem(self) -> Problem:
         """The body of an `application/problem+json` answer (RFC 9457, section 3)."""
         return {
             "type": f"urn:understudy:problem:{self.kind}",
@@ -59,7 +77,7 @@ def unexpected_error() -> UnderstudyError:
 
 
 class RequestError(UnderstudyError):
-    """The caller can mend it."""
+    """The caller can correct it."""
 
     status = HTTPStatus.BAD_REQUEST
     kind = "bad-request"
@@ -72,7 +90,7 @@ class MalformedRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """A token is needed and none, or an unknown one, was sent."""
+    """A token is required, and none or an unknown one was sent."""
 
     status = HTTPStatus.UNAUTHORIZED
     kind = "unauthorized"
@@ -86,7 +104,7 @@ class Forbidden(RequestError):
 
 
 class NotFound(RequestError):
-    """There is nothing at this path."""
+    """This path does not exist."""
 
     status = HTTPStatus.NOT_FOUND
     kind = "not-found"
@@ -107,7 +125,7 @@ class BodyTimeout(RequestError):
 
 
 class NotAllowedNow(RequestError):
-    """The rollout's phase does not allow it, or its revision has moved on since the caller looked."""
+    """The rollout's phase does not allow it, or its revision has changed since the caller read it."""
 
     status = HTTPStatus.CONFLICT
     kind = "conflict"
@@ -121,27 +139,27 @@ class TooLarge(RequestError):
 
 
 class WrongMediaType(RequestError):
-    """The content type is not one that this path reads."""
+    """This path does not accept the content type."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     kind = "unsupported-media-type"
 
 
 class InvalidInput(RequestError):
-    """Rows that do not fit the model's signature. `errors` names row, field and problem, at most `LISTED` of them."""
+    """Input that does not match the model's signature. `errors` lists row, field and problem, at most `LISTED` of them."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     kind = "invalid-input"
     LISTED = 20
 
-    def __init__(self, errors: Sequence[Mapping[str, Any]], detail: str | None = None) -> None:
+    def __init__(self, errors: Sequence[InputProblem], detail: str | None = None) -> None:
         first = errors[0] if errors else None
-        super().__init__(detail or (f"{_place(first)}: {first['problem']}" if first else "the input does not fit"))
+        super().__init__(detail or (f"{_place(first)}: {first['problem']}" if first else "the input is invalid"))
         self.errors = list(errors)
 
-    def problem(self) -> dict[str, Any]:
+    def problem(self) -> Problem:
         """RFC 9457 body with the extension member `errors`."""
-        body = super().problem() | {"errors": self.errors[: self.LISTED]}
+        body: Problem = {**super().problem(), "errors": self.errors[: self.LISTED]}
         if len(self.errors) > self.LISTED:
             body["detail"] += f" (and {len(self.errors) - 1} more; the first {self.LISTED} are listed)"
         return body
@@ -158,72 +176,74 @@ class Overloaded(RequestError):
 
 
 class NotReady(UnderstudyError):
-    """A part that the answer needs is not there (yet)."""
+    """A part that the answer needs is unavailable, or not ready yet."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     kind = "not-ready"
 
 
 class StoreError(NotReady):
-    """The database did not do what was asked; the driver's own words are in the message."""
+    """The database call failed. The message has the driver's own text."""
 
     kind = "store"
 
 
 class StoreLost(StoreError):
-    """The database is not the one that was opened any more: deleted, replaced or truncated under the running service."""
+    """The database is no longer the one that was opened: it was deleted, replaced or truncated while the service ran."""
 
     kind = "store-lost"
 
 
 class DeadlineExceeded(UnderstudyError):
-    """No answer inside the deadline."""
+    """There was no answer within the deadline."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     kind = "deadline"
 
 
 class InferenceError(UnderstudyError):
-    """A model failed on input that fits its signature."""
+    """A model failed on input that matches its signature."""
 
     kind = "inference"
 
 
 class NotFinite(InferenceError):
-    """A model answered with NaN or an infinity. `errors` names the rows of the request, at most `LISTED` of them.
+    """A model's output has NaN or infinity. `errors` lists the rows of the request, at most `LISTED` of them.
 
     Args:
-        rows: the rows of the request whose answer is not finite, from 0.
-        of: how many rows the request has.
+        rows: the rows of the request without a finite answer, counted from 0.
+        of: number of rows in the request.
     """
 
     kind = "not-finite"
     LISTED = 20
 
     def __init__(self, rows: Sequence[int], of: int) -> None:
-        named = ", ".join(map(str, rows[: self.LISTED])) + (", …" if len(rows) > self.LISTED else "")
-        which = "" if of == 1 else f" for {len(rows)} of the {of} rows (row {named}), so the request has no answer"
+        numbers = ", ".join(map(str, rows[: self.LISTED])) + (", …" if len(rows) > self.LISTED else "")
+        which = "" if of == 1 else f" for {len(rows)} of the {of} rows (row {numbers}), so the request has no answer"
         super().__init__(f"the model answered with a number that is not finite{which}")
         self.rows = list(rows)
 
-    def problem(self) -> dict[str, Any]:
+    def problem(self) -> Problem:
         """RFC 9457 body with the extension member `errors`."""
-        said = "the model's answer is not a finite number"
-        listed = [{"row": row, "field": None, "problem": said} for row in self.rows[: self.LISTED]]
-        return super().problem() | {"errors": listed}
+        problem = "the model's answer is not a finite number"
+        listed: list[InputProblem] = [
+            {"row": row, "field": None, "problem": problem} for row in self.rows[: self.LISTED]
+        ]
+        return {**super().problem(), "errors": listed}
 
 
 class WrongShape(InferenceError):
-    """A model answered with another shape than its card promises: fewer rows than it was asked for, say."""
+    """A model's output has another shape than its card declares, such as too few rows."""
 
     kind = "wrong-shape"
 
 
 class CandidateAway(InferenceError):
-    """The candidate's process is away, and being probed: it was not asked, or it died before it answered.
+    """The candidate's process is unavailable: it was not called, or it died before it answered. It is probed until it is back.
 
     Attributes:
-        ever_up: False while it has not answered once: it is starting, which is no fault of the model's.
+        ever_up: False until the process has answered once: while it starts, the model is not at fault.
     """
 
     kind = "candidate-away"
@@ -246,7 +266,7 @@ class ModelChanged(ConfigurationError):
     status = HTTPStatus.CONFLICT
 
 
-def _place(error: Mapping[str, Any]) -> str:
+def _place(error: InputProblem) -> str:
     row, name = error.get("row"), error.get("field")
     if row is None:
         return f"field {name!r}" if name else "body"

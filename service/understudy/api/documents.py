@@ -2,7 +2,7 @@
 
 from typing import Annotated, TypedDict
 
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import Meta
 
 from understudy.documents import Document
 from understudy.domain import JsonObject
@@ -119,21 +119,3 @@ class LoadTestFiled(Requirement):
     """The event of a record that was filed, and whether the requirement is met now."""
 
     event: int
-
-
-class ProblemItem(Document):
-    """One thing that is wrong with the input."""
-
-    row: int | None
-    field: str | None
-    problem: str
-
-
-class Problem(Document):
-    """An error (RFC 9457)."""
-
-    type: Annotated[str, Meta(examples=["urn:understudy:problem:invalid-input"])]
-    title: str
-    status: Annotated[int, Meta(ge=400, le=599)]
-    detail: str
-    errors: list[ProblemItem] | UnsetType = UNSET

@@ -1,19 +1,19 @@
-"""Reads `POST /feedback`: labels, each for one prediction, checked against the kind of thing that the model predicts. Pure."""
+"""Decodes `POST /feedback`: labels, each for one prediction, checked against what the model predicts. Pure."""
 
 import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from understudy.domain import Label, LabelReport, Scalar
-from understudy.errors import InvalidInput, MalformedRequest, TooLarge
+from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
 from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.rollout.losses import label_classes
 from understudy.times import TimeLimits
 
 WHOLE_MAX = 2**63 - 1
-"""Largest whole number that a label may be."""
+"""Largest integer that a label may be."""
 
 
 _AT = "when the label became known, Unix seconds or RFC 3339 (not in the future, not before 2000); now if absent"
@@ -34,12 +34,16 @@ class FeedbackRequest(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class FeedbackDecoder:
-    """Decodes label bodies: a label may be any class of either model.
+    """Decodes labels. A label may be any class of either model.
 
-    A multilabel classifier's is the list of the classes that are true, a regression's of several numbers the list of those.
+    For a multilabel classifier it is the list of the classes that are true; for a regression of several numbers, their list.
 
     Args:
-        judged: the rollout file's `task`. times: which times are plausible.
+        card: the primary's.
+        labels_max: most labels in one body.
+        candidate: the candidate's card.
+        judged: the rollout file's `task`.
+        times: limits of plausible times.
     """
 
     def __init__(
@@ -58,14 +62,16 @@ class FeedbackDecoder:
         self._decode = msgspec.json.Decoder(FeedbackRequest).decode
 
     def decode(self, body: bytes, now: float) -> list[LabelReport]:
-        """The labels in a body; `at` (Unix seconds or RFC 3339) is when each became known, `now` where it is left out.
+        """Decode the labels in a body.
 
-        A time that the clock (`now`, Unix seconds) makes implausible is refused: see `understudy.times`.
+        Args:
+            now: the service's time in Unix seconds. It is the time of a label without `at`, and decides which times are
+                plausible (see `understudy.times`).
 
         Raises:
             MalformedRequest: not JSON.
             TooLarge: more labels than `labels_max`.
-            InvalidInput: the JSON is of another form, a label is not one of the models' classes, or a time is not plausible.
+            InvalidInput: JSON of another form, a label that is no class of the models, or an implausible time.
         """
         try:
             items = self._decode(body).labels
@@ -76,7 +82,7 @@ class FeedbackDecoder:
             raise MalformedRequest(f"the body is not JSON: {error}") from None
         if len(items) > self._labels_max:
             raise TooLarge(f"{len(items)} labels; one call takes at most {self._labels_max}: send several")
-        errors: list[dict[str, Any]] = []
+        errors: list[InputProblem] = []
         reports: list[LabelReport] = []
         for row, item in enumerate(items):
             try:
@@ -89,11 +95,11 @@ class FeedbackDecoder:
         return reports
 
     def _label(self, label: Scalar | list[Scalar]) -> Label:
-        """The label as the model names it. `true` and 1.0 are the class 1, where the classes are numbers."""
+        """The label as the model names it. If the classes are numbers, `true` and 1.0 are the class 1."""
         if self._task == "agreement":
             raise ValueError(
                 "label",
-                "is not asked for: with `task: agreement` the two models' answers are compared with each other. Send none",
+                "is not used: with `task: agreement` the two models' answers are compared with each other. Send no labels",
             )
         if self._task == MULTILABEL:
             return self._set(label)
@@ -110,14 +116,14 @@ class FeedbackDecoder:
                 "label", f"is {label!r}; the model predicts {self._width} numbers: the label is a list of them"
             )
         if isinstance(label, int) and abs(label) > WHOLE_MAX:
-            raise ValueError("label", "is a whole number of more than 64 bits")
+            raise ValueError("label", "is an integer of more than 64 bits")
         return label
 
     def _vector(self, label: list[Scalar]) -> Label:
-        """Several numbers, for a regression that predicts so many."""
+        """The label of a regression that predicts several numbers."""
         if self._task != "regression" or self._width == 1:
-            wanted = "one number" if self._task == "regression" else "one class"
-            raise ValueError("label", f"is a list; the model predicts {wanted} a row")
+            predicted = "one number" if self._task == "regression" else "one class"
+            raise ValueError("label", f"is a list; the model predicts {predicted} per row")
         if not label or (self._width is not None and len(label) != self._width):
             raise ValueError("label", f"has {len(label)} numbers; the model predicts {self._width or 'at least one'}")
         if any(isinstance(each, bool | str) for each in label):
@@ -128,12 +134,14 @@ class FeedbackDecoder:
             raise ValueError("label", "has a number that is too large") from None
 
     def _set(self, label: Scalar | list[Scalar]) -> Label:
-        """The classes that are true, in the models' order; also from 0 and 1 for each class, where no class is a number."""
+        """The classes that are true, in the models' order. Classes with names may also be a list of 0 and 1."""
         if not isinstance(label, list):
-            raise ValueError("label", f"is {label!r}; it is the list of the classes that are true, which may be empty")
+            raise ValueError(
+                "label", f"is {label!r}; it takes the list of the classes that are true, which may be empty"
+            )
         if not self._classes:
             raise ValueError(
-                "label", "cannot be read: nothing names the models' classes. Write `classes` into the rollout file"
+                "label", "cannot be checked: the models' classes have no names. Add `classes` to the rollout file"
             )
         named = all(isinstance(each, str) for each in self._classes)
         if named and len(label) == len(self._classes) and all(each in (0, 1) for each in label):
@@ -159,6 +167,6 @@ def _unix(at: float | str) -> float:
                 "at", f"is {at!r}; it takes Unix seconds or RFC 3339, such as 2013-07-01T12:00:00Z"
             ) from None
         if moment.tzinfo is None:
-            raise ValueError("at", f"is {at!r}; say which time zone, such as 2013-07-01T12:00:00Z")
+            raise ValueError("at", f"is {at!r}; it needs a time zone, such as 2013-07-01T12:00:00Z")
         return moment.timestamp()
     return float(at)

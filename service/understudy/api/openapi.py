@@ -8,13 +8,13 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 from understudy import __version__
-from understudy.api.documents import Problem
 from understudy.api.feedback import FeedbackRequest
 from understudy.api.operation import ACCESS_ERRORS, IF_NONE_MATCH, Body, Operation
 from understudy.api.operations import OPERATIONS
 from understudy.api.v2 import describe
 from understudy.api.v2.documents import V2Error
 from understudy.domain import JsonObject, Variant
+from understudy.errors import Problem
 from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.inference.decoding import Field
 from understudy.rollout.loadtest import Record

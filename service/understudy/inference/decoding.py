@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import InvalidInput, MalformedRequest, TooLarge
+from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
 
 Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
@@ -194,7 +194,7 @@ class Decoder:
         position = self.positions[name]
         return [text(row[position]) for row in rows]
 
-    def explain(self, body: bytes) -> Iterator[dict[str, Any]]:
+    def explain(self, body: bytes) -> Iterator[InputProblem]:
         """Every way in which a JSON body does not fit, as `{row, field, problem}`.
 
         Raises:
@@ -224,7 +224,7 @@ class Decoder:
         for number, row in enumerate(rows):
             yield from self._explain_row(number, row)
 
-    def _explain_row(self, number: int, row: Any) -> Iterator[dict[str, Any]]:
+    def _explain_row(self, number: int, row: Any) -> Iterator[InputProblem]:
         if not isinstance(row, Mapping):
             yield {"row": number, "field": None, "problem": f"must be an object of features, not {_say(row)}"}
             return

@@ -1,5 +1,6 @@
 """The Open Inference Protocol (KServe V2) over REST, with the binary tensor extension, as Triton's client speaks it.
 
-`tensors` reads and writes one tensor, `codec` whole requests and answers in the signature of what is asked, `describe` has
-the OpenAPI of the calls, `handlers` answers them. Predictions go the same way as `POST /predict`'s.
+`tensors` decodes and encodes one tensor, `codec` whole requests and responses in the signature of a model, and `outputs` maps the
+outputs of two models. `infer` and `metadata` are the handlers; `documents` and `describe` are what OpenAPI is generated from.
+Predictions take the same path as those of `POST /predict`.
 """

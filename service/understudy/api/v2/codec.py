@@ -1,8 +1,8 @@
-"""Requests and answers of the protocol in one signature: that of the routed model, or of one version of it."""
+"""Decodes requests and encodes responses of the protocol in one signature: the routed model's, or that of one version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -11,14 +11,14 @@ from understudy.api.v2.documents import V2Tensor
 from understudy.api.v2.outputs import outputs_of
 from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, Values, to_bytes, to_json
 from understudy.domain import JsonObject, Variant
-from understudy.errors import InvalidInput, MalformedRequest, TooLarge
+from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
 from understudy.inference import Scores
 from understudy.inference.cards import Card
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Array, Decoder, Field, Row, Rows
 
 ERRORS_MAX = 20
-"""A request with more things wrong is told about these."""
+"""Most problems of one request that its response lists."""
 _CONTEXT_DATATYPES = {DATATYPES[dtype]: dtype for dtype in ("string", "int64", "int32", "uint64", "uint32")}
 
 
@@ -48,12 +48,15 @@ class V2InferRequest(msgspec.Struct):
     outputs: list[V2RequestedOutput] | None = None
 
 
+Elements: TypeAlias = dict[str, tuple[Slot, Values | Array, list[int]]]
+"""Input → its slot, elements and shape."""
+
 _decode = msgspec.json.Decoder(V2InferRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequestedOutput:
     """An output that a request asks for, and whether as raw bytes."""
 
     name: str
@@ -66,15 +69,15 @@ class InferenceRequest:
 
     rows: Rows
     id: str | None
-    wanted: Sequence[Wanted]
+    outputs: Sequence[RequestedOutput]
 
 
 class Signature:
-    """What is asked of one model, or of whichever of the two the router chooses.
+    """Inputs and outputs of one model, or of both if the router chooses.
 
     Args:
-        decoder: knows the order of a row's fields, and its limits.
-        cards: of the variants that may answer; the first one's outputs are what callers see.
+        decoder: has the order of a row's fields, and the limits.
+        cards: of the variants that may answer. Callers see the outputs of the first.
     """
 
     def __init__(self, decoder: Decoder, cards: Mapping[Variant, Card]) -> None:
@@ -90,18 +93,18 @@ class Signature:
         }
         self._required = [slot for slot in self.slots.values() if slot.required]
         self.outputs = {output.spec.name: output for output in outputs_of(cards)}
-        self._all = {binary: [Wanted(name, binary) for name in self.outputs] for binary in (False, True)}
+        self._all = {binary: [RequestedOutput(name, binary) for name in self.outputs] for binary in (False, True)}
 
     def decode(self, body: bytes, header_length: int | None) -> InferenceRequest:
-        """A request's rows and wishes.
+        """Decode a request.
 
         Args:
-            header_length: where the JSON ends and raw tensors begin, or None when all of it is JSON.
+            header_length: length of the JSON in front of the raw tensors, or None if the body is nothing but JSON.
 
         Raises:
-            MalformedRequest: not JSON, or not a request of the protocol.
+            MalformedRequest: not JSON, or no request of the protocol.
             TooLarge: more rows than `rows_max`.
-            InvalidInput: tensors that do not fit; names every input and what is wrong with it.
+            InvalidInput: tensors that do not match the signature; names each of them and its problem.
         """
         if header_length is not None and header_length > len(body):
             raise MalformedRequest(
@@ -109,33 +112,33 @@ class Signature:
             )
         raw = memoryview(body)
         request = _parse(raw[:header_length])
-        count, found = self._read(request.inputs, raw[len(body) if header_length is None else header_length :])
-        return InferenceRequest(self._rows(found, count), request.id, self._wanted(request))
+        count, elements = self._read(request.inputs, raw[len(body) if header_length is None else header_length :])
+        return InferenceRequest(self._rows(elements, count), request.id, self._requested_outputs(request))
 
     def encode(
-        self, head: Mapping[str, Any], request: InferenceRequest, scores: Scores, variant: Variant
+        self, head: Mapping[str, object], request: InferenceRequest, scores: Scores, variant: Variant
     ) -> tuple[bytes, int | None]:
-        """The answer's body, and where its JSON ends if raw tensors follow.
+        """Encode a response: its body, and the length of its JSON if raw tensors follow.
 
         Args:
-            head: members of the answer that stand before its outputs.
+            head: members of the response in front of its outputs.
         """
         outputs, tail = [], []
-        for wanted in request.wanted:
-            array = self.outputs[wanted.name].array(scores, variant)
-            tensor: dict[str, Any] = {
-                "name": wanted.name,
-                "datatype": DATATYPES[self.outputs[wanted.name].spec.dtype],
+        for requested in request.outputs:
+            array = self.outputs[requested.name].array(scores, variant)
+            tensor: JsonObject = {
+                "name": requested.name,
+                "datatype": DATATYPES[self.outputs[requested.name].spec.dtype],
                 "shape": array.shape,
             }
-            if wanted.binary:
+            if requested.binary:
                 tail.append(to_bytes(array))
                 tensor["parameters"] = {"binary_data_size": len(tail[-1])}
             else:
                 tensor["data"] = to_json(array)
             outputs.append(tensor)
-        said = _encode({**head, **({} if request.id is None else {"id": request.id}), "outputs": outputs})
-        return (b"".join((said, *tail)), len(said)) if tail else (said, None)
+        text = _encode({**head, **({} if request.id is None else {"id": request.id}), "outputs": outputs})
+        return (b"".join((text, *tail)), len(text)) if tail else (text, None)
 
     def metadata(self) -> tuple[list[V2Tensor], list[V2Tensor]]:
         """Inputs and outputs, as model metadata describe them."""
@@ -155,31 +158,29 @@ class Signature:
         ]
         return inputs, outputs
 
-    def _read(
-        self, inputs: Sequence[V2InputTensor], raw: memoryview
-    ) -> tuple[int, dict[str, tuple[Slot, Values | Array, list[int]]]]:
-        """The number of rows, and by input its elements: a list from JSON, an array from raw bytes."""
-        found: dict[str, tuple[Slot, Values | Array, list[int]]] = {}
-        problems: list[dict[str, Any]] = []
+    def _read(self, inputs: Sequence[V2InputTensor], raw: memoryview) -> tuple[int, Elements]:
+        """The number of rows, and the elements of each input: a list from JSON, an array from raw bytes."""
+        elements: Elements = {}
+        problems: list[InputProblem] = []
         rows, at = 0, 0
         for tensor in inputs:
             try:
                 size = _binary_size(tensor, len(raw) - at)
                 at += size or 0
-                slot = self._slot(tensor, found)
+                slot = self._slot(tensor, elements)
                 count = slot.rows(tensor.shape)
                 if count > self._rows_max:
                     raise TooLarge(f"{count} rows; one request takes at most {self._rows_max}: send several")
                 if not count or (rows and count != rows):
                     raise TensorError(
                         f"it has {count} rows; "
-                        + (f"the inputs before it have {rows}" if count else "one is the least")
+                        + (f"the inputs before it have {rows}" if count else "send at least one")
                     )
                 rows = count
                 if size is None:
-                    found[tensor.name] = slot, slot.from_json(tensor.data, tensor.shape), tensor.shape
+                    elements[tensor.name] = slot, slot.from_json(tensor.data, tensor.shape), tensor.shape
                 else:
-                    found[tensor.name] = slot, slot.from_bytes(raw[at - size : at], tensor.shape), tensor.shape
+                    elements[tensor.name] = slot, slot.from_bytes(raw[at - size : at], tensor.shape), tensor.shape
             except TensorError as error:
                 problems.append({"row": None, "field": tensor.name, "problem": str(error)})
         named = {tensor.name for tensor in inputs}
@@ -191,14 +192,14 @@ class Signature:
         if not problems and at != len(raw):
             raise MalformedRequest(f"{len(raw) - at} bytes are left after the last input's binary data")
         if problems:
-            raise InvalidInput(problems, _listed(problems))
-        if not found:
+            raise InvalidInput(problems, _summary(problems))
+        if not elements:
             raise MalformedRequest("`inputs` is empty")
-        return rows, found
+        return rows, elements
 
-    def _slot(self, tensor: V2InputTensor, found: Mapping[str, Any]) -> Slot:
-        if tensor.name in found:
-            raise TensorError("is there twice")
+    def _slot(self, tensor: V2InputTensor, elements: Elements) -> Slot:
+        if tensor.name in elements:
+            raise TensorError("appears twice")
         slot = self.slots.get(tensor.name)
         if slot is None:
             of_kind = self._context.get(tensor.name)
@@ -209,40 +210,42 @@ class Signature:
             raise TensorError(f"its datatype is {tensor.datatype[:40]!r}; the model takes {slot.datatype}")
         return slot
 
-    def _rows(self, found: Mapping[str, tuple[Slot, Values | Array, list[int]]], count: int) -> Rows:
-        """Lists of plain values become rows, as those of `POST /predict`; whatever came as an array stays a column."""
-        if all(isinstance(values, list) and slot.field.scalar for slot, values, _ in found.values()):
+    def _rows(self, elements: Elements, count: int) -> Rows:
+        """Lists of scalars become rows, like those of `POST /predict`. Arrays stay columns."""
+        if all(isinstance(values, list) and slot.field.scalar for slot, values, _ in elements.values()):
             absent = [None] * count
-            columns = [found[name][1] if name in found else absent for name in self._order]
+            columns = [elements[name][1] if name in elements else absent for name in self._order]
             rows: list[Row] = list(zip(*columns, strict=True))
             return rows
         arrays: dict[str, Array] = {}
-        for name, (slot, values, shape) in found.items():
+        for name, (slot, values, shape) in elements.items():
             try:
                 arrays[name] = slot.array(values, shape) if isinstance(values, list) else values
             except TensorError as error:
                 raise InvalidInput([{"row": None, "field": name, "problem": str(error)}]) from None
         return Table(arrays, count)
 
-    def _wanted(self, request: V2InferRequest) -> list[Wanted]:
+    def _requested_outputs(self, request: V2InferRequest) -> list[RequestedOutput]:
         binary = bool(request.parameters and request.parameters.get("binary_data_output", False))
         if not request.outputs:
             return self._all[binary]
-        found: dict[str, Wanted] = {}
+        requested: dict[str, RequestedOutput] = {}
         for output in request.outputs:
             if output.name not in self.outputs:
                 raise MalformedRequest(f"output {output.name[:100]!r} is unknown; there are {', '.join(self.outputs)}")
-            if output.name in found:
-                raise MalformedRequest(f"output {output.name!r} is asked for twice")
-            found[output.name] = Wanted(output.name, bool((output.parameters or {}).get("binary_data", binary)))
-        return list(found.values())
+            if output.name in requested:
+                raise MalformedRequest(f"output {output.name!r} appears twice in `outputs`")
+            requested[output.name] = RequestedOutput(
+                output.name, bool((output.parameters or {}).get("binary_data", binary))
+            )
+        return list(requested.values())
 
 
 def _parse(text: memoryview) -> V2InferRequest:
     try:
         return _decode(text)
     except msgspec.ValidationError as error:
-        raise MalformedRequest(f"the request does not fit the protocol: {error}") from None
+        raise MalformedRequest(f"the request does not follow the protocol: {error}") from None
     except msgspec.DecodeError as error:
         raise MalformedRequest(f"the request is not JSON: {error}") from None
     except UnicodeDecodeError as error:
@@ -252,10 +255,10 @@ def _parse(text: memoryview) -> V2InferRequest:
 
 
 def _binary_size(tensor: V2InputTensor, left: int) -> int | None:
-    """How many raw bytes belong to a tensor, or None when its data are in the JSON."""
+    """The number of a tensor's raw bytes, or None if its data are in the JSON."""
     parameters = tensor.parameters or {}
     if "shared_memory_region" in parameters:
-        raise MalformedRequest("shared memory is not served: send the data")
+        raise MalformedRequest("shared memory is not supported: send the data")
     size = parameters.get("binary_data_size")
     if size is None:
         if not bytes(tensor.data):
@@ -264,22 +267,22 @@ def _binary_size(tensor: V2InputTensor, left: int) -> int | None:
     if bytes(tensor.data):
         raise TensorError("has both `data` and `binary_data_size`")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise MalformedRequest(f"binary_data_size of {tensor.name[:100]!r} must be a number of bytes")
+        raise MalformedRequest(f"binary_data_size of {tensor.name[:100]!r} takes a number of bytes")
     if size > left:
         raise MalformedRequest(
-            f"binary_data_size of {tensor.name[:100]!r} is {size}; the body has {left} bytes left behind its JSON, which "
-            "Inference-Header-Content-Length gives the length of"
+            f"binary_data_size of {tensor.name[:100]!r} is {size}, but only {left} bytes of the body are left after its JSON. "
+            "Inference-Header-Content-Length must be the length of the JSON"
         )
     return size
 
 
-def _listed(problems: Sequence[Mapping[str, Any]]) -> str:
-    said = "; ".join(f"input {p['field'][:100]!r}: {p['problem']}" for p in problems[:ERRORS_MAX])
-    return said + (f"; and {len(problems) - ERRORS_MAX} more" if len(problems) > ERRORS_MAX else "")
+def _summary(problems: Sequence[InputProblem]) -> str:
+    listed = "; ".join(f"input {str(p['field'])[:100]!r}: {p['problem']}" for p in problems[:ERRORS_MAX])
+    return listed + (f"; and {len(problems) - ERRORS_MAX} more" if len(problems) > ERRORS_MAX else "")
 
 
 def _fields(decoder: Decoder, cards: Mapping[Variant, Card]) -> list[Field]:
-    """A row's fields. Of one version, what it reads as it reads it; what only the other one reads may be left out."""
+    """The fields of a row. For one version its own inputs as it declares them; the other model's inputs are optional."""
     if len(cards) > 1:
         return list(decoder.fields)
     [card] = cards.values()

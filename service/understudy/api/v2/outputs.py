@@ -1,8 +1,7 @@
-"""What callers see of a model's outputs, whichever of the two models answers. Pure."""
+"""The outputs that callers see, the same for both models. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from understudy.inference.decoding import Array
 
 @dataclass(frozen=True, slots=True)
 class OutputSource:
-    """How one variant gives an output: by what name, and in which order its classes stand."""
+    """Where an output comes from in one variant: the name there, and the order of classes if it differs."""
 
     name: str
     order: Array | None = None
@@ -22,40 +21,41 @@ class OutputSource:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output as callers see it, whoever answers.
+    """An output as callers see it, whichever variant answers.
 
     Attributes:
-        given: by variant; dtype: the spec's, None for strings, which stay as they are.
+        sources: by variant.
+        dtype: the spec's; None for strings, which are not converted.
     """
 
     spec: OutputSpec
-    given: Mapping[Variant, OutputSource]
-    dtype: "np.dtype[Any] | None"
+    sources: Mapping[Variant, OutputSource]
+    dtype: "np.dtype[np.generic] | None"
 
     def array(self, scores: Scores, variant: Variant) -> Array:
         """The output's values, of shape [rows, …], in the spec's dtype and order of classes."""
-        how = self.given[variant]
-        found = scores.array(how.name)
-        if how.order is not None:
-            found = found[:, how.order]
-        if found.ndim != len(self.spec.shape) and self.spec.role in {"label", "value"}:
-            found = found.reshape(len(found), *(1 for _ in self.spec.shape[1:]))
-        return found if self.dtype is None else found.astype(self.dtype, copy=False)
+        source = self.sources[variant]
+        values = scores.array(source.name)
+        if source.order is not None:
+            values = values[:, source.order]
+        if values.ndim != len(self.spec.shape) and self.spec.role in {"label", "value"}:
+            values = values.reshape(len(values), *(1 for _ in self.spec.shape[1:]))
+        return values if self.dtype is None else values.astype(self.dtype, copy=False)
 
 
 def outputs_of(cards: Mapping[Variant, Card]) -> list[Output]:
-    """The first card's outputs that all the others give as well: by role, or those without one by name."""
+    """The first card's outputs that all other cards have too: with the same role, or without a role the same name."""
     first, *_ = cards.values()
-    found = []
+    outputs = []
     for spec in first.outputs:
-        given = {variant: _given(spec, first, card) for variant, card in cards.items()}
-        known = {variant: how for variant, how in given.items() if how is not None}
-        if len(known) == len(cards):
-            found.append(Output(spec, known, None if spec.dtype == "string" else np.dtype(spec.dtype)))
-    return found
+        candidates = {variant: _source(spec, first, card) for variant, card in cards.items()}
+        sources = {variant: source for variant, source in candidates.items() if source is not None}
+        if len(sources) == len(cards):
+            outputs.append(Output(spec, sources, None if spec.dtype == "string" else np.dtype(spec.dtype)))
+    return outputs
 
 
-def _given(spec: OutputSpec, first: Card, card: Card) -> OutputSource | None:
+def _source(spec: OutputSpec, first: Card, card: Card) -> OutputSource | None:
     for own in card.outputs:
         same = own.name == spec.name if spec.role == "other" else own.role == spec.role
         if same and (own.dtype == "string") == (spec.dtype == "string"):

@@ -1,6 +1,6 @@
-"""One tensor of the protocol: from JSON or raw bytes to values, and back. Pure.
+"""Decodes and encodes one tensor of the protocol, as JSON or raw bytes. Pure.
 
-Raw bytes are little-endian and in row-major order; a BYTES element follows its length in 4 bytes, a BOOL is a byte of 0 or 1
+Raw bytes are little-endian and in row-major order; a BYTES element is preceded by its length in 4 bytes, a BOOL is a byte of 0 or 1
 (the binary tensor data extension of Triton's documentation).
 """
 
@@ -34,22 +34,22 @@ DATATYPES = {
 """The protocol's name of each dtype of a model card."""
 
 Values: TypeAlias = list[Any]
-"""A tensor's elements in row-major order; None where a value is missing."""
+"""A tensor's elements in row-major order; None for a missing value."""
 
 _NESTED = re.compile(rb"\s*\[\s*\[")
 _LENGTH = struct.Struct("<I")
 
 
 class TensorError(ValueError):
-    """What is wrong with a tensor, in words that stand behind its name."""
+    """What is wrong with a tensor; the message follows its name."""
 
 
 class Slot:
-    """An input: what it takes, and how its elements are read.
+    """An input: its type and shape, and how its elements are decoded.
 
     Args:
-        field: as a row has it. Where a value may be missing, JSON says null, and raw floats say NaN.
-        max_chars: of a string.
+        field: the field of a row. A missing value is null in JSON and NaN in raw floats.
+        max_chars: longest string.
     """
 
     def __init__(self, field: Field, *, max_chars: int | None = None) -> None:
@@ -68,52 +68,54 @@ class Slot:
 
     @property
     def shape(self) -> list[int]:
-        """As metadata say it: -1 is any number."""
+        """The shape in metadata: -1 stands for any number."""
         return [-1, *(-1 if size is None else size for size in self.field.shape)]
 
     def rows(self, shape: Sequence[int]) -> int:
         """The number of rows of a tensor of this shape. `[rows]` stands for `[rows, 1]`, and the other way round.
 
         Raises:
-            TensorError: the model takes another shape.
+            TensorError: another shape than the model takes.
         """
-        wanted, rest = self.field.shape, shape[1:]
+        expected, rest = self.field.shape, shape[1:]
         if rest == self._rest and shape:
             return shape[0]
         if self.field.scalar:
-            fits = len(rest) <= max(1, len(wanted)) and all(size == 1 for size in rest)
+            fits = len(rest) <= max(1, len(expected)) and all(size == 1 for size in rest)
         else:
-            fits = len(rest) == len(wanted) and all(w in {None, size} for w, size in zip(wanted, rest, strict=True))
+            fits = len(rest) == len(expected) and all(e in {None, size} for e, size in zip(expected, rest, strict=True))
         if not shape or not fits:
-            raise TensorError(f"its shape is {_short(shape)}; the model takes {self.shape}, where -1 is any number")
+            raise TensorError(
+                f"its shape is {_short(shape)}; the model takes {self.shape}, where -1 stands for any number"
+            )
         return shape[0]
 
     def from_json(self, data: msgspec.Raw, shape: Sequence[int]) -> Values:
         """The elements of flat or nested `data`.
 
         Raises:
-            TensorError: wrong kinds, sizes or nesting, and where.
+            TensorError: wrong types, sizes or nesting.
         """
         nested = len(shape) > 1 and _NESTED.match(data) is not None
         try:
-            found: Values = self._decoders[len(shape) - 1 if nested else 0](data)
+            values: Values = self._decoders[len(shape) - 1 if nested else 0](data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise TensorError(f"its data do not fit: {error}; it takes {self._takes()}") from None
+            raise TensorError(f"its data are invalid: {error}; it takes {self._takes()}") from None
         for size in shape[1:] if nested else ():
-            if any(len(part) != size for part in found):
-                raise TensorError(f"its data are not nested as its shape says, {_short(shape)}")
-            found = list(itertools.chain.from_iterable(found))
-        if len(found) != math.prod(shape):
-            raise TensorError(f"its data have {len(found)} elements; shape {_short(shape)} has {math.prod(shape)}")
+            if any(len(part) != size for part in values):
+                raise TensorError(f"its data are not nested as in its shape {_short(shape)}")
+            values = list(itertools.chain.from_iterable(values))
+        if len(values) != math.prod(shape):
+            raise TensorError(f"its data have {len(values)} elements; shape {_short(shape)} has {math.prod(shape)}")
         if self._max_chars is not None:
-            self._limit(found)
-        return found
+            self._limit(values)
+        return values
 
     def from_bytes(self, data: memoryview, shape: Sequence[int]) -> Array:
-        """The tensor in some raw bytes: a view of them where their address allows it, else a copy.
+        """Decode raw bytes: a view if they are aligned, else a copy.
 
         Raises:
-            TensorError: too many or too few bytes, or what the model does not take: NaN, infinity, bytes that are no text.
+            TensorError: too many or too few bytes, or values that the model does not take: NaN, infinity, invalid UTF-8.
         """
         count = math.prod(shape)
         if self._dtype.kind == "O":
@@ -121,8 +123,8 @@ class Slot:
             self._limit(texts)
             return _object_array(texts).reshape(shape)
         if len(data) != count * self._dtype.itemsize:
-            said = f"{self.datatype} of shape {_short(shape)} has {count * self._dtype.itemsize}"
-            raise TensorError(f"its binary data have {len(data)} bytes; {said}")
+            expected = f"{self.datatype} of shape {_short(shape)} has {count * self._dtype.itemsize}"
+            raise TensorError(f"its binary data have {len(data)} bytes; {expected}")
         array = (
             np.frombuffer(data, self._dtype if self._dtype.kind != "b" else np.uint8)
             if count
@@ -139,24 +141,24 @@ class Slot:
         return array.reshape(shape)
 
     def array(self, values: Values, shape: Sequence[int]) -> Array:
-        """Elements as an array in the field's dtype; NaN or "" where a value is missing.
+        """The elements as an array of the field's dtype; NaN or "" for a missing value.
 
         Raises:
-            TensorError: a number too large, or a missing value where there is nothing to say it with.
+            TensorError: a number that is too large, or a missing value in a type that cannot express it.
         """
         if self._dtype.kind == "O":
             return _object_array(["" if value is None else value for value in values]).reshape(shape)
         try:
             return np.array(values, dtype=self._dtype).reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
-            raise TensorError(f"its data do not fit: {error}; it takes {self._takes()}") from None
+            raise TensorError(f"its data are invalid: {error}; it takes {self._takes()}") from None
 
     def _check_finite(self, array: Array, shape: Sequence[int]) -> None:
         finite = np.isfinite(array)
         if finite.all() or (self.optional_values and not np.isinf(array).any()):
             return
         bad = int(np.argmax(np.isinf(array) if self.optional_values else ~finite))
-        also = " or NaN, for a value that is missing" if self.optional_values else ""
+        also = " or NaN for a missing value" if self.optional_values else ""
         raise TensorError(f"row {bad // (len(array) // shape[0])} has {array[bad]}; it takes finite numbers{also}")
 
     def _limit(self, texts: Values) -> None:
@@ -170,8 +172,8 @@ class Slot:
 
 def to_json(array: Array) -> Values:
     """A tensor's elements, flat."""
-    found: Values = array.reshape(-1).tolist()
-    return found
+    values: Values = array.reshape(-1).tolist()
+    return values
 
 
 def to_bytes(array: Array) -> bytes:
@@ -183,24 +185,22 @@ def to_bytes(array: Array) -> bytes:
 
 
 def _texts(data: memoryview, count: int) -> Values:
-    found: Values = []
+    texts: Values = []
     at, end = 0, len(data)
     for i in range(count):
         start = at + 4
         if start > end:
-            raise TensorError(f"its binary data end before element {i}; its shape has {count}")
+            raise TensorError(f"its binary data end before element {i} of {count}")
         at = start + _LENGTH.unpack_from(data, at)[0]
         if at > end:
-            raise TensorError(
-                f"element {i} of its binary data says that it has {at - start} bytes; {end - start} are left"
-            )
+            raise TensorError(f"element {i} of its binary data declares {at - start} bytes; {end - start} are left")
         try:
-            found.append(str(data[start:at], "utf-8"))
+            texts.append(str(data[start:at], "utf-8"))
         except UnicodeDecodeError as error:
             raise TensorError(f"element {i} of its binary data is not UTF-8: {error}") from None
     if at != end:
         raise TensorError(f"its binary data have {end - at} bytes after the last of {count} elements")
-    return found
+    return texts
 
 
 def _object_array(values: Values) -> Array:
