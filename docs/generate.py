@@ -20,11 +20,11 @@ from understudy.settings import Settings
 
 HERE = Path(__file__).parent
 MEANINGS = {
-    UnderstudyError: "Something unexpected went wrong in the service; its log has the details.",
-    errors.InvalidInput: f"Rows that do not fit the model's signature. The first {errors.InvalidInput.LISTED} are in `errors`.",
+    UnderstudyError: "An unexpected error in the service. Its log has the details.",
+    errors.InvalidInput: f"Input that does not match the signature. The first {errors.InvalidInput.LISTED} problems are in `errors`.",
     errors.RequestError: "The request is wrong in a way that none of the others names.",
 }
-"""Where the class's own sentence speaks to the house and not to a caller."""
+"""Meanings for callers, where the docstring of the class is for developers."""
 
 
 def reference() -> str:
@@ -36,7 +36,7 @@ def reference() -> str:
 
 
 def calls() -> list[str]:
-    """Every call of the front door."""
+    """Every call of the service."""
     rows = []
     for path, item in openapi.paths().items():
         for method, call in item.items():
@@ -63,7 +63,7 @@ def problems() -> list[str]:
         "Errors are `application/problem+json` (RFC 9457): `type`, `title`, `status` and `detail`. Bad input is listed in",
         "`errors: [{row, field, problem}]`. The last of these ends the start of a service and is no answer.",
         'Under `/v2` errors are as the Open Inference Protocol has them, and only there: `{"error": detail}` with the same',
-        "statuses, but 400 where tensors do not fit the model's signature.",
+        "statuses, but 400 where tensors do not match the model's signature.",
         "",
         *table(("type", "status", "meaning"), rows),
     ]

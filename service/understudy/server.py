@@ -2,9 +2,9 @@
 
 `python -P -m understudy.server serve …` is `bentoml serve …`.
 
-BentoML imports a service by its name and puts the current folder first on the path for that, in each of its processes. A file
-`understudy.py` there would be taken for this package. But a module that is imported already is not looked for again, and a folder
-that is on the path already, at its end, is not put first.
+BentoML imports a service by name and puts the current folder first on the path for that, in each of its processes. A file
+`understudy.py` there would shadow this package. This module prevents it: a module that is already imported is not searched again,
+and a folder that is already on the path, at its end, is not put first.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Be the supervisor, or one of the processes that it starts."""
+    """Run as the supervisor, or as one of the processes that it starts."""
     sys.path.append(str(Path.cwd()))
     if sys.argv[1:2] == ["serve"]:
         os.environ["PYTHONSAFEPATH"] = "1"

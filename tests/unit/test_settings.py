@@ -62,7 +62,7 @@ def test_every_variable_that_does_not_fit_is_said_in_words(monkeypatch: pytest.M
         "UNDERSTUDY_ROWS_MAX is 'many': input should be a valid integer, unable to parse string as an integer "
         "(most rows in one request; more is 413); "
         "UNDERSTUDY_CANDIDATE_TIMEOUT_SHARE is '1.5': input should be less than 1 "
-        "(share of the deadline that the candidate may use before the primary answers instead)"
+        "(share of the deadline after which the primary answers in place of the candidate)"
     )
 
 

@@ -1,1 +1,1 @@
-"""HTTP/1.1 connections, ASGI, routing of paths, ETags and tokens. Knows no model."""
+"""HTTP/1.1 connections, ASGI, routing, entity tags and tokens. Independent of models."""

@@ -1,8 +1,8 @@
-"""Who may do what: tokens with a role, kept hashed in a file that is read again when it changes.
+"""Access control: tokens with a role, stored as hashes in a file that is read again when it changes.
 
-A line of the file is `<name> <viewer|operator> <sha256 of the token, hex>`; `understudy token` writes one. Without a file
-everyone on the loopback interface is operator, and nobody else is anything: the service must not be reachable from
-elsewhere then, and these checks hold even if it is.
+A line of the file is `<name> <viewer|operator> <sha256 of the token, hex>`; `understudy token` writes one. Without a file, every
+client on the loopback interface is an operator and no other client has access. The service should not be reachable from
+elsewhere then; these checks hold even if it is.
 """
 
 import functools
@@ -26,7 +26,7 @@ _DIGEST = re.compile("[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Someone who asks for something: the name goes into the audit log."""
+    """The person or program behind a request. The name goes into the audit log."""
 
     name: str
     role: Role
@@ -38,10 +38,10 @@ def new_token() -> str:
 
 
 def line_for(name: str, role: Role, token: str) -> str:
-    """The line of the tokens file for a token; the token itself is not in it.
+    """The line of the tokens file for a token. It does not contain the token itself.
 
     Raises:
-        ConfigurationError: for a name that is not one word: it would break the file for everyone.
+        ConfigurationError: the name is not one word, which would make the whole file unreadable.
     """
     if not name or not name.isprintable() or set(name) & set(" #"):
         raise ConfigurationError(f"the name {name!r} must be one word without `#`")
@@ -49,15 +49,15 @@ def line_for(name: str, role: Role, token: str) -> str:
 
 
 ADDRESSES_MAX = 1_024
-"""Callers' addresses that are remembered as this machine's own or not: a load test asks for each of its requests."""
+"""Client addresses for which it is cached whether they are loopback addresses. A load test checks one per request."""
 
 
 class Tokens:
     """The tokens file, read again when it changes.
 
     Raises:
-        ConfigurationError: from the constructor, when the file is missing or a line is not of the form. A file that
-            breaks later leaves the tokens that were known, so that a typo does not open or close the doors.
+        ConfigurationError: from the constructor, if the file is missing or has an invalid line. If the file becomes invalid
+            later, the tokens read before stay in force, so that a typo neither grants nor revokes access.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -69,24 +69,26 @@ class Tokens:
 
     @property
     def configured(self) -> bool:
-        """Whether tokens are needed at all."""
+        """Whether the service has a tokens file."""
         return self._path is not None
 
     def actor(self, authorization: str | None, client: str | None) -> Actor:
-        """Who is asking.
+        """Identify the sender of a request.
 
         Args:
             authorization: the `Authorization` header, or None.
-            client: the peer's IP address, or None for a Unix socket.
+            client: the client's IP address, or None for a Unix socket.
 
         Raises:
-            Unauthorized: when a token is needed and none, or an unknown one, was sent.
-            Forbidden: when no tokens are configured and the peer is not on the loopback interface.
+            Unauthorized: a token is required, and none or an unknown one was sent.
+            Forbidden: the service has no tokens, and the client is not on the loopback interface.
         """
         if self._path is None:
             if client is None or is_loopback(client):
                 return Actor("local", "operator")
-            raise Forbidden("without a tokens file only the loopback interface is served: set UNDERSTUDY_TOKENS_FILE")
+            raise Forbidden(
+                "without a tokens file only clients on the loopback interface are served: set UNDERSTUDY_TOKENS_FILE"
+            )
         self._reload()
         kind, _, token = (authorization or "").partition(" ")
         challenge = {"WWW-Authenticate": 'Bearer realm="understudy"'}
@@ -96,37 +98,38 @@ class Tokens:
         for known, actor in self._known.items():
             if hmac.compare_digest(known, digest):
                 return actor
-        raise Unauthorized("this token is not known", headers=challenge)
+        raise Unauthorized("this token is unknown", headers=challenge)
 
     def operator(self, authorization: str | None, client: str | None) -> Actor:
-        """As `actor`, and the actor must be an operator."""
+        """Like `actor`, and require an operator."""
         actor = self.actor(authorization, client)
         if actor.role != "operator":
-            raise Forbidden(f"{actor.name} is a {actor.role}; this needs an operator")
+            raise Forbidden(f"{actor.name} is a {actor.role}; this requires an operator")
         return actor
 
     def own_page(self, origin: str | None, host: str | None) -> None:
-        """Refuse what a browser sends for a page that is not this service's own.
+        """Reject a request that a browser sends from another site's page.
 
-        Without tokens whoever is on the loopback interface may give orders, and so could any page that is open in their
-        browser otherwise, also under a name that somebody else's DNS points here.
+        Without tokens, every user on the loopback interface may give orders. Without this check, so could any page in their
+        browser, also one whose host name resolves to this address (DNS rebinding).
 
         Args:
-            origin: the `Origin` header, which browsers send along with a POST, or None; host: the `Host` header.
+            origin: the `Origin` header, which browsers send with a POST, or None.
+            host: the `Host` header.
 
         Raises:
-            Forbidden: naming the page's origin.
+            Forbidden: names the page's origin.
         """
         if origin is None:
             return
         try:
             site = urlsplit(origin)
-        except ValueError:  # brackets that hold no address
+        except ValueError:  # brackets without an address
             site = urlsplit("")
         name = site.hostname or ""
         own = bool(site.netloc) and site.netloc.lower() == (host or "").lower()
         if not own or not (self.configured or name == "localhost" or is_loopback(name)):
-            raise Forbidden(f"this came from a page of {origin[:200]}, which is not this service's own")
+            raise Forbidden(f"this request comes from a page of {origin[:200]}, which is not this service")
 
     def _reload(self) -> None:
         assert self._path is not None
@@ -135,7 +138,7 @@ class Tokens:
             if (stat.st_mtime_ns, stat.st_size) != self._seen:
                 self._known, self._seen = _read(self._path)
         except (OSError, ConfigurationError):
-            return  # the tokens that were known stay known
+            return  # the tokens read before stay in force
 
 
 def _read(path: Path) -> tuple[dict[str, Actor], tuple[int, int]]:
@@ -160,7 +163,7 @@ def _hash(token: str) -> str:
 
 @functools.lru_cache(ADDRESSES_MAX)
 def is_loopback(client: str) -> bool:
-    """Whether an IP address is this machine's own; False for what is no address."""
+    """Whether an IP address is a loopback address; False for text that is no address."""
     try:
         return ip_address(client).is_loopback
     except ValueError:

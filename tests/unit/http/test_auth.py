@@ -41,7 +41,7 @@ def test_a_token_says_who_is_asking_and_in_which_role(tmp_path: Path) -> None:
     assert tokens.actor(bearer(ada), "10.0.0.1") == Actor("ada", "operator")
     assert tokens.actor(f"bearer  {bob} ", None) == Actor("bob", "viewer")
     assert tokens.operator(bearer(ada), "10.0.0.1").name == "ada"
-    with pytest.raises(Forbidden, match="bob is a viewer; this needs an operator"):
+    with pytest.raises(Forbidden, match="bob is a viewer; this requires an operator"):
         tokens.operator(bearer(bob), "127.0.0.1")
 
 
@@ -230,7 +230,7 @@ def test_without_tokens_only_the_service_s_own_page_on_loopback_may_order(
     if allowed:
         tokens.own_page(origin, host)
     else:
-        with pytest.raises(Forbidden, match="not this service's own"):
+        with pytest.raises(Forbidden, match="which is not this service"):
             tokens.own_page(origin, host)
 
 
