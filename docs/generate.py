@@ -21,7 +21,7 @@ from understudy.settings import Settings
 HERE = Path(__file__).parent
 MEANINGS = {
     UnderstudyError: "An unexpected error in the service. Its log has the details.",
-    errors.InvalidInput: f"Input that does not match the signature. The first {errors.InvalidInput.LISTED} problems are in `errors`.",
+    errors.InvalidInput: f"Input that does not match the signature. `errors` has the first {errors.InvalidInput.LISTED} problems.",
     errors.RequestError: "The request is wrong in a way that none of the others names.",
 }
 """Meanings for callers, where the docstring of the class is for developers."""

@@ -32,7 +32,7 @@ class Settings(pydantic_settings.BaseSettings):
     model_cache_max_mib: int = pydantic.Field(
         8_192,
         ge=1,
-        description="size limit of that cache; models unused for longest are removed first; too large a model is rejected",
+        description="size limit of that cache; models unused for longest are removed first, too large ones rejected",
     )
     model_fetch_timeout_s: float = pydantic.Field(
         30.0, gt=0, description="a download that receives nothing for this long fails"
