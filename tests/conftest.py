@@ -9,8 +9,8 @@ from hypothesis import settings
 for name in ("COLUMNS", "LINES"):
     # pytest loads readline, which puts the terminal's size there for the processes that pytest-xdist starts.
     os.environ.pop(name, None)
-settings.register_profile("house", derandomize=True, deadline=None)
-settings.load_profile("house")
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 ORDER = (
     "unit",

@@ -190,6 +190,6 @@ def test_the_service_compares_row_by_row_where_agreement_judges(
     for name, path in files.items():
         text = text.replace(name, str(path))
     (tmp_path / "rollout.yaml").write_text(text, encoding="utf-8")
-    house = ProcessParts(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
-    house.store.close()
-    assert house.writer._pairs._judged
+    parts = ProcessParts(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
+    parts.store.close()
+    assert parts.writer._pairs._judged

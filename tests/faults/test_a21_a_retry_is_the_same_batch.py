@@ -75,7 +75,7 @@ def test_only_the_last_receipts_are_kept(store: Store, monkeypatch: pytest.Monke
     assert store.add_labels([report("p0")], received_at=1.0, batch_id="t0", again=True).fates == [Fate.DUPLICATE]
 
 
-class House:
+class Harness:
     """A worker and a records process over one database file, as they write labels."""
 
     def __init__(self, file: Path, *, answers: bool) -> None:
@@ -116,46 +116,46 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Harness]:
     monkeypatch.setattr(client, "LABELS_TIMEOUT_S", 0.2)
-    made = House(tmp_path / "s.db", answers=True)
+    made = Harness(tmp_path / "s.db", answers=True)
     made.stores[0].add_observations([observation("a")])
     yield made
     made.close()
 
 
-def test_a_label_that_waits_for_a_locked_database_is_matched(house: House, tmp_path: Path) -> None:
+def test_a_label_that_waits_for_a_locked_database_is_matched(harness: Harness, tmp_path: Path) -> None:
     """The reproduction: the records process waits for the lock, the worker stops waiting for it and writes too."""
-    writes, labels = threading.Event(), house.writers[1].labels
+    writes, labels = threading.Event(), harness.writers[1].labels
 
     def announced(*arguments: Any, **options: Any) -> Any:
         writes.set()
         return labels(*arguments, **options)
 
-    house.writers[1].labels = announced  # type: ignore[method-assign]
+    harness.writers[1].labels = announced  # type: ignore[method-assign]
     with contextlib.closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(1) as caller:
-            answer = caller.submit(house.report, report("a"))
-            assert house.started.wait(10)
+            answer = caller.submit(harness.report, report("a"))
+            assert harness.started.wait(10)
             assert writes.wait(10), "the worker writes the labels itself, and both wait for the lock"
             other.execute("COMMIT")
             assert answer.result(20) == [Fate.MATCHED]
 
 
-def test_a_label_whose_answer_was_lost_is_matched(house: House) -> None:
-    house.answers = False
-    assert house.report(report("a")) == [Fate.MATCHED]
-    assert house.report(report("a")) == [Fate.DUPLICATE], "the caller's own second report"
+def test_a_label_whose_answer_was_lost_is_matched(harness: Harness) -> None:
+    harness.answers = False
+    assert harness.report(report("a")) == [Fate.MATCHED]
+    assert harness.report(report("a")) == [Fate.DUPLICATE], "the caller's own second report"
 
 
-def test_labels_whose_sender_has_gone_on_are_not_begun(house: House) -> None:
+def test_labels_whose_sender_has_gone_on_are_not_begun(harness: Harness) -> None:
     """They waited behind other writes: their sender has stored them elsewhere, or has said that they were not."""
     gone = threading.Event()
-    house.writer.submit(gone.wait, 10)
-    house.stores[1].close()
+    harness.writer.submit(gone.wait, 10)
+    harness.stores[1].close()
     with pytest.raises(StoreError):
-        house.report(report("a"))
+        harness.report(report("a"))
     gone.set()
-    house.writer.submit(lambda: None).result()
-    assert house.stores[0].add_labels([report("a")], received_at=1.0).fates == [Fate.MATCHED]
+    harness.writer.submit(lambda: None).result()
+    assert harness.stores[0].add_labels([report("a")], received_at=1.0).fates == [Fate.MATCHED]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.api.test_v2_calls import INFER, House, about
+from tests.unit.api.test_v2_calls import INFER, Harness, about
 from understudy.domain import Status, Variant
 from understudy.inference.cards import OutputSpec
 from understudy.inference.decoding import Array
@@ -29,11 +29,11 @@ def asked(*, nullable: bool, binary: bool) -> tuple[int, Any, Any]:
             return {**super().run(columns), "e": e}
 
     async def main() -> tuple[int, Any, Any]:
-        house = House(cards=dict.fromkeys(Variant, own))
-        house.slots.primary.engine = Embedding(own)
+        harness = Harness(cards=dict.fromkeys(Variant, own))
+        harness.slots.primary.engine = Embedding(own)
         body = about(0.75, 0.25, parameters={"binary_data_output": binary})
-        status, _, said = await house.call(INFER, body)
-        return status, said, house.notes.added[0]
+        status, _, said = await harness.call(INFER, body)
+        return status, said, harness.notes.added[0]
 
     return asyncio.run(main())
 

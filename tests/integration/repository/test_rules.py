@@ -1,4 +1,4 @@
-"""The rules of the house, as tests: who may import whom, how long things may be, and what must not be in the repository."""
+"""Rules of the repository: who may import whom, how long things may be, and what must not be in the repository."""
 
 import ast
 import re

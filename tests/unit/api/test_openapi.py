@@ -161,9 +161,9 @@ def test_operations_have_names_of_their_own() -> None:
     assert all(name.isidentifier() for name in names)
 
 
-def test_every_documented_error_is_one_that_the_house_raises() -> None:
+def test_every_documented_error_is_one_that_the_service_raises() -> None:
     """A status that `errors` has, as problem details, with the words of that error; under /v2 as the protocol has it."""
-    house = {
+    raised = {
         int(kind.status)
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, UnderstudyError)
@@ -171,7 +171,7 @@ def test_every_documented_error_is_one_that_the_house_raises() -> None:
     for path, _, operation in operations(document()):
         for status, response in operation["responses"].items():
             if int(status) >= 400:
-                assert int(status) in house, path
+                assert int(status) in raised, path
                 told = "application/json" if path.startswith("/v2") else "application/problem+json"
                 assert response["content"].keys() == {told}
             else:

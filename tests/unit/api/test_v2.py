@@ -272,7 +272,7 @@ INPUT = st.fixed_dictionaries(
 @given(st.lists(INPUT, max_size=4), st.binary(max_size=40), st.none() | st.integers(0, 400), ODD)
 @example([], b"", 0, None)
 def test_no_request_breaks_the_codec(inputs: list[Any], tail: bytes, cut: int | None, outputs: Any) -> None:
-    """Whatever is sent: rows, or an error of the house that says something."""
+    """Whatever is sent: rows, or one of our errors, with words."""
     said = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
     for length in (None, len(said), cut):
         try:

@@ -42,7 +42,7 @@ class Notes:
         self.refusals.append((status, list(problems)))
 
 
-class House:
+class Harness:
     """A router with the protocol behind it; both models are fakes whose probability is `x`."""
 
     def __init__(
@@ -117,7 +117,7 @@ def ask(
     house_: Any = None, path: str = INFER, body: bytes | None = None, **more: Any
 ) -> tuple[int, dict[str, str], Any]:
     async def main() -> tuple[int, dict[str, str], Any]:
-        return await House(**(house_ or {})).call(path, body, **more)
+        return await Harness(**(house_ or {})).call(path, body, **more)
 
     return asyncio.run(main())
 
@@ -147,16 +147,16 @@ def test_a_caller_stays_with_a_variant_by_header_or_by_field() -> None:
     """The header goes before the field that `route_by` names."""
 
     async def main() -> None:
-        house = House(weight=5_000)
+        harness = Harness(weight=5_000)
         by_key = {}
         for key in map(str, range(40)):
             tail = [{"name": "tail", "datatype": "BYTES", "shape": [1], "data": [key]}]
-            _, _, by_field = await house.call(INFER, about(0.5, more=tail))
-            _, _, by_header = await house.call(INFER, about(0.5), x_rollout_key=key)
+            _, _, by_field = await harness.call(INFER, about(0.5, more=tail))
+            _, _, by_header = await harness.call(INFER, about(0.5), x_rollout_key=key)
             by_key[key] = by_field["parameters"]["variant"]
             assert by_header["parameters"]["variant"] == by_key[key]
         assert set(by_key.values()) == {"primary", "candidate"}
-        assert [exchange.key for exchange in house.notes.added[::2]] == list(by_key)
+        assert [exchange.key for exchange in harness.notes.added[::2]] == list(by_key)
 
     asyncio.run(main())
 
@@ -165,11 +165,11 @@ def test_a_version_pins() -> None:
     """Whoever the router would have chosen; it is no live request."""
 
     async def main() -> None:
-        house = House(weight=10_000)
-        _, _, said = await house.call("/v2/models/m/versions/1/infer", about(0.5))
+        harness = Harness(weight=10_000)
+        _, _, said = await harness.call("/v2/models/m/versions/1/infer", about(0.5))
         assert said["parameters"]["variant"] == "primary"
-        assert [exchange.mode for exchange in house.notes.added] == [Mode.PINNED]
-        status, _, said = await house.call("/v2/models/m/versions/1/infer", about(0.5), x_rollout_variant="candidate")
+        assert [exchange.mode for exchange in harness.notes.added] == [Mode.PINNED]
+        status, _, said = await harness.call("/v2/models/m/versions/1/infer", about(0.5), x_rollout_variant="candidate")
         assert (status, "the path's version is the primary's" in said["error"]) == (400, True)
 
     asyncio.run(main())
@@ -201,11 +201,11 @@ def test_a_candidate_that_fails_is_covered_by_the_primary_unless_it_was_asked_fo
     """The fakes fail on 13; here only the candidate does."""
 
     async def main() -> None:
-        house = House(weight=10_000)
-        house.engines[Variant.PRIMARY].run = FakeEngine().run  # type: ignore[method-assign]
-        house.slots.candidate.engine.run = lambda columns: {}
-        _, _, said = await house.call(INFER, about(0.5))
-        status, _, pinned = await house.call("/v2/models/m/versions/2/infer", about(0.5))
+        harness = Harness(weight=10_000)
+        harness.engines[Variant.PRIMARY].run = FakeEngine().run  # type: ignore[method-assign]
+        harness.slots.candidate.engine.run = lambda columns: {}
+        _, _, said = await harness.call(INFER, about(0.5))
+        status, _, pinned = await harness.call("/v2/models/m/versions/2/infer", about(0.5))
         assert (said["model_version"], said["parameters"]["fallback"]) == ("1", True)
         assert (status, pinned["error"]) == (500, "the candidate was asked for by name, and it failed")
 
@@ -216,24 +216,24 @@ def test_errors_are_told_as_the_protocol_has_them_and_counted() -> None:
     """Bad tensors are 400 and counted by field; a model's failure is 500; what is too much is 413, or 429 with a time."""
 
     async def main() -> None:
-        house = House()
+        harness = Harness()
         answers = [
-            await house.call(INFER, b"{"),
-            await house.call(INFER, about("hot")),
-            await house.call(INFER, about(13.0)),  # type: ignore[arg-type]
-            await house.call(INFER, about(*[0.5] * 6)),
-            await house.call(INFER, b" " * 3_000),
-            await house.call(INFER),
-            await house.call("/v2/models/other/infer", about(0.5)),
-            await house.call("/v2/nothing"),
-            await house.call(INFER, about(0.5), content_type="text/csv"),
+            await harness.call(INFER, b"{"),
+            await harness.call(INFER, about("hot")),
+            await harness.call(INFER, about(13.0)),  # type: ignore[arg-type]
+            await harness.call(INFER, about(*[0.5] * 6)),
+            await harness.call(INFER, b" " * 3_000),
+            await harness.call(INFER),
+            await harness.call("/v2/models/other/infer", about(0.5)),
+            await harness.call("/v2/nothing"),
+            await harness.call(INFER, about(0.5), content_type="text/csv"),
         ]
         assert [status for status, _, _ in answers] == [400, 400, 500, 413, 413, 405, 404, 404, 415]
         for _, head, said in answers:
             assert head["content-type"] == "application/json"
             assert list(said) == ["error"]
         assert answers[5][1]["allow"] == "POST"
-        assert [(status, [p["field"] for p in problems]) for status, problems in house.notes.refusals] == [
+        assert [(status, [p["field"] for p in problems]) for status, problems in harness.notes.refusals] == [
             (400, []),
             (400, ["x"]),
             (413, []),
@@ -241,7 +241,7 @@ def test_errors_are_told_as_the_protocol_has_them_and_counted() -> None:
             (404, []),
             (415, []),
         ]
-        busy = House(queue_max_rows=1)
+        busy = Harness(queue_max_rows=1)
         held = [busy.slots.primary.infer([(0.5, "s", None)]) for _ in range(1)]
         status, head, said = await busy.call(INFER, about(0.5))
         assert (status, head["retry-after"], "rows are waiting" in said["error"]) == (429, "1", True)
@@ -261,16 +261,16 @@ def test_health_and_metadata_of_what_is_not_ready() -> None:
     """The candidate's version is ready when its process is; the routed model does not wait for it."""
 
     async def main() -> None:
-        house = House()
-        house.slots.candidate = SimpleNamespace()
-        house.slots.remote = SimpleNamespace(up=False)
-        assert (await house.call("/v2/models/m/ready"))[2] == {"name": "m", "ready": True}
-        assert (await house.call("/v2/models/m/versions/2/ready"))[0] == 503
-        house.slots.remote.up = True
-        assert (await house.call("/v2/models/m/versions/2/ready"))[0] == 200
-        assert (await house.call("/v2"))[2]["name"] == "understudy"
-        assert (await house.call("/v2/health/live"))[2] == {"live": True}
-        assert (await house.call("/v2/models/m/versions/2"))[2]["versions"] == ["1", "2"]
+        harness = Harness()
+        harness.slots.candidate = SimpleNamespace()
+        harness.slots.remote = SimpleNamespace(up=False)
+        assert (await harness.call("/v2/models/m/ready"))[2] == {"name": "m", "ready": True}
+        assert (await harness.call("/v2/models/m/versions/2/ready"))[0] == 503
+        harness.slots.remote.up = True
+        assert (await harness.call("/v2/models/m/versions/2/ready"))[0] == 200
+        assert (await harness.call("/v2"))[2]["name"] == "understudy"
+        assert (await harness.call("/v2/health/live"))[2] == {"live": True}
+        assert (await harness.call("/v2/models/m/versions/2"))[2]["versions"] == ["1", "2"]
 
     asyncio.run(main())
 

@@ -20,7 +20,7 @@ from understudy.store.memory import MemoryStore
 from understudy.testing import ManualClock, card
 
 
-class House:
+class Harness:
     """A store, a clock, and workers that share them."""
 
     def __init__(self, **settings: Any) -> None:
@@ -62,77 +62,77 @@ class House:
 FEATURES = {("on", "primary/month"), ("on", "primary/temp"), ("on", "primary/dewp"), ("on", "candidate/month")}
 
 
-def features(house: House) -> set[tuple[str, str]]:
-    return {(on, what) for on, what in house.told() if "(prediction)" not in what}
+def features(harness: Harness) -> set[tuple[str, str]]:
+    return {(on, what) for on, what in harness.told() if "(prediction)" not in what}
 
 
 def test_two_workers_see_what_one_would_and_one_of_them_tells() -> None:
     """Every alarm once; the event says what, beside whom, and when."""
-    house = House()
-    house.day_by_day(
-        month(7)[:1900], [house.gatherer("a"), house.gatherer("b")], [house.lookout("a"), house.lookout("b")]
+    harness = Harness()
+    harness.day_by_day(
+        month(7)[:1900], [harness.gatherer("a"), harness.gatherer("b")], [harness.lookout("a"), harness.lookout("b")]
     )
-    alone = House()
+    alone = Harness()
     alone.day_by_day(month(7)[:1900], [alone.gatherer()], [alone.lookout()])
 
-    assert features(house) == FEATURES
-    assert house.told() == alone.told()
-    assert len(house.told()) == len(set(house.told()))
-    temp = next(e for e in house.store.events() if e.details["feature"] == "temp")
+    assert features(harness) == FEATURES
+    assert harness.told() == alone.told()
+    assert len(harness.told()) == len(set(harness.told()))
+    temp = next(e for e in harness.store.events() if e.details["feature"] == "temp")
     assert (temp.kind, temp.actor, temp.revision) == ("drift", "drift", 7)
     assert temp.details["outside"] == 1
-    assert house.metric("understudy_drift_alarm", variant="primary", feature="temp") == 1
-    assert house.metric("understudy_drift_alarm", variant="primary", feature="carrier") == 0
-    assert house.metric("understudy_feature_psi", variant="primary", feature="temp") > house.metric(
+    assert harness.metric("understudy_drift_alarm", variant="primary", feature="temp") == 1
+    assert harness.metric("understudy_drift_alarm", variant="primary", feature="carrier") == 0
+    assert harness.metric("understudy_feature_psi", variant="primary", feature="temp") > harness.metric(
         "understudy_feature_psi_line", variant="primary", feature="temp"
     )
-    assert house.metric("understudy_events_total", event="drift") == len(house.told())
+    assert harness.metric("understudy_events_total", event="drift") == len(harness.told())
 
 
 def test_who_takes_over_goes_on_and_tells_nothing_twice() -> None:
     """The leader dies after the alarms; the next one's lease begins, and it knows them."""
-    house = House()
-    gatherer, first, second = house.gatherer(), house.lookout("a"), house.lookout("b")
-    house.day_by_day(month(7)[:1900], [gatherer], [first, second])
-    before = house.told()
-    house.clock.advance(house.settings.lease_s + 1)
-    house.day_by_day(month(7)[1900:2300], [gatherer], [second])
+    harness = Harness()
+    gatherer, first, second = harness.gatherer(), harness.lookout("a"), harness.lookout("b")
+    harness.day_by_day(month(7)[:1900], [gatherer], [first, second])
+    before = harness.told()
+    harness.clock.advance(harness.settings.lease_s + 1)
+    harness.day_by_day(month(7)[1900:2300], [gatherer], [second])
 
-    assert features(house) == FEATURES
-    assert house.told()[: len(before)] == before
-    state = house.store.load_state(STATE)
+    assert features(harness) == FEATURES
+    assert harness.told()[: len(before)] == before
+    state = harness.store.load_state(STATE)
     assert state is not None
     assert {f"{a['variant']}/{a['feature']}" for a in state["alarms"]} >= {"primary/month", "primary/temp"}
 
 
 def test_january_after_july_ends_the_alarms() -> None:
     """History may be sent in any order: what counts is the day that is looked at, not which came last in time."""
-    house = House(drift_days_max=3)
-    gatherer, lookout = house.gatherer(), house.lookout()
+    harness = Harness(drift_days_max=3)
+    gatherer, lookout = harness.gatherer(), harness.lookout()
     for history in (month(7), month(1)):
-        house.day_by_day(history[:2900], [gatherer], [lookout])
+        harness.day_by_day(history[:2900], [gatherer], [lookout])
 
-    assert {(on, what) for on, what in features(house) if on == "off"} >= {
+    assert {(on, what) for on, what in features(harness) if on == "off"} >= {
         ("off", "primary/month"),
         ("off", "primary/temp"),
     }
-    assert len(house.store.sketches()) <= 72 * 2
+    assert len(harness.store.sketches()) <= 72 * 2
 
 
 def test_a_worker_s_memory_is_bounded_and_loses_no_row() -> None:
     """Beyond so many hours it begins anew beside what it wrote; beyond the limit rows are counted as not counted."""
-    house = House()
-    gatherer = house.gatherer()
+    harness = Harness()
+    gatherer = harness.gatherer()
     flights = month(7)[:4000]
     for start in range(0, 4000, 500):
         gatherer.add(*told(flights[start : start + 500]))
         gatherer.flush()
-    kept = [layout().counts(document) for *_, document in house.store.sketches()]
+    kept = [layout().counts(document) for *_, document in harness.store.sketches()]
 
     assert sum(layout().rows(counts) for counts in kept if counts is not None) == 4000
-    assert len({writer for _, writer, *_ in house.store.sketches()}) > 1
+    assert len({writer for _, writer, *_ in harness.store.sketches()}) > 1
     assert len(gatherer._slots) <= HELD_SLOTS + 24
-    tight = House(drift_days_max=2)
+    tight = Harness(drift_days_max=2)
     own = tight.gatherer()
     own.add(*told(flights))
     assert len(own._slots) == 48
@@ -159,10 +159,10 @@ class Away(MemoryStore):
 
 def test_a_store_that_is_away_loses_neither_counts_nor_alarms() -> None:
     """What was not written is written later; what was not told is told later, once."""
-    house = House()
-    house.store = store = Away("r", lambda outcome: {})
-    gatherer, lookout = house.gatherer(), house.lookout()
-    house.day_by_day(month(7)[:900], [gatherer], [lookout])
+    harness = Harness()
+    harness.store = store = Away("r", lambda outcome: {})
+    gatherer, lookout = harness.gatherer(), harness.lookout()
+    harness.day_by_day(month(7)[:900], [gatherer], [lookout])
     store.down = True
     gatherer.add(*told(month(7)[900:1900]))
     with pytest.raises(StoreError):
@@ -173,39 +173,39 @@ def test_a_store_that_is_away_loses_neither_counts_nor_alarms() -> None:
     store.down = True
     with pytest.raises(StoreError):
         lookout.look()
-    assert house.told() == []
+    assert harness.told() == []
     store.down = False
     lookout.look()
     lookout.look()
 
-    assert features(house) == FEATURES
-    assert len(house.told()) == len(set(house.told()))
+    assert features(harness) == FEATURES
+    assert len(harness.told()) == len(set(harness.told()))
 
 
 def test_a_leader_that_was_replaced_tells_nothing() -> None:
     """It finds out when it keeps; its successor tells."""
-    house = House()
-    gatherer, lookout = house.gatherer(), house.lookout("a")
-    house.day_by_day(month(7)[:300], [gatherer], [lookout])
+    harness = Harness()
+    gatherer, lookout = harness.gatherer(), harness.lookout("a")
+    harness.day_by_day(month(7)[:300], [gatherer], [lookout])
     gatherer.add(*told(month(7)[300:310]))
     gatherer.flush()
-    lead = house.store.lead
-    house.store.lead = lambda *args, **kwargs: True  # type: ignore[method-assign] -- it believes that it leads
-    assert lead("b", ttl_s=1e9, now=house.clock.now() + 1e6)
+    lead = harness.store.lead
+    harness.store.lead = lambda *args, **kwargs: True  # type: ignore[method-assign] -- it believes that it leads
+    assert lead("b", ttl_s=1e9, now=harness.clock.now() + 1e6)
     with pytest.raises(NotAllowedNow):
         lookout.look()
 
 
 def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
     """Nothing is counted, nothing is written, and the page says why."""
-    house = House()
+    harness = Harness()
     bare = DriftMonitor(
-        {Variant.PRIMARY: card()}, {"x": 0}, house.store, house.metrics, house.clock, "a", "a", house.settings
+        {Variant.PRIMARY: card()}, {"x": 0}, harness.store, harness.metrics, harness.clock, "a", "a", harness.settings
     )
     bare.add([[(1.0,)]], told(month(7)[:1])[1])
     bare._counter.flush()
 
-    assert house.store.sketches() == []
+    assert harness.store.sketches() == []
     assert bare._leader.look() == []
     assert bare.shown().features == []
     assert "no card has a reference profile" in bare.shown().notes[0]
@@ -213,24 +213,24 @@ def test_a_model_without_profiles_is_not_watched_and_says_so() -> None:
 
 def test_a_bug_in_counting_stops_no_record() -> None:
     """It is said in the log, and the rows are counted as not counted."""
-    house = House()
-    gatherer = house.gatherer()
+    harness = Harness()
+    gatherer = harness.gatherer()
     gatherer.add([[("not", "a", "row")]], told(month(7)[:1])[1])
     gatherer.flush()
 
-    assert house.metric("understudy_drift_uncounted_total") == 1
-    assert house.store.sketches() == []
+    assert harness.metric("understudy_drift_uncounted_total") == 1
+    assert harness.store.sketches() == []
 
 
 def test_what_is_shown_is_the_newest_window_beside_its_lines() -> None:
     """Also before it is whole; then it says what it waits for."""
-    house = House()
-    gatherer, lookout = house.gatherer(), house.lookout()
-    watch = DriftMonitor(cards(), {}, house.store, house.metrics, house.clock, "a", "a", house.settings)
+    harness = Harness()
+    gatherer, lookout = harness.gatherer(), harness.lookout()
+    watch = DriftMonitor(cards(), {}, harness.store, harness.metrics, harness.clock, "a", "a", harness.settings)
     assert watch.shown().window is None
-    house.day_by_day(month(7)[:300], [gatherer], [lookout])
+    harness.day_by_day(month(7)[:300], [gatherer], [lookout])
     early = msgspec.to_builtins(watch.shown())
-    house.day_by_day(month(7)[300:1900], [gatherer], [lookout])
+    harness.day_by_day(month(7)[300:1900], [gatherer], [lookout])
     later = msgspec.to_builtins(watch.shown())
 
     assert early["window"]["rows"] == 300

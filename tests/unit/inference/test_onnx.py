@@ -32,7 +32,7 @@ def opened(path: Path, **options: Any) -> OnnxEngine:
 
 
 def test_a_float_matrix_gives_one_value_a_row(tmp_path: Path) -> None:
-    """Any number of rows, and what a regression means to the house."""
+    """Any number of rows, and what a regression means to the service."""
     engine = opened(summing(tmp_path / "m.onnx"))
     reading = Reading(engine.card)
 

@@ -110,7 +110,7 @@ def test_restarts_lose_nothing_and_count_nothing_twice(answers: list[int], resta
 
 
 def test_a_point_reads_as_the_figures_of_its_counters() -> None:
-    """One definition of a failure and of a percentile in the house."""
+    """One definition of a failure and of a percentile everywhere."""
     seen = history()
     seen.look({}, 0.0)
     now = counters(90, 10)

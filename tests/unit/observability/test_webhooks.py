@@ -36,7 +36,7 @@ SECRET = bytes(range(32))
 WORD = "whsec_" + base64.b64encode(SECRET).decode()
 
 
-class House:
+class Harness:
     """Webhooks over a store in memory and a receiver that answers as it is told."""
 
     def __init__(self, *answers: Any, store: MemoryStore | None = None, holder: str = "me", **settings: Any) -> None:
@@ -86,11 +86,11 @@ class House:
 
 def test_a_message_is_a_cloud_event_that_is_signed() -> None:
     """As the libraries of both specifications read and verify them."""
-    house = House()
-    house.hooks._clock = _Now()
-    house.happen("rollback")
-    assert house.step()
-    (request,) = house.got
+    harness = Harness()
+    harness.hooks._clock = _Now()
+    harness.happen("rollback")
+    assert harness.step()
+    (request,) = harness.got
     event = from_http_event(HTTPMessage(dict(request.headers), request.content), JSONFormat())
 
     assert request.headers["content-type"].startswith("application/cloudevents+json")
@@ -133,28 +133,28 @@ def test_two_secrets_are_two_signatures() -> None:
 
 def test_events_go_in_order_and_each_until_it_is_taken() -> None:
     """Two failures, then accepted; the next one waits for it; nothing is left then."""
-    house = House(500, httpx.ConnectError("refused"), 204, 204)
-    house.happen("started", "advance")
+    harness = Harness(500, httpx.ConnectError("refused"), 204, 204)
+    harness.happen("started", "advance")
     waits = []
-    while len(house.got) < 4:
-        if not house.step():
-            house.clock.advance(0.25)
-            waits.append(house.clock.now())
+    while len(harness.got) < 4:
+        if not harness.step():
+            harness.clock.advance(0.25)
+            waits.append(harness.clock.now())
 
-    assert house.ids() == ["r1-1", "r1-1", "r1-1", "r1-2"]
+    assert harness.ids() == ["r1-1", "r1-1", "r1-1", "r1-2"]
     assert 0.75 + 1.5 <= len(waits) * 0.25 <= 1.25 + 2.5 + 0.5  # one second, then two, each give or take a quarter
-    assert house.cursor() == Cursor(after=2)
-    assert not house.step()
-    assert (house.metric("delivered"), house.metric("failed"), house.metric("given_up")) == (2, 2, 0)
+    assert harness.cursor() == Cursor(after=2)
+    assert not harness.step()
+    assert (harness.metric("delivered"), harness.metric("failed"), harness.metric("given_up")) == (2, 2, 0)
 
 
 def test_a_restart_forgets_neither_the_cursor_nor_the_wait() -> None:
     """What another process sees is what the store has."""
-    one = House(204, 503)
+    one = Harness(204, 503)
     one.happen("started", "advance")
     assert one.step()
     assert one.step()
-    two = House(204, store=one.store)
+    two = Harness(204, store=one.store)
     two.clock.advance(0.5)
     assert not two.step()  # too early
     two.clock.advance(1.0)
@@ -164,7 +164,7 @@ def test_a_restart_forgets_neither_the_cursor_nor_the_wait() -> None:
 
 def test_only_the_leader_sends() -> None:
     """And a cursor is not moved by whoever lost the lease meanwhile: the next leader sends again."""
-    one = House()
+    one = Harness()
     one.happen("started")
     assert one.store.lead("other", ttl_s=5, now=one.clock.now())
     assert not one.step()
@@ -172,7 +172,7 @@ def test_only_the_leader_sends() -> None:
     one.clock.advance(6)
     one.answers = [_Steals(one)]
     assert not one.step()
-    two = House(store=one.store, holder="other")
+    two = Harness(store=one.store, holder="other")
     two.clock.advance(6)
     assert two.step()
     assert two.ids() == one.ids() == ["r1-1"]
@@ -181,9 +181,9 @@ def test_only_the_leader_sends() -> None:
 class _Steals(httpx.Response):
     """While the receiver thinks, the lease goes to somebody else."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, harness: Harness) -> None:
         super().__init__(204)
-        self._house = house
+        self._house = harness
 
     @property
     def is_success(self) -> bool:
@@ -193,17 +193,17 @@ class _Steals(httpx.Response):
 
 def test_patience_has_a_limit_and_what_is_given_up_is_counted() -> None:
     """An event that is refused for days does not hold the others back for ever."""
-    house = House(*[500] * 500, webhook_give_up_days=1 / 24, webhook_retry_max_s=600)
-    house.happen("started", "advance")
+    harness = Harness(*[500] * 500, webhook_give_up_days=1 / 24, webhook_retry_max_s=600)
+    harness.happen("started", "advance")
     for _ in range(200):
-        house.clock.advance(60)
-        house.step()
-        if house.cursor().after:
+        harness.clock.advance(60)
+        harness.step()
+        if harness.cursor().after:
             break
 
-    assert house.cursor().after == 1
-    assert house.metric("given_up") == 1
-    assert set(house.ids()) == {"r1-1"}
+    assert harness.cursor().after == 1
+    assert harness.metric("given_up") == 1
+    assert set(harness.ids()) == {"r1-1"}
 
 
 @pytest.mark.parametrize(
@@ -211,19 +211,19 @@ def test_patience_has_a_limit_and_what_is_given_up_is_counted() -> None:
 )
 def test_a_receiver_may_ask_for_time(said: str, least: float, most: float) -> None:
     """`Retry-After`, as far as the longest wait."""
-    house = House(httpx.Response(429, headers={"Retry-After": said}), webhook_retry_max_s=60)
-    house.happen("started")
-    house.step()
+    harness = Harness(httpx.Response(429, headers={"Retry-After": said}), webhook_retry_max_s=60)
+    harness.happen("started")
+    harness.step()
 
-    assert least <= house.cursor().not_before - house.clock.now() <= most
+    assert least <= harness.cursor().not_before - harness.clock.now() <= most
 
 
 def test_what_waits_is_bounded() -> None:
     """However long the log, so much of it is looked at."""
-    house = House()
-    house.happen(*["weight"] * (WAITING_MAX + 50))
+    harness = Harness()
+    harness.happen(*["weight"] * (WAITING_MAX + 50))
 
-    assert len(house.hooks._look(URL)[1]) == WAITING_MAX
+    assert len(harness.hooks._look(URL)[1]) == WAITING_MAX
 
 
 def test_logs_and_metrics_show_no_more_of_a_url_than_its_host() -> None:

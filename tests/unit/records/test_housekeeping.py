@@ -53,7 +53,7 @@ class Looker:
             raise self.failures.pop(0)
 
 
-class House:
+class Harness:
     def __init__(self, judge: Any = None, tracer: Any = None) -> None:
         self.store, self.registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
         metrics = Metrics(self.registry)
@@ -82,26 +82,26 @@ def test_housekeeping_counts_age_from_arrival() -> None:
     """History that is replayed is not old when it arrives, whatever live requests say."""
 
     async def main() -> None:
-        house = House()
+        harness = Harness()
         now = ManualClock().now()
         replayed = observation("replayed", at=1_000.0, replay="july", received_at=now)
-        house.store.add_observations(
+        harness.store.add_observations(
             [observation("old", at=now - 9_000.0), observation("new", at=now - 10.0), replayed]
         )
-        sweeps, prune = 0, house.store.prune
+        sweeps, prune = 0, harness.store.prune
 
         def counted(*arguments: Any, **options: Any) -> Any:
             nonlocal sweeps
             sweeps += 1
             return prune(*arguments, **options)
 
-        house.store.prune = counted  # type: ignore[method-assign]
-        house.housekeeping.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
-        await eventually(lambda: len(house.store.outcomes()) == 2)
+        harness.store.prune = counted  # type: ignore[method-assign]
+        harness.housekeeping.start(tick_s=3600, sweep_s=0.002, retention=KEEP)
+        await eventually(lambda: len(harness.store.outcomes()) == 2)
         swept = sweeps
         await eventually(lambda: sweeps > swept + 2)
-        await house.housekeeping.close()
-        assert [o.prediction_id for _, o, _ in house.store.outcomes()] == ["new", "replayed"]
+        await harness.housekeeping.close()
+        assert [o.prediction_id for _, o, _ in harness.store.outcomes()] == ["new", "replayed"]
 
     run(main)
 
@@ -111,12 +111,12 @@ def test_the_judge_is_asked_again_after_a_failure_and_told_of_the_candidate() ->
 
     async def main() -> None:
         judge = Judge(StoreError("away"), ValueError("a bug"))
-        house = House(judge)
-        house.housekeeping.start(tick_s=0.001, sweep_s=3600, retention=KEEP)
+        harness = Harness(judge)
+        harness.housekeeping.start(tick_s=0.001, sweep_s=3600, retention=KEEP)
         await eventually(lambda: len(judge.asked) >= 3)
-        await house.housekeeping.close()
+        await harness.housekeeping.close()
         assert set(judge.asked) == {False}
-        assert house.metric("understudy_store_errors_total", call="tick") == 1
+        assert harness.metric("understudy_store_errors_total", call="tick") == 1
 
     run(main)
 
@@ -126,22 +126,22 @@ def test_traffic_is_looked_at_at_once_and_again_after_a_failure() -> None:
 
     async def main() -> None:
         looker = Looker(StoreError("away"), ValueError("a bug"))
-        house = House(tracer=looker)
-        house.housekeeping.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
+        harness = Harness(tracer=looker)
+        harness.housekeeping.start(tick_s=3600, sweep_s=3600, retention=KEEP, trace_s=0.001)
         await eventually(lambda: looker.looks >= 4)
-        await house.housekeeping.close()
-        assert house.metric("understudy_store_errors_total", call="traffic") == 1
+        await harness.housekeeping.close()
+        assert harness.metric("understudy_store_errors_total", call="traffic") == 1
 
     run(main)
 
 
 def test_labels_are_counted_once_they_are_stored() -> None:
     """Matched, waiting, and their outcomes: in the metrics as in the receipt."""
-    house = House()
-    house.store.add_observations([observation("p-0", primary=0.25)])
-    receipt = house.writer.labels([LabelReport("p-0", 1, 1_000_060.0), LabelReport("p-1", 0, 1.0)], lambda: 5.0)
+    harness = Harness()
+    harness.store.add_observations([observation("p-0", primary=0.25)])
+    receipt = harness.writer.labels([LabelReport("p-0", 1, 1_000_060.0), LabelReport("p-1", 0, 1.0)], lambda: 5.0)
 
     assert receipt.fates == [Fate.MATCHED, Fate.PENDING]
-    assert house.metric("understudy_labels_total", result="matched") == 1
-    assert house.metric("understudy_labels_total", result="pending") == 1
-    assert house.metric("understudy_outcomes_total", variant="primary", predicted="0", actual="1") == 1
+    assert harness.metric("understudy_labels_total", result="matched") == 1
+    assert harness.metric("understudy_labels_total", result="pending") == 1
+    assert harness.metric("understudy_outcomes_total", variant="primary", predicted="0", actual="1") == 1

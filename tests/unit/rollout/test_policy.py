@@ -49,7 +49,7 @@ def refused(text: str) -> list[str]:
     return caught.value.detail.splitlines()
 
 
-def test_the_example_is_read_in_the_house_s_units() -> None:
+def test_the_example_is_read_in_the_units_of_the_code() -> None:
     """Percentages are hundredths of a percent, durations are seconds."""
     policy = example()
     shadow, *canaries, last = policy.steps

@@ -39,7 +39,7 @@ def tally(outcome: Outcome) -> Mapping[str, float]:
     return losses.tally(outcome, dict.fromkeys(Variant, (0, 1)), dict.fromkeys(Variant, 1))
 
 
-class House:
+class Harness:
     """A control over a store in memory, with a clock that stands."""
 
     def __init__(self, store: MemoryStore | None = None, *, candidate: str = "b", first: Plan = FIRST) -> None:
@@ -71,22 +71,22 @@ def test_an_order_changes_the_plan_and_is_in_the_log() -> None:
     """Weight, phase, revision and time; who, why, from what to what; the metrics show it."""
 
     async def main() -> None:
-        house = House()
-        house.clock.advance(60)
-        await house.order(12.5)
+        harness = Harness()
+        harness.clock.advance(60)
+        await harness.order(12.5)
 
-        plan = house.control.plan
+        plan = harness.control.plan
         assert (plan.phase, plan.weight, plan.shadow, plan.salt) == (Phase.CANARY, 1_250, SHARE_ONE, FIRST.salt)
-        assert (plan.step, plan.revision, plan.updated_at) == (-1, 2, house.clock.now())
-        assert house.store.load_plan() == plan
-        event = (await house.control.events(1, 10)).events[0]
+        assert (plan.step, plan.revision, plan.updated_at) == (-1, 2, harness.clock.now())
+        assert harness.store.load_plan() == plan
+        event = (await harness.control.events(1, 10)).events[0]
         assert (event.kind, event.actor, event.reason, event.revision) == ("weight", "ada", "because", 2)
         assert event.details == {"from": "shadow", "to": "canary", "from_weight": 0.0, "weight": 12.5, "step": -1}
-        assert event.at == house.clock.now()
-        assert house.metric("understudy_rollout_weight") == 0.125
-        assert house.metric("understudy_rollout_phase", phase="canary") == 1
-        assert house.metric("understudy_rollout_phase", phase="shadow") == 0
-        assert house.metric("understudy_events_total", event="weight") == 1
+        assert event.at == harness.clock.now()
+        assert harness.metric("understudy_rollout_weight") == 0.125
+        assert harness.metric("understudy_rollout_phase", phase="canary") == 1
+        assert harness.metric("understudy_rollout_phase", phase="shadow") == 0
+        assert harness.metric("understudy_events_total", event="weight") == 1
 
     run(main)
 
@@ -95,10 +95,10 @@ def test_an_order_of_nothing_sends_the_candidate_back_to_rehearsing() -> None:
     """Phase shadow, with everyone answered by the primary."""
 
     async def main() -> None:
-        house = House()
-        await house.order(50)
-        await house.order(0)
-        assert (house.control.plan.phase, house.control.plan.weight, house.control.plan.revision) == (
+        harness = Harness()
+        await harness.order(50)
+        await harness.order(0)
+        assert (harness.control.plan.phase, harness.control.plan.weight, harness.control.plan.revision) == (
             Phase.SHADOW,
             0,
             3,
@@ -112,9 +112,9 @@ def test_every_hundredth_of_a_percent_can_be_ordered(hundredths: int) -> None:
     """Whatever float its decimal number is."""
 
     async def main() -> None:
-        house = House()
-        await house.order(hundredths / 100)
-        assert house.control.plan.weight == hundredths
+        harness = Harness()
+        await harness.order(hundredths / 100)
+        assert harness.control.plan.weight == hundredths
 
     run(main)
 
@@ -124,12 +124,12 @@ def test_what_is_no_share_is_refused_and_changes_nothing(weight: Any) -> None:
     """The field is named, the plan stays, the log stays."""
 
     async def main() -> None:
-        house = House()
+        harness = Harness()
         with pytest.raises(InvalidInput) as caught:
-            await house.order(weight)
+            await harness.order(weight)
         assert [error["field"] for error in caught.value.errors] == ["weight"]
-        assert house.control.plan.revision == 1
-        assert len(house.store.events()) == 1
+        assert harness.control.plan.revision == 1
+        assert len(harness.store.events()) == 1
 
     run(main)
 
@@ -138,13 +138,13 @@ def test_who_looked_at_an_old_revision_must_look_again() -> None:
     """Two people order at once: the second is told, and the first order stands."""
 
     async def main() -> None:
-        house = House()
-        await house.order(5, revision=1)
+        harness = Harness()
+        await harness.order(5, revision=1)
         with pytest.raises(NotAllowedNow, match="revision"):
-            await house.order(50, revision=1, actor="bob")
-        assert (house.control.plan.weight, house.store.load_plan()) == (500, house.control.plan)
-        assert [event.actor for event in house.store.events()] == ["service", "ada"]
-        assert house.metric("understudy_events_total", event="weight") == 1
+            await harness.order(50, revision=1, actor="bob")
+        assert (harness.control.plan.weight, harness.store.load_plan()) == (500, harness.control.plan)
+        assert [event.actor for event in harness.store.events()] == ["service", "ada"]
+        assert harness.metric("understudy_events_total", event="weight") == 1
 
     run(main)
 
@@ -153,10 +153,10 @@ def test_without_a_candidate_no_weight_can_be_ordered() -> None:
     """409, in words."""
 
     async def main() -> None:
-        house = House(candidate="null", first=Plan(Phase.SERVING, 0, 0, 7))
+        harness = Harness(candidate="null", first=Plan(Phase.SERVING, 0, 0, 7))
         with pytest.raises(NotAllowedNow, match="there is no candidate"):
-            await house.order(5)
-        assert house.control.plan.revision == 1
+            await harness.order(5)
+        assert harness.control.plan.revision == 1
 
     run(main)
 
@@ -165,8 +165,8 @@ def test_an_order_at_a_worker_that_is_behind_keeps_what_another_ordered() -> Non
     """Without `If-Match`, and before the next poll: only the weight and the phase change, and the log says from what."""
 
     async def main() -> None:
-        one = House()
-        two = House(one.store)
+        one = Harness()
+        two = Harness(one.store)
         half = dataclasses.replace(one.control.plan, shadow=5_000, weight=4_000, phase=Phase.CANARY)
         one.store.save_plan(half, Event(0.0, "elsewhere", "x", "", 1))
         await two.order(10)
@@ -181,18 +181,20 @@ def test_an_operator_s_orders_move_the_plan_and_are_in_the_log() -> None:
     """Pause keeps the weight, resume goes on, abort takes the candidate off; who, why and from where to where."""
 
     async def main() -> None:
-        house = House()
-        await house.order(25)
+        harness = Harness()
+        await harness.order(25)
         seen = []
         for order in (Order.PAUSE, Order.RESUME, Order.ABORT):
-            await house.control.order(order, actor="ada", reason="hm", expected_revision=house.control.plan.revision)
-            seen.append((house.control.plan.phase, house.control.plan.weight))
+            await harness.control.order(
+                order, actor="ada", reason="hm", expected_revision=harness.control.plan.revision
+            )
+            seen.append((harness.control.plan.phase, harness.control.plan.weight))
         assert seen == [(Phase.PAUSED, 2_500), (Phase.CANARY, 2_500), (Phase.ABORTED, 0)]
-        last = house.store.events()[-1]
+        last = harness.store.events()[-1]
         assert (last.kind, last.actor, last.reason) == ("abort", "ada", "hm")
         assert (last.details["from"], last.details["to"], last.details["from_weight"]) == ("canary", "aborted", 25.0)
-        assert house.metric("understudy_rollout_weight") == 0
-        assert house.metric("understudy_events_total", event="abort") == 1
+        assert harness.metric("understudy_rollout_weight") == 0
+        assert harness.metric("understudy_events_total", event="abort") == 1
 
     run(main)
 
@@ -201,11 +203,11 @@ def test_an_order_that_the_phase_does_not_allow_changes_nothing() -> None:
     """What is allowed is said."""
 
     async def main() -> None:
-        house = House()
+        harness = Harness()
         with pytest.raises(NotAllowedNow, match="resume is not allowed while the rollout is shadow; allowed: abort"):
-            await house.control.order(Order.RESUME, actor="ada", reason="", expected_revision=None)
-        assert house.store.load_plan() == house.control.plan
-        assert len(house.store.events()) == 1
+            await harness.control.order(Order.RESUME, actor="ada", reason="", expected_revision=None)
+        assert harness.store.load_plan() == harness.control.plan
+        assert len(harness.store.events()) == 1
 
     run(main)
 
@@ -214,8 +216,8 @@ def test_a_worker_follows_a_plan_that_another_has_saved() -> None:
     """Within a poll, in its metrics too."""
 
     async def main() -> None:
-        one = House()
-        two = House(one.store)
+        one = Harness()
+        two = Harness(one.store)
         two.control.start(0.002, 60.0)
         await one.order(25)
         await eventually(lambda: two.control.plan.weight == 2_500)
@@ -249,20 +251,20 @@ def test_a_poll_that_began_before_an_order_does_not_undo_it() -> None:
     """The plan that it has read was replaced meanwhile. The caller of the order saw the old phase in its answer."""
 
     async def main() -> None:
-        house = House(Slow("r", tally))
-        assert isinstance(house.store, Slow)
+        harness = Harness(Slow("r", tally))
+        assert isinstance(harness.store, Slow)
         seen: list[int] = []
-        house.control.on_plan = lambda plan: seen.append(plan.weight)
-        house.control.start(0.002, 60.0)
+        harness.control.on_plan = lambda plan: seen.append(plan.weight)
+        harness.control.start(0.002, 60.0)
         await eventually(Slow.reading.is_set)
-        await house.order(25)
+        await harness.order(25)
         seen.clear()
         Slow.may_go.set()
-        polled = house.store.polls
-        await eventually(lambda: house.store.polls > polled + 2)
+        polled = harness.store.polls
+        await eventually(lambda: harness.store.polls > polled + 2)
         assert 0 not in seen
-        assert house.control.plan.weight == 2_500
-        await house.control.close()
+        assert harness.control.plan.weight == 2_500
+        await harness.control.close()
 
     run(main)
 
@@ -273,21 +275,21 @@ def test_a_plan_that_cannot_be_read_any_more_moves_live_traffic_off_a_trial(phas
 
     async def main() -> None:
         first = dataclasses.replace(FIRST, phase=phase, weight=SHARE_ONE)
-        house = House(Flaky("r", tally), first=first)
-        assert isinstance(house.store, Flaky)
-        before = house.control.plan
-        house.store.away = 10**9
-        house.control.start(0.002, 0.04)
-        await eventually(lambda: house.store.away < 10**9 - 20)  # polls, while the clock stands
-        assert house.control.plan is before
-        house.clock.advance(0.05)
-        await eventually(lambda: house.metric("understudy_plan_stale") == 1)
-        assert (house.control.plan.weight, house.control.plan.revision) == (kept, before.revision)
-        assert house.metric("understudy_rollout_weight") == kept / SHARE_ONE
-        house.store.away = 0
-        await eventually(lambda: house.metric("understudy_plan_stale") == 0)
-        assert house.control.plan == before
-        await house.control.close()
+        harness = Harness(Flaky("r", tally), first=first)
+        assert isinstance(harness.store, Flaky)
+        before = harness.control.plan
+        harness.store.away = 10**9
+        harness.control.start(0.002, 0.04)
+        await eventually(lambda: harness.store.away < 10**9 - 20)  # polls, while the clock stands
+        assert harness.control.plan is before
+        harness.clock.advance(0.05)
+        await eventually(lambda: harness.metric("understudy_plan_stale") == 1)
+        assert (harness.control.plan.weight, harness.control.plan.revision) == (kept, before.revision)
+        assert harness.metric("understudy_rollout_weight") == kept / SHARE_ONE
+        harness.store.away = 0
+        await eventually(lambda: harness.metric("understudy_plan_stale") == 0)
+        assert harness.control.plan == before
+        await harness.control.close()
 
     run(main)
 
@@ -302,15 +304,15 @@ def test_without_a_plan_the_primary_answers_alone_until_one_can_be_read(known: P
             store.save_plan(
                 dataclasses.replace(FIRST, phase=known, weight=500), Event(0.0, "started", "service", "", 0)
             )
-        house = House(store)  # its metrics and policy
+        harness = Harness(store)  # its metrics and policy
         registry = prometheus_client.CollectorRegistry()
         store.away = 10**9
         control = Control(
-            house.control.policy,
+            harness.control.policy,
             CARDS,
             store,
             Metrics(registry),
-            house.clock,
+            harness.clock,
             None,
             begin=lambda: store.save_plan(FIRST, Event(0.0, "started", "service", "", 0), expected_revision=0),
         )
@@ -352,14 +354,14 @@ def test_while_the_store_is_away_the_last_plan_stays_in_force() -> None:
 
     async def main() -> None:
         store = Flaky("r", tally)
-        house, other = House(store), House(store)
+        harness, other = Harness(store), Harness(store)
         await other.order(25)
         store.away = 3
-        house.control.start(0.002, 60.0)
+        harness.control.start(0.002, 60.0)
         await eventually(lambda: store.away == 0)
-        assert house.metric("understudy_store_errors_total", call="load_plan") >= 2
-        await eventually(lambda: house.control.plan.weight == 2_500)
-        await house.control.close()
+        assert harness.metric("understudy_store_errors_total", call="load_plan") >= 2
+        await eventually(lambda: harness.control.plan.weight == 2_500)
+        await harness.control.close()
 
     run(main)
 
@@ -369,8 +371,8 @@ def state() -> dict[str, Any]:
     """`GET /rollout` after one labelled pair, one rehearsal and three fallbacks."""
 
     async def main() -> dict[str, Any]:
-        house = House()
-        house.store.add_observations(
+        harness = Harness()
+        harness.store.add_observations(
             [observation("p-0", primary=0.25, candidate=0.75)],
             {
                 "requests/primary/live/200": 1,
@@ -385,9 +387,9 @@ def state() -> dict[str, Any]:
                 "requests/candidate/shadow/429": 5,
             },
         )
-        house.store.add_labels([LabelReport("p-0", 1, 1_000_000.0 + 45)], received_at=0.0)
-        assert (await house.control.evidence()).counters == house.store.counters()
-        return dict(msgspec.to_builtins(await house.control.state(candidate_up=False)))
+        harness.store.add_labels([LabelReport("p-0", 1, 1_000_000.0 + 45)], received_at=0.0)
+        assert (await harness.control.evidence()).counters == harness.store.counters()
+        return dict(msgspec.to_builtins(await harness.control.state(candidate_up=False)))
 
     return asyncio.run(main())
 

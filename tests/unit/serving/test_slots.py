@@ -22,7 +22,7 @@ ABORTED = Plan(Phase.ABORTED, weight=0, shadow=0, salt=7)
 ROW = [(0.7, "s")]
 
 
-class House:
+class Harness:
     """A process's seats, with engines that need no model, and a gate before the old primary may be let go."""
 
     def __init__(self) -> None:
@@ -63,25 +63,25 @@ class House:
 
 def told(story: Any) -> None:
     async def main() -> None:
-        house = House()
+        harness = Harness()
         try:
-            await story(house)
+            await story(harness)
         finally:
-            house.executor.shutdown()
+            harness.executor.shutdown()
 
     asyncio.run(main())
 
 
 def test_a_promotion_loads_the_candidate_once_and_keeps_the_old_primary_warm() -> None:
-    async def story(house: House) -> None:
-        await house.follow(CANARY)
-        assert [variant for variant, _ in house.opened] == [Variant.PRIMARY]
-        await house.follow(PROMOTED)
-        await house.follow(PROMOTED)
-        assert [variant for variant, _ in house.opened] == [Variant.PRIMARY, Variant.CANDIDATE]
-        assert (await house.seats.candidate.infer(ROW)).labels == [1]
-        assert (await house.seats.primary.infer(ROW)).labels == [1]
-        assert not house.promotion.released
+    async def story(harness: Harness) -> None:
+        await harness.follow(CANARY)
+        assert [variant for variant, _ in harness.opened] == [Variant.PRIMARY]
+        await harness.follow(PROMOTED)
+        await harness.follow(PROMOTED)
+        assert [variant for variant, _ in harness.opened] == [Variant.PRIMARY, Variant.CANDIDATE]
+        assert (await harness.seats.candidate.infer(ROW)).labels == [1]
+        assert (await harness.seats.primary.infer(ROW)).labels == [1]
+        assert not harness.promotion.released
 
     told(story)
 
@@ -89,19 +89,19 @@ def test_a_promotion_loads_the_candidate_once_and_keeps_the_old_primary_warm() -
 def test_what_has_baked_is_let_go_when_nobody_asks_it_any_more() -> None:
     """The candidate is loaded before; rehearsals of the primary end before; then whoever asks hears where it went."""
 
-    async def story(house: House) -> None:
-        house.may_go.clear()
-        await house.follow(RELEASED)
+    async def story(harness: Harness) -> None:
+        harness.may_go.clear()
+        await harness.follow(RELEASED)
         await asyncio.sleep(0.05)
-        assert isinstance(house.seats.candidate, LocalModel)
-        assert (await house.seats.primary.infer(ROW)).labels == [1]
-        house.may_go.set()
-        await asyncio.gather(*house.tasks)
-        assert house.promotion.released
-        assert house.opened[0][1].closed
-        assert not house.opened[1][1].closed
-        assert isinstance(house.seats.primary, Released)
-        assert "understudy undo" in house.seats.primary.refusal().detail
+        assert isinstance(harness.seats.candidate, LocalModel)
+        assert (await harness.seats.primary.infer(ROW)).labels == [1]
+        harness.may_go.set()
+        await asyncio.gather(*harness.tasks)
+        assert harness.promotion.released
+        assert harness.opened[0][1].closed
+        assert not harness.opened[1][1].closed
+        assert isinstance(harness.seats.primary, Released)
+        assert "understudy undo" in harness.seats.primary.refusal().detail
 
     told(story)
 
@@ -109,34 +109,34 @@ def test_what_has_baked_is_let_go_when_nobody_asks_it_any_more() -> None:
 def test_a_promotion_that_does_not_load_here_keeps_both_ways_open() -> None:
     """The candidate's own process goes on answering, and so the old primary is never let go."""
 
-    async def story(house: House) -> None:
-        house.broken.add(Variant.CANDIDATE)
-        await house.follow(RELEASED)
-        assert house.seats.candidate is None
-        assert not house.promotion.released
+    async def story(harness: Harness) -> None:
+        harness.broken.add(Variant.CANDIDATE)
+        await harness.follow(RELEASED)
+        assert harness.seats.candidate is None
+        assert not harness.promotion.released
 
     told(story)
 
 
 def test_what_is_taken_back_is_loaded_before_its_plan_is_in_force() -> None:
-    async def story(house: House) -> None:
-        await house.follow(RELEASED)
-        assert isinstance(house.seats.primary, Released)
-        await house.promotion.prepare(RELEASED)
-        assert house.promotion.released
-        await asyncio.gather(house.promotion.prepare(ABORTED), house.promotion.prepare(ABORTED))
-        assert [variant for variant, _ in house.opened].count(Variant.PRIMARY) == 2
-        assert (await house.seats.primary.infer(ROW)).labels == [1]
+    async def story(harness: Harness) -> None:
+        await harness.follow(RELEASED)
+        assert isinstance(harness.seats.primary, Released)
+        await harness.promotion.prepare(RELEASED)
+        assert harness.promotion.released
+        await asyncio.gather(harness.promotion.prepare(ABORTED), harness.promotion.prepare(ABORTED))
+        assert [variant for variant, _ in harness.opened].count(Variant.PRIMARY) == 2
+        assert (await harness.seats.primary.infer(ROW)).labels == [1]
 
     told(story)
 
 
 def test_a_primary_that_does_not_load_any_more_keeps_the_plan_out_of_force() -> None:
-    async def story(house: House) -> None:
-        await house.follow(RELEASED)
-        house.broken.add(Variant.PRIMARY)
+    async def story(harness: Harness) -> None:
+        await harness.follow(RELEASED)
+        harness.broken.add(Variant.PRIMARY)
         with pytest.raises(ConfigurationError, match="gone"):
-            await house.promotion.prepare(ABORTED)
-        assert house.promotion.released
+            await harness.promotion.prepare(ABORTED)
+        assert harness.promotion.released
 
     told(story)
