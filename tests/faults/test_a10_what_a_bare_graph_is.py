@@ -13,7 +13,7 @@ from understudy.errors import ConfigurationError
 from understudy.inference.cards import OutputSpec
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.tasks import fitted, mismatch
-from understudy.offline.evaluate.run import EvaluationRequest, Wanted, run
+from understudy.offline.evaluate.run import ColumnNames, EvaluationRequest, run
 from understudy.testing import card
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -103,5 +103,5 @@ def test_two_models_that_no_label_fits_are_refused() -> None:
 
 def test_evaluate_says_that_it_scores_one_class_or_one_number(tmp_path: Path) -> None:
     path = sets(tmp_path / "m.onnx")
-    with pytest.raises(ConfigurationError, match="predicts a set of classes a row"):
-        run(EvaluationRequest([str(path)], None, tmp_path / "none.csv", Wanted("y"), ()))
+    with pytest.raises(ConfigurationError, match="predicts a set of classes per row"):
+        run(EvaluationRequest([str(path)], None, tmp_path / "none.csv", ColumnNames("y"), ()))

@@ -19,7 +19,7 @@ from understudy.offline import sources
 
 if TYPE_CHECKING:
     from understudy.offline.evaluate.figures import Bin, Interval
-    from understudy.offline.evaluate.judge import Evaluation, Part
+    from understudy.offline.evaluate.judge import Evaluation, SamplePart
 
 BAR_CHARS = 20
 SEGMENTS_SHOWN = 12
@@ -61,7 +61,7 @@ def evaluate(
 ) -> None:
     """Score models offline on held-out data: the proof of concept against its target, and the candidate against both."""
     from understudy import loading
-    from understudy.offline.evaluate.data import Wanted
+    from understudy.offline.evaluate.data import ColumnNames
     from understudy.offline.evaluate.run import MONTHS, EvaluationRequest, run
     from understudy.settings import read_settings
 
@@ -78,7 +78,7 @@ def evaluate(
             assert policy is not None  # otherwise `load_policy` has raised
             named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
             models = [loading.local(model, settings) for model in named]
-        wanted = Wanted(label, at, predicted, tuple(by or ()))
+        wanted = ColumnNames(label, at, predicted, tuple(by or ()))
         with _progress(show=not as_json) as step:
             evaluation = run(
                 EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step
@@ -196,7 +196,9 @@ def _parts(found: "Evaluation") -> Iterator[RenderableType]:
         yield Text("\n".join(f"- {line}" for line in lines) or none)
 
 
-def _means(title: str, names: Sequence[str], parts: "Sequence[Part]", left_out: "Sequence[Part]" = ()) -> Table:
+def _means(
+    title: str, names: Sequence[str], parts: "Sequence[SamplePart]", left_out: "Sequence[SamplePart]" = ()
+) -> Table:
     head = ["", "rows", *(["positive"] if parts[0].base_rate is not None else []), *names]
     if len(names) > 1:
         head.append(f"{names[1]} − {names[0]}")

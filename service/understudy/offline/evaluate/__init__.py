@@ -1,4 +1,4 @@
-"""Models beside the goals, offline, on data that they have not seen: is it good enough, where, how sure, what is odd.
+"""Evaluates models offline on held-out data: whether they meet the goals, in which segments, with which certainty.
 
 ::
 

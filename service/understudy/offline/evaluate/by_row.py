@@ -1,16 +1,15 @@
-"""Models' losses on each row of a sample, as the judge of a rollout has them: the same definition, cut at the same place.
+"""Losses of models on each row of a sample, with the definition and the clip of the judge.
 
-A row without an answer has the worst loss there is. Rows without a label have none, and are counted as problems of the data.
+A row without an answer has the largest loss. Rows without a label have none, and are counted as problems of the data.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from understudy.domain import Attempt
+from understudy.domain import Attempt, Label
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import Card
 from understudy.offline.evaluate.figures import Numbers
@@ -20,11 +19,11 @@ from understudy.rollout.loss_table import LOSSES
 from understudy.rollout.reading import CLIPPED_MAX
 
 BY_DEFAULT = ("brier", "absolute_error", "zero_one")
-"""What is shown without a goal: the first of these that all models have."""
+"""The loss without a goal: the first of these that all models have."""
 WORST = {"brier": 1.0, "zero_one": 1.0, "log_loss": -math.log(losses.LOG_FLOOR)}
-"""The loss of a row without an answer, where the goal does not say it. An error has no largest value: such rows are left out."""
+"""The loss of a row without an answer, if no goal defines it. Errors have no largest value, so such rows are left out."""
 PROPOSED_QUANTILE = 0.995
-"""A proposed `clip` is larger than this share of the errors of the model that is farther off."""
+"""A proposed `clip` is larger than this share of the errors of the worse model."""
 
 
 @dataclass(slots=True)
@@ -32,10 +31,10 @@ class Judged:
     """One model on the sample.
 
     Attributes:
-        answers: one a row.
-        losses: by name, one a row in raw units, NaN where there is no label. That of the goal is cut at its `clip`.
-        cut: how many rows had the goal's loss cut.
-        errors: shape [rows], of a regression: the absolute errors as they are, NaN where there is no answer or no label.
+        answers: the attempt at each row.
+        losses: loss → its value for each row, in raw units, NaN without a label. The goal's loss is cut at its `clip`.
+        cut: number of rows whose loss was cut.
+        errors: for a regression, shape [rows]: the absolute errors without a clip, NaN without an answer or a label.
     """
 
     name: str
@@ -51,7 +50,9 @@ class Judged:
         return sum(not answer.given for answer in self.answers)
 
 
-def judged(name: str, card: Card, answers: list[Attempt], labels: Sequence[Any], goal: Quality | None = None) -> Judged:
+def judged(
+    name: str, card: Card, answers: list[Attempt], labels: Sequence[Label | None], goal: Quality | None = None
+) -> Judged:
     """A model's losses by row."""
     scale = goal.scale if goal is not None else None
     found: dict[str, Numbers] = {}
@@ -71,7 +72,7 @@ def judged(name: str, card: Card, answers: list[Attempt], labels: Sequence[Any],
         most = WORST.get(loss, math.nan)
         if scale is not None and loss == scale.loss.name:
             most = scale.most
-            # A class that the model does not have costs the most there is anyhow.
+            # A class that the model does not have has the largest loss in any case.
             known = set(card.classes)
             beyond = np.flatnonzero(values > most).tolist()
             made.cut = sum(not known or labels[i] in known for i in beyond)
@@ -81,7 +82,7 @@ def judged(name: str, card: Card, answers: list[Attempt], labels: Sequence[Any],
 
 
 def chosen(models: Sequence[Judged], goal: Quality | None) -> str:
-    """The loss that models are compared by.
+    """The loss by which models are compared.
 
     Raises:
         ConfigurationError: as `judge.evaluate`.
@@ -95,11 +96,11 @@ def chosen(models: Sequence[Judged], goal: Quality | None) -> str:
         if all(loss in model.losses for model in models):
             return loss
     has = "; ".join(f"{model.name} has {', '.join(model.losses) or 'none'}" for model in models)
-    raise ConfigurationError(f"there is no loss that all of these models have: {has}")
+    raise ConfigurationError(f"these models have no loss in common: {has}")
 
 
-def differences(primary: Judged, candidate: Judged, labels: Sequence[Any], loss: str) -> Numbers:
-    """The value of each row's pair, shape [rows], NaN where there is no label: above 0 the candidate is worse."""
+def differences(primary: Judged, candidate: Judged, labels: Sequence[Label | None], loss: str) -> Numbers:
+    """The value of each row's pair, shape [rows], NaN without a label. Above 0 the candidate is worse."""
     if LOSSES[loss].of_one:
         return candidate.losses[loss] - primary.losses[loss]
     rows = zip(primary.answers, candidate.answers, labels, strict=True)
@@ -108,15 +109,15 @@ def differences(primary: Judged, candidate: Judged, labels: Sequence[Any], loss:
 
 
 def notes(models: Sequence[Judged], goal: Quality | None) -> list[str]:
-    """How the loss was measured: where it was cut, and what a `clip` could be."""
-    found = []
+    """Notes on how the loss was measured: where it was cut, and a proposal for `clip`."""
+    lines = []
     if goal is not None and goal.scale.clip is not None:
         scale = goal.scale
         shares = [(model, model.cut / max(1, _labelled(model, goal.loss))) for model in models]
-        told = ", ".join(f"{model.name} {share:.1%}" for model, share in shares)
-        found.append(f"{scale.loss.words} is cut at {scale.most:,.10g}, as in the rollout ({told} of the rows)")
+        cut = ", ".join(f"{model.name} {share:.1%}" for model, share in shares)
+        lines.append(f"{scale.loss.words} is cut at {scale.most:,.10g}, as in the rollout ({cut} of the rows)")
         if any(share > CLIPPED_MAX for _, share in shares):
-            found.append(
+            lines.append(
                 f"the rollout does not advance while more than {CLIPPED_MAX:.0%} of the rows are cut: raise `clip`"
             )
     if any(model.failed for model in models):
@@ -126,17 +127,17 @@ def notes(models: Sequence[Judged], goal: Quality | None) -> list[str]:
             if bounded
             else "has no error and is left out: name a goal with a `clip` to count it"
         )
-        found.append(f"a row without an answer {how}")
+        lines.append(f"a row without an answer {how}")
     if clip := proposed_clip(models):
-        found.append(
+        lines.append(
             f"a `clip` for `absolute_error` or `squared_error` could be {clip:.10g}: of each model's errors here at least "
-            f"{PROPOSED_QUANTILE:.1%} are smaller. Take a smaller one where larger errors are all alike to you"
+            f"{PROPOSED_QUANTILE:.1%} are smaller. Take a smaller one if you do not distinguish larger errors"
         )
-    return found
+    return lines
 
 
 def proposed_clip(models: Sequence[Judged]) -> float | None:
-    """A `clip` in label units, from the errors of the model that is farther off, rounded up to two digits; None without errors.
+    """A `clip` in label units, from the errors of the worse model, rounded up to two digits; None without errors.
 
     >>> round_up(53_214.0), round_up(0.0312)
     (54000.0, 0.032)

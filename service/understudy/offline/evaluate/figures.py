@@ -16,18 +16,18 @@ import numpy.typing as npt
 Numbers = npt.NDArray[np.float64]
 
 BLOCKS_MIN = 5
-"""Fewer days than this say nothing about how days vary."""
+"""With fewer days than this there is no interval: the variation between days is unknown."""
 BLOCKS_FEW = 10
-"""With fewer days than this an interval is shown with a warning: it rests on very little."""
+"""With fewer days than this an interval is shown with a warning."""
 RUNS = 30
-"""Rows without times are cut into so many runs of consecutive rows: what belongs together often stands together in a file."""
+"""Rows without times are cut into this many runs of consecutive rows: dependent rows are often neighbours in a file."""
 BINS = 10
 DAY_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean, and between which two numbers it lies; `low` and `high` are None where there are too few days to tell."""
+    """A mean with its interval; `low` and `high` are None if there are too few days."""
 
     mean: float
     low: float | None
@@ -85,7 +85,7 @@ def t_quantile(p: float, degrees: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers of about the same confidence: how sure they were on average, and how often they were right."""
+    """Answers of similar confidence: their mean probability (`said`), and how often they were right (`happened`)."""
 
     rows: int
     said: float

@@ -1,15 +1,15 @@
-"""Models on a sample, beside the goals: the proof of concept against its own target, the candidate against the proof of concept."""
+"""Evaluates models on a sample: the primary against its own target, the candidate against the primary."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from understudy.domain import Attempt, Status
+from understudy.domain import Attempt, JsonObject, Status
 from understudy.drift.sketch import expected
 from understudy.offline.evaluate.by_row import Judged, chosen, differences, notes
 from understudy.offline.evaluate.data import Sample
@@ -27,14 +27,23 @@ from understudy.offline.evaluate.figures import (
 from understudy.rollout.goals import Quality
 
 SEGMENT_MIN_ROWS = 100
-"""Smaller segments are left out: a mean over fewer says more about luck."""
+"""Smaller segments are left out, since chance dominates a mean over fewer rows."""
 CONFIDENCE = 0.95
 
-Progress = Callable[[int], None]
+Indices: TypeAlias = npt.NDArray[np.intp]
+
+
+class EvaluatedModel(TypedDict):
+    """A model in an evaluation; `failed` is its number of rows without an answer."""
+
+    name: str
+    version: str
+    digest: str
+    failed: int
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SamplePart:
     """A month, a segment, or everything: each model's loss, and the second model's difference from the first."""
 
     name: str
@@ -49,7 +58,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question that the goals ask: yes, no, or not certain, and why."""
+    """The answer to a question of the goals: yes, no, or not certain, and why."""
 
     question: str
     answer: str
@@ -58,17 +67,17 @@ class Answered:
 
 @dataclass(slots=True)
 class Evaluation:
-    """What came of it; `as_dict` is what `--json` prints."""
+    """The result; `as_dict` is the output of `--json`."""
 
     source: str
     loss: str
-    models: list[dict[str, Any]]
+    models: list[EvaluatedModel]
     rows: int
     labelled: int
     method: str
-    everything: Part
-    months: list[Part]
-    segments: dict[str, list[Part]]
+    everything: SamplePart
+    months: list[SamplePart]
+    segments: dict[str, list[SamplePart]]
     calibration: list[list[Bin]]
     calibration_errors: list[float | None]
     auc: list[float | None]
@@ -79,30 +88,30 @@ class Evaluation:
     skew_checked: bool = False
     notes: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able form: what no model answered has no mean, and is None."""
-        found: dict[str, Any] = _without_nan(asdict(self))
-        return found
+    def as_dict(self) -> JsonObject:
+        """The evaluation as JSON values. A mean over no rows is None."""
+        return {name: _without_nan(value) for name, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> "Evaluation":
-        """What `as_dict` gave, read and checked.
+    def from_dict(cls, document: Mapping[str, object]) -> "Evaluation":
+        """Read and check the result of `as_dict`.
 
         Raises:
-            ValueError: it is something else; the message names what and where.
+            ValueError: if it is something else. The message says what and where.
         """
         return msgspec.convert(_with_nan(document), cls)
 
 
 def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> Evaluation:
-    """All figures.
+    """Evaluate models on a sample.
 
     Args:
-        models: the first is the one that is there, the second is held against it; more are shown beside them.
-        goal: what the rollout file says of quality; without one the first loss that all of them have.
+        sample: labelled rows.
+        models: the first is the primary, the second is compared with it, others are only shown.
+        goal: the quality goal of the rollout file. Without one, the first loss that all models have is used.
 
     Raises:
-        ConfigurationError: a model's answers do not have the goal's loss, or there is no loss that all of them have.
+        ConfigurationError: if the goal's loss cannot be computed for a model, or the models have no loss in common.
     """
     loss = chosen(models, goal)
     view = _View(sample, models, loss)
@@ -110,9 +119,9 @@ def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> 
     months = {} if sample.months is None else _by(sample.months)
     segments = {name: _by(values) for name, values in sample.segments.items()}
     tested = sum(len(rows) >= SEGMENT_MIN_ROWS for parts in segments.values() for rows in parts.values())
-    # All segments' intervals together hold with the confidence of one (Bonferroni).
+    # The intervals of all segments hold together with the confidence of one (Bonferroni).
     widened = 1 - (1 - CONFIDENCE) / max(tested, 1)
-    found = Evaluation(
+    evaluation = Evaluation(
         sample.source,
         loss,
         [{"name": m.name, "version": m.card.version, "digest": m.card.digest, "failed": m.failed} for m in models],
@@ -132,11 +141,11 @@ def evaluate(sample: Sample, models: Sequence[Judged], goal: Quality | None) -> 
         *view.calibration(),
         notes=notes(models, goal),
     )
-    found.answers = list(_answers(found, models, goal))
-    return found
+    evaluation.answers = list(_answers(evaluation, models, goal))
+    return evaluation
 
 
-def _without_nan(value: Any) -> Any:
+def _without_nan(value: object) -> object:
     if isinstance(value, dict):
         return {name: _without_nan(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -144,7 +153,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _with_nan(value: Any) -> Any:
+def _with_nan(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: math.nan if name == "mean" and each is None else _with_nan(each) for name, each in value.items()}
     return [_with_nan(each) for each in value] if isinstance(value, list) else value
@@ -165,9 +174,9 @@ class _View:
         self._labelled = np.array([label is not None for label in labels])
         self._expected = [_expected(model.answers) for model in models]
 
-    def part(self, name: str, rows: npt.NDArray[np.intp], confidence: float = CONFIDENCE) -> Part:
+    def part(self, name: str, rows: Indices, confidence: float = CONFIDENCE) -> SamplePart:
         blocks = blocks_of(None, rows.size) if self._days is None else self._days[rows]
-        # A loss that compares two answers has no value for one model: its column is empty.
+        # A loss that compares two answers has no value for a single model: its column is empty.
         nothing = np.full(rows.size, np.nan)
         by_model = [model.losses[self._loss][rows] if self._loss in model.losses else nothing for model in self._models]
         right = [1 - model.losses["zero_one"][rows] for model in self._models if "zero_one" in model.losses]
@@ -175,7 +184,7 @@ class _View:
         base = None if self._positive is None or not known.size else float(self._positive[known].mean())
         difference = None if self._apart is None else interval(self._apart[rows], blocks, confidence)
         means = [_means(each, known) for each in self._expected]
-        return Part(
+        return SamplePart(
             name,
             rows.size,
             [interval(each, blocks, confidence) for each in by_model],
@@ -191,15 +200,15 @@ class _View:
         errors: list[float | None] = []
         ranks: list[float | None] = []
         for model in self._models:
-            said, happened, score = self._said(model)
-            table = reliability(said, happened) if said.size else []
+            confidence, happened, score = self._confidence(model)
+            table = reliability(confidence, happened) if confidence.size else []
             tables.append(table)
             errors.append(calibration_error(table) if table else None)
-            ranks.append(auc(said, happened > 0) if score and said.size else None)
+            ranks.append(auc(confidence, happened > 0) if score and confidence.size else None)
         return tables, errors, ranks
 
-    def _said(self, model: Judged) -> tuple[Numbers, Numbers, bool]:
-        """What a classifier said and what happened: P(positive) of two classes, P(its own answer) of several."""
+    def _confidence(self, model: Judged) -> tuple[Numbers, Numbers, bool]:
+        """A classifier's probabilities and what happened: P(positive) for two classes, P(own answer) for several."""
         wrong = model.losses.get("zero_one")
         rows = [i for i in np.flatnonzero(self._labelled) if model.answers[i].status is Status.OK]
         answers = [model.answers[i] for i in rows]
@@ -211,34 +220,34 @@ class _View:
 
 
 def _expected(answers: Sequence[Attempt]) -> Numbers:
-    """What each answer expects of itself, NaN where it says nothing: shape [rows, 2]."""
+    """The accuracy and Brier loss that each answer expects of itself, NaN if unknown: shape [rows, 2]."""
     nothing = (np.nan, np.nan)
-    said = [(expected(answer) or nothing) if answer.status is Status.OK else nothing for answer in answers]
-    return np.array(said, dtype=np.float64).reshape(-1, 2)
+    values = [(expected(answer) or nothing) if answer.status is Status.OK else nothing for answer in answers]
+    return np.array(values, dtype=np.float64).reshape(-1, 2)
 
 
-def _means(expectations: Numbers, rows: npt.NDArray[np.intp]) -> tuple[float | None, float | None]:
+def _means(expectations: Numbers, rows: Indices) -> tuple[float | None, float | None]:
     chosen = expectations[rows]
     chosen = chosen[~np.isnan(chosen[:, 0])]
     return (float(chosen[:, 0].mean()), float(chosen[:, 1].mean())) if chosen.size else (None, None)
 
 
-def _by(values: Sequence[str]) -> dict[str, npt.NDArray[np.intp]]:
+def _by(values: Sequence[str]) -> dict[str, Indices]:
     names, inverse = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)
     return {str(name): np.flatnonzero(inverse == i) for i, name in enumerate(names)}
 
 
 def _method(sample: Sample, segments: int) -> str:
-    said = f"intervals of {CONFIDENCE:.0%} by Student's t, "
+    text = f"{CONFIDENCE:.0%} intervals by Student's t, "
     if sample.at is None:
-        said += f"over {RUNS} runs of consecutive rows, since the rows have no times: shuffled rows are taken as independent"
+        text += f"over {RUNS} runs of consecutive rows, since the rows have no times: shuffled rows are taken as independent"
     else:
-        said += "leaving out one day at a time, since rows of one day are not independent"
-    return said + (f"; over segments all {segments} together (Bonferroni)" if segments > 1 else "")
+        text += "leaving out one day at a time, since rows of one day are not independent"
+    return text + (f"; intervals of the {segments} segments hold together (Bonferroni)" if segments > 1 else "")
 
 
 def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) -> list[Answered]:
-    """The goals' questions of quality, answered with the intervals, in raw units of the loss."""
+    """Answers to the questions of the quality goal, from the intervals, in raw units of the loss."""
     if goal is None:
         return []
     answers = []
@@ -246,17 +255,19 @@ def _answers(found: Evaluation, models: Sequence[Judged], goal: Quality | None) 
     if goal.poc_target is not None:
         for i, model in enumerate(models):
             target = f"{goal.loss} {goal.poc_target:,.10g}{unit}"
-            asked = f"does {model.name} reach the target that the proof of concept was set ({target})?"
+            question = f"does {model.name} reach the target of the proof of concept ({target})?"
             values: list[tuple[str, Interval | None]] = [(part.name, part.loss[i]) for part in found.months]
-            answers.append(_below(asked, found.everything.loss[i], goal.poc_target, values, goal.loss, f",.{digits}f"))
+            answers.append(
+                _below(question, found.everything.loss[i], goal.poc_target, values, goal.loss, f",.{digits}f")
+            )
     if found.everything.difference is not None:
         first, second = models[0].name, models[1].name
-        asked = f"is {second} at most {goal.margin:,.10g}{unit} worse than {first}?"
+        question = f"is {second} at most {goal.margin:,.10g}{unit} worse than {first}?"
         if goal.loss == "win_rate":
-            asked = f"is {second} farther from the truth than {first} on at most {goal.margin:.2%} more of the rows than nearer?"
+            question = f"is {second} farther from the truth than {first} on at most {goal.margin:.2%} more of the rows than nearer?"
         apart = [(part.name, part.difference) for part in found.months]
         form, what = f"+,.{digits}f", f"difference of {goal.loss}"
-        answers.append(_below(asked, found.everything.difference, goal.margin, apart, what, form, better=True))
+        answers.append(_below(question, found.everything.difference, goal.margin, apart, what, form, better=True))
     return answers
 
 
@@ -270,15 +281,15 @@ def _below(
     *,
     better: bool = False,
 ) -> Answered:
-    """Whether a mean is below a line: of each month too, where those are `better` that are below 0 instead."""
+    """Whether a mean is below a line, in all and by month. With `better`, months below 0 are counted instead."""
     if found.low is None or found.high is None:
-        answer, between = "not certain", "too few days to say how certain"
+        answer, between = "not certain", "too few days for an interval"
     else:
         answer = "yes" if found.high <= line else "no" if found.low > line else "not certain"
         between = f"between {found.low:{form}} and {found.high:{form}}"
     inside = [name for name, each in months if each is not None and each.mean <= (0.0 if better else line)]
-    told = ""
+    by_month = ""
     if len(months) > 1:
         verb = "better" if better else "within it"
-        told = f"; {verb} in {len(inside)} of {len(months)} months" + (f" ({', '.join(inside)})" if inside else "")
-    return Answered(question, answer, f"{what} {found.mean:{form}}, {between}{told}")
+        by_month = f"; {verb} in {len(inside)} of {len(months)} months" + (f" ({', '.join(inside)})" if inside else "")
+    return Answered(question, answer, f"{what} {found.mean:{form}}, {between}{by_month}")

@@ -1,4 +1,4 @@
-"""What is odd about the data: rows that would be refused, days unlike training, and training/serving skew."""
+"""Problems of the data: rows that would be rejected, days that differ from training, and training/serving skew."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from understudy.drift.gather import columns_of, watched_by
 from understudy.drift.sketch import Layout
 from understudy.inference.decoding import Array
 from understudy.offline.evaluate.by_row import Judged
-from understudy.offline.evaluate.data import REFUSED_TOLD, Sample, day_of
+from understudy.offline.evaluate.data import REASONS_SHOWN, Sample, day_of
 from understudy.offline.evaluate.figures import BLOCKS_FEW, BLOCKS_MIN, blocks_of
 
 FEATURES_MAX = 1_000
@@ -25,11 +25,11 @@ PREDICTED_TOLERANCE = 1e-4
 def found_in(
     sample: Sample, models: Sequence[Judged], positions: Mapping[str, int], limits: Limits
 ) -> tuple[list[str], list[str]]:
-    """Problems of the data, and days unlike training, in sentences."""
+    """Problems of the data, and days that differ from training, in sentences."""
     problems = []
-    if sample.refused:
-        told = "; ".join(sample.reasons) + ("; …" if sample.refused > REFUSED_TOLD else "")
-        problems.append(f"{sample.refused:,} rows would be refused by the service: {told}")
+    if sample.rejected:
+        reasons = "; ".join(sample.reasons) + ("; …" if sample.rejected > REASONS_SHOWN else "")
+        problems.append(f"the service would reject {sample.rejected:,} rows: {reasons}")
     unlabelled = sum(label is None for label in sample.labels)
     if unlabelled:
         problems.append(
@@ -40,27 +40,27 @@ def found_in(
 
 
 def few_days(sample: Sample) -> list[str]:
-    """A warning where the sample has too few days to trust its intervals."""
+    """A warning if the sample has too few days for reliable intervals."""
     if sample.at is None:
         return []
     days = int(blocks_of(sample.at, len(sample.rows)).max()) + 1
     if days < BLOCKS_MIN:
         return [
-            f"the rows are of {days} days; {BLOCKS_MIN} are needed to tell how much days differ: there are no intervals"
+            f"the rows are of {days} days; intervals need at least {BLOCKS_MIN} days, to measure how much days differ"
         ]
     if days < BLOCKS_FEW:
         return [
-            f"the rows are of {days} days; below {BLOCKS_FEW} days an interval rests on very little: evaluate on more"
+            f"the rows are of {days} days; with fewer than {BLOCKS_FEW} days intervals are unreliable: evaluate on more"
         ]
     return []
 
 
 def drift_in(sample: Sample, models: Sequence[Judged], positions: Mapping[str, int], limits: Limits) -> list[str]:
-    """Days unlike a model's training: as the service would have rung, and how many of the days it would have rung on."""
+    """The drift alarms that the service would have raised, and on how many days."""
     cards = {variant: model.card for variant, model in zip(Variant, models, strict=False)}
     layout = Layout(watched_by(cards, FEATURES_MAX))
     if not layout.watched:
-        return ["no model's card has a reference profile (`understudy profile` makes one): drift cannot be told"]
+        return ["drift cannot be measured: no model's card has a reference profile (`understudy profile` makes one)"]
     if sample.at is None:
         counts = layout.count(_columns(sample, layout, positions), _observed(sample, models, 0.0))
         named = {each.key: each for each in layout.watched}
@@ -69,7 +69,7 @@ def drift_in(sample: Sample, models: Sequence[Judged], positions: Mapping[str, i
 
 
 def _calendar(worst: float | None) -> bool:
-    """Whether the card knows what a day of this feature is like; held against a whole file without times it says nothing."""
+    """Whether days of this feature always differ much from all of training, such as the month: then a whole file says nothing."""
     return worst is not None and worst > 1.0
 
 
@@ -92,7 +92,7 @@ def by_hour(
 def _days(layout: Layout, slots: Mapping[int, Counts], limits: Limits, names: Sequence[str]) -> list[str]:
     machine = AlarmState(layout.watched, limits)
     first: dict[str, tuple[float, str]] = {}
-    rang: dict[str, set[str]] = {}
+    alarm_days: dict[str, set[str]] = {}
     days = set()
     for slot in sorted(slots):
         days.add(day_of(slot * SLOT_S))
@@ -101,14 +101,14 @@ def _days(layout: Layout, slots: Mapping[int, Counts], limits: Limits, names: Se
             if change.on:
                 first.setdefault(change.reading.key, (change.at, change.reason))
         for key in machine.alarms():
-            rang.setdefault(key, set()).add(day_of(slot * SLOT_S))
+            alarm_days.setdefault(key, set()).add(day_of(slot * SLOT_S))
     models = dict(zip(Variant, names, strict=False))
-    told = []
+    lines = []
     for key, (at, reason) in sorted(first.items(), key=lambda item: item[1][0]):
         variant = Variant(key.partition("/")[0])
-        said = reason.replace(f"the {variant.value}'s", f"{models[variant]}'s")
-        told.append(f"{day_of(at)}: {said} (on {len(rang[key])} of {len(days)} days)")
-    return told
+        text = reason.replace(f"the {variant.value}'s", f"{models[variant]}'s")
+        lines.append(f"{day_of(at)}: {text} (on {len(alarm_days[key])} of {len(days)} days)")
+    return lines
 
 
 def _columns(sample: Sample, layout: Layout, positions: Mapping[str, int]) -> dict[str, Array]:
@@ -116,7 +116,7 @@ def _columns(sample: Sample, layout: Layout, positions: Mapping[str, int]) -> di
 
 
 def _observed(sample: Sample, models: Sequence[Judged], at: float | Array) -> list[Observation]:
-    """The rows as a service would have recorded them; a second model that is not there answers as the first."""
+    """Observations as the service would have recorded them. Without a second model, its answers are those of the first."""
     times = np.broadcast_to(np.asarray(at, dtype=np.float64), len(sample.rows)).tolist()
     second = models[1] if len(models) > 1 else models[0]
     return [
@@ -126,31 +126,32 @@ def _observed(sample: Sample, models: Sequence[Judged], at: float | Array) -> li
 
 
 def skew(served: Mapping[str, Array], pipeline: Mapping[str, Array]) -> list[str]:
-    """Where the serving path gives a model another value than the training pipeline does, per feature, in sentences.
+    """Features whose values differ between the serving path and the training pipeline, in sentences.
 
     Args:
-        served, pipeline: by input name, each of shape [rows, …] for the same rows in the same order.
+        served: input → values of the serving path, shape [rows, …].
+        pipeline: the same from the training pipeline, for the same rows in the same order.
     """
-    said = []
+    lines = []
     for name in sorted(served.keys() | pipeline.keys()):
         if name not in served or name not in pipeline:
             where = "the training pipeline" if name in pipeline else "the serving path"
-            said.append(f"{name} is known to {where} alone")
+            lines.append(f"{name} exists only in {where}")
             continue
         ours, theirs = served[name].reshape(len(served[name]), -1), pipeline[name].reshape(len(pipeline[name]), -1)
         if ours.shape != theirs.shape:
-            said.append(
+            lines.append(
                 f"{name} has shape {list(served[name].shape)} in serving and {list(pipeline[name].shape)} in training"
             )
             continue
         differ = np.flatnonzero(_differ(ours, theirs).any(axis=1))
         if differ.size:
             row = int(differ[0])
-            said.append(
+            lines.append(
                 f"{name} differs in {differ.size:,} of {len(ours):,} rows; row {row + 1}: {ours[row].tolist()} in serving, "
                 f"{theirs[row].tolist()} in training"
             )
-    return said
+    return lines
 
 
 def _differ(ours: Array, theirs: Array) -> Array:
@@ -161,17 +162,17 @@ def _differ(ours: Array, theirs: Array) -> Array:
 
 
 def skew_of_predictions(sample: Sample, model: Judged) -> list[str]:
-    """Where the model, served, answers otherwise than the training pipeline said in the file."""
+    """Differences between the model's answers and the training pipeline's predictions in the file, in a sentence."""
     if sample.predicted is None:
         return []
-    said = np.array([np.nan if a.score is None else a.score for a in model.answers])
-    away = np.abs(said - np.array(sample.predicted))
-    differ = np.flatnonzero(~(away <= PREDICTED_TOLERANCE))
+    scores = np.array([np.nan if a.score is None else a.score for a in model.answers])
+    apart = np.abs(scores - np.array(sample.predicted))
+    differ = np.flatnonzero(~(apart <= PREDICTED_TOLERANCE))
     if not differ.size:
         return []
     row = int(differ[0])
-    said_ = (
-        f"{model.name} answers otherwise than the training pipeline in {differ.size:,} of {len(said):,} rows, by up to "
-        f"{np.nanmax(away):.3g}; row {row + 1}: {said[row]:.6g} in serving, {sample.predicted[row]:.6g} in training"
+    text = (
+        f"{model.name} differs from the training pipeline in {differ.size:,} of {len(scores):,} rows, by up to "
+        f"{np.nanmax(apart):.3g}; row {row + 1}: {scores[row]:.6g} in serving, {sample.predicted[row]:.6g} in training"
     )
-    return [said_]
+    return [text]

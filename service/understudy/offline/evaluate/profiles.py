@@ -1,4 +1,4 @@
-"""Reference profiles for a model of one's own: what its card says of its training data, so that drift can be told."""
+"""Adds profiles of the training data to a model's card, so that drift can be measured."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +13,28 @@ from understudy.inference.cards import Card, InputSpec, Training
 from understudy.inference.decoding import Array, Decoder
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.profile import CategoricalProfile, NumericProfile
-from understudy.offline.evaluate.data import Progress, Sample, Wanted, day_of, read_file
+from understudy.offline.evaluate.data import ColumnNames, RowsDone, Sample, day_of, read_file
 from understudy.serving.noise_floor import scored
 
 BATCH_ROWS = 2_048
 
 
-def profiled(source: str, data: Path, at: str | None, progress: Progress = lambda rows: None) -> tuple[Card, Path]:
+def profiled(source: str, data: Path, at: str | None, progress: RowsDone = lambda rows: None) -> tuple[Card, Path]:
     """A model's card with the profiles of its training data, and the model's file.
 
     Args:
-        data: the rows that it was trained on, as `read_file` takes them; labels are not needed.
-        at: the column that says when each row was; without it no profile has windows, and drift is told by a rule of thumb.
+        source: the model.
+        data: its training rows, as for `read_file`. Labels are not needed.
+        at: the column with the time of each row. Without it profiles have no windows, and drift is judged by a rule of thumb.
+        progress: called with the number of rows read.
 
     Raises:
-        ConfigurationError: when the model or the data cannot be read.
+        ConfigurationError: if the model or the data cannot be read.
     """
     engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
     try:
         decoder = Decoder(loading.fields_of(engine.card, None), rows_max=1_000, key_max_chars=1_000)
-        sample = read_file(data, decoder, Wanted(None, at), engine.card.classes, progress)
+        sample = read_file(data, decoder, ColumnNames(None, at), engine.card.classes, progress)
         return _with_profiles(engine, decoder, sample, data), engine.path
     finally:
         engine.close()
@@ -56,8 +58,8 @@ def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: P
         algorithm=known.algorithm if known else "not said",
         seed=known.seed if known else 0,
     )
-    said = {"inputs": inputs, "predictions": _predictions(answers, sample.at), "training": training}
-    return engine.card.model_copy(update=said)
+    changes = {"inputs": inputs, "predictions": _predictions(answers, sample.at), "training": training}
+    return engine.card.model_copy(update=changes)
 
 
 def _input(spec: InputSpec, values: Array, at: Times | None) -> InputSpec:

@@ -1,4 +1,4 @@
-"""From models and data to an evaluation: the effects around `judge` and `problems`."""
+"""Runs an evaluation: loads models and data, and calls `judge` and `problems`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from understudy.inference.joint import JointRuns
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline import sources
 from understudy.offline.evaluate.by_row import judged
-from understudy.offline.evaluate.data import Sample, Wanted, read_file, sample_of
+from understudy.offline.evaluate.data import ColumnNames, Sample, read_file, sample_of
 from understudy.offline.evaluate.judge import Evaluation, evaluate
 from understudy.offline.evaluate.problems import found_in, skew, skew_of_predictions
 from understudy.rollout.losses import label_classes
@@ -24,12 +24,12 @@ from understudy.serving.noise_floor import scored
 
 BATCH_ROWS = 2_048
 SEGMENT_VALUES_MAX = 30
-"""An input with more different values than this is no segment of itself."""
+"""An input with more different values than this is not used for segments."""
 MONTHS = (7, 8, 9, 10, 11, 12)
-"""The months of the example's flights that no example model has seen."""
+"""The months of the example's flights that no example model was trained on."""
 
 ProgressCallback = Callable[[str, int], None]
-"""Takes what is being done and how many more rows are done."""
+"""Called with the present activity and the number of rows done since the last call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,16 @@ class EvaluationRequest:
     """What to evaluate.
 
     Attributes:
-        models: folders, files or `bentoml:` tags; the first is the one that is there.
+        models: folders, files or `bentoml:` tags. The first is the primary.
         policy: the rollout file, for its goals and its device; None without one.
-        data: a file; None for `months` of a data source.
+        data: a file; None to use `months` of the data source `source`.
+        columns: the columns of the file that are not inputs.
     """
 
     models: Sequence[str]
     policy: Policy | None
     data: Path | None
-    wanted: Wanted
+    columns: ColumnNames
     months: Sequence[int] = MONTHS
     source: str = sources.FLIGHTS
 
@@ -54,8 +55,8 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
     """Evaluate.
 
     Raises:
-        ConfigurationError: when a model or the data cannot be read, or they do not fit together.
-        InferenceError: when a model fails on a batch.
+        ConfigurationError: if a model or the data cannot be read, or they do not match.
+        InferenceError: if a model fails on a batch.
     """
     device = request.policy.device if request.policy else "auto"
     classes = request.policy.classes if request.policy else []
@@ -73,22 +74,22 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
 
 
 def _check_task(card: Card, policy: Policy | None) -> None:
-    """Make sure that a label is one class or one number, which is what a column of the data holds.
+    """Check that a label is one class or one number, which a column of the data can hold.
 
     Raises:
-        ConfigurationError: saying what the model predicts instead.
+        ConfigurationError: if it is not. The message says what the model predicts instead.
     """
     if policy is not None and policy.goals.quality is not None and not policy.goals.quality.scale.loss.labelled:
         raise ConfigurationError(
-            f"the rollout is judged by `{policy.goals.quality.loss}`, which takes no labels, so there is nothing to evaluate: "
+            f"the rollout is judged by `{policy.goals.quality.loss}`, which needs no labels, so there is nothing to evaluate: "
             "`understudy check --rows FILE` compares the two models' answers"
         )
     several = card.task == MULTILABEL or any(o.role == "value" and width_of(o.shape) != 1 for o in card.outputs)
     if several:
         what = "a set of classes" if card.task == MULTILABEL else "several numbers"
         raise ConfigurationError(
-            f"{card.name} predicts {what} a row, and `understudy evaluate` scores one class or one number: the service judges such "
-            "models, and `understudy check --rows FILE` compares their answers"
+            f"{card.name} predicts {what} per row, but `understudy evaluate` scores one class or one number. The service can judge "
+            "such models, and `understudy check --rows FILE` compares their answers"
         )
 
 
@@ -100,7 +101,9 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
     if request.data is None:
         sample, pipeline = _history(request, decoder, step)
     else:
-        sample = read_file(request.data, decoder, request.wanted, _classes(engines), lambda rows: step("reading", rows))
+        sample = read_file(
+            request.data, decoder, request.columns, _classes(engines), lambda rows: step("reading", rows)
+        )
     if not sample.segments:
         sample.segments = _segments(decoder, sample)
     goal = request.policy.goals.quality if request.policy else None
@@ -114,11 +117,11 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
             answers += answers_of(engine, columns, reading, batch, joint)
             step(f"{engine.card.name} answers", len(batch))
         if not any(answer.given for answer in answers):
-            scored(engine, columns, reading, sample.rows[:1])  # it fails on every row: this says why
+            scored(engine, columns, reading, sample.rows[:1])  # it failed on every row: this raises the reason
         name = engine.card.name if sum(e.card.name == engine.card.name for e in engines) == 1 else source
         models.append(judged(name, engine.card, answers, sample.labels, goal))
     if not models[0].losses:
-        raise ConfigurationError(f"{sample.source} has no label that {models[0].name}'s answers can be held against")
+        raise ConfigurationError(f"{sample.source} has no label with which {models[0].name}'s answers can be compared")
     found = evaluate(sample, models, goal)
     step("looking for problems in the data", 0)
     found.problems, found.drift = found_in(sample, models, decoder.positions, Limits())
@@ -133,25 +136,25 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
 def answers_of(
     engine: Engine, columns: Columns, reading: Reading, rows: Sequence[Row], joint: JointRuns
 ) -> list[Attempt]:
-    """A model's answer to each row by itself: one on which it fails is `FAILED`, one that is not finite `INVALID`."""
+    """A model's attempt at each row. A row on which it fails is `FAILED`, one that is not finite `INVALID`."""
 
     def run(part: Sequence[Row]) -> Scores:
         return scored(engine, columns, reading, list(part))
 
-    found: list[Attempt] = []
+    attempts: list[Attempt] = []
     for count, scores in joint.run(rows, run):
         if isinstance(scores, Exception):
-            found.append(Attempt(ended(scores)[0]))
+            attempts.append(Attempt(ended(scores)[0]))
             continue
         own = reading.attempts(scores, Status.OK, 0.0, count)
         for row in scores.bad_rows:
             own[row] = Attempt(Status.INVALID)
-        found += own
-    return found
+        attempts += own
+    return attempts
 
 
 def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:
-    """What a label may be: the classes of all models."""
+    """The possible labels: the classes of all models."""
     first, *others = (engine.card.classes for engine in engines)
     for each in others:
         first = label_classes(first, each)
@@ -159,7 +162,7 @@ def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:
 
 
 def fields_of_all(engines: Sequence[OnnxEngine]) -> list[Field]:
-    """The fields of a row: what the first model reads, then what the others read besides."""
+    """The fields of a row: the inputs of the first model, then further inputs of the others."""
     cards = [engine.card for engine in engines]
     fields = {field.name: field for field in loading.fields_of(cards[0], None)}
     for card in cards[1:]:
@@ -168,7 +171,7 @@ def fields_of_all(engines: Sequence[OnnxEngine]) -> list[Field]:
 
 
 def _segments(decoder: Decoder, sample: Sample) -> dict[str, list[str]]:
-    """Text inputs with few values."""
+    """Text inputs with few different values."""
     found = {}
     for each in decoder.fields:
         if each.dtype == "string" and each.scalar:
@@ -179,7 +182,7 @@ def _segments(decoder: Decoder, sample: Sample) -> dict[str, list[str]]:
 
 
 def _history(request: EvaluationRequest, decoder: Decoder, step: ProgressCallback) -> tuple[Sample, dict[str, Array]]:
-    """Held-out rows of a data source, and what its training pipeline feeds a model for the same ones."""
+    """Held-out rows of a data source, and the model inputs that its training pipeline computes for them."""
     try:
         source = sources.find(request.source)
     except ConfigurationError as error:
@@ -191,18 +194,18 @@ def _history(request: EvaluationRequest, decoder: Decoder, step: ProgressCallbac
             "name your data with --data and --label"
         )
     step(f"reading the {request.source}", 0)
-    found = source.held_out(request.months)
+    held_out = source.held_out(request.months)
     records = (
         (i, moment.row | {"(label)": moment.label, "(at)": moment.scheduled_at, "(month)": month})
-        for i, (moment, month) in enumerate(found.moments, 1)
+        for i, (moment, month) in enumerate(held_out.moments, 1)
     )
-    wanted = Wanted("(label)", "(at)", None, tuple(found.segments), "(month)")
+    names = ColumnNames("(label)", "(at)", None, tuple(held_out.segments), "(month)")
     sample = sample_of(
-        found.name,
+        held_out.name,
         records,
         decoder,
-        wanted,
-        list(found.classes),
+        names,
+        list(held_out.classes),
         lambda rows: step(f"reading the {request.source}", rows),
     )
-    return sample, dict(found.feeds)
+    return sample, dict(held_out.feeds)

@@ -20,13 +20,13 @@ from understudy.errors import ConfigurationError
 from understudy.inference import Reading
 from understudy.inference.decoding import Decoder, Field
 from understudy.inference.onnx import OnnxEngine
-from understudy.offline.evaluate.data import Sample, Wanted, read_file, sample_of
+from understudy.offline.evaluate.data import ColumnNames, Sample, read_file, sample_of
 from understudy.offline.evaluate.problems import skew
 from understudy.offline.evaluate.run import EvaluationRequest, run
 from understudy.rollout import losses
 from understudy.rollout.policy import Policy, parse
 
-WANTED = Wanted("late", "when", None, ("place",))
+WANTED = ColumnNames("late", "when", None, ("place",))
 
 
 def policy(model: Path, *, target: float = 0.2, margin: float = 0.01) -> Policy:
@@ -109,10 +109,10 @@ def test_rows_that_the_service_would_refuse_are_counted_and_named(tmp_path: Path
     rows = records(300)
     rows[3]["x"] = "warm"
     rows[5].pop("place")
-    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
+    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), ColumnNames("late")))
 
     assert found.rows == 298
-    assert found.problems[0].startswith("2 rows would be refused by the service: line 4: x takes a number")
+    assert found.problems[0].startswith("the service would reject 2 rows: line 4: x takes a number")
     assert "line 6: place is missing" in found.problems[0]
     assert "30 runs of consecutive rows" in found.method
     assert found.months == []
@@ -134,7 +134,7 @@ def test_a_cell_that_is_wrong_is_named_with_its_line(
     with pytest.raises(ConfigurationError, match="line 1") as refused:
         run(
             EvaluationRequest(
-                [str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late", "when", "score")
+                [str(good)], None, json_lines(tmp_path / "d.jsonl", rows), ColumnNames("late", "when", "score")
             )
         )
     assert told in refused.value.detail
@@ -144,18 +144,18 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
     """So is a file that is no table, and one without a row that fits."""
     decoder = Decoder([Field("x", "float32")], rows_max=1_000, key_max_chars=100)
 
-    def refused(text: str, wanted: Wanted, name: str = "d.csv") -> str:
+    def refused(text: str, wanted: ColumnNames, name: str = "d.csv") -> str:
         (tmp_path / name).write_text(text)
         with pytest.raises(ConfigurationError) as error:
             read_file(tmp_path / name, decoder, wanted, [0, 1])
         return error.value.detail
 
-    assert "has no column 'label'; it has x, y" in refused("x,y\n1,2\n", Wanted("label"))
-    assert "line 2: more or fewer cells than the header has" in refused("x,y\n1,2,3\n", Wanted("y"))
-    assert "line 1 is not JSON" in refused("{\n", Wanted("y"), "d.jsonl")
-    assert "line 1 is not an object" in refused("[1]\n", Wanted("y"), "d.jsonl")
-    assert "no row that the service would take: line 2: x takes a number" in refused("x,y\nhot,1\n", Wanted("y"))
-    assert "no row that the service would take" in refused("x,y\n", Wanted("y"))
+    assert "has no column 'label'; it has x, y" in refused("x,y\n1,2\n", ColumnNames("label"))
+    assert "line 2: the number of cells differs from the header" in refused("x,y\n1,2,3\n", ColumnNames("y"))
+    assert "line 1 is not JSON" in refused("{\n", ColumnNames("y"), "d.jsonl")
+    assert "line 1 is not an object" in refused("[1]\n", ColumnNames("y"), "d.jsonl")
+    assert "no row that the service would take: line 2: x takes a number" in refused("x,y\nhot,1\n", ColumnNames("y"))
+    assert "no row that the service would take" in refused("x,y\n", ColumnNames("y"))
 
 
 def test_cells_are_read_as_what_the_model_takes(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_cells_are_read_as_what_the_model_takes(tmp_path: Path) -> None:
     (tmp_path / "d.tsv").write_text(
         "x\tn\tb\tv\ts\ty\tt\nNaN\t2.0\ttrue\t[1, 2]\t\t1\t2024-01-02T00:00:00+00:00\n1.5\t3\t0\t[0.5, 2]\tq\t0\t2024-01-01\n"
     )
-    sample = read_file(tmp_path / "d.tsv", decoder, Wanted("y", "t", None, ("s",)), ["0", "1"])
+    sample = read_file(tmp_path / "d.tsv", decoder, ColumnNames("y", "t", None, ("s",)), ["0", "1"])
 
     assert sample.rows == [(1.5, 3, False, [0.5, 2.0], "q"), (None, 2, True, [1.0, 2.0], None)]
     assert sample.labels == ["0", "1"]
@@ -184,13 +184,13 @@ def test_cells_are_read_as_what_the_model_takes(tmp_path: Path) -> None:
 def test_predictions_of_the_training_pipeline_are_held_against_serving(tmp_path: Path, good: Path) -> None:
     """The same are no skew; one that differs is named with its row and both numbers."""
     rows = [row | {"said": 1 / (1 + math.exp(-row["x"]))} for row in records(50)]
-    wanted = Wanted("late", None, "said")
+    wanted = ColumnNames("late", None, "said")
     agreed = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "a.jsonl", rows), wanted))
     rows[4]["said"] += 0.01
     differs = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "b.jsonl", rows), wanted))
 
     assert (agreed.skew, agreed.skew_checked) == ([], True)
-    assert "answers otherwise than the training pipeline in 1 of 50 rows, by up to 0.01; row 5" in differs.skew[0]
+    assert "differs from the training pipeline in 1 of 50 rows, by up to 0.01; row 5" in differs.skew[0]
 
 
 def october(limit: int) -> tuple[Sample, dict[str, Any], Any]:
@@ -200,7 +200,7 @@ def october(limit: int) -> tuple[Sample, dict[str, Any], Any]:
         loading.fields_of(next(iter(cards().values())), None), context=["tailnum"], rows_max=1_000, key_max_chars=99
     )
     records_ = ((i, flight.row | {"y": flight.label}) for i, flight in enumerate(data.flights(frame)))
-    sample = sample_of("october", records_, decoder, Wanted("y"), [0, 1])
+    sample = sample_of("october", records_, decoder, ColumnNames("y"), [0, 1])
     return (
         sample,
         features.feeds(frame),
@@ -228,7 +228,7 @@ def test_serving_makes_of_a_flight_what_training_made_of_it() -> None:
 def test_the_flights_say_what_the_cards_say() -> None:
     """July with both models: Brier, accuracy and AUC equal the cards' held-out figures; drift is what the service would ring on."""
     models = [str(FOLDER / name) for name in ("flight_poc", "flight_candidate")]
-    found = run(EvaluationRequest(models, None, None, Wanted(None), months=[7]))
+    found = run(EvaluationRequest(models, None, None, ColumnNames(None), months=[7]))
 
     for i, card in enumerate(cards().values()):
         july = next(month for month in card.held_out if month.month == "2013-07")
@@ -285,7 +285,7 @@ def test_what_is_missing_is_said() -> None:
 def test_models_of_something_else_need_data_of_their_own(good: Path) -> None:
     """The example's flights are for the example's models."""
     with pytest.raises(ConfigurationError, match="read place, x, which the data source `flights` does not have"):
-        run(EvaluationRequest([str(good)], None, None, Wanted(None)))
+        run(EvaluationRequest([str(good)], None, None, ColumnNames(None)))
 
 
 def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path) -> None:
@@ -320,6 +320,6 @@ def test_losses_by_row_are_those_of_the_judge(tmp_path: Path, good: Path) -> Non
     answers = reading.attempts(reading.read(engine.run(columns), 20), Status.OK, 0.0, 20)
     by_row = [losses.losses(a, r["late"], [0, 1], 1)["brier"] for a, r in zip(answers, rows, strict=True)]
     engine.close()
-    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), Wanted("late")))
+    found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), ColumnNames("late")))
 
     assert found.everything.loss[0].mean == pytest.approx(np.mean(by_row))

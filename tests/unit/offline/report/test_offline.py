@@ -9,15 +9,15 @@ import pytest
 
 from tests.unit.offline.report.test_report import POLICY, documents, state, text_of
 from understudy.offline.evaluate.figures import Bin, Interval
-from understudy.offline.evaluate.judge import Answered, Evaluation, Part
+from understudy.offline.evaluate.judge import Answered, Evaluation, SamplePart
 from understudy.offline.report import offline, render
 
 
-def part(name: str, difference: tuple[float, float, float] | None, rows: int = 500) -> Part:
+def part(name: str, difference: tuple[float, float, float] | None, rows: int = 500) -> SamplePart:
     one = Interval(0.2, 0.18, 0.22, rows)
     two = None if difference is None else Interval(*difference, rows)
     losses = [one] if two is None else [one, Interval(0.2 + two.mean, 0.1, 0.3, rows)]
-    return Part(name, rows, losses, losses, [0.8] * len(losses), [0.1] * len(losses), two, 0.2)
+    return SamplePart(name, rows, losses, losses, [0.8] * len(losses), [0.1] * len(losses), two, 0.2)
 
 
 def evaluation(*, alone: bool = False, **changes: Any) -> Evaluation:
@@ -57,7 +57,7 @@ def evaluation(*, alone: bool = False, **changes: Any) -> Evaluation:
 
 def test_what_was_written_is_read_again() -> None:
     """Through JSON that every parser takes: a mean of nothing is null, not NaN."""
-    nothing = Part("none", 0, [Interval(math.nan, None, None, 0)] * 2, [], [None], [None], None, None)
+    nothing = SamplePart("none", 0, [Interval(math.nan, None, None, 0)] * 2, [], [None], [None], None, None)
     found = evaluation(months=[nothing])
     text = json.dumps(found.as_dict(), allow_nan=False)
     again = Evaluation.from_dict(json.loads(text))
