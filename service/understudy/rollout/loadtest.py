@@ -1,26 +1,26 @@
-"""What a load test says and when it counts: the record, the goals it is held against, what it was taken of. Pure.
+"""The record of a load test: its setup, goals and results, and when it fulfils a requirement. Pure.
 
-The generator (`loadtests/`) makes records; the service keeps them in its audit log and lets a step with `require: [loadtest]`
-start when one of them passed for exactly what it serves: these models, this code, this machine, device and settings, by
-these goals. It reads the numbers again itself: a record that only says that it passed does not.
+`understudy loadtest` makes records. The service keeps them in its audit log, and a step with `require: [loadtest]` may start when
+one of them passed for exactly what is served: the same models, code, machine, device, settings and goals. The service checks the
+numbers itself; a record that merely claims to have passed does not count.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
-from understudy.domain import SHARE_ONE, Phase, Plan
+from understudy.domain import SHARE_ONE, JsonObject, Phase, Plan
 from understudy.rollout.goals import Goals
 from understudy.rollout.phases import Order
 from understudy.rollout.policy import CanaryStep, Policy, ShadowStep
 
 LoadTestResult = Literal["pass", "fail", "invalid"]
 LOADTEST = "loadtest"
-"""What a step's `require` calls it, and the kind of its event in the audit log."""
+"""Its name in a step's `require`, and the kind of its event in the audit log."""
 COMMAND = "understudy loadtest"
 THROUGHPUT_SLACK = 0.01
-"""Answers that are under way when the window ends, and arrivals that fell together, are not a missed throughput."""
+"""The throughput may be this much lower, since answers may be under way at the end, and arrivals are random."""
 
 
 class _Strict(pydantic.BaseModel):
@@ -31,7 +31,9 @@ class LoadTestMachine(_Strict):
     """Where the service runs.
 
     Attributes:
-        cpu: the model's name; cores: CPUs that the process may use, its quota counted; memory_gib: likewise.
+        cpu: name of the CPU model.
+        cores: CPUs that the process may use, limited by its quota.
+        memory_gib: memory that it may use.
     """
 
     cpu: str
@@ -40,12 +42,15 @@ class LoadTestMachine(_Strict):
 
 
 class Setup(_Strict):
-    """What was tested: two are the same setup when every field is equal.
+    """What was tested. Two setups are the same if all fields are equal.
 
     Attributes:
-        primary: the model's digest, and `candidate` (None where there is none).
-        device: what runs the models; code: the service's version and the digest of its source.
-        settings: every setting of the service that can change how fast it is.
+        primary: digest of the primary.
+        candidate: digest of the candidate, or None.
+        device: the device that runs the models.
+        code: the service's version and the digest of its source.
+        machine: where the service runs.
+        settings: every setting of the service that affects its speed.
     """
 
     primary: str
@@ -56,7 +61,7 @@ class Setup(_Strict):
     settings: dict[str, str | float | int | bool | None]
 
     def differences(self, other: "Setup") -> list[str]:
-        """Where `other` differs, in words; empty when it is the same setup."""
+        """Sentences on how `other` differs; empty if it is the same setup."""
         mine, theirs = _flat(self), _flat(other)
         return [
             f"{name} is {_short(theirs.get(name))}, not {_short(mine.get(name))}"
@@ -66,7 +71,7 @@ class Setup(_Strict):
 
 
 class LaunchGoals(_Strict):
-    """The goals that a load test is held against; None is no goal."""
+    """The goals of a load test. None means no goal."""
 
     throughput_rps: float | None
     p50_ms: float | None
@@ -81,7 +86,7 @@ class LaunchGoals(_Strict):
 
     @classmethod
     def of(cls, goals: Goals) -> "LaunchGoals":
-        """Those of a rollout file."""
+        """The goals of a rollout file."""
         latency, load, cost = goals.latency, goals.load, goals.cost
         return cls(
             throughput_rps=goals.throughput_rps,
@@ -98,7 +103,7 @@ class LaunchGoals(_Strict):
 
 
 class Latencies(_Strict):
-    """How long callers waited, from the moment a request was due; None where there were too few for that percentile."""
+    """Latency from the moment at which a request was due; None if there were too few requests for a percentile."""
 
     requests: int
     p50_ms: float | None = None
@@ -109,15 +114,20 @@ class Latencies(_Strict):
 
 
 class Measured(_Strict):
-    """What was measured after the warm-up.
+    """The measurements after the warm-up.
 
     Attributes:
-        offered_rps: predict requests that were due, a second; achieved_rps: those answered well and in time.
-        error_rate: share of requests that were not; fallback_rate: share of those meant for the candidate that the primary
-            answered; shadow_loss: share of rehearsals that were dropped, failed or late; records_loss: share of the rows
-            whose records were given up, or not in the store a second after the test.
-        cost_per_million: of predictions (rows), at the achieved rate, in the currency of the rollout file.
-        latency: of all predict requests; variants: of those that each variant answered.
+        seconds: duration.
+        offered_rps: predict requests per second that were due.
+        achieved_rps: those answered successfully and in time.
+        rows_per_request: mean number of rows in a request.
+        error_rate: share of requests that failed or were late.
+        fallback_rate: share of the candidate's requests that the primary answered.
+        shadow_loss: share of rehearsals that were dropped, failed or late.
+        records_loss: share of the rows whose records were lost, or not in the store a second after the test.
+        cost_per_million: cost of a million predictions (rows) at the achieved rate, in the currency of the rollout file.
+        latency: latency of all predict requests.
+        variants: latency of the requests that each variant answered.
     """
 
     seconds: float
@@ -134,7 +144,7 @@ class Measured(_Strict):
 
 
 class Finding(_Strict):
-    """One goal held against what was measured."""
+    """One goal compared with the measurement. `says` is the result in a sentence."""
 
     goal: str
     measured: float | None
@@ -144,14 +154,21 @@ class Finding(_Strict):
 
 
 class Record(_Strict):
-    """One load test: what was tested, how, what came out, and the verdict.
+    """One load test: setup, method, measurements and verdict.
 
     Attributes:
-        at: when it ended, Unix seconds; rollout_file: `sha256:` and the digest of the file that was read.
-        reasons: what failed, or why the test says nothing; empty for a pass.
-        method: how it was made: shape, rate, seed, seconds, rows a request.
-        generator: what made it, and how hard that was: processes, CPU share, how late it sent.
-        service: what the service used meanwhile: CPU share of each process, memory.
+        at: when it ended, Unix seconds.
+        model: name of the service.
+        verdict: "invalid" if the test cannot be trusted.
+        reasons: what failed, or why the test is invalid; empty for a pass.
+        setup: what was tested.
+        rollout_file: `sha256:` and the digest of the rollout file.
+        goals: the goals that it was judged by.
+        measured: the measurements.
+        findings: each goal compared with its measurement.
+        method: shape, rate, seed, duration and rows per request.
+        generator: processes and CPU share of the load generator, and how late it sent.
+        service: CPU share and memory of the service's processes meanwhile.
     """
 
     schema_version: Literal[1] = 1
@@ -164,9 +181,9 @@ class Record(_Strict):
     goals: LaunchGoals
     measured: Measured
     findings: list[Finding]
-    method: dict[str, Any] = {}
-    generator: dict[str, Any] = {}
-    service: dict[str, Any] = {}
+    method: JsonObject = {}
+    generator: JsonObject = {}
+    service: JsonObject = {}
 
     def summary(self) -> str:
         """One line for the audit log."""
@@ -177,15 +194,15 @@ class Record(_Strict):
 
 
 def held(goals: LaunchGoals, measured: Measured) -> list[Finding]:
-    """Every goal held against what was measured, the whole and each variant's latency by itself."""
-    found = []
+    """Compares every goal with the measurements; the latency of all requests and of each variant by itself."""
+    findings = []
     if goals.throughput_rps is not None:
         enough = goals.throughput_rps * (1 - THROUGHPUT_SLACK)
         says = f"{measured.achieved_rps:,.1f} requests/s were answered in time, the goal is {goals.throughput_rps:,.1f}"
         if measured.offered_rps < enough:
             says = f"only {measured.offered_rps:,.1f} requests/s were offered, the goal is {goals.throughput_rps:,.1f}"
         met = measured.achieved_rps >= enough
-        found.append(
+        findings.append(
             Finding(
                 goal="throughput_rps", measured=measured.achieved_rps, limit=goals.throughput_rps, met=met, says=says
             )
@@ -193,8 +210,8 @@ def held(goals: LaunchGoals, measured: Measured) -> list[Finding]:
     for name in ("p50_ms", "p95_ms", "p99_ms"):
         limit = getattr(goals, name)
         if limit is not None:
-            found.append(_latency(name, "", measured.latency, limit))
-            found += [
+            findings.append(_latency(name, "", measured.latency, limit))
+            findings += [
                 _latency(name, who, own, limit)
                 for who, own in sorted(measured.variants.items())
                 if getattr(own, name) is not None
@@ -202,20 +219,20 @@ def held(goals: LaunchGoals, measured: Measured) -> list[Finding]:
     for name, what in _SHARES.items():
         value, limit = getattr(measured, name), getattr(goals, name)
         says = f"{value:.3%} {what}, {limit:.3%} are allowed"
-        found.append(Finding(goal=name, measured=value, limit=limit, met=value <= limit, says=says))
+        findings.append(Finding(goal=name, measured=value, limit=limit, met=value <= limit, says=says))
     if goals.max_per_million is not None:
         cost = measured.cost_per_million
         says = f"a million predictions cost {'?' if cost is None else f'{cost:.4f}'}, {goals.max_per_million:g} is the most"
         met = cost is not None and cost <= goals.max_per_million
-        found.append(Finding(goal="cost", measured=cost, limit=goals.max_per_million, met=met, says=says))
-    return found
+        findings.append(Finding(goal="cost", measured=cost, limit=goals.max_per_million, met=met, says=says))
+    return findings
 
 
 _SHARES = {
     "error_rate": "of the requests failed or were not answered in time",
     "fallback_rate": "of the candidate's requests fell back to the primary",
     "shadow_loss": "of the rehearsals were lost",
-    "records_loss": "of the records were given up, or not stored a second after the test",
+    "records_loss": "of the records were lost, or not stored a second after the test",
 }
 
 
@@ -229,21 +246,21 @@ def _latency(name: str, who: str, own: Latencies, limit: float) -> Finding:
 
 
 def shortcoming(record: Record, setup: Setup, goals: LaunchGoals) -> str | None:
-    """Why a record does not open the gate for a setup and its goals, in words; None when it does."""
+    """Why a record does not fulfil the requirement for a setup and its goals, in words; None if it does."""
     if different := setup.differences(record.setup):
-        return f"it was taken of something else: {'; '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
+        return f"it tested something else: {'; '.join(different[:3])}{' and more' if len(different) > 3 else ''}"
     if record.goals != goals:
         names = [n for n, v in record.goals.model_dump().items() if v != getattr(goals, n)]
         return f"it was judged by other goals: {', '.join(names)}"
     if record.verdict != "pass":
         return f"it did not pass ({record.summary()})"
     if missed := [f.says for f in held(goals, record.measured) if not f.met]:
-        return f"it says that it passed, but its numbers do not: {missed[0]}"
+        return f"it claims to have passed, but its numbers do not meet the goals: {missed[0]}"
     return None
 
 
 def steps_entered(policy: Policy, plan: Plan, order: Order, share: int | None) -> list[ShadowStep | CanaryStep]:
-    """The steps that an order would start, or that a weight set by hand would do the work of."""
+    """The steps that an order would start, or that a weight set by hand would replace."""
     canaries = [s for s in policy.steps if isinstance(s, CanaryStep)]
     if order in {Order.WEIGHT, Order.SHADOW}:
         reached = next((s.canary for s in canaries if s.canary >= (share or 0)), SHARE_ONE)
@@ -258,11 +275,11 @@ def steps_entered(policy: Policy, plan: Plan, order: Order, share: int | None) -
     return [s for s in (left if order is Order.PROMOTE_FULL else left[:1]) if isinstance(s, ShadowStep | CanaryStep)]
 
 
-def _flat(setup: Setup) -> Mapping[str, Any]:
-    given = setup.model_dump()
-    return {**given.pop("settings"), **given.pop("machine"), **given}
+def _flat(setup: Setup) -> Mapping[str, object]:
+    fields = setup.model_dump()
+    return {**fields.pop("settings"), **fields.pop("machine"), **fields}
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = "absent" if value is None else str(value)
     return text if len(text) <= 26 else text[:23] + "…"

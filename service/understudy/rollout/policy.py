@@ -1,7 +1,7 @@
-"""The rollout file: what is served, what the launch is judged by, and the steps it takes. Pure: text in, values out.
+"""The rollout file: models, goals and steps. Pure: text in, values out.
 
-`Policy` is the file's schema (unknown keys are refused) and `json_schema()` is what is published of it. Percentages in
-the file become whole hundredths of a percent here, durations become seconds.
+`Policy` is the file's schema (unknown keys are errors), and `json_schema()` publishes it. Percentages in the file become whole
+hundredths of a percent here, and durations become seconds.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from understudy.domain import SHARE_ONE, Phase, Plan
+from understudy.domain import SHARE_ONE, JsonObject, Phase, Plan
 from understudy.errors import ConfigurationError
 from understudy.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 from understudy.rollout.loss_table import DISAGREEMENT, LOSSES
@@ -32,24 +32,24 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
-"""Where models may be fetched from."""
+"""Schemes of URLs from which models may be fetched."""
 JUDGED = ("model", "task", "classes", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
 UNITS = "raw"
-"""What margins of clipped losses are in. Before, they were a share of the clip, and that evidence is not continued."""
+"""The unit of margins of clipped losses. Earlier they were a share of the clip; evidence of that kind is not continued."""
 FOLLOWED = ("steps", "bake")
-"""The keys that decisions depend on besides: they may change while a rollout runs, so each decision says what they were."""
+"""Further keys that decisions depend on. They may change during a rollout, so each decision stores their values."""
 
 
 class Tolerance(Strict):
-    """How far two numbers may be apart and still be called equal: |c − p| ≤ atol + rtol·|p|, as `numpy.allclose` has it."""
+    """Numbers count as equal if |c − p| ≤ atol + rtol·|p|, as in `numpy.allclose`."""
 
     atol: float = pydantic.Field(default=1e-7, ge=0, description="absolute, in the output's own unit")
     rtol: float = pydantic.Field(default=1e-3, ge=0, description="relative to the primary's number")
 
 
 class Until(Strict):
-    """A step lasts at least until this much is known."""
+    """The minimum of evidence and time before a step may end."""
 
     labels: int | None = pydantic.Field(default=None, ge=1, description="labels that count")
     requests: int | None = pydantic.Field(default=None, ge=1, description="requests")
@@ -64,7 +64,7 @@ class ShadowStep(Strict):
 
     shadow: Share = pydantic.Field(description="the share, in percent with at most two decimals")
     until: Until | None = None
-    require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
+    require: list[Require] = pydantic.Field(default=[], description="what must be present before this step starts")
 
 
 class CanaryStep(Strict):
@@ -75,11 +75,11 @@ class CanaryStep(Strict):
         default=SHARE_ONE, description="of how many requests the model that does not answer rehearses, in percent"
     )
     until: Until | None = None
-    require: list[Require] = pydantic.Field(default=[], description="what must be there before this step starts")
+    require: list[Require] = pydantic.Field(default=[], description="what must be present before this step starts")
 
 
 def _kind_of_step(step: object) -> str | None:
-    """Which of the three a step means to be, so that what is wrong with it is said once."""
+    """Which of the three kinds a step is, so that its problems are reported for this kind only."""
     if isinstance(step, Mapping):
         return "ShadowStep" if "shadow" in step else "CanaryStep" if "canary" in step else None
     return (
@@ -104,44 +104,47 @@ class Policy(Strict):
 
     model: str = pydantic.Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-        description="what the service is called, in answers and in metrics",
+        description="name of the service in answers and metrics",
     )
-    task: Task = pydantic.Field(description="what the models do; both do the same")
+    task: Task = pydantic.Field(description="what both models do")
     primary: str = pydantic.Field(
         description="the model in proof of concept: a folder with model.onnx and card.json, an .onnx file, `bentoml:<tag>`, or the "
         "URL of a card.json or .onnx file with its digest, `s3://…/card.json#sha256=…` (also gs, az, https, http)"
     )
-    candidate: str | None = pydantic.Field(default=None, description="the better one to launch, named in the same way")
+    candidate: str | None = pydantic.Field(default=None, description="the model to launch, named in the same way")
     device: Device = pydantic.Field(
-        default="auto", description="what runs them; one that is named and not there keeps the service from starting"
+        default="auto",
+        description="the device that runs the models; if it is named and not available, the service does not start",
     )
     classes: list[int | str] = pydantic.Field(
         default=[],
-        description="what the classes are called, as the labels name them and in the order of the probabilities, for a model whose "
-        "graph and card do not say it",
+        description="names of the classes as the labels have them, in the order of the probabilities; for a model whose graph and "
+        "card do not name them",
     )
     route_by: str | None = pydantic.Field(
         default=None,
-        description="a request field that keeps a caller on one variant; absent: the request's own key or id",
+        description="a request field whose value keeps a caller on one variant; absent: the request's key or id",
     )
     goals: Goals = Goals()
     labels: Labels = Labels()
     compare: dict[str, Tolerance] = pydantic.Field(
         default={},
-        description="by output: how far the two models' numbers may be apart and still count as equal; `value` is a regression's. "
-        "`loss: disagreement` is judged by these tolerances, and there `probabilities` may have one as well",
+        description="by output: the tolerance within which the two models' numbers count as equal; `value` is the output of a "
+        "regression. `loss: disagreement` uses these tolerances, and `probabilities` may then have one as well",
     )
     unit: str | None = pydantic.Field(
         default=None,
-        description="evidence counts the first request per value of this field and window; absent: every request",
+        description="a request field; evidence counts only the first request per value of it and day; absent: every request",
     )
     bake: Duration = pydantic.Field(
         default=72 * 3600.0,
-        description="how long after a promotion the old primary rehearses and stays warm as the fallback, before it is released",
+        description="how long after a promotion the old primary rehearses and remains the fallback, before it is released",
     )
-    workers: int = pydantic.Field(default=1, ge=1, le=64, description="processes that answer; each holds the primary")
+    workers: int = pydantic.Field(
+        default=1, ge=1, le=64, description="number of processes that answer; each holds the primary"
+    )
     steps: list[Step] = pydantic.Field(
-        default=[], description="what the rollout goes through, in order; absent: the candidate only rehearses"
+        default=[], description="the steps of the rollout, in order; absent: the candidate only rehearses"
     )
 
     @pydantic.field_validator("primary", "candidate")
@@ -155,7 +158,7 @@ class Policy(Strict):
         if "?" in url or "@" in url or not url.endswith(("/card.json", ".onnx")):
             raise ValueError("the URL names a card.json or an .onnx file, without a query, user or password")
         if not re.fullmatch(r"sha256=[0-9a-f]{64}", digest):
-            raise ValueError("a URL needs its file's digest, `#sha256=` and what `sha256sum` says of the file")
+            raise ValueError("a URL needs the digest of its file: `#sha256=` and the output of `sha256sum`")
         return source
 
     @pydantic.field_validator("classes", mode="before")
@@ -165,16 +168,16 @@ class Policy(Strict):
             for name in classes:
                 if isinstance(name, bool):
                     raise ValueError(
-                        f"`classes` has {name}; YAML reads yes, no, on and off so, unless they are in quotes"
+                        f"`classes` has {name}: YAML reads yes, no, on and off as booleans; put them in quotes"
                     )
                 if not isinstance(name, int | str):
-                    raise ValueError(f"`classes` has {name!r}; a class is a whole number or a text")
+                    raise ValueError(f"`classes` has {name!r}; a class is a whole number or a string")
             if len({type(name) for name in classes}) > 1:
-                raise ValueError("`classes` has whole numbers and texts; all are of one kind, as the labels are")
+                raise ValueError("`classes` has both whole numbers and strings; use one kind, the same as the labels")
             if len(set(classes)) < len(classes):
-                raise ValueError("`classes` names one of them twice")
+                raise ValueError("`classes` has a name twice")
             if len(classes) == 1:
-                raise ValueError("`classes` names one class; there are at least two")
+                raise ValueError("`classes` has one class; at least two are needed")
         return classes
 
     @pydantic.model_validator(mode="after")
@@ -182,10 +185,10 @@ class Policy(Strict):
         if self.steps and self.candidate is None:
             raise ValueError("`steps` need a `candidate`")
         if "promote" in self.steps[:-1]:
-            raise ValueError("`promote` is the last step")
+            raise ValueError("`promote` must be the last step")
         weights = [step.canary for step in self.steps if isinstance(step, CanaryStep)]
         if weights != sorted(weights):
-            raise ValueError("canary weights only grow: a caller who is on the canary stays on it")
+            raise ValueError("canary weights must not decrease: a caller who is on the canary stays on it")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -210,7 +213,7 @@ class Policy(Strict):
 
     @pydantic.model_validator(mode="after")
     def _what_was_served_was_drawn(self) -> "Policy":
-        """Evidence from who answered counts a caller once; what keeps a caller on one variant must be what counts once."""
+        """Served evidence needs labels in order, and a canary step in which chance decides."""
         quality = self.goals.quality
         if quality is None or quality.evidence == "paired":
             return self
@@ -224,55 +227,55 @@ class Policy(Strict):
 
     @property
     def smallest_share(self) -> float:
-        """The smallest share, 0 to ½, that either model has of the answers at any canary step; 1 where there is none."""
+        """The smallest share of answers, 0 to ½, of either model at any canary step; 1 if there is none."""
         weights = [step.canary / SHARE_ONE for step in self.steps if isinstance(step, CanaryStep)]
         return min((min(w, 1.0 - w) for w in weights if 0.0 < w < 1.0), default=1.0)
 
     def key(self, primary_digest: str, candidate_digest: str | None) -> str:
-        """What evidence is kept under: the models' digests and what they are judged by.
+        """The key of the evidence: a hash of the models' digests and the judged part of the policy.
 
-        A retry of the same artifact resets nothing; a changed margin starts new evidence. The steps are not part of
-        it: how fast the weight grows changes no answer to "which model is better". Nor are the goals that only a load
-        test holds: its record says by which it was judged.
+        A retry of the same model files keeps the evidence; a changed margin starts new evidence. The steps are not part of it,
+        since the growth of the weight does not change which model is better. Neither are goals that only a load test checks:
+        its record has them.
 
-        What is at its default is left out, said or not. So a field that a later version adds changes no key while its
-        default means what was done before; and a default that is there may never change, which a test holds.
+        Keys with their default value are left out. So a field that a later version adds does not change the key, provided that
+        its default keeps the behaviour. Existing defaults must never change; a test checks this.
         """
-        judged: dict[str, Any] = self.judged(exclude_defaults=True)
+        judged: JsonObject = self.judged(exclude_defaults=True)
         if self.goals.quality is not None and self.goals.quality.scale.clip is not None:
-            judged["units"] = UNITS  # the margins of these losses meant something else in evidence without it
+            judged["units"] = UNITS  # without it, the margins of these losses had another unit
         text = json.dumps([judged, primary_digest, candidate_digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def judged(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
-        """What `JUDGED` names, as the file says it, with the goals that only a load test holds at their defaults."""
+    def judged(self, *, exclude_defaults: bool = False) -> JsonObject:
+        """The keys `JUDGED` as in the file. Goals that only a load test checks are set to their defaults."""
         latency = self.goals.latency.model_copy(update={"p50_ms": None, "p95_ms": None})
         goals = {"throughput_rps": None, "load": Load(), "cost": None, "latency": latency}
         bare = self.model_copy(update={"goals": self.goals.model_copy(update=goals)})
-        # Where quality is judged by what was served, the steps' shares bound its values, and bounds are frozen.
+        # For served evidence the shares of the steps bound its values, and bounds are frozen.
         served = self.goals.quality is not None and self.goals.quality.evidence == "served"
         keys = {*JUDGED, "steps"} if served else set(JUDGED)
         if self.goals.quality is not None and self.goals.quality.loss == DISAGREEMENT:
-            keys.add("compare")  # what counts as the same answer
+            keys.add("compare")  # it defines which answers are equal
         return bare.model_dump(mode="json", include=keys, exclude_defaults=exclude_defaults)
 
-    def followed(self) -> dict[str, Any]:
-        """What `FOLLOWED` names, as the file says it."""
+    def followed(self) -> JsonObject:
+        """The keys `FOLLOWED` as in the file."""
         return self.model_dump(mode="json", include=set(FOLLOWED), exclude_defaults=True)
 
-    def following(self, followed: Mapping[str, Any]) -> "Policy":
-        """This policy with what `followed` gave at another time.
+    def following(self, followed: Mapping[str, object]) -> "Policy":
+        """This policy with the values that `followed` had at another time.
 
         Raises:
-            ConfigurationError: when a version with other keys wrote it.
+            ConfigurationError: if a version with other keys wrote them.
         """
         return _known({**self.model_dump(mode="json", exclude=set(FOLLOWED)), **followed})
 
     def first_plan(self, rollout: str) -> Plan:
-        """The plan of a rollout that starts: the first step, or plain serving where there is no candidate.
+        """The first plan of a rollout: its first step, or serving alone if there is no candidate.
 
-        The salt comes from the rollout's key, so that every replica picks the same callers without asking anyone, and
-        the next rollout picks others.
+        The salt is derived from the rollout's key. So all replicas choose the same callers without communication, and the
+        next rollout chooses others.
         """
         salt = int(rollout, 16)
         step = self.steps[0] if self.steps else None
@@ -285,12 +288,12 @@ class Policy(Strict):
         return Plan(Phase.SERVING, weight=0, shadow=0, salt=salt)
 
 
-class _SaidTwice(yaml.YAMLError):
-    """A key is twice in one mapping."""
+class _DuplicateKey(yaml.YAMLError):
+    """A mapping has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key said twice, of which PyYAML would quietly take the last."""
+    """Rejects duplicate keys, of which PyYAML would silently use the last."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """See `yaml.composer.Composer.compose_mapping_node`."""
@@ -301,7 +304,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             line, name = key.start_mark.line + 1, (key.tag, key.value)
             if name in lines:
-                raise _SaidTwice(f"the key `{key.value}` is in line {lines[name]}, and again in line {line}")
+                raise _DuplicateKey(f"the key `{key.value}` is in line {lines[name]}, and again in line {line}")
             lines[name] = line
         return node
 
@@ -310,14 +313,16 @@ def parse(text: str, source: str = "rollout.yaml", *, for_a_clip: bool = False) 
     """The policy in a rollout file's text.
 
     Args:
-        for_a_clip: leave a quality goal out whose `clip` is missing, for the command that proposes one.
+        text: the text.
+        source: name of the file, for messages.
+        for_a_clip: ignore a quality goal without its required `clip`, for the command that proposes one.
 
     Raises:
-        ConfigurationError: naming the key and what it should be.
+        ConfigurationError: if the text is invalid. The message names the key and what it should be.
     """
     try:
-        data: Any = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader that is stricter still
-    except _SaidTwice as error:
+        data: object = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader that is stricter still
+    except _DuplicateKey as error:
         raise ConfigurationError(f"{source}: {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{source} is not YAML: {error}") from error
@@ -334,7 +339,7 @@ def parse(text: str, source: str = "rollout.yaml", *, for_a_clip: bool = False) 
         ) from error
 
 
-def _lacks_a_clip(data: Mapping[str, Any]) -> bool:
+def _lacks_a_clip(data: Mapping[str, object]) -> bool:
     goals = data.get("goals")
     quality = goals.get("quality") if isinstance(goals, dict) else None
     if not isinstance(quality, dict) or quality.get("clip") is not None:
@@ -343,18 +348,21 @@ def _lacks_a_clip(data: Mapping[str, Any]) -> bool:
     return isinstance(loss, str) and loss in LOSSES and LOSSES[loss].clip == "required"
 
 
-def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None, units: str = "") -> Policy:
-    """The policy that evidence in a store was judged by: what `JUDGED` names, and where the models are.
+def of_store(judged: JsonObject, primary: str, candidate: str | None, units: str = "") -> Policy:
+    """The policy by which stored evidence was judged.
 
     Args:
-        units: what margins of clipped losses are in: `UNITS`, or "" in a store of before, where they were a share of the clip.
+        judged: the keys `JUDGED`.
+        primary: digest of the primary.
+        candidate: digest of the candidate, or None.
+        units: unit of margins of clipped losses: `UNITS`, or "" in older stores, where they were a share of the clip.
 
     Raises:
-        ConfigurationError: when a version with other keys wrote it, or one that read its margins in another way.
+        ConfigurationError: if a version with other keys wrote it, or one with another unit of margins.
     """
     quality = judged.get("goals", {}).get("quality") or {}
     if LOSSES[quality.get("loss", "brier")].clip == "none":
-        # Every loss had a `clip` once, and these never used it.
+        # Older versions stored a `clip` with every loss, which these losses did not use.
         judged = (
             {**judged, "goals": {**judged.get("goals", {}), "quality": {**quality, "clip": None}}}
             if quality
@@ -362,24 +370,24 @@ def of_store(judged: Mapping[str, Any], primary: str, candidate: str | None, uni
         )
     elif units != UNITS:
         raise ConfigurationError(
-            f"this rollout was judged when the margin of {quality['loss']} was a share of its clip; it is in the unit of the loss "
-            "now, so these decisions can only be checked with the version that made them"
+            f"this rollout was judged by a version in which the margin of {quality['loss']} was a share of its clip; now it is in "
+            "the unit of the loss, so these decisions can only be verified with that version"
         )
     return _known({**judged, "primary": primary, "candidate": candidate})
 
 
-def _known(data: Mapping[str, Any]) -> Policy:
+def _known(data: Mapping[str, object]) -> Policy:
     try:
         return Policy.model_validate(data)
     except pydantic.ValidationError as error:
         keys = ", ".join(f"{_path(e['loc'])} ({e['msg']})" for e in error.errors())
         raise ConfigurationError(
-            f"the policy that was judged by was written by another version; this one does not understand {keys}"
+            f"another version wrote the stored policy of this rollout; this version does not know {keys}"
         ) from error
 
 
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of the rollout file, for editors."""
+def json_schema() -> JsonObject:
+    """The JSON Schema of the rollout file, for editors."""
     return Policy.model_json_schema() | {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "rollout.yaml",

@@ -42,7 +42,7 @@ from understudy.serving.plan import Control
         ({"shadow_loss": 0.02}, "2.000% of the rehearsals were lost, 1.000% are allowed"),
         (
             {"records_loss": 0.3},
-            "30.000% of the records were given up, or not stored a second after the test, 1.000% are allowed",
+            "30.000% of the records were lost, or not stored a second after the test, 1.000% are allowed",
         ),
         ({"cost_per_million": 10.5}, "a million predictions cost 10.5000, 10 is the most"),
         ({"cost_per_million": None}, "a million predictions cost ?, 10 is the most"),
@@ -89,7 +89,7 @@ def test_goals_that_the_file_does_not_set_are_not_held() -> None:
         (record(goals=GOALS.model_copy(update={"throughput_rps": 10.0})), "other goals: throughput_rps"),
         (record("fail"), "did not pass (fail: 100 of 100 requests/s, p99 9.0 ms; because)"),
         (record("invalid"), "did not pass (invalid:"),
-        (record(error_rate=0.5), "says that it passed, but its numbers do not: 50.000% of the requests failed"),
+        (record(error_rate=0.5), "claims to have passed, but its numbers do not meet the goals: 50.000% of the requests failed"),
     ],
 )
 def test_a_record_counts_for_exactly_what_it_was_taken_of(test: Record, says: str) -> None:

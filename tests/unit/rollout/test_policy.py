@@ -134,13 +134,13 @@ def test_the_harm_line_is_the_margin_unless_it_is_a_number() -> None:
         ("steps: [{canry: 5}]", "steps.0", "a step is `shadow: N`, `canary: N` or `promote`"),
         ("steps: [5]", "steps.0", "a step is `shadow: N`, `canary: N` or `promote`"),
         ("steps: promote", "steps", "list"),
-        ("steps: [promote, {canary: 5}]", "file", "`promote` is the last step"),
-        ("steps: [{canary: 50}, {canary: 5}]", "file", "weights only grow"),
+        ("steps: [promote, {canary: 5}]", "file", "`promote` must be the last step"),
+        ("steps: [{canary: 50}, {canary: 5}]", "file", "weights must not decrease"),
         ("candidate: null\nsteps: [{canary: 5}]", "file", "need a `candidate`"),
         ("model: has spaces", "model", "pattern"),
         ("model: " + "x" * 65, "model", "pattern"),
         ("task: clustering", "task", "'regression'"),
-        ("primary: s3://b/card.json", "primary", "`#sha256=` and what `sha256sum` says"),
+        ("primary: s3://b/card.json", "primary", "`#sha256=` and the output of `sha256sum`"),
         (f"candidate: s3://b/card.json#sha256={'0' * 63}", "candidate", "`#sha256=`"),
         (f"primary: ftp://b/card.json#sha256={'0' * 64}", "primary", "not from ftp"),
         (f"primary: s3://b/folder/#sha256={'0' * 64}", "primary", "names a card.json or an .onnx file"),
@@ -370,7 +370,7 @@ def test_what_decisions_follow_goes_through_the_store_unchanged() -> None:
     ]
     assert changed({"steps": ["promote"]}).following(policy.followed()) == policy
     assert parse(BASE).following(parse(BASE).followed()) == parse(BASE)
-    with pytest.raises(ConfigurationError, match=r"written by another version.*steps\.0"):
+    with pytest.raises(ConfigurationError, match=r"another version wrote.*steps\.0"):
         policy.following({"steps": [{"sprint": 5}]})
 
 

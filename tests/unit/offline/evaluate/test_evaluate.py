@@ -154,8 +154,8 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path)
     assert "line 2: the number of cells differs from the header" in refused("x,y\n1,2,3\n", ColumnNames("y"))
     assert "line 1 is not JSON" in refused("{\n", ColumnNames("y"), "d.jsonl")
     assert "line 1 is not an object" in refused("[1]\n", ColumnNames("y"), "d.jsonl")
-    assert "no row that the service would take: line 2: x takes a number" in refused("x,y\nhot,1\n", ColumnNames("y"))
-    assert "no row that the service would take" in refused("x,y\n", ColumnNames("y"))
+    assert "no row that the service would accept: line 2: x takes a number" in refused("x,y\nhot,1\n", ColumnNames("y"))
+    assert "no row that the service would accept" in refused("x,y\n", ColumnNames("y"))
 
 
 def test_cells_are_read_as_what_the_model_takes(tmp_path: Path) -> None:
@@ -221,8 +221,8 @@ def test_serving_makes_of_a_flight_what_training_made_of_it() -> None:
 
     assert [line.split()[0] for line in said] == ["carrier", "dow", "gate", "temp"]
     assert "differs in 1 of 3,000 rows; row 8" in said[0]
-    assert "the serving path alone" in said[1]
-    assert "the training pipeline alone" in said[2]
+    assert "only in the serving path" in said[1]
+    assert "only in the training pipeline" in said[2]
 
 
 def test_the_flights_say_what_the_cards_say() -> None:
