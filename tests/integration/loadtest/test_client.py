@@ -3,12 +3,12 @@
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
 
+from tests.support.waiting import until
 from understudy.loadtest.client import Broken, Connection
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -21,7 +21,7 @@ class Server:
     def __init__(self, serve: Callable[[int, socket.socket], None]) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self.accepted = 0
+        self.accepted = self.closed = 0
         self._serve = serve
         self._thread = threading.Thread(target=self._run)
 
@@ -33,6 +33,7 @@ class Server:
                     return
                 self.accepted += 1
                 self._serve(self.accepted, connection)
+            self.closed += 1
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -78,9 +79,9 @@ def test_a_connection_is_kept() -> None:
 
 def test_a_connection_that_the_server_let_go_of_is_opened_anew() -> None:
     with talking(answers(2)) as (server, connection):
-        for _ in range(6):
+        for asked in range(1, 7):
             assert connection.ask(REQUEST, 2.0) == 200
-            time.sleep(0.05)
+            until(lambda closed=asked // 2: server.closed == closed)
         assert server.accepted == 3
 
 

@@ -211,3 +211,14 @@ def test_the_version_is_said_in_pyproject_alone() -> None:
     assert understudy.__version__ == metadata.version("understudy") == version
     assert tags == {version}
     assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_unit_tests_lie_in_the_folders_of_the_package() -> None:
+    """`tests/unit/store` holds the unit tests of `understudy.store`; a file beside the folders is that of a module."""
+    package = ROOT / "service" / "understudy"
+    places = {path.parent for path in (ROOT / "tests" / "unit").rglob("test_*.py")}
+    strays = [place for place in places if not (package / place.relative_to(ROOT / "tests" / "unit")).is_dir()]
+    modules = {path.stem.removeprefix("test_") for path in (ROOT / "tests" / "unit").glob("test_*.py")} - {"isolation"}
+
+    assert strays == []
+    assert modules <= {path.stem for path in package.glob("*.py")}
