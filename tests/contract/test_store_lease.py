@@ -26,7 +26,7 @@ def test_only_the_leader_keeps_state(store: Store) -> None:
     store.lead("a", ttl_s=10, now=100)
     store.save_state("evidence", {"n": 1, "half": 0.1 + 0.2}, holder="a")
     store.lead("b", ttl_s=10, now=200)
-    with pytest.raises(NotAllowedNow, match="does not lead"):
+    with pytest.raises(NotAllowedNow, match="no longer leads"):
         store.save_state("evidence", {"n": 2}, holder="a")
 
     kept = store.load_state("evidence")

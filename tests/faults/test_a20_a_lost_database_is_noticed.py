@@ -148,11 +148,11 @@ def test_a_process_that_is_started_again_makes_no_new_store(store: SqlStore, fil
     """The other processes of the service go on with the old one."""
     assert store.uuid == opened(file, store.uuid).uuid
     file.rename(file.with_name("away.db"))
-    with pytest.raises(StoreLost, match="not there any more"):
+    with pytest.raises(StoreLost, match="is missing"):
         opened(file, store.uuid)
     assert not file.exists()
     opened(file).close()
-    with pytest.raises(StoreLost, match="another database"):
+    with pytest.raises(StoreLost, match="is not the database"):
         opened(file, store.uuid)
 
 
@@ -198,7 +198,7 @@ def test_a_running_service_refuses_labels_and_says_why(tmp_path: Path) -> None:
             [old] = service.children(name)
             old.kill()
             service.wait_for(lambda name=name, old=old: [c for c in service.children(name) if c.pid != old.pid])
-        service.wait_for(lambda: "not there any more" in str(service.http.get("/readyz").text))
+        service.wait_for(lambda: "is missing" in str(service.http.get("/readyz").text))
         assert service.predict(row).status_code == 200, "the primary goes on answering"
         assert not database.exists()
 

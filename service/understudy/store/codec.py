@@ -1,4 +1,4 @@
-"""Domain values to rows of the tables and back, and the rules about labels that both stores share."""
+"""Converts domain values to rows of the tables and back."""
 
 import functools
 import json
@@ -30,8 +30,8 @@ ObservationRow: TypeAlias = tuple[int, str, *tuple[SqlValue, ...]]
 """The values of `schema.OBSERVATION_COLUMNS`: the rollout, the prediction's id, and the others."""
 
 ROW_BYTES = 70
-"""What a row costs beside its own text and numbers: record headers, the keys of three b-trees and their unused space.
-Measured on SQLite with ids in random order; `tests/unit/store/test_pruning.py` holds it against the size of a file."""
+"""Bytes that a row takes on disk in addition to its own text and numbers: record headers, the keys of three b-trees and
+their unused space. Measured on SQLite with ids in random order; a test compares it with the size of a file."""
 
 
 def to_json(value: object) -> str:
@@ -50,12 +50,12 @@ from_json = json.loads
 _encode = msgspec.json.encode
 _decode = msgspec.json.Decoder(tuple[float, ...]).decode
 
-# A model has a handful of classes, each encoded and decoded once per row. `typed` tells 1, 1.0 and True apart.
+# A model has few classes, and each row has one. `typed` distinguishes 1, 1.0 and True.
 _scalar_text = functools.lru_cache(maxsize=1024, typed=True)(to_json)
 
 
 def _label_text(label: Label) -> str:
-    # Not from the cache for a tuple: it tells (1,) from (1.0,) by its own type alone.
+    # Tuples are not cached: the cache does not distinguish (1,) from (1.0,).
     return to_json(label) if isinstance(label, tuple) else _scalar_text(label)
 
 
@@ -67,7 +67,7 @@ def label_value(text: str) -> Label:
 
 
 def _numbers_text(numbers: Sequence[float]) -> str:
-    """A row's numbers as JSON, an order of magnitude sooner than `to_json` where they are Python's own and finite."""
+    """A row's numbers as JSON. For finite Python numbers this is ten times as fast as `to_json`."""
     try:
         text = _encode(numbers).decode()
     except TypeError:
@@ -83,7 +83,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def kept(observation: Observation) -> Observation:
-    """The observation as a store gives it back: a score that is not a number is no score."""
+    """The observation as a store returns it: a score of NaN becomes None."""
     return replace(observation, primary=_kept(observation.primary), candidate=_kept(observation.candidate))
 
 
@@ -94,7 +94,7 @@ def _kept(answer: Attempt) -> Attempt:
 
 
 def _score(score: float | None) -> float | None:
-    # float() because SQLite's driver takes numpy's float32 for four bytes of binary.
+    # float() because SQLite's driver would store numpy's float32 as four bytes of binary.
     return None if score is None or score != score else float(score)
 
 
@@ -136,10 +136,10 @@ def observation_row(rollout: int, observation: Observation) -> ObservationRow:
 
 def _number(name: str, value: float) -> None:
     if value != value:
-        raise ValueError(f"the store cannot keep this: `{name}` is not a number")
+        raise ValueError(f"cannot store this: `{name}` is not a number")
 
 
-# Looked up: calling an enumeration takes several times as long, four times a row.
+# Dictionaries, because calling an enumeration takes several times as long, and each row needs four.
 _VARIANTS = {each.value: each for each in Variant}
 _MODES = {each.value: each for each in Mode}
 _STATUSES = {each.value: each for each in Status}
@@ -147,7 +147,7 @@ _STATUSES = {each.value: each for each in Status}
 
 def observation_of(row: Row) -> Observation:
     """The observation in a row that begins with `schema.OBSERVATION_COLUMNS`."""
-    # All at once and by position: this runs for every row that the judge reads.
+    # Unpacked at once and by position, because this runs for every row that the judge reads.
     (
         _,
         own,
@@ -212,7 +212,7 @@ def _answer_of(
 
 
 def row_bytes(row: Row) -> int:
-    """Roughly what this row of `observations` takes on disk, its share of the indexes included."""
+    """An estimate of the bytes that this row of `observations` takes on disk, including its share of the indexes."""
     values = sum(len(value.encode()) if isinstance(value, str) else 8 * isinstance(value, float) for value in row)
     return ROW_BYTES + values + len(row[1])  # the prediction's id is in the table and in an index
 
@@ -258,7 +258,7 @@ def event_of(row: Row) -> Event:
 
 
 def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str, SqlValue]:
-    """What `labels` and `label_conflicts` have in common, of a report that went through `received`."""
+    """The columns that `labels` and `label_conflicts` share, of a report from `label_rules.received`."""
     _number("at", report.at)
     return {
         "rollout": rollout,
@@ -270,12 +270,12 @@ def label_row(rollout: int, report: LabelReport, received_at: float) -> dict[str
 
 
 def report_of(prediction_id: str, label: str, at: float, received_at: float) -> LabelReport:
-    """The report in a row of `labels`; `label` is JSON. See `received`."""
+    """The report in a row of `labels`; `label` is JSON. See `label_rules.received`."""
     return LabelReport(prediction_id, label_value(label), at, timed=at != received_at)
 
 
 def moved_on(expected: int, current: int) -> str:
-    """What a caller reads whose plan is no longer the one in force."""
+    """The message for a caller whose plan is no longer in force."""
     return (
         f"the plan is at revision {current}, not {expected}: it has changed since you looked. Look again, then decide."
     )

@@ -1,7 +1,7 @@
-"""One engine for one database URL, and everything about it that differs between SQLite and PostgreSQL.
+"""The engine of one database URL, and what differs between SQLite and PostgreSQL.
 
-The statements above this module are SQLAlchemy Core and the same for both, but for how rows go in (`postgres.add_rows`) and
-are forgotten (`partitions`).
+All other modules use the same SQLAlchemy Core statements for both, except for inserting (`postgres_rows`) and removing
+(`partitions`) observations.
 """
 
 import sqlite3
@@ -21,25 +21,25 @@ from understudy.store.codec import SqlValue
 from understudy.store.file import DatabaseFile
 
 Synchronous: TypeAlias = Literal["NORMAL", "FULL"]
-"""SQLite only. NORMAL: what is committed survives `kill -9`, but a power cut may take the last commits. FULL: it
-survives both, for one fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
+"""SQLite only. With NORMAL, commits survive `kill -9`, but a power cut may lose the last ones. With FULL they survive both, at one
+fsync per commit. PostgreSQL has `synchronous_commit` for this, set at the server."""
 
 BUSY_TIMEOUT_S = 10.0
-"""How long a writer waits for another process's transaction before it gives up with a StoreError; on PostgreSQL, how long
-any statement may take."""
+"""How long a writer waits for another process's transaction before it raises StoreError; on PostgreSQL, how long any statement
+may take."""
 
 CONNECTIONS_MAX = 5
-"""PostgreSQL's connections per process, less the one that listens for plans."""
+"""PostgreSQL connections per process, without the one that listens for plans."""
 
 Upsert: TypeAlias = sqlite.Insert | postgresql.Insert
 _UPSERTS: dict[str, Callable[[Table], Upsert]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _LOCKED_RETRY_S = 0.01
 STEPS = 1_000
-"""Of SQLite's virtual machine, after which turns are taken (`understudy.runtime.fairness`): some 80 us."""
+"""Steps of SQLite's virtual machine, about 80 µs, after which the thread yields the CPU (`understudy.runtime.fairness`)."""
 
 
 class Database:
-    """Connections that read and connections that write, with the driver's errors as StoreErrors.
+    """Reading and writing transactions, with driver errors translated to StoreError.
 
     Args:
         url: as SQLAlchemy writes it, `sqlite:///path/to/file.db` or `postgresql://user@host/name`.
@@ -53,7 +53,7 @@ class Database:
         file: SQLite's; None on PostgreSQL.
 
     Raises:
-        ConfigurationError: when the URL is not one that works here.
+        ConfigurationError: the URL is not supported.
     """
 
     def __init__(
@@ -81,41 +81,41 @@ class Database:
                 self._refused = ()
         except (exc.SQLAlchemyError, ImportError) as error:
             hint = "; `pip install 'understudy[postgres]'`" if isinstance(error, ImportError) else ""
-            raise ConfigurationError(f"the store's URL {self.name} does not work here: {error}{hint}") from error
+            raise ConfigurationError(f"the store's URL {self.name} cannot be used: {error}{hint}") from error
         self.engine = engine
-        # What one transaction reads is one state of the database; SQLite's always is.
+        # A transaction reads one state of the database, as always in SQLite.
         self._reader = engine.execution_options(isolation_level="REPEATABLE READ") if self.postgres else engine
         self._writer = engine.execution_options(writes=True)
         self._driver_error: type[Exception] = engine.dialect.loaded_dbapi.Error
-        # Writers of one process queue here, woken in turn, rather than poll for the database's lock.
-        self._turn = threading.Lock()
+        # Writers of one process queue here instead of polling for the database's lock.
+        self._write_lock = threading.Lock()
         self._closed = False
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database, and that no writer waits for."""
+        """A transaction that sees one state of the database and blocks no writer."""
         with self._translated(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self, lock: Select[int] | None = None) -> Iterator[Connection]:
-        """A transaction that is alone: committed at the end, rolled back by any exception.
+        """An exclusive transaction: committed at the end, rolled back after any exception.
 
-        SQLite has one writer at a time anyway. Elsewhere `lock` selects the row whose writers wait for one another, so
-        that `seq` grows in the order of commits and no label and observation pass each other unseen.
+        SQLite has one writer at a time anyway. On PostgreSQL, `lock` selects the row that writers lock, so that `seq` grows
+        in the order of commits, and a label and its observation cannot miss each other.
         """
-        with self._turn, self._translated(), self._writer.begin() as connection:
+        with self._write_lock, self._translated(), self._writer.begin() as connection:
             if lock is not None and self.postgres:
                 connection.execute(lock.with_for_update(key_share=True))
             yield connection
             if self.file is not None:
-                self.file.check_log()  # else what is committed now would be acknowledged, and lost
+                self.file.check_log()  # otherwise this commit would be acknowledged and then lost
 
     @contextmanager
     def alone(self, *, unhurried: bool = False) -> Iterator[Connection]:
-        """A writing transaction that keeps out every other one that asks for the same: for migrations and partitions.
+        """A writing transaction that excludes all others of this kind, for migrations and partitions.
 
-        `unhurried` statements may take longer than the timeout.
+        With `unhurried`, statements may take longer than the timeout.
         """
         with self.writing() as connection:
             if self.postgres:
@@ -131,16 +131,16 @@ class Database:
         return self._upsert(table)
 
     def inserts(self, statement: Insert) -> Callable[[Connection, Sequence[tuple[SqlValue, ...]]], int]:
-        """A function that executes an INSERT of bound parameters once per tuple, and says how many rows went in.
+        """A function that executes an INSERT once per tuple of parameters and returns how many rows were inserted.
 
-        SQLite's driver takes tuples, so they go to it as they are: SQLAlchemy's handling of one dictionary per row takes
-        about as long as SQLite takes to store it.
+        Tuples go to SQLite's driver directly: SQLAlchemy would need a dictionary per row, which takes about as long as
+        storing it.
         """
         compiled = statement.compile(dialect=self._reader.dialect)
         return lambda connection, rows: connection.exec_driver_sql(str(compiled), list(rows)).rowcount
 
     def close(self) -> None:
-        """Let go of the connections; afterwards everything here raises StoreError."""
+        """Close the connections; afterwards every method raises StoreError."""
         self._closed = True
         self.engine.dispose()
         if self.file is not None:
@@ -154,37 +154,37 @@ class Database:
             self.file.check()
         try:
             yield
-        except (exc.IntegrityError, exc.DataError) as error:  # the next try would end like this one
-            raise ValueError(f"{self.name} cannot keep this: {error.orig}") from error
+        except (exc.IntegrityError, exc.DataError) as error:  # a retry would fail as well
+            raise ValueError(f"{self.name} cannot store this: {error.orig}") from error
         except exc.DBAPIError as error:
             raise StoreError(f"{self.name}: {error.orig}") from error
-        except self._refused as error:  # from the driver itself, where rows go around SQLAlchemy
-            raise ValueError(f"{self.name} cannot keep this: {error}") from error
+        except self._refused as error:  # from the driver itself, for rows that bypass SQLAlchemy
+            raise ValueError(f"{self.name} cannot store this: {error}") from error
         except (exc.SQLAlchemyError, self._driver_error) as error:
             raise StoreError(f"{self.name}: {error}") from error
 
 
 def parsed_url(url: str) -> URL:
-    """A database's URL in its parts.
+    """Parse the URL of a database.
 
     Raises:
-        ConfigurationError: when it is not one that works here.
+        ConfigurationError: the URL is invalid or not supported.
     """
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
-        raise ConfigurationError("the store's URL is not one: write it like sqlite:///understudy.db") from error
+        raise ConfigurationError("the store's URL is invalid: write it like sqlite:///understudy.db") from error
     backend = parsed.get_backend_name()
     if backend not in _UPSERTS:
-        raise ConfigurationError(f"the store speaks {' and '.join(_UPSERTS)}, not {backend}")
+        raise ConfigurationError(f"the store supports {' and '.join(_UPSERTS)}, not {backend}")
     if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise ConfigurationError("SQLite's :memory: is another database for each connection; name a file")
+        raise ConfigurationError("SQLite's :memory: is a separate database for each connection; use a file")
     if parsed.drivername == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if backend == "postgresql" and parsed.get_driver_name() != "psycopg":
         raise ConfigurationError(
-            f"the store's URL {parsed.render_as_string()} does not work here: PostgreSQL is spoken to through psycopg,"
-            f" postgresql+psycopg://, not {parsed.drivername}"
+            f"the store's URL {parsed.render_as_string()} cannot be used: PostgreSQL needs the driver psycopg"
+            f" (postgresql+psycopg://), not {parsed.drivername}"
         )
     return parsed
 
@@ -210,7 +210,7 @@ def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Callable
 
 
 def _write_ahead(connection: sqlite3.Connection, deadline: float) -> None:
-    """Turn on the write-ahead log: readers and the writer do not wait for each other. The file remembers it."""
+    """Turn on the write-ahead log, so that readers and the writer do not block each other. The file keeps this setting."""
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")

@@ -1,11 +1,11 @@
-"""SQLite's file as the file system has it: whether what is at its path is still the database that was opened.
+"""Checks that the file at SQLite's path is still the database that was opened.
 
-SQLite goes on in a file that was deleted or replaced: what it commits there is lost when the last process closes it. So each
-transaction compares the path with what was opened, and each poll of the plan reads the file's header.
+SQLite continues to use a file that was deleted or replaced, and its commits are lost when the last process closes it. So each
+transaction compares the path with the file that was opened, and each poll of the plan reads the file's header.
 
-The header is read through a descriptor that stays open: closing any descriptor of a file cancels all of the process's POSIX locks
-on it, SQLite's own too (https://sqlite.org/howtocorrupt.html, section 2.2). Another process would then take itself for the last
-one, and remove the write-ahead log that this one still writes to.
+The header is read through a descriptor that stays open. Closing any descriptor of a file cancels all POSIX locks of the process on
+it, including SQLite's own (https://sqlite.org/howtocorrupt.html, section 2.2). Another process would then believe that it is the
+last one, and remove the write-ahead log that this one still uses.
 """
 
 import os
@@ -22,46 +22,46 @@ _WAY_OUT = "nothing is stored. Put the file back, or restart the service to begi
 
 
 class DatabaseFile:
-    """One SQLite file, from `opened` on.
+    """One SQLite file, checked after `opened` was called.
 
     Attributes:
-        path: of the database.
+        path: the path of the database.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self._path, self._wal = path, str(path), f"{path}-wal"
         self._open = False
-        self._known: tuple[int, int] | None = None  # once its first page is written
+        self._known: tuple[int, int] | None = None  # known once its first page is written
         self._known_wal: tuple[int, int] | None = None
         self._number = 0
-        self._short = False  # at the last look
+        self._short = False  # whether it was too short at the last check
         self._problem: str | None = None
-        self._held: tuple[int, int] | None = None  # the file whose descriptor is held
+        self._held: tuple[int, int] | None = None  # the file whose descriptor is open
 
     def opened(self, number: int) -> None:
-        """The database is open, and its tables are made.
+        """Begin checking: the database is open and its tables exist.
 
         Args:
-            number: its `application_id`, by which its header tells it from other databases.
+            number: its `application_id`, which identifies it in the header.
         """
         self._open, self._number = True, number
         self._held = _hold(self._path)
 
     def release(self) -> None:
-        """The store is closed, and all its connections with it."""
+        """Release the descriptor: the store and all its connections are closed."""
         if self._held is not None:
-            _let_go(self._held)
+            _release(self._held)
             self._held = None
 
     def closed(self) -> None:
-        """A connection was closed: when the last one goes, SQLite removes the write-ahead log."""
+        """Note that a connection was closed: with the last one, SQLite removes the write-ahead log."""
         self._known_wal = None
 
     def check(self) -> None:
-        """Compare the path with what was opened; two microseconds.
+        """Compare the path with the opened file; takes two microseconds.
 
         Raises:
-            StoreLost: it is another file, or none.
+            StoreLost: there is another file, or none.
         """
         if not self._open:
             return
@@ -75,10 +75,10 @@ class DatabaseFile:
             raise StoreLost(self._problem)
 
     def check_log(self) -> None:
-        """As `check`, for the write-ahead log beside it, in a transaction that writes.
+        """As `check`, and also for the write-ahead log, in a transaction that writes.
 
         Raises:
-            StoreLost: the log was deleted or replaced, and with it what was committed last.
+            StoreLost: the log with the last commits was deleted or replaced.
         """
         self.check()
         found = _identity(self._wal)
@@ -90,10 +90,10 @@ class DatabaseFile:
         self._known_wal = found
 
     def look(self) -> None:
-        """Read the header: another database may have been copied over this one, or its end may be cut off.
+        """Check the header: another database may have been copied over this one, or its end may be cut off.
 
         Raises:
-            StoreLost: it is damaged, or another database.
+            StoreLost: the file is damaged, or another database.
         """
         if self._known is None:
             return
@@ -115,11 +115,11 @@ class DatabaseFile:
         if len(header) < HEADER_BYTES:
             return f"the database {self._path} was truncated while the service runs: {_WAY_OUT}"
         number = int.from_bytes(header[68:72], "big")
-        if not header.startswith(_MAGIC) or number not in {0, self._number}:  # 0: not written from the log yet
+        if not header.startswith(_MAGIC) or number not in {0, self._number}:  # 0: not yet written from the log
             return f"the database {self._path} was overwritten while the service runs: {_WAY_OUT}"
         page = int.from_bytes(header[16:18], "big")
         wanted = (65_536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
-        # A checkpoint writes the first page before it appends the last ones: once is no proof.
+        # A checkpoint writes the first page before it appends the last ones, so the file must be too short twice.
         short, self._short = self._short, size < wanted
         if short and self._short:
             left = f"{size:,} of {wanted:,} bytes are left"
@@ -129,12 +129,12 @@ class DatabaseFile:
 
 _descriptors: dict[tuple[int, int], list[int]] = {}
 """By device and inode: the descriptor, and how many stores of this process use it."""
-_turn = threading.Lock()
+_descriptors_lock = threading.Lock()
 
 
 def _hold(path: str) -> tuple[int, int] | None:
-    """Open a file to read, once in this process; None where that cannot be done."""
-    with _turn:
+    """Open a file for reading, once per process; None if it cannot be opened."""
+    with _descriptors_lock:
         try:
             found = os.stat(path)
             key = found.st_dev, found.st_ino
@@ -146,9 +146,9 @@ def _hold(path: str) -> tuple[int, int] | None:
         return key
 
 
-def _let_go(key: tuple[int, int]) -> None:
-    """Close a descriptor when the last store that uses it has closed its connections."""
-    with _turn:
+def _release(key: tuple[int, int]) -> None:
+    """Close a descriptor when the last store that uses it is closed."""
+    with _descriptors_lock:
         held = _descriptors[key]
         held[1] -= 1
         if not held[1]:
@@ -157,12 +157,12 @@ def _let_go(key: tuple[int, int]) -> None:
 
 
 def number_of(uuid: str) -> int:
-    """The `application_id` of the database with this identity: not 0, and without the sign."""
+    """The `application_id` of the database with this identity: positive."""
     return int(uuid.replace("-", "")[:8], 16) & 0x7FFF_FFFF or 1
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a database, and not an empty file that something made in its place."""
+    """Whether there is a database, and not an empty file that something created in its place."""
     try:
         found = path.stat()
     except OSError:

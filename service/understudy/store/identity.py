@@ -1,4 +1,4 @@
-"""Which database a store speaks to: its `uuid`, made once with its tables."""
+"""The identity of a database: its `uuid`, created once with its tables."""
 
 import uuid
 
@@ -13,7 +13,7 @@ _ROW = 1
 
 
 def uuid_of(database: Database) -> str:
-    """The database's identity; one that has none yet gets one."""
+    """The database's identity; it is created if there is none."""
     fresh = database.insert(store_identity).values(id=_ROW, uuid=str(uuid.uuid4())).on_conflict_do_nothing()
     with database.reading() as connection:
         found = _read(connection)
@@ -29,14 +29,14 @@ def uuid_of(database: Database) -> str:
 
 
 def expect(database: Database, expected: str) -> None:
-    """Look before a database is opened that must be there: nothing is made.
+    """Check the identity of a database before it is opened; nothing is created.
 
     Raises:
-        StoreLost: it is not there, or another one is.
+        StoreLost: the database is missing or another one.
     """
     if database.file is not None and not exists(database.file.path):
         raise StoreLost(
-            f"the database {database.name} that this service began with is not there any more. Put it back, or restart the service "
+            f"the database {database.name} that this service started with is missing. Put it back, or restart the service "
             "to begin a new store"
         )
     with database.reading() as connection:
@@ -46,7 +46,7 @@ def expect(database: Database, expected: str) -> None:
 
 
 def check(connection: Connection, expected: str, name: str) -> None:
-    """Whether this is the database that was opened.
+    """Check that this is the database that was opened.
 
     Raises:
         StoreLost: it is another one.
@@ -62,6 +62,6 @@ def _read(connection: Connection) -> str | None:
 
 def _another(name: str) -> StoreLost:
     return StoreLost(
-        f"{name} is another database than the one that this service began with. Put that one back, or restart the service "
+        f"{name} is not the database that this service started with. Put that one back, or restart the service "
         "to use this one"
     )

@@ -1,4 +1,4 @@
-"""Labels, and how they meet their observations: what runs inside one writing transaction of `SqlStore`."""
+"""Stores labels and joins them with their observations, inside a writing transaction of `SqlStore`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -36,29 +36,29 @@ from understudy.store.schema import (
 )
 
 FORGET_EVERY = 64
-"""Batches of labels after which receipts that are no longer kept are removed together."""
+"""Old receipts are removed once per this many batches of labels."""
 IDS_AT_ONCE = 500
-"""How many ids one `IN (...)` asks for; every driver limits the bound parameters of a statement, SQLite once to 999."""
+"""The largest number of ids in one `IN (...)`, because drivers limit the parameters of a statement (older SQLite to 999)."""
 
 
 def same_prediction() -> ColumnElement[bool]:
-    """What an observation and its label have in common."""
+    """The condition that joins an observation and its label."""
     return and_(labels.c.prediction_id == observations.c.prediction_id, labels.c.rollout == observations.c.rollout)
 
 
 class Joins:
-    """The labels of one rollout. No method commits; what raises here is undone with the whole transaction."""
+    """The labels of one rollout. No method commits; after an exception the caller's transaction is rolled back."""
 
     def __init__(self, database: Database, rollout: int, tally: Tally) -> None:
         self._db = database
         self._rollout = rollout
         self._tally = tally
         self._keys = observation_keys if database.postgres else observations  # where a prediction is found by its id
-        # The state is part of the text: with a bound value SQLite could not use its index of what is pending.
+        # The state is part of the SQL text: with a bound value SQLite could not use its partial index of pending labels.
         self._pending = (labels.c.rollout == rollout, labels.c.state == literal_column(f"'{PENDING}'"))
 
     def add(self, connection: Connection, reports: Sequence[LabelReport], received_at: float) -> LabelReceipt:
-        """Store the reports, join and count those whose observation is there."""
+        """Store the reports, and join and count those whose observation is stored."""
         number = self._receipt(connection)
         batch = label_rules.sort_reports(reports, self._known(connection, [report.prediction_id for report in reports]))
         found = self._found(connection, list(batch.fresh))
@@ -78,13 +78,13 @@ class Joins:
         return receipt
 
     def receipt_of(self, connection: Connection, batch_id: str) -> LabelReceipt | None:
-        """What became of a batch that was stored; None: it was not."""
+        """The receipt of a batch; None if it was not stored."""
         mine = label_batches.c.batch_id == batch_id, label_batches.c.rollout == self._rollout
         fates = connection.execute(select(label_batches.c.fates).where(*mine)).scalar_one_or_none()
         return None if fates is None else LabelReceipt([Fate(each) for each in codec.from_json(fates)], repeated=True)
 
     def keep_receipt(self, connection: Connection, batch_id: str, receipt: LabelReceipt) -> bool:
-        """Keep what became of a batch, and forget the oldest; False: another try has stored the batch."""
+        """Store the receipt of a batch and remove old ones; False if another attempt has stored the batch."""
         row = {
             "rollout": self._rollout,
             "batch_id": batch_id,
@@ -97,7 +97,7 @@ class Joins:
         return number is not None
 
     def waiting_for(self, connection: Connection, ids: Sequence[str]) -> list[Outcome]:
-        """Join the labels that wait for one of these stored observations; the outcomes in the order of `ids`."""
+        """Join labels that are waiting for one of these stored observations; the outcomes are in the order of `ids`."""
         if not ids or connection.execute(select(labels.c.rollout).where(*self._pending).limit(1)).first() is None:
             return []
         waiting: dict[str, LabelReport] = {}
@@ -128,7 +128,7 @@ class Joins:
     def count(
         self, connection: Connection, outcomes: Iterable[Outcome], start: Iterable[tuple[str, float]] = ()
     ) -> None:
-        """Add the outcomes' tally, and `start`, to the counters."""
+        """Add `start` and the tally of the outcomes to the counters."""
         sums = label_rules.total(self._tally, outcomes, start)
         if sums:
             added = self._db.insert(counters)
@@ -140,7 +140,7 @@ class Joins:
             connection.execute(upsert, rows)
 
     def _receipt(self, connection: Connection) -> int:
-        """The number of this batch of labels: one more than that of the batch before, whatever the clocks say."""
+        """The number of this batch of labels: one more than the previous one, whatever the clocks say."""
         mine = update(rollouts).where(rollouts.c.id == self._rollout)
         return int(
             connection.execute(
@@ -149,7 +149,7 @@ class Joins:
         )
 
     def _correct(self, connection: Connection, reports: Sequence[LabelReport], receipt: int) -> None:
-        """Let an earlier time count from this batch on; what was known before can be looked at again."""
+        """Set an earlier time from this batch on. The time before is kept, so earlier decisions can be checked."""
         own = labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == self._rollout
         corrected = update(labels).where(*own).values(at_before=labels.c.at, at=bindparam("earlier"), corrected=receipt)
         connection.execute(corrected, [{"of_id": report.prediction_id, "earlier": report.at} for report in reports])

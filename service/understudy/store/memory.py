@@ -1,4 +1,4 @@
-"""The Store's contract in dictionaries: for tests, and for trying the house out. It dies with its process."""
+"""A store in dictionaries, for tests and experiments. Nothing survives its process."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from understudy.store.port import LEASE_AHEAD_MAX_S, Pruned, Retention, RolloutR
 
 @dataclass(slots=True)
 class _Kept:
-    """A label as it is kept: the columns of `labels`."""
+    """A stored label: the columns of `labels`."""
 
     report: LabelReport
     received_at: float
@@ -29,15 +29,15 @@ class _Kept:
         return label_rules.Standing(self.report, self.corrected is not None)
 
     def with_time(self, at: float) -> LabelReport:
-        """The label as it was written (1 and True are equal), with another time; the database tells a said time like this."""
+        """The label with another time. As in the database, a time other than that of receipt counts as reported."""
         return replace(self.report, at=at, timed=at != self.received_at)
 
 
 class MemoryStore(Store):
-    """A Store whose database is this object.
+    """A store in memory.
 
     Attributes:
-        rollout: the id of the rollout it speaks of.
+        rollout: the id of the rollout.
     """
 
     def __init__(self, rollout: str, tally: Tally) -> None:
@@ -63,7 +63,7 @@ class MemoryStore(Store):
         self._sketches: dict[tuple[int, str], tuple[float, str]] = {}
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         with self._lock:
             if self._closed:
                 raise StoreError("memory: the store is closed")
@@ -71,12 +71,12 @@ class MemoryStore(Store):
 
     @override
     def load_plan(self) -> Plan | None:
-        with self._turn():
+        with self._exclusive():
             return self._plan
 
     @override
     def save_plan(self, plan: Plan, event: Event, *, expected_revision: int | None = None) -> Plan:
-        with self._turn():
+        with self._exclusive():
             revision = 0 if self._plan is None else self._plan.revision
             if expected_revision is not None and expected_revision != revision:
                 raise NotAllowedNow(codec.moved_on(expected_revision, revision))
@@ -88,36 +88,36 @@ class MemoryStore(Store):
 
     @override
     def await_plan(self, timeout_s: float) -> bool:
-        with self._turn():
+        with self._exclusive():
             return self._plan_saved.wait(timeout_s)
 
     @override
     def append_event(self, event: Event) -> Event:
-        with self._turn():
+        with self._exclusive():
             return self._append(event)
 
     def _append(self, event: Event) -> Event:
-        # Through JSON, so that nobody can change the details afterwards, and they come back as from a database.
+        # Through JSON, so that the details cannot be changed afterwards and come back as from a database.
         details = codec.from_json(codec.to_json(dict(event.details)))
         self._events.append(replace(event, id=len(self._events) + 1, details=details))
         return self._events[-1]
 
     @override
     def events(self, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
-        with self._turn():
+        with self._exclusive():
             return self._events[max(after, 0) :][: max(limit, 0)]
 
     @override
     def add_observations(
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
-        with self._turn():
+        with self._exclusive():
             fresh: dict[str, Observation] = {}
             for each in observations:
                 if each.prediction_id not in self._seqs:
                     fresh.setdefault(each.prediction_id, codec.kept(each))
             if observations and not fresh:
-                return []  # the batch has come before
+                return []  # the batch was stored before
             waited = [self._outcome(each) for own, each in fresh.items() if own in self._labels]
             sums = label_rules.total(self._tally, waited, [*(counts or {}).items(), *label_rules.joined(waited)])
             for own, each in fresh.items():
@@ -131,8 +131,8 @@ class MemoryStore(Store):
     def add_labels(
         self, reports: Iterable[LabelReport], *, received_at: float, batch_id: str | None = None, again: bool = False
     ) -> LabelReceipt:
-        """These labels survive nothing: the store is in memory."""
-        with self._turn():
+        """These labels are lost with the process."""
+        with self._exclusive():
             if batch_id in self._batches:
                 if again:
                     return LabelReceipt(self._batches[batch_id], repeated=True)
@@ -164,13 +164,13 @@ class MemoryStore(Store):
 
     @override
     def join_pending(self) -> Sequence[Outcome]:
-        """Under one lock no label and observation ever miss each other."""
-        with self._turn():
+        """There are none: with one lock, a label and its observation cannot miss each other."""
+        with self._exclusive():
             return []
 
     @override
     def waiting_labels(self, *, received_before: float) -> WaitingLabels:
-        with self._turn():
+        with self._exclusive():
             received = [kept.received_at for own, kept in self._labels.items() if own not in self._seqs]
             return WaitingLabels(
                 len(received), sum(at < received_before for at in received), min(received, default=None)
@@ -178,14 +178,14 @@ class MemoryStore(Store):
 
     @override
     def decision(self, revision: int) -> Event | None:
-        with self._turn():
+        with self._exclusive():
             return next((event for event in self._events if event.revision == revision), None)
 
     @override
     def outcomes(
         self, *, after: int = 0, limit: int = 1000, known_by: int | None = None
     ) -> Sequence[tuple[int, Observation, LabelReport | None]]:
-        with self._turn():
+        with self._exclusive():
             first = next(iter(self._observations), self._stored + 1)
             later = (seq for seq in range(max(after + 1, first), self._stored + 1) if seq in self._observations)
             found = [(seq, self._observations[seq]) for seq in islice(later, max(limit, 0))]
@@ -201,17 +201,17 @@ class MemoryStore(Store):
 
     @override
     def receipts(self) -> int:
-        with self._turn():
+        with self._exclusive():
             return self._receipts
 
     @override
     def counters(self) -> Mapping[str, float]:
-        with self._turn():
+        with self._exclusive():
             return dict(self._counters)
 
     @override
     def lead(self, holder: str, *, ttl_s: float, now: float) -> bool:
-        with self._turn():
+        with self._exclusive():
             current, expires_at = self._lease
             if current not in {"", holder} and now < expires_at <= now + ttl_s + LEASE_AHEAD_MAX_S:
                 return False
@@ -220,15 +220,15 @@ class MemoryStore(Store):
 
     @override
     def load_state(self, name: str) -> JsonObject | None:
-        with self._turn():
+        with self._exclusive():
             text = self._states.get(name)
             return None if text is None else codec.from_json(text)
 
     @override
     def save_state(self, name: str, state: Mapping[str, object], *, holder: str, events: Sequence[Event] = ()) -> None:
-        with self._turn():
+        with self._exclusive():
             if self._lease[0] != holder:
-                raise NotAllowedNow(f"{holder} does not lead this rollout any more")
+                raise NotAllowedNow(f"{holder} no longer leads this rollout")
             self._states[name] = codec.to_json(dict(state))
             for event in events:
                 self._append(event)
@@ -237,7 +237,7 @@ class MemoryStore(Store):
     def save_sketches(
         self, sketches: Mapping[int, Mapping[str, object]], *, writer: str, now: float, slots_max: int
     ) -> None:
-        with self._turn():
+        with self._exclusive():
             for slot, document in sketches.items():
                 self._sketches[slot, writer] = (now, codec.to_json(dict(document)))
             written: dict[int, float] = {}
@@ -248,15 +248,15 @@ class MemoryStore(Store):
 
     @override
     def sketches(self, *, since: float = 0.0) -> Sequence[tuple[int, str, float, JsonObject]]:
-        with self._turn():
+        with self._exclusive():
             found = sorted((*key, *kept) for key, kept in self._sketches.items() if kept[0] >= since)
             return [(slot, writer, at, codec.from_json(text)) for slot, writer, at, text in found]
 
     @override
     def prune(self, retention: Retention, *, now: float) -> int:
-        """The sizes are those that the rows would have on disk."""
+        """Sizes are estimates of what the rows would take on disk."""
         oldest = now - retention.max_age_s
-        with self._turn():
+        with self._exclusive():
             gone = [seq for seq, each in self._observations.items() if each.arrived_at < oldest]
             left = [(seq, each) for seq, each in self._observations.items() if each.arrived_at >= oldest]
             size = sum(codec.row_bytes(codec.observation_row(0, each)) for _, each in left)
@@ -280,13 +280,13 @@ class MemoryStore(Store):
 
     @override
     def keep_identity(self, identity: Mapping[str, object]) -> None:
-        with self._turn():
+        with self._exclusive():
             self._identity = self._identity or codec.to_json(dict(identity))
 
     @override
     def rollouts(self) -> Sequence[RolloutRecord]:
-        """This one has one."""
-        with self._turn():
+        """A store in memory has one rollout."""
+        with self._exclusive():
             identity = None if self._identity is None else codec.from_json(self._identity)
             started_at = self._events[0].at if self._events else None
             return [RolloutRecord(self.rollout, identity, started_at, self._plan, self._pruned)]
@@ -294,7 +294,7 @@ class MemoryStore(Store):
     @override
     def ping(self) -> float:
         start = time.perf_counter()
-        with self._turn():
+        with self._exclusive():
             return time.perf_counter() - start
 
     @override

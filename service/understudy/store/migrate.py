@@ -1,6 +1,6 @@
-"""Bringing a database to the tables that this version speaks, with Alembic and without a file beside the package.
+"""Creates and migrates the tables with Alembic, without a configuration file.
 
-Alembic is loaded when there is something to migrate: most starts find that done.
+Alembic is imported only if there is something to migrate, which most starts have not.
 """
 
 import threading
@@ -21,18 +21,18 @@ HEAD = "0011"
 
 _alembics_own = table("alembic_version", column("version_num"))
 
-_one_at_a_time = threading.Lock()  # Alembic keeps the running migration in module globals
+_one_at_a_time = threading.Lock()  # Alembic keeps its state in module globals
 
 
 def migrate(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> str | None:
-    """Make or migrate the tables behind `url`; harmless when that is done, or when others do it at the same time.
+    """Create or migrate the tables. Harmless if they are up to date, or if several processes do it at once.
 
     Returns:
-        The revision that the database had before, None for an empty one.
+        The revision that the database had before; None for an empty database.
 
     Raises:
-        ConfigurationError: when a newer version has migrated the database already.
-        StoreError: when the database did not do what was asked.
+        ConfigurationError: a newer version has migrated the database.
+        StoreError: the database is unreachable or rejected a statement.
     """
     database = Database(url, busy_timeout_s=busy_timeout_s)
     try:
@@ -42,7 +42,7 @@ def migrate(url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> str | None:
 
 
 def upgrade(database: Database) -> str | None:
-    """What `migrate` does, on connections that are there."""
+    """As `migrate`, on an open database."""
     with database.reading() as connection:
         if inspect(connection).has_table(_alembics_own.name):
             before = connection.execute(select(_alembics_own.c.version_num)).scalar_one_or_none()
@@ -59,7 +59,7 @@ def _migrated(database: Database) -> str | None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    # Whoever waited here for another process finds its work done: the revision is read inside.
+    # The revision is read inside, because another process may have migrated the database while this one waited.
     with _one_at_a_time, database.alone(unhurried=True) as connection:
         before = MigrationContext.configure(connection).get_current_revision()
         _refuse_newer(ScriptDirectory.from_config(config), before, database.name)
@@ -78,5 +78,5 @@ def _refuse_newer(scripts: "ScriptDirectory", revision: str | None, name: str) -
     except CommandError as error:
         raise ConfigurationError(
             f"{name} is at revision {revision}, which this version does not know (its newest is"
-            f" {scripts.get_current_head()}): a newer version wrote it. Start that version, or name another database."
+            f" {scripts.get_current_head()}): a newer version wrote it. Start that version, or use another database."
         ) from error

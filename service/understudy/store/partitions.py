@@ -1,13 +1,13 @@
-"""How PostgreSQL forgets: a partition at a time.
+"""Pruning on PostgreSQL: a partition at a time.
 
-`observations` is partitioned by ranges of `seq`, so that the newest rows are together, a page of outcomes reads one partition,
-and dropping the oldest one gives its space back at once, where deleting its rows one by one would leave that to be vacuumed.
-By `seq` and not by time, since history that is replayed comes with times of long ago. What a range costs: no constraint can
-be unique over all partitions unless it includes `seq`, so `observation_keys`, which is not partitioned, says which
-predictions are stored (and finds a label's observation in two look-ups); its narrow rows are deleted one by one.
+`observations` is partitioned by ranges of `seq`. The newest rows are together, a page of outcomes reads one partition, and dropping
+the oldest partition frees its space at once; deleted rows would have to be vacuumed. The partitions are not by time, because
+replayed history has old times. The price: a constraint that is unique over all partitions must include `seq`. So
+`observation_keys`, which is not partitioned, records which predictions are stored (a label's observation takes two look-ups);
+its narrow rows are deleted one by one.
 
-A partition is closed when it is a `PIECES`th of what the retention allows, in age or bytes: then the numbers jump to the next
-one's first. So an observation stays at most that much longer than the retention says, and the open partition always stays.
+A partition is closed when it reaches 1/`PIECES` of the retention, in age or bytes: `seq` then jumps to the next partition. So an
+observation stays at most that much longer than the retention, and the open partition always stays.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,17 @@ from understudy.store.port import Retention
 from understudy.store.records import note_pruned
 
 SEQS = 10_000_000
-"""How many numbers a partition has. JSON's readers are exact up to 2^53, so 900 million partitions are possible."""
+"""Sequence numbers per partition. JSON numbers are exact up to 2^53, so 900 million partitions are possible."""
 
 PIECES = 16
-"""In how many parts what the retention covers is forgotten."""
+"""The number of partitions that the retention is divided into."""
 
 ROWS_AT_ONCE = 5_000
-"""How many keys and labels go per transaction."""
+"""Keys and labels that are removed per transaction."""
 
-_LOCK_TIMEOUT = "SET LOCAL lock_timeout = '1s'"  # whoever waits for a partition makes everybody behind wait as well
+_LOCK_TIMEOUT = (
+    "SET LOCAL lock_timeout = '1s'"  # a statement that waits for a partition blocks all statements behind it
+)
 _FORGET = """
 WITH gone AS (
   SELECT seq, prediction_id, rollout FROM {part} WHERE seq > :after ORDER BY seq LIMIT {limit}
@@ -56,15 +58,16 @@ class _Partition:
 
 
 def ensure(database: Database) -> None:
-    """Make the partition that is written to and the one after it, where they are missing."""
+    """Create the open partition and the next one if they are missing."""
     with database.alone() as connection:
         _ensure(connection, _open_number(connection))
 
 
 def make_room(connection: Connection, seq: int) -> int:
-    """Make the partition that takes `seq`, should housekeeping not have made it; returns the first number it does not take.
+    """Create the partition for `seq` if it is missing.
 
-    Harmless to call with a partition that is there.
+    Returns:
+        The first number behind that partition.
     """
     number = seq // SEQS
     if number not in {part.number for part in _partitions(connection)}:
@@ -74,10 +77,10 @@ def make_room(connection: Connection, seq: int) -> int:
 
 
 def prune(database: Database, retention: Retention, *, now: float) -> int:
-    """Drop the partitions that `retention` does not cover, and close the open one when it is large or old enough.
+    """Drop partitions beyond `retention`, and close the open one if it is large or old enough.
 
     Returns:
-        How many observations went.
+        How many observations were removed.
     """
     oldest = now - retention.max_age_s
     with database.alone() as connection:
@@ -114,7 +117,7 @@ def _ensure(connection: Connection, number: int) -> None:
 
 
 def _partitions(connection: Connection) -> Sequence[_Partition]:
-    """What partitions there are, oldest first, with their size on disk in bytes, indexes included."""
+    """All partitions, oldest first, with their size on disk in bytes, indexes included."""
     statement = """
     SELECT relname, pg_total_relation_size(inhrelid) FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
     WHERE inhparent = 'observations'::regclass ORDER BY relname
@@ -133,17 +136,17 @@ def _edge(connection: Connection, name: str, which: Literal["min", "max"]) -> fl
 
 
 def _close_large(connection: Connection, retention: Retention, now: float) -> None:
-    """Let the numbers go on in the next partition when this one is a piece of its own."""
+    """Let the sequence continue in the next partition if the open one is large or old enough."""
     number = _open_number(connection)
     _ensure(connection, number)
     name = _name(number)
     size = next(part.size for part in _partitions(connection) if part.number == number)
     earliest = _edge(connection, name, "min")
     if earliest == float("-inf"):
-        return  # nothing is in it
+        return  # it is empty
     if size * PIECES < retention.max_bytes and now - earliest < retention.max_age_s / PIECES:
         return
-    connection.exec_driver_sql("SELECT id FROM rollouts FOR NO KEY UPDATE")  # nobody takes a number meanwhile
+    connection.exec_driver_sql("SELECT id FROM rollouts FOR NO KEY UPDATE")  # no writer may take a number meanwhile
     if _open_number(connection) != number:
         return
     _ensure(connection, number + 1)

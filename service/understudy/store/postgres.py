@@ -1,6 +1,6 @@
-"""What is PostgreSQL's own: connections that never wait for ever, and news of a new plan by LISTEN.
+"""PostgreSQL only: connections with time limits, and notifications of new plans with LISTEN.
 
-The only importer of psycopg, which is an optional extra, and itself imported only for a PostgreSQL URL.
+The only importer of psycopg, an optional extra. This module is imported only for a PostgreSQL URL.
 """
 
 import threading
@@ -21,37 +21,37 @@ Result = TypeVar("Result")
 
 Error = psycopg.Error
 REFUSED = (psycopg.IntegrityError, psycopg.DataError)
-"""What PostgreSQL says of values that it will not keep on another try either."""
+"""Errors about values that PostgreSQL would reject again on a retry."""
 
 CHANNEL = "understudy_plan"
 RELISTEN_S = 1.0
-"""How long to leave the listening connection alone after it broke; the plan is polled all the while."""
+"""How long to wait before listening again after the connection broke. The plan is polled meanwhile."""
 
 
 class _Connection(psycopg.Connection[TupleRow]):
-    """A connection that is given up when the server does not answer: frozen, or behind a network that lost it.
+    """A connection that is closed when the server does not answer, because it hangs or the network is broken.
 
-    `statement_timeout` is kept by the server, so it is no help when there is none to be heard.
+    `statement_timeout` is enforced by the server, so it does not help then.
     """
 
     limit_s: float | None = None
 
     def wait(self, gen: PQGen[Result], interval: float = 0.1, timeout: float | None = None) -> Result:
-        """See `psycopg.Connection.wait`; without a `timeout` it is `limit_s`, and its end is the connection's."""
+        """See `psycopg.Connection.wait`. Without `timeout`, the limit is `limit_s`, after which the connection is closed."""
         try:
             return super().wait(gen, interval, self.limit_s if timeout is None else timeout)
         except psycopg.errors._WaitTimeout:  # noqa: SLF001 - what `wait` is documented to raise
             if timeout is not None:
                 raise
             self.pgconn.finish()
-            raise psycopg.OperationalError(f"no answer within {self.limit_s:g} s; the connection is given up") from None
+            raise psycopg.OperationalError(f"no answer within {self.limit_s:g} s; the connection was closed") from None
 
 
 def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
-    """An engine whose statements, locks and forgotten transactions end after `timeout_s`, at the server and here.
+    """An engine whose statements, lock waits and idle transactions end after `timeout_s`, at the server and here.
 
-    A transaction that its client has forgotten would otherwise hold the writers' lock for as long as its connection looks
-    alive, and every other replica would wait.
+    Otherwise an abandoned transaction would hold the writers' lock as long as its connection seems alive, and all other
+    replicas would wait.
     """
     arguments = _arguments(url, timeout_s)
     engine = create_engine(
@@ -65,7 +65,7 @@ def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
 
     def connect(_dialect: object, _record: object, args: Sequence[str], keywords: dict[str, Any]) -> _Connection:
         connection = _Connection.connect(*args, **keywords)
-        connection.limit_s = timeout_s + 1  # the server's own words come first where it has any
+        connection.limit_s = timeout_s + 1  # so that the server's own error comes first
         return connection
 
     event.listen(engine, "do_connect", connect)
@@ -74,12 +74,12 @@ def make_engine(url: URL, *, timeout_s: float, connections_max: int) -> Engine:
 
 def _arguments(url: URL, timeout_s: float) -> dict[str, str | int]:
     limit = f"{round(timeout_s * 1000)}"
-    said = url.query.get("options", "")
+    own = url.query.get("options", "")
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-    options = " ".join([*(f"-c {name}={limit}" for name in names), said if isinstance(said, str) else " ".join(said)])
+    options = " ".join([*(f"-c {name}={limit}" for name in names), own if isinstance(own, str) else " ".join(own)])
     return {
-        "options": options.strip(),  # the URL's own come last, and stand
-        "connect_timeout": max(2, round(timeout_s)),  # libpq's least is 2 s
+        "options": options.strip(),  # options of the URL come last and take precedence
+        "connect_timeout": max(2, round(timeout_s)),  # libpq's minimum is 2 s
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -88,16 +88,16 @@ def _arguments(url: URL, timeout_s: float) -> dict[str, str | int]:
 
 
 def without_limit(connection: Connection) -> None:
-    """Let this transaction's statements take as long as they take: a migration may rewrite a table."""
+    """Remove the time limit for this transaction: a migration may rewrite a table."""
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
     raw = connection.connection.driver_connection
     assert isinstance(raw, _Connection)
     raw.limit_s = None
-    connection.connection.invalidate(soft=True)  # it goes when it comes back to the pool, its missing limit with it
+    connection.connection.invalidate(soft=True)  # back in the pool, it is replaced by one with a limit
 
 
 def notify(connection: Connection, rollout: str) -> None:
-    """Tell everyone who listens, when this transaction is committed."""
+    """Notify all listeners when this transaction is committed."""
     connection.execute(_NOTIFY, {"channel": CHANNEL, "rollout": escaped(rollout)})
 
 
@@ -105,9 +105,9 @@ _NOTIFY: TextClause = text("SELECT pg_notify(:channel, :rollout)")
 
 
 class Listener:
-    """Hears of new plans on a connection of its own. For one thread at a time.
+    """Receives notifications of new plans on its own connection. For one thread at a time.
 
-    Where it cannot listen (a pooler between, a broken connection) it waits as long as it was asked to, and the caller polls.
+    If it cannot listen (because of a connection pooler or a broken connection), it waits for the timeout, and the caller polls.
     """
 
     def __init__(self, engine: Engine, rollout: str) -> None:
@@ -118,7 +118,7 @@ class Listener:
         self._closed = threading.Event()
 
     def wait(self, timeout_s: float) -> bool:
-        """Return True when this rollout's plan may have been saved, False after `timeout_s`."""
+        """True as soon as this rollout's plan may have been saved; False after `timeout_s`."""
         until = time.monotonic() + timeout_s
         with self._lock:
             try:
@@ -126,7 +126,7 @@ class Listener:
                     return True
             except psycopg.Error as error:
                 if not self._broken:
-                    log.info("not listening for plans; they are polled", error=str(error).strip())
+                    log.info("cannot listen for new plans; they are polled instead", error=str(error).strip())
                 self._broken = True
                 self._drop()
                 self._not_before = time.monotonic() + RELISTEN_S
@@ -135,7 +135,7 @@ class Listener:
         return False
 
     def close(self) -> None:
-        """End a wait that is under way, and let go of the connection."""
+        """End a running wait and close the connection."""
         self._closed.set()
         with self._lock:
             self._drop()
@@ -148,10 +148,10 @@ class Listener:
             self._connection = psycopg.connect(*args, **{"connect_timeout": 2, **keywords}, autocommit=True)
             self._connection.execute(f"LISTEN {CHANNEL}")
             self._broken = False
-            return True  # what was saved before it listened must be read once
+            return True  # a plan may have been saved before this connection listened
         while (left := until - time.monotonic()) > 0 and not self._closed.is_set():
-            for heard in self._connection.notifies(timeout=min(left, 0.5), stop_after=1):
-                if heard.payload == self._rollout:
+            for notification in self._connection.notifies(timeout=min(left, 0.5), stop_after=1):
+                if notification.payload == self._rollout:
                     return True
         return False
 

@@ -1,4 +1,4 @@
-"""New rows go into PostgreSQL by COPY, into the partition that their numbers fall in."""
+"""Inserts observations into PostgreSQL with COPY, into the partition of their sequence numbers."""
 
 from collections.abc import Sequence
 
@@ -18,17 +18,17 @@ ON CONFLICT DO NOTHING RETURNING prediction_id, seq
 
 
 class CopyInsert:
-    """Stores rows of `OBSERVATION_COLUMNS` of one rollout whose prediction is new, numbered in their order.
+    """Stores rows of one rollout whose prediction is new, numbered in their order.
 
-    The keys decide who is new, in one statement; what is new goes in by COPY.
+    One statement on the keys finds the new predictions; their rows are inserted with COPY.
     """
 
     def __init__(self, rollout: int) -> None:
         self._rollout = rollout
-        self._room_to = 0  # numbers below this have their partition
+        self._room_to = 0  # partitions exist for all numbers below this
 
     def __call__(self, connection: Connection, rows: Sequence[ObservationRow]) -> int:
-        """Store them in this transaction, alone among the rollout's writers; returns how many were new."""
+        """Store rows in this transaction, which excludes the rollout's other writers; returns how many were new."""
         first = {escaped(row[1]): row for row in reversed(rows)}
         ids = list(dict.fromkeys(escaped(row[1]) for row in rows))
         raw = connection.connection.driver_connection

@@ -1,8 +1,8 @@
-"""How a database forgets what its retention no longer covers, a little at a time so that no writer waits for long.
+"""Removes data beyond the retention in small transactions, so that writers do not wait for long.
 
-All rollouts of the database are pruned together: they share one disk, and nobody else would clear up after a rollout
-that is over. What is here removes rows, as SQLite does it; PostgreSQL drops partitions. SQLite keeps a file's freed pages
-for the rows that come next; only `VACUUM` gives them back to the disk.
+All rollouts of a database are pruned together: they share its disk, and finished rollouts have no process of their own.
+On SQLite this module removes rows; on PostgreSQL, `partitions` drops partitions. SQLite reuses freed pages for new rows;
+only `VACUUM` returns them to the disk.
 """
 
 import time
@@ -18,15 +18,15 @@ from understudy.store.records import note_pruned
 from understudy.store.schema import OBSERVATION_COLUMNS, PENDING, arrived_at, label_conflicts, labels, observations
 
 ROWS_AT_ONCE = 500
-"""How many rows go per transaction: some milliseconds, in which everybody else's writes wait."""
+"""Rows per transaction: a few milliseconds, during which other writers wait."""
 
 SAMPLE_ROWS = 500
-"""How many of the newest rows are measured to tell what a row takes on disk. Counting pages would need SQLite's
-`dbstat`, which many builds lack, and the count would not shrink with the rows, whose pages stay half full."""
+"""The newest rows that are measured to estimate the size of a row on disk. Counting pages would need SQLite's `dbstat`, which many
+builds lack, and the count would not shrink when rows are removed, because pages stay half full."""
 
 
 def prune(database: Database, retention: Retention, *, now: float) -> int:
-    """Do what `Store.prune` says for all rollouts of the database."""
+    """See `MaintenanceStore.prune`; for all rollouts of the database."""
     oldest = now - retention.max_age_s
     by_rows = not database.postgres
     gone = _prune_rows(database, retention, now) if by_rows else partitions.prune(database, retention, now=now)
@@ -44,7 +44,7 @@ def _prune_rows(database: Database, retention: Retention, now: float) -> int:
 
 
 def _beyond(database: Database, max_bytes: int) -> int:
-    """How many rows there are above what fits into `max_bytes`."""
+    """How many rows exceed `max_bytes`."""
     newest = select(*OBSERVATION_COLUMNS).order_by(observations.c.seq.desc()).limit(SAMPLE_ROWS)
     with database.reading() as connection:
         rows = connection.execute(select(func.count()).select_from(observations)).scalar_one()
@@ -53,7 +53,7 @@ def _beyond(database: Database, max_bytes: int) -> int:
 
 
 def _remove(database: Database, oldest_first: Select[int, str, int], most: int | None, now: float) -> int:
-    """Remove the observations of a query with their labels, at most `most`, and note it; returns how many."""
+    """Remove at most `most` observations of a query with their labels, and note it; returns how many were removed."""
     removed = 0
     while most is None or removed < most:
         at_once = ROWS_AT_ONCE if most is None else min(ROWS_AT_ONCE, most - removed)
@@ -68,7 +68,7 @@ def _remove(database: Database, oldest_first: Select[int, str, int], most: int |
                 seqs = [row.seq for row in gone if row.rollout == rollout]
                 note_pruned(database, connection, rollout, up_to=max(seqs), rows=len(seqs), now=now)
         removed += len(gone)
-        # As long again for everybody else: the lock is free for them before it is taken once more.
+        # Leave the lock to other writers for as long as it was held.
         time.sleep(time.perf_counter() - start)
     return removed
 
@@ -79,13 +79,13 @@ def _remove_rows(connection: Connection, rows: Sequence[Row[int, str, int]]) -> 
         delete(labels).where(labels.c.prediction_id == bindparam("of_id"), labels.c.rollout == bindparam("of_rollout")),
         ids,
     )
-    # Another process may have pruned the same rows since they were read: only what is removed here counts here.
+    # Another process may have removed the same rows meanwhile: count only those removed here.
     chosen = delete(observations).where(observations.c.seq.in_([row.seq for row in rows]))
     return connection.execute(chosen.returning(observations.c.rollout, observations.c.seq)).all()
 
 
 def _forget_reports(database: Database, oldest: float) -> None:
-    """Remove labels that waited for their observation for too long, and old conflicts."""
+    """Remove old conflicts, and labels that have waited too long for their observation."""
     pending = labels.c.state == literal_column(f"'{PENDING}'"), labels.c.received_at < oldest
     waiting = select(labels.c.prediction_id, labels.c.rollout).where(*pending).limit(ROWS_AT_ONCE)
     while True:

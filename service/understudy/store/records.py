@@ -1,4 +1,4 @@
-"""Which rollouts a database holds, what each is judged by, and what retention took of it."""
+"""The rollouts of a database, what each is judged by, and what retention has removed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from understudy.store.schema import events, identities, plans, prunings, rollout
 
 
 def read(database: Database) -> Sequence[RolloutRecord]:
-    """Do what `Store.rollouts` says."""
+    """See `MaintenanceStore.rollouts`."""
     started = select(events.c.rollout, func.min(events.c.at).label("at")).group_by(events.c.rollout).subquery()
     statement = (
         select(rollouts.c.id, rollouts.c.name, identities.c.value, started.c.at)
@@ -31,15 +31,15 @@ def read(database: Database) -> Sequence[RolloutRecord]:
 
 
 def read_from(url: str) -> Sequence[RolloutRecord]:
-    """The same without opening any of them: who only looks leaves no rollout behind.
+    """The rollouts of the database at a URL, without opening or creating one.
 
     Raises:
-        ConfigurationError: when the URL does not work here, or the database was written by a newer version.
-        StoreError: when the database cannot be read.
+        ConfigurationError: the URL is not supported, or a newer version wrote the database.
+        StoreError: the database cannot be read.
     """
     parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
-        return []  # connecting would make the file
+        return []  # connecting would create the file
     database = Database(url)
     try:
         upgrade(database)
@@ -49,7 +49,7 @@ def read_from(url: str) -> Sequence[RolloutRecord]:
 
 
 def note_pruned(database: Database, connection: Connection, rollout: int, *, up_to: int, rows: int, now: float) -> None:
-    """Remember how far a rollout's rows were pruned, so that nobody takes what is gone for what was changed."""
+    """Note how far a rollout was pruned, so that removed rows are not taken for changed ones."""
     noted = database.insert(prunings).values(rollout=rollout, up_to=up_to, rows=rows, at=now)
     added, kept = noted.excluded, prunings.c
     further = {

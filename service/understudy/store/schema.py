@@ -1,9 +1,9 @@
-"""The tables, as SQLAlchemy Core metadata. `migrations/` makes them; a test keeps the two equal.
+"""The tables, as SQLAlchemy Core metadata. `migrations/` creates them; a test compares the two.
 
-On PostgreSQL `observations` is partitioned by `seq` (see `partitions.py`), and `observation_keys` holds what is unique.
+On PostgreSQL `observations` is partitioned by `seq` (see `partitions.py`), and `observation_keys` has the unique keys.
 
-Every table is keyed by `rollout`, a small number that stands for the rollout's text id in `rollouts`: as text in every
-row and index it took a fifth of the file. What is written once per prediction is kept small; see `observations`.
+Every table has a key `rollout`, a small number for the rollout's text id in `rollouts`: as text in every row and index, the id took
+a fifth of the file. Rows that are written once per prediction are kept small; see `observations`.
 """
 
 from sqlalchemy import (
@@ -39,7 +39,7 @@ PENDING, MATCHED = "pending", "matched"
 
 
 def escaped(words: str) -> str:
-    r"""Text that PostgreSQL can hold: it has no place for a NUL, which a caller may well send in a name.
+    r"""Text that PostgreSQL can store: it allows no NUL, which a caller may send in a name.
 
     >>> escaped("a\x00b") == "a\x1a0b", unescaped(escaped("\x1a0\x00")) == "\x1a0\x00"
     (True, True)
@@ -50,7 +50,7 @@ def escaped(words: str) -> str:
 
 
 def unescaped(words: str) -> str:
-    """What `escaped` was given."""
+    """The inverse of `escaped`."""
     return words.replace("\x1a0", "\x00").replace("\x1a1", "\x1a") if "\x1a" in words else words
 
 
@@ -71,7 +71,7 @@ class _Escaped(TypeDecorator[str]):
 
 Text = _PlainText().with_variant(_Escaped(), "postgresql")
 
-# SQLite gives out numbers by itself only to a column whose type is exactly INTEGER.
+# SQLite numbers rows automatically only if the column's type is exactly INTEGER.
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -80,9 +80,9 @@ def _rollout(*, primary_key: bool = False) -> Column[int]:
 
 
 def _answer(variant: str) -> list[Column[str] | Column[float]]:
-    """One model's answer: `label` and `probabilities` as JSON, so that 1, 1.0, true and "1" stay what they were.
+    """One model's attempt. `label` and `probabilities` are JSON, so that 1, 1.0, true and "1" keep their types.
 
-    Its `vector` is a column further on: it was added later.
+    Its `vector` is a later column, because it was added later.
     """
     return [
         Column(f"{variant}_status", Text, nullable=False),
@@ -100,7 +100,7 @@ rollouts = Table(
     Column("name", Text, nullable=False, unique=True),
     # No observation of this rollout has a smaller `seq`: reading it from the start skips its predecessors' rows.
     Column("first_seq", BigInteger, nullable=False),
-    # Batches of labels so far. Writers are alone, so all that have a smaller number are committed.
+    # Batches of labels so far. There is one writer at a time, so all smaller numbers are committed.
     Column("receipts", BigInteger, nullable=False, server_default="0"),
 )
 
@@ -111,14 +111,14 @@ plans = Table(
     Column("phase", Text, nullable=False),
     Column("weight", Integer, nullable=False),
     Column("shadow", Integer, nullable=False),
-    Column("salt", Text, nullable=False),  # 64 bits without a sign do not fit any database's integer
+    Column("salt", Text, nullable=False),  # unsigned 64 bits do not fit into a database's integer
     Column("step", Integer, nullable=False),
     Column("revision", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("trial", Integer, nullable=False, server_default="1"),
 )
 
-# On SQLite two triggers (in the migration) refuse to change or remove a row.
+# Triggers (in the migrations) reject changes and deletions.
 events = Table(
     "events",
     metadata,
@@ -137,7 +137,7 @@ observations = Table(
     "observations",
     metadata,
     Column("seq", _Serial, primary_key=True),
-    # No foreign key: it would be looked up once per row, and nothing ever removes a rollout.
+    # No foreign key: it would be looked up for each row, and rollouts are never removed.
     Column("rollout", Integer, nullable=False),
     Column("prediction_id", Text, nullable=False),
     Column("request_id", Text),  # NULL: the same as `prediction_id`, as in every request of one row
@@ -158,7 +158,7 @@ observations = Table(
     Column("replay", Text),  # NULL: `at` is the service's clock
     Column("received_at", Double),  # NULL: the same as `at`
     # `rollout` comes second: if first, SQLite would read a rollout through this index and sort it by `seq`.
-    # PostgreSQL has no unique constraint over all partitions that leaves out what they are partitioned by.
+    # On PostgreSQL, a unique constraint over all partitions would have to include `seq`.
     UniqueConstraint("prediction_id", "rollout").ddl_if(dialect="sqlite"),
     sqlite_autoincrement=True,
 )
@@ -167,7 +167,7 @@ arrived_at = func.coalesce(observations.c.received_at, observations.c.at)
 # SQLite has none: to keep it costs a twentieth of storing a row, and there the oldest rows are found by `seq`.
 Index("ix_observations_arrived_at", arrived_at).ddl_if(dialect="postgresql")
 
-# PostgreSQL only: which predictions are stored, and where. All there is of an observation outside of its partition.
+# PostgreSQL only: which predictions are stored, and in which row.
 postgres_metadata = MetaData(naming_convention=metadata.naming_convention)
 observation_keys = Table(
     "observation_keys",
@@ -192,13 +192,13 @@ labels = Table(
     Column("at", Double, nullable=False),
     Column("received_at", Double, nullable=False),
     Column("state", Text, nullable=False),
-    Column("receipt", BigInteger, nullable=False, server_default="0"),  # the number of the batch that it came with
-    # A time that was corrected: what it was before, and the batch that corrected it.
+    Column("receipt", BigInteger, nullable=False, server_default="0"),  # the number of its batch
+    # If the time was corrected: the time before, and the number of the correcting batch.
     Column("at_before", Double),
     Column("corrected", BigInteger),
     sqlite_with_rowid=False,
 )
-# Only what waits is in it: asking whether there is anything to join costs nothing while labels come after predictions.
+# A partial index of waiting labels: it is empty, and cheap to check, while labels come after their predictions.
 Index(
     "ix_labels_pending",
     labels.c.rollout,
@@ -219,7 +219,7 @@ label_conflicts = Table(
     sqlite_autoincrement=True,
 )
 
-# What became of the last batches of labels: a sender whose answer was lost asks again, and is told the same.
+# Receipts of the last batches of labels, for a sender whose response was lost and who sends the batch again.
 label_batches = Table(
     "label_batches",
     metadata,
@@ -230,7 +230,7 @@ label_batches = Table(
     sqlite_autoincrement=True,
 )
 
-# One row: which database this is. Processes that have seen it notice another one in its place.
+# One row: the identity of this database, by which processes notice that it was replaced.
 store_identity = Table(
     "store_identity",
     metadata,
@@ -247,7 +247,7 @@ counters = Table(
     sqlite_with_rowid=False,
 )
 
-# Who may move the rollout; whoever finds it expired takes it.
+# The leader of each rollout; an expired lease can be taken.
 leases = Table(
     "leases",
     metadata,
@@ -264,7 +264,7 @@ states = Table(
     Column("value", Text, nullable=False),
 )
 
-# Once per rollout: what `rollouts.name` is a hash of.
+# Once per rollout: the document that `rollouts.name` is a hash of.
 identities = Table(
     "identities",
     metadata,
@@ -272,7 +272,7 @@ identities = Table(
     Column("value", Text, nullable=False),
 )
 
-# What retention took: no row of the rollout with a greater `seq` than `up_to` is gone.
+# What retention has removed: no row of the rollout with a greater `seq` than `up_to`.
 prunings = Table(
     "prunings",
     metadata,
@@ -282,7 +282,7 @@ prunings = Table(
     Column("at", Double, nullable=False),
 )
 
-# What each process counted of the requests of an hour (a slot), for drift: documents that whoever leads adds up.
+# What each process counted of the requests of an hour (a slot), for drift. The leader adds the documents up.
 sketches = Table(
     "sketches",
     metadata,

@@ -1,7 +1,7 @@
-"""The Store on SQLAlchemy Core: a SQLite file in WAL mode, or PostgreSQL by URL.
+"""The store on SQLAlchemy Core: a SQLite file in WAL mode, or PostgreSQL by URL.
 
-Writers are alone (see `Database.writing`), so a label and its observation never miss each other: whoever brings the
-second of the two joins them, and applies the tally and adds up the counters in the same transaction.
+Each rollout has one writer at a time (see `Database.writing`), so a label and its observation cannot miss each other.
+The transaction that stores the second of the two joins them, applies the tally and adds to the counters.
 """
 
 import time
@@ -43,25 +43,25 @@ if TYPE_CHECKING:
 
 
 class SqlStore(Store):
-    """A Store in a database; opening it makes or migrates the tables.
+    """A store in a database. Opening it creates or migrates the tables.
 
     Args:
         url: `sqlite:///path/to/file.db`, or `postgresql://user@host/name`.
-        rollout: the id of the rollout it speaks of; one database may hold several.
-        tally: what a joined outcome adds to the counters.
+        rollout: the id of the rollout; one database may hold several.
+        tally: see `port.Tally`.
         busy_timeout_s: how long to wait for another process's transaction; on PostgreSQL, for any statement.
-        synchronous: SQLite only; with NORMAL what was acknowledged survives `kill -9`, but the last transactions may be
-            lost when the machine's power goes; FULL keeps those too, at one fsync per transaction.
-        connections_max: PostgreSQL only; how many connections this process may have, less one that listens.
-        expected: the `uuid` of the database that it must be; None: any, and one that is not there is made.
+        synchronous: SQLite only. With NORMAL, acknowledged data survive `kill -9`, but a power cut may lose the last
+            transactions. FULL keeps those too, with one fsync per transaction.
+        connections_max: PostgreSQL only; the largest number of connections of this process, without the one that listens.
+        expected: the `uuid` that the database must have; None accepts any, and creates a missing one.
 
     Attributes:
-        uuid: names the database, whatever it is called and wherever it is copied to.
+        uuid: identifies the database, also after it was renamed or copied.
 
     Raises:
         StoreLost: it is not the expected database.
-        ConfigurationError: when the URL does not work here, or the database was written by a newer version.
-        StoreError: when the database cannot be opened.
+        ConfigurationError: the URL is not supported, or a newer version wrote the database.
+        StoreError: the database cannot be opened.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class SqlStore(Store):
         return insert
 
     def _register(self, rollout: str) -> tuple[int, int]:
-        """The number that stands for this rollout in every row, and where its observations may begin."""
+        """The number of this rollout in every row, and the smallest sequence number of its observations."""
         known = select(rollouts.c.id, rollouts.c.first_seq).where(rollouts.c.name == rollout)
         next_seq = select(func.coalesce(func.max(observations.c.seq), 0) + 1).scalar_subquery()
         with self._db.writing() as connection:
@@ -146,7 +146,7 @@ class SqlStore(Store):
 
     @override
     def load_plan(self) -> Plan | None:
-        """Polled, so it is here that another database in this one's place is noticed."""
+        """This is polled, so it also checks that the database was not replaced by another one."""
         if self._db.file is not None:
             self._db.file.look()
         with self._db.reading() as connection:
@@ -170,7 +170,7 @@ class SqlStore(Store):
 
     @override
     def await_plan(self, timeout_s: float) -> bool:
-        """SQLite tells nobody."""
+        """SQLite sends no notifications, so this waits for the timeout."""
         if self._listener is not None:
             return self._listener.wait(timeout_s)
         time.sleep(timeout_s)
@@ -213,7 +213,7 @@ class SqlStore(Store):
             outcomes: list[Outcome] = []
             if rows:
                 if not self._insert_rows(connection, rows):
-                    return []  # the batch has come before
+                    return []  # the batch was stored before
                 outcomes = self._joins.waiting_for(connection, [each.prediction_id for each in observations])
             self._joins.count(connection, outcomes, [*(counts or {}).items(), *label_rules.joined(outcomes)])
         return outcomes
@@ -235,8 +235,8 @@ class SqlStore(Store):
 
     @override
     def join_pending(self) -> Sequence[Outcome]:
-        """Finds something only where someone else has written to the tables."""
-        with self._db.reading() as connection:  # first without making any writer wait
+        """Finds something only if another program has written to the tables."""
+        with self._db.reading() as connection:  # first without the writers' lock
             if not self._joins.parted(connection):
                 return []
         with self._writing() as connection:
@@ -303,7 +303,7 @@ class SqlStore(Store):
                 select(leases.c.holder).where(leases.c.rollout == self._key)
             ).scalar_one_or_none()
             if leader != holder:
-                raise NotAllowedNow(f"{holder} does not lead this rollout any more")
+                raise NotAllowedNow(f"{holder} no longer leads this rollout")
             connection.execute(
                 statement.on_conflict_do_update(index_elements=[states.c.rollout, states.c.name], set_=row)
             )

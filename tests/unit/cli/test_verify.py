@@ -213,4 +213,4 @@ def test_a_store_that_is_none_is_said(name: str) -> None:
     """A URL that does not work here."""
     arguments = [name, "x"] if name == "--rollout" else [name]
     assert "not oracle" in refused("verify", *arguments, "--store", "oracle://x")
-    assert "the store's URL is not one" in refused("verify", *arguments, "--store", "nonsense")
+    assert "the store's URL is invalid" in refused("verify", *arguments, "--store", "nonsense")

@@ -42,10 +42,10 @@ def test_sqlite_is_set_up_for_many_readers_and_kill_9(sql: SqlStore, tmp_path: P
     ("url", "words"),
     [
         ("nonsense", "write it like sqlite"),
-        ("sqlite://", "name a file"),
-        ("sqlite:///:memory:", "name a file"),
+        ("sqlite://", "use a file"),
+        ("sqlite:///:memory:", "use a file"),
         ("mysql://ann:secret@host/x", "not mysql"),
-        ("postgresql+nonesuch://ann:secret@host/x", "does not work here"),
+        ("postgresql+nonesuch://ann:secret@host/x", "cannot be used"),
     ],
 )
 def test_a_url_that_cannot_work_is_refused_without_its_password(url: str, words: str) -> None:
@@ -115,9 +115,9 @@ def test_a_full_disk_is_a_store_error_and_the_batch_can_come_again(sql: SqlStore
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_what_no_row_can_hold_is_no_store_error(sql: SqlStore, value: Any) -> None:
     """Whoever tries again after a StoreError would try for ever."""
-    with pytest.raises(ValueError, match="cannot keep this"):
+    with pytest.raises(ValueError, match="cannot store this"):
         sql.add_observations([observation("a"), observation("b", at=value)], {"seen": 1})
-    with pytest.raises(ValueError, match="cannot keep this"):
+    with pytest.raises(ValueError, match="cannot store this"):
         receipt(sql, report("a"), report("b", at=value))
     with pytest.raises(ValueError, match="surrogates"):
         receipt(sql, report("a"), report("\ud800"))
