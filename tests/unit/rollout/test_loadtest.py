@@ -89,7 +89,10 @@ def test_goals_that_the_file_does_not_set_are_not_held() -> None:
         (record(goals=GOALS.model_copy(update={"throughput_rps": 10.0})), "other goals: throughput_rps"),
         (record("fail"), "did not pass (fail: 100 of 100 requests/s, p99 9.0 ms; because)"),
         (record("invalid"), "did not pass (invalid:"),
-        (record(error_rate=0.5), "claims to have passed, but its numbers do not meet the goals: 50.000% of the requests failed"),
+        (
+            record(error_rate=0.5),
+            "claims to have passed, but its numbers do not meet the goals: 50.000% of the requests failed",
+        ),
     ],
 )
 def test_a_record_counts_for_exactly_what_it_was_taken_of(test: Record, says: str) -> None:
