@@ -134,13 +134,13 @@ def start(state_dir: Path, *, rollout: Path | None = None, workers: int = 1, wai
 
 
 def ready(http: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until a service that was started in another way is ready; whether it is."""
     until = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < until:
-        try:
+        with contextlib.suppress(httpx.HTTPError):
             if http.get("/readyz").status_code == 200:
                 return True
-        except httpx.HTTPError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     return False
 
 

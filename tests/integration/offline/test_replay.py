@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from tests.support.waiting import eventually
 from understudy.domain import Variant
 from understudy.offline.client import CallFailed
 from understudy.offline.replay import (
@@ -324,8 +325,7 @@ def test_an_interrupted_replay_finishes_what_it_has_begun() -> None:
     async def job(service: Service) -> None:
         replay = Replay(service.url, rate=50, connections=2)
         task = asyncio.create_task(replay.run(past(1000, apart=1, later=lambda i: 1e6)))
-        while len(service.predicted) < 5:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(service.predicted) >= 5)
         task.cancel()
         summary = await task
         assert summary.interrupted
@@ -342,8 +342,7 @@ def test_an_interrupted_replay_posts_the_labels_that_are_due() -> None:
     async def job(service: Service) -> None:
         moments = past(1000, apart=1, later=lambda i: 1 if i < 3 else 1e6)
         task = asyncio.create_task(Replay(service.url, rate=50, connections=2).run(moments))
-        while len(service.predicted) < 10:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(service.predicted) >= 10)
         task.cancel()
         summary = await task
         assert summary.interrupted
@@ -361,8 +360,7 @@ def test_an_interruption_while_labels_are_posted_loses_none(when: str) -> None:
         service.hold = asyncio.Event()
         moments = past(20, apart=1000, later=lambda i: 1 if when == "on the way" else 1e6)
         task = asyncio.create_task(Replay(service.url, connections=1).run(moments))
-        while not service.posts:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: service.posts)
         task.cancel()
         await asyncio.sleep(0.01)
         service.hold.set()
@@ -382,8 +380,7 @@ def test_a_second_interruption_ends_at_once() -> None:
         before = asyncio.all_tasks()
         service.hold = asyncio.Event()
         task = asyncio.create_task(Replay(service.url, connections=1).run(past(20, apart=1000, later=lambda i: 1)))
-        while not service.posts:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: service.posts)
         for _ in range(2):
             task.cancel()
             await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.waiting import eventually
 from understudy.domain import LabelReport, Mode, Outcome, Status, Variant
 from understudy.inference import Reading, Scores
 from understudy.observability.metrics import Metrics
@@ -68,8 +69,7 @@ def recorded() -> tuple[Mapping[str, float], str]:
         record.refused(422)
         record.refused(422)
         reports = [LabelReport(f"w-{i}", i % 2, 100.0 + i) for i in range(25)]
-        while len(store.outcomes()) < 30:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(store.outcomes()) >= 30)
         writer.labels(reports, lambda: 0.0)
         await record.close()
         return store.counters(), prometheus_client.generate_latest(registry).decode()

@@ -13,6 +13,7 @@ import numpy as np
 import prometheus_client
 import pytest
 
+from tests.support.waiting import eventually
 from understudy.domain import Fate, LabelReport, Mode, Observation, Outcome, Status, Variant
 from understudy.errors import InferenceError, StoreError
 from understudy.inference import Reading, Scores
@@ -330,8 +331,7 @@ def test_a_store_that_is_away_loses_nothing_and_counts_nothing_twice(monkeypatch
         record.start()
         for i in range(50):
             record.add(exchange(i, 0.2))
-        while store.refusals:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: not store.refusals)
         await record.close()
         assert len(store.outcomes()) == 50
         assert store.counters()["requests/primary/live/200"] == 50
@@ -407,8 +407,7 @@ def test_where_most_is_given_up_and_answers_wait_for_the_core_less_is_recorded(
         record, _, _ = recorder(MemoryStore("r", tally), ship, records_max_rows=2, flush_max_rows=1)
         record.add(exchange(0, 0.5))
         record.start()
-        while len(at) < 4:
-            await asyncio.sleep(0.002)
+        await eventually(lambda: len(at) >= 4)
         await record.close()
         waits = [later - earlier for earlier, later in itertools.pairwise(at)]
         assert all(least <= wait < most for wait in waits[:3]), waits
@@ -433,8 +432,7 @@ def test_a_batch_whose_acknowledgement_was_lost_goes_again_and_counts_once() -> 
         record.start()
         for i in range(3):
             record.add(exchange(i, 0.2))
-        while len(sent) < 2:
-            await asyncio.sleep(0.001)
+        await eventually(lambda: len(sent) >= 2)
         record.add(exchange(3, 0.2))
         await record.close()
         assert sent[0] == sent[1]
