@@ -31,11 +31,7 @@ def chart(
 
     def place(a: float, b: float) -> tuple[float, float]:
         across = (a - low_x) / (high_x - low_x)
-        up = (
-            (math.log(b) - math.log(low_y)) / (math.log(high_y) - math.log(low_y))
-            if log
-            else (b - low_y) / (high_y - low_y)
-        )
+        up = math.log(b / low_y) / math.log(high_y / low_y) if log else (b - low_y) / (high_y - low_y)
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = []

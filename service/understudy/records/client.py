@@ -1,4 +1,4 @@
-"""The road to the records process: batches of exchanges, and labels; both are written when this returns."""
+"""Calls the records process with batches of exchanges and with labels. Both are stored when a call returns."""
 
 import asyncio
 import time
@@ -13,21 +13,21 @@ from understudy.inference import wire
 from understudy.runtime.ipc import Channel
 
 TIMEOUT_S = 5.0
-"""How long the records process may take over one batch."""
+"""How long the records process may take for one batch."""
 LABELS_TIMEOUT_S = 1.0
-"""And over some labels: their caller waits."""
-LEFT_ALONE_S = 5.0
-"""How long no labels go to a process that did not answer, unless it has taken a batch meanwhile."""
+"""How long it may take for labels: their caller waits."""
+COOL_DOWN_S = 5.0
+"""How long no labels are sent to a process that did not answer, unless it has answered another call meanwhile."""
 CALLS_MAX = 2
-"""Under way at once: a batch of exchanges, and labels."""
+"""Concurrent calls: a batch of exchanges, and labels."""
 
 
 class LabelBatch(msgspec.Struct, array_like=True, gc=False):
-    """Labels on their way.
+    """Labels that are sent to the records process.
 
     Attributes:
-        batch_id: names the batch, so that it is stored once whoever tries.
-        until: when the sender stops waiting, on the machine's monotonic clock: a later start is of no use.
+        batch_id: names the batch, so that it is stored once, whichever process stores it.
+        until: when the sender stops waiting, on the machine's monotonic clock.
     """
 
     reports: list[LabelReport]
@@ -35,10 +35,10 @@ class LabelBatch(msgspec.Struct, array_like=True, gc=False):
     until: float
 
     def check(self) -> None:
-        """Whether it may still be stored.
+        """Check that the sender is still waiting.
 
         Raises:
-            StoreError: its sender has gone on without this process, and stores it elsewhere.
+            StoreError: the sender has stopped waiting and stores the labels itself.
         """
         if time.monotonic() > self.until:
             raise StoreError("the sender of these labels has stopped waiting")
@@ -51,7 +51,7 @@ unpack_fates = msgspec.msgpack.Decoder(list[Fate]).decode
 
 
 class RecordsUnavailable(StoreError):
-    """The records process did not answer; what it was given may be written, or not."""
+    """The records process did not answer; the data may be stored or not."""
 
 
 class RecordsClient:
@@ -66,37 +66,40 @@ class RecordsClient:
         self._not_before = 0.0  # no labels, on the event loop's clock
 
     async def write(self, packed: bytes) -> None:
-        """Hand over a packed batch; it is written when this returns.
+        """Send a packed batch; it is stored when this returns.
 
         Raises:
-            RecordsUnavailable: whether it was written is not known.
-            StoreError: the store is away; nothing was written.
+            RecordsUnavailable: it is unknown whether the batch was stored.
+            StoreError: the store is unavailable; nothing was stored.
         """
-        status, told = await self._post("/batch", packed, TIMEOUT_S)
+        status, answer = await self._post("/batch", packed, TIMEOUT_S)
         if status != HTTPStatus.OK:
-            raise StoreError(_said(status, told))
+            raise StoreError(_problem(status, answer))
 
     async def labels(self, reports: Sequence[LabelReport], batch_id: str) -> Sequence[Fate]:
-        """Hand over labels; they are written when this returns. What became of each is told in their order.
+        """Send labels; they are stored when this returns.
 
         Args:
-            batch_id: names this batch of labels; whoever tries again gives the same.
+            batch_id: names this batch of labels; a retry must use the same.
+
+        Returns:
+            The fate of each label, in their order.
 
         Raises:
-            RecordsUnavailable: whether they were written is not known; the batch_id tells whoever stores them again.
-            StoreError: the store is away; nothing was written.
-            ValueError: the store cannot keep one of them; nothing was written.
+            RecordsUnavailable: it is unknown whether they were stored; retry with the same batch_id.
+            StoreError: the store is unavailable; nothing was stored.
+            ValueError: one of them cannot be stored; nothing was stored.
         """
         if asyncio.get_running_loop().time() < self._not_before:
             raise RecordsUnavailable("the records process did not answer a moment ago")
         batch = LabelBatch(list(reports), batch_id, time.monotonic() + LABELS_TIMEOUT_S)
-        status, told = await self._post("/labels", pack_labels(batch), LABELS_TIMEOUT_S)
+        status, answer = await self._post("/labels", pack_labels(batch), LABELS_TIMEOUT_S)
         if status == HTTPStatus.OK:
-            return unpack_fates(told)
-        raise (ValueError if status == HTTPStatus.BAD_REQUEST else StoreError)(_said(status, told))
+            return unpack_fates(answer)
+        raise (ValueError if status == HTTPStatus.BAD_REQUEST else StoreError)(_problem(status, answer))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._channel.close()
 
     async def _post(self, path: str, body: bytes, timeout_s: float) -> tuple[int, bytes]:
@@ -104,15 +107,15 @@ class RecordsClient:
             async with asyncio.timeout(timeout_s):
                 answer = await self._channel.post(path, body)
         except OSError as error:
-            self._not_before = asyncio.get_running_loop().time() + LEFT_ALONE_S
-            raise RecordsUnavailable(f"the records process: {error or type(error).__name__}") from error
+            self._not_before = asyncio.get_running_loop().time() + COOL_DOWN_S
+            raise RecordsUnavailable(f"the records process did not answer: {error or type(error).__name__}") from error
         self._not_before = 0.0
         return answer
 
 
-def _said(status: int, told: bytes) -> str:
-    """What is wrong, as the records process says it."""
+def _problem(status: int, answer: bytes) -> str:
+    """The error message of the records process."""
     try:
-        return str(msgspec.json.decode(told)["detail"])
+        return str(msgspec.json.decode(answer)["detail"])
     except (msgspec.DecodeError, LookupError, TypeError):
-        return f"the records process answered {status}: {told[:300].decode(errors='replace')}"
+        return f"the records process answered {status}: {answer[:300].decode(errors='replace')}"

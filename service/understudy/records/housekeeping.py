@@ -1,4 +1,4 @@
-"""What is done on a beat beside the requests, in the records process: judging, looking at traffic, joining late labels, pruning."""
+"""Periodic work of the records process: judging, traffic over time, joining late labels, pruning."""
 
 import asyncio
 import contextlib
@@ -22,8 +22,8 @@ class Housekeeping:
     """Runs the controller when this process leads, and keeps the store in order.
 
     Args:
-        ready: whether the candidate answers; nothing moves forward while it does not.
-        tracer: keeps latency and failures over time; None where nobody looks at them.
+        ready: whether the candidate answers; the rollout does not advance while it does not.
+        tracer: records latency and failures over time; None for no such records.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Housekeeping:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, *, tick_s: float, sweep_s: float, retention: Retention, trace_s: float = 5.0) -> None:
-        """Begin, a beat from now."""
+        """Start the periodic tasks; each runs for the first time after its interval."""
         loop = asyncio.get_running_loop()
         if self._controller is not None:
             self._tasks.append(loop.create_task(self._judge(self._controller, tick_s)))
@@ -51,7 +51,7 @@ class Housekeeping:
         self._tasks.append(loop.create_task(self._clean(sweep_s, retention)))
 
     async def close(self) -> None:
-        """Stop judging and cleaning up."""
+        """Stop the tasks."""
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -64,29 +64,29 @@ class Housekeeping:
             try:
                 ready = await self._ready()
                 plan = await asyncio.to_thread(controller.tick, candidate_ready=ready)
-            except StoreError:  # nothing is judged while the store is away
+            except StoreError:  # nothing is judged while the store is unavailable
                 self._metrics.store_errors.labels(call="tick").inc()
                 continue
             except Exception:
-                log.exception("a bug in the judge: please report it; the plan stays as it is")
+                log.exception("internal error in the judge; the plan is unchanged. Please report it")
                 continue
             if controller.verdict is not None:
                 self._metrics.set_evidence(controller.verdict.metrics)
             if plan is not None:
-                self._tell(plan)
+                self._log_plan(plan)
 
-    def _tell(self, plan: Plan) -> None:
-        log.info("the rollout moves", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
+    def _log_plan(self, plan: Plan) -> None:
+        log.info("the plan has changed", phase=plan.phase.value, weight=plan.weight / 100, revision=plan.revision)
         self._metrics.events.labels(event=plan.phase.value).inc()
 
     async def _trace(self, tracer: Tracer, trace_s: float) -> None:
         while True:
             try:
                 await asyncio.to_thread(tracer.look)
-            except StoreError:  # it is looked at when the store is back
+            except StoreError:  # retried at the next interval
                 self._metrics.store_errors.labels(call="traffic").inc()
             except Exception:
-                log.exception("a bug in traffic over time: please report it; nothing else depends on it")
+                log.exception("internal error in traffic over time; nothing else is affected. Please report it")
             await asyncio.sleep(trace_s)
 
     async def _clean(self, sweep_s: float, retention: Retention) -> None:
@@ -94,7 +94,7 @@ class Housekeeping:
             await asyncio.sleep(sweep_s)
             try:
                 await asyncio.to_thread(self._writer.sweep)
-                # Age counts from arrival, so that history which is replayed is not old when it arrives.
+                # Age counts from arrival, so that replayed history is not old when it arrives.
                 await asyncio.to_thread(self._store.prune, retention, now=self._steady.now())
-            except StoreError:  # it is put off
+            except StoreError:  # retried at the next interval
                 self._metrics.store_errors.labels(call="housekeeping").inc()

@@ -1,7 +1,7 @@
-"""Labels on their way to the store: what callers report while one write is under way is the next one.
+"""Joins the labels of several callers into one transaction: labels that arrive during a write are the next write.
 
-A transaction costs some hundreds of microseconds and each of its labels thirteen more: twenty labels in one of their own pay
-mostly for that.
+A transaction costs a few hundred microseconds, and each of its labels 13 µs: with 20 labels per transaction, most of the time would
+be spent on the transaction.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from understudy.domain import Fate, LabelReceipt, LabelReport
 from understudy.errors import Overloaded, StoreError
 
 TOGETHER_MAX = 2_000
-"""Labels that are written together, unless one caller reports more."""
+"""The largest number of labels per transaction, unless one caller reports more."""
 
 _Post = tuple[Sequence[LabelReport], asyncio.Future[LabelReceipt]]
 
@@ -22,7 +22,7 @@ class LabelQueue:
 
     Args:
         write: writes labels, all or none, and returns the fate of each.
-        waiting_max: labels that may wait.
+        waiting_max: the largest number of waiting labels.
     """
 
     def __init__(
@@ -37,18 +37,20 @@ class LabelQueue:
         """Write one caller's labels. When this returns they survive `kill -9`.
 
         Raises:
-            Overloaded: too many wait.
-            StoreError: the store is away; none was written.
-            ValueError: the store cannot keep one of them; none was written.
+            Overloaded: too many labels wait.
+            StoreError: the store is unavailable; no label was stored.
+            ValueError: one of them cannot be stored; none was stored.
         """
         if self._labels and self._labels + len(reports) > self._waiting_max:
-            raise Overloaded(f"{self._labels} labels wait for the store; at most {self._waiting_max} may")
-        told: asyncio.Future[LabelReceipt] = asyncio.get_running_loop().create_future()
-        self._waiting.append((reports, told))
+            raise Overloaded(
+                f"{self._labels} labels are waiting for the store; the limit is {self._waiting_max}. Send them again later"
+            )
+        receipt: asyncio.Future[LabelReceipt] = asyncio.get_running_loop().create_future()
+        self._waiting.append((reports, receipt))
         self._labels += len(reports)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
-        return await told
+        return await receipt
 
     async def _run(self) -> None:
         try:
@@ -69,17 +71,17 @@ class LabelQueue:
     async def _write_all(self, posts: Sequence[_Post]) -> None:
         try:
             fates = await self._write([report for reports, _ in posts for report in reports])
-        except Exception as error:  # noqa: BLE001 - it is the callers'
+        except Exception as error:  # noqa: BLE001 - an error of any kind goes to the callers
             if len(posts) == 1 or isinstance(error, StoreError):
-                for _, told in posts:
-                    if not told.done():
-                        told.set_exception(error)
-            else:  # one caller's labels are no reason to refuse another's
+                for _, receipt in posts:
+                    if not receipt.done():
+                        receipt.set_exception(error)
+            else:  # one caller's bad label must not affect the others
                 for post in posts:
                     await self._write_all([post])
             return
         end = 0
-        for reports, told in posts:
+        for reports, receipt in posts:
             start, end = end, end + len(reports)
-            if not told.done():  # the caller may have gone
-                told.set_result(LabelReceipt(fates[start:end]))
+            if not receipt.done():  # the caller may have disconnected
+                receipt.set_result(LabelReceipt(fates[start:end]))

@@ -1,15 +1,14 @@
-"""Records: what happened on the request path is gathered here and handed on in batches, off that path.
+"""Collects exchanges on the request path and sends them in batches to the records process.
 
-A request costs one append of its packed form. Every `flush_interval_ms`, or when `flush_max_rows` rows have gathered, a
-batch goes to the process that keeps the records (`understudy.records.writer`), one at a time, until it has said that it is written:
+A request costs one append of its packed form. Every `flush_interval_ms`, or once `flush_max_rows` rows are waiting, a batch is sent
+to the records process (`understudy.records.writer`), one at a time, until it is acknowledged:
 
 ::
 
     front door ─add─▶ Recorder ─batch, again until acknowledged─▶ RecordWriter, in the records process ─▶ store, metrics
 
-What this process's death can lose is what has gathered since the last batch was acknowledged; the death of the records
-process loses nothing, a store that is away loses nothing until `records_max_rows` rows wait, and what is given up after
-that is counted.
+If this process dies, it loses what was collected since the last acknowledged batch. If the records process dies, nothing is lost.
+While the store is unavailable, nothing is lost until `records_max_rows` rows are waiting; rows dropped after that are counted.
 """
 
 import asyncio
@@ -30,31 +29,31 @@ from understudy.settings import Settings
 log = structlog.get_logger(__name__)
 
 LABEL_GRACE_S = 1.0
-"""How long a label waits for its prediction, made by this worker, to be stored."""
+"""How long a label waits until the prediction, if this worker made it, is stored."""
 
 
 STORE_RETRY_S = 1.0
-"""How long to leave a store alone that refused a write."""
+"""How long to wait after a failed write."""
 REST_SHARE = 0.1
-"""How long the next batch waits, as a part of the time that the last one took a core from answers, for each row given up beside one
-that was kept: the less of the traffic can be kept anyway, the less a row of it is worth to those who wait for an answer."""
+"""The pause before the next batch, for each dropped row per stored row, as a share of the time that the last batch took a core from
+predictions. The smaller the share of rows that can be stored, the less storing may slow down predictions."""
 REST_ROWS_MAX = 100.0
-"""More rows given up beside one that was kept make no difference."""
+"""The largest number of dropped rows per stored row that counts for the pause."""
 REST_MAX_S = 1.0
-"""The longest such wait: a machine that was paused took the core from answers, too."""
+"""The longest pause; a machine that was suspended would otherwise cause a longer one."""
 REMIND_EVERY = 60
-"""Of so many refusals in a row one is told in the log, the first."""
+"""One of this many consecutive failures is logged, starting with the first."""
 
 
 class Recorder:
-    """Gathers exchanges and counts on the event loop, and ships them.
+    """Collects exchanges and counts on the event loop, and sends them.
 
     Args:
-        prefix: what the ids of this process's predictions begin with.
-        write: writes a packed batch here, in a thread; used where there is no `ship`, and for the last batch.
-        ship: takes a packed batch to the records process; returns when it is written there, else raises StoreError.
+        prefix: the prefix of the prediction ids of this process.
+        write: stores a packed batch in this process, in a thread; used without `ship`, and for the last batch.
+        ship: sends a packed batch to the records process; returns when it is stored there, or raises StoreError.
         fields: the names of a request's fields; others are counted as `unknown`.
-        keep: what of the rows goes to the records process; absent: all of it.
+        keep: reduces the rows to what the records process needs; None sends them unchanged.
 
     Attributes:
         batch_sizes: each run of a model appends its number of rows here, by variant.
@@ -73,7 +72,7 @@ class Recorder:
         self._prefix, self._write, self._settings, self._keep = prefix, write, settings, keep
         self._ship = ship or self._write_here
         self._fields = frozenset(fields) | {"rows", "key"}
-        self._packer = Packer()  # of the batch that is being gathered
+        self._packer = Packer()  # of the batch that is being collected
         self._full: deque[Packer] = deque()
         self._waiting_rows = 0
         self._dropped = 0  # rows, since the last batch was taken
@@ -82,21 +81,21 @@ class Recorder:
         self._problems: Counter[tuple[str, str]] = Counter()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._task: asyncio.Task[None] | None = None
-        self._open: dict[int, None] = {}  # requests that are answered but not stored yet, in the order of their ids
+        self._open: dict[int, None] = {}  # requests that are answered but not yet stored, in the order of their ids
         self._unsent: tuple[bytes, list[int], int] | None = (
-            None  # a batch that was not acknowledged: it goes again, as it is
+            None  # a batch that was not acknowledged: it is sent again unchanged
         )
-        self._refusals = 0  # in a row
+        self._refusals = 0  # consecutive
         self._stopping = False
         self._wake = asyncio.Event()
         self._flushed = asyncio.Event()
 
     def open(self, exchange: Exchange) -> None:
-        """Take note of a request before it is answered, so that a label which comes at once finds it."""
+        """Note a request before it is answered, so that an immediate label waits for it."""
         self._open[exchange.first_id] = None
 
     def add(self, exchange: Exchange) -> None:
-        """Take over an exchange that is complete. Never blocks; drops and counts when too much waits."""
+        """Add a complete exchange. Never blocks; if too many rows wait, it is dropped and counted."""
         count = exchange.count
         if self._waiting_rows + count > self._settings.records_max_rows:
             self._dropped += count
@@ -113,21 +112,21 @@ class Recorder:
             self._wake.set()
 
     def refused(self, status: int, problems: Iterable[Mapping[str, object]] = ()) -> None:
-        """Count a request that was answered with an error before any model was chosen."""
+        """Count a request that was rejected before a model was chosen."""
         self._statuses["none", "live", str(status)] += 1
         for problem in problems:
             field = problem.get("field") or "body"
-            # A name that a caller made up must not become a time series of its own.
+            # A name that a caller invented must not become a time series.
             name = str(field) if field in self._fields or field == "body" else "unknown"
             self._problems[name, _kind(str(problem.get("problem")))] += 1
 
     def failed(self, exchange: Exchange, status: int) -> None:
-        """Count a request that was routed but got an error which says nothing about a model."""
+        """Count a routed request that failed for a reason that is not a model's."""
         self._open.pop(exchange.first_id, None)
         self._statuses[exchange.variant.value, exchange.mode.value, str(status)] += 1
 
     def start(self) -> None:
-        """Begin to flush."""
+        """Start to send batches."""
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def close(self) -> None:
@@ -139,9 +138,9 @@ class Recorder:
         self._thread.shutdown(wait=True)
 
     async def stored(self, reports: Sequence[LabelReport]) -> None:
-        """Wait, a moment at the most, until predictions of this worker that these labels speak of are stored.
+        """Wait up to `LABEL_GRACE_S` until the predictions of these labels, if this worker made them, are stored.
 
-        So whoever sends a label right after its prediction is told `matched`, not `pending`.
+        So a label that is sent right after its prediction is `matched`, not `pending`.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LABEL_GRACE_S):
@@ -167,15 +166,15 @@ class Recorder:
             self._wake.clear()
             written = await self._flush(self._ship)
             self._flushed.set()
-            # A moment for whoever waits for a rehearsal to end: they wake this loop at once otherwise.
+            # A short pause: labels that wait for a rehearsal would otherwise wake this loop at once.
             await asyncio.sleep(0.001 if written else STORE_RETRY_S)
-        # The last flush: a store that is away now gets one more try, and what it refuses is said.
+        # The last flush: one more attempt, and rows that cannot be stored are logged.
         await self._flush(self._write_here)
         if self._waiting_rows:
-            log.error("records lost at shutdown", rows=self._waiting_rows)
+            log.error("records were lost at shutdown, because the store was unavailable", rows=self._waiting_rows)
 
     async def _flush(self, deliver: Callable[[bytes], Awaitable[None]]) -> bool:
-        """Deliver what waits, a batch at a time, until less than a batch is left. False: it was refused, and waits."""
+        """Send waiting batches until less than a batch is left; False after a failure, when the batch waits."""
         while batch := self._unsent or self._take():
             self._unsent = batch
             packed, ids, rows = batch
@@ -184,11 +183,11 @@ class Recorder:
                 await deliver(packed)
             except StoreError as error:
                 if self._refusals % REMIND_EVERY == 0:
-                    log.warning("records wait", error=str(error), rows=self._waiting_rows)
+                    log.warning("the store is unavailable: records wait", error=str(error), rows=self._waiting_rows)
                 self._refusals += 1
                 return False
             if self._refusals:
-                log.info("records are written again", rows=self._waiting_rows, tries=self._refusals)
+                log.info("records are stored again", rows=self._waiting_rows, tries=self._refusals)
             self._unsent, self._refusals = None, 0
             self._waiting_rows -= rows
             for first_id in ids:
@@ -207,7 +206,7 @@ class Recorder:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, packed)
 
     def _take(self) -> tuple[bytes, list[int], int] | None:
-        """The next batch: its bytes, the first ids of its exchanges, and its rows."""
+        """The next batch: its bytes, the first ids of its exchanges, and its number of rows."""
         if self._full:
             packer = self._full.popleft()
         else:
@@ -222,7 +221,7 @@ class Recorder:
 
 
 def _kind(problem: str) -> str:
-    """A problem's kind, from a small fixed set, for the metric's label."""
+    """The kind of a problem, from a fixed set, as a metric label."""
     for word in ("missing", "unknown"):
         if problem.startswith((word, f"is {word}")):
             return word

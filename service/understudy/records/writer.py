@@ -1,7 +1,7 @@
-"""The writer: batches of exchanges become rows in the store and counts in the metrics, in one transaction each.
+"""Stores batches of exchanges, one transaction each, and counts them in the metrics.
 
-It runs in a process of its own (`understudy.app.Records`), so that the process which answers does not hold its interpreter
-for this; every other process has one too, for labels while that one is away and for its last batch when it stops.
+This runs in the records process (`understudy.app.Records`), so that it does not hold the interpreter of a worker. Each worker has a
+writer too, for labels while the records process is unavailable, and for its last batch when it stops.
 """
 
 import bisect
@@ -46,16 +46,18 @@ _SHADOW = {
 
 
 BATCHES_REMEMBERED = 256
-"""Batches of which this process knows that it has written them: a sender sends one at a time, and there are few senders."""
+"""How many written batches are remembered. There are few senders, and each sends one batch at a time."""
 
 
 class RecordWriter:
-    """Writes what has happened. Blocks, so it is called from threads; one batch at a time.
+    """Stores exchanges and labels. Blocks, so it is called from threads; one batch at a time.
 
     Args:
-        units_of: each row's unit, or None; salt: the plan's.
-        pairs: compares both models' answers; watch: is told of every batch that was written, and must not raise.
-        scale: the goal's, see `losses.scored`.
+        units_of: returns each row's unit, or None.
+        salt: the plan's salt.
+        pairs: compares both models' answers.
+        watch: called with every stored batch; must not raise.
+        scale: the goal's scale, see `losses.scored`.
     """
 
     def __init__(
@@ -77,13 +79,13 @@ class RecordWriter:
         self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
 
     def write(self, packed: bytes) -> None:
-        """Write a packed batch; when this returns, its rows survive `kill -9`. The same batch may come again.
+        """Store a packed batch; on return its rows survive `kill -9`. The same batch may be sent again.
 
         Raises:
-            StoreError: nothing of it was written.
+            StoreError: nothing was stored.
             ValueError: the bytes are not a batch.
         """
-        # A sender that lost patience sends again what is written already: the store adds nothing then, nor do the metrics.
+        # After a time-out a sender sends a stored batch again: neither the store nor the metrics add it twice.
         digest = hashlib.blake2b(packed, digest_size=16).digest()
         if digest in self._written:
             return
@@ -96,9 +98,9 @@ class RecordWriter:
                 self._metrics.store_errors.labels(call="add_observations").inc()
                 raise
             except Exception:
-                # A bug of ours, not of the store's: trying again would stop all records behind this batch.
+                # An internal error, not the store's: retrying would block all later batches.
                 rows = sum(exchange.count for exchange in bundle.exchanges)
-                log.exception("a batch of records is given up", rows=rows)
+                log.exception("internal error: a batch of records is dropped. Please report it", rows=rows)
                 self._metrics.store_dropped.inc(rows)
                 self._store.add_observations([], {GIVEN_UP: rows + bundle.dropped})
             self._written.append(digest)
@@ -115,11 +117,11 @@ class RecordWriter:
         *,
         again: bool = False,
     ) -> LabelReceipt:
-        """Store labels; when this returns they survive `kill -9`. See `Store.add_labels`."""
-        # The time is read last, so that a label is committed soon after it: who asks what was known by then is told.
+        """Store labels; on return they survive `kill -9`. See `LabelStore.add_labels`."""
+        # The time is read last, so that labels are committed soon after their time of receipt.
         receipt = self._store.add_labels(reports, received_at=now(), batch_id=batch_id, again=again)
         if receipt.repeated:
-            return receipt  # counted by the process that stored it
+            return receipt  # already counted by the process that stored it
         for fate, count in receipt.counts.items():
             if count:
                 self._metrics.labels.labels(result=fate).inc(count)
@@ -127,7 +129,7 @@ class RecordWriter:
         return receipt
 
     def sweep(self) -> None:
-        """Join labels that a race kept apart from their predictions."""
+        """Join labels that a race left apart from their predictions."""
         self._joined(self._store.join_pending())
 
     def _write(self, batch: Sequence[Exchange], dropped: int) -> None:
@@ -143,7 +145,7 @@ class RecordWriter:
         with self._metrics.store_flush.time():
             outcomes = self._store.add_observations(observations, counts)
         take_turns()
-        # Metrics follow the transaction, so that a batch that is tried again is not counted twice.
+        # Metrics are counted after the transaction, so that a retried batch is not counted twice.
         for (name, variant, mode), values in in_turns(histograms.items(), 1):
             if name == "request":
                 observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
@@ -167,7 +169,7 @@ class RecordWriter:
         self._watch([exchange.rows for exchange in batch], observations)
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
-        """What a batch adds to the store's counters, and the durations it adds to histograms."""
+        """What a batch adds to the store's counters, and the durations for the histograms."""
         # Most requests of a batch ended in the same few ways: what each way counts for is worked out once.
         ways: defaultdict[tuple[Any, ...], list[Exchange]] = defaultdict(list)
         for e in in_turns(batch):
@@ -198,7 +200,7 @@ class RecordWriter:
         return {**counts, **self._pairs.counts(batch)}, times
 
     def _count(self, bundle: Bundle) -> None:
-        """What was counted where the answers are given, and is in no exchange."""
+        """Count what the worker counted outside of exchanges."""
         for variant, mode, status, count in bundle.statuses:
             self._metrics.requests.labels(model=self._model, variant=variant, mode=mode, status=status).inc(count)
         for field, problem, count in bundle.problems:
