@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from understudy.domain import Mode, Observation, Phase, Plan, Variant
 from understudy.errors import InferenceError, UnderstudyError
-from understudy.inference import Engine, Reading, Scores, wire
+from understudy.inference import Engine, OutputReader, Scores, wire
 from understudy.inference.batching import LocalModel, SpreadModel
 from understudy.inference.calls import Calls
 from understudy.inference.cards import Card, InputSpec, OutputSpec
@@ -142,14 +142,14 @@ class Service:
         self.recorded: list[Exchange] = []
         cards = {Variant.PRIMARY: primary.card, Variant.CANDIDATE: candidate.card}
         self.decoder = Decoder(fields_of(primary.card, candidate.card), context=[], rows_max=100, key_max_chars=16)
-        self.readings = {variant: Reading(card) for variant, card in cards.items()}
+        self.readers = {variant: OutputReader(card) for variant, card in cards.items()}
         self.plan, self._tasks = plan, set[asyncio.Task[None]]()
         limits: dict[str, Any] = {"max_rows": 64, "queue_max_rows": 10_000}
         positions = self.decoder.positions
         self.primary = LocalModel(primary, inputs_of(primary.card, positions), executor, inline_max_s=1.0, **limits)
         self.beside = Beside(candidate)
         remote: Any = self.beside
-        model = RemoteModel(remote, inputs_of(candidate.card, positions), self.readings[Variant.CANDIDATE])
+        model = RemoteModel(remote, inputs_of(candidate.card, positions), self.readers[Variant.CANDIDATE])
 
         async def ask(requests: Sequence[Any]) -> Sequence[Scores | Exception]:
             return await model.infer(requests, 5.0)
@@ -192,7 +192,7 @@ class Service:
         def units(rows: Sequence[object]) -> list[None]:
             return [None] * len(rows)
 
-        found = [row for each in self.recorded for row in each.observations(self.readings, units, self.plan.salt)]
+        found = [row for each in self.recorded for row in each.observations(self.readers, units, self.plan.salt)]
         return sorted(found, key=lambda row: int(row.prediction_id.removeprefix("p-")))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:

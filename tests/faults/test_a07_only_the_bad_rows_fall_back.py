@@ -14,7 +14,7 @@ from tests.faults.rows import Beside, RowEngine, lookup_model, serving
 from tests.integration.inference.test_remote import with_server
 from understudy.domain import Phase, Plan, Status, Variant
 from understudy.errors import InferenceError, InvalidInput, NotFinite, NotReady, WrongShape
-from understudy.inference import Reading, Scores, wire
+from understudy.inference import OutputReader, Scores, wire
 from understudy.inference.calls import Calls
 from understudy.inference.decoding import Columns, Field
 from understudy.inference.remote import RemoteEngine, RemoteModel
@@ -51,7 +51,7 @@ def test_only_the_bad_rows_fall_back(tmp_path: Path) -> None:
 
 def model_of(engine: Any) -> RemoteModel:
     remote: Any = Beside(engine)
-    return RemoteModel(remote, COLUMNS, Reading(engine.card))
+    return RemoteModel(remote, COLUMNS, OutputReader(engine.card))
 
 
 def test_each_request_of_a_call_has_its_own_answer() -> None:
@@ -89,7 +89,7 @@ def test_rows_that_the_model_cannot_do_do_not_open_the_breaker(tmp_path: Path) -
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
 
     async def test(engine: RemoteEngine) -> None:
-        model = RemoteModel(engine, COLUMNS, Reading(RowEngine().card))
+        model = RemoteModel(engine, COLUMNS, OutputReader(RowEngine().card))
         for _ in range(6):
             assert [type(each) for each in await model.infer([[(13,)]], 5.0)] == [InferenceError]
         assert engine.up
@@ -109,7 +109,7 @@ def test_a_reply_to_other_requests_than_were_sent_is_no_answer(tmp_path: Path) -
         await writer.drain()
 
     async def test(engine: RemoteEngine) -> None:
-        model = RemoteModel(engine, COLUMNS, Reading(RowEngine().card))
+        model = RemoteModel(engine, COLUMNS, OutputReader(RowEngine().card))
         try:
             await model.infer([[(5,)], [(1,)]], 5.0)
         except InferenceError as error:

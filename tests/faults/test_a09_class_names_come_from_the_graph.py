@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from understudy.domain import Status
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.onnx import OnnxEngine
 from understudy.rollout.losses import computable, losses
 from understudy.rollout.policy import parse
@@ -57,8 +57,8 @@ def fitted(kind: str, names: list[Any], path: Path, *, zipmap: bool = False) -> 
 def test_the_graph_names_its_classes(kind: str, names: list[Any], tmp_path: Path) -> None:
     model, x = fitted(kind, names, tmp_path / "m.onnx")
     engine = OnnxEngine(tmp_path / "m.onnx", device="cpu", warm_max_rows=1)
-    reading = Reading(engine.card)
-    answers = reading.attempts(reading.read(engine.run({"X": x}), len(x)), Status.OK, 0.0, len(x))
+    reader = OutputReader(engine.card)
+    answers = reader.attempts(reader.read(engine.run({"X": x}), len(x)), Status.OK, 0.0, len(x))
 
     assert engine.card.classes == model.classes_.tolist() == sorted(names)
     assert computable("brier", engine.card) is None
@@ -92,8 +92,8 @@ def test_without_any_source_of_names_none_are_made_up(tmp_path: Path) -> None:
 def test_the_rollout_file_names_the_classes_of_a_softmax(name: str, tmp_path: Path) -> None:
     path = softmax(tmp_path / "m.onnx", name=name)
     engine = OnnxEngine(path, device="cpu", warm_max_rows=1, classes=["cat", "dog", "eel"])
-    reading = Reading(engine.card)
-    (answer,) = reading.attempts(reading.read(engine.run({"x": np.eye(3, dtype=np.float32)[2:]}), 1), Status.OK, 0.0, 1)
+    reader = OutputReader(engine.card)
+    (answer,) = reader.attempts(reader.read(engine.run({"x": np.eye(3, dtype=np.float32)[2:]}), 1), Status.OK, 0.0, 1)
 
     assert (engine.card.task, engine.card.classes, answer.label) == (
         "multiclass-classification",

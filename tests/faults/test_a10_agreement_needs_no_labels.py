@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.support.graphs import save
 from understudy.domain import LabelReport, Mode, Phase, Status, Variant
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading, Scores
+from understudy.inference import OutputReader, Scores
 from understudy.inference.cards import Card
 from understudy.inference.onnx import OnnxEngine
 from understudy.observability.metrics import Metrics
@@ -65,12 +65,12 @@ def written(
     """A store after requests of so many rows that both models answered; the candidate failed at some of the requests."""
     own = policy()
     store = MemoryStore("ab12", lambda outcome: {})
-    readings = {variant: Reading(engine.card) for variant, engine in models.items()}
-    pairs = Pairs(readings, own.compare, {}, judged=True)
+    readers = {variant: OutputReader(engine.card) for variant, engine in models.items()}
+    pairs = Pairs(readers, own.compare, {}, judged=True)
     metrics = Metrics(CollectorRegistry())
-    writer = RecordWriter("m", store, metrics, readings, lambda r: [None] * len(r), pairs=pairs)
+    writer = RecordWriter("m", store, metrics, readers, lambda r: [None] * len(r), pairs=pairs)
     packer, outputs = Packer(), {v: engine.run({"x": inputs}) for v, engine in models.items()}
-    scores: dict[Variant, Scores] = {v: readings[v].read(outputs[v], len(inputs)) for v in Variant}
+    scores: dict[Variant, Scores] = {v: readers[v].read(outputs[v], len(inputs)) for v in Variant}
     for number in range(len(inputs) // rows):
         exchange = Exchange("p", number * rows, [(None,)] * rows, 1e6 + number, 1, 0, Variant.PRIMARY, Mode.LIVE)
         exchange.rehearsal = Variant.CANDIDATE
@@ -114,8 +114,8 @@ def test_a_candidate_without_an_answer_differs(models: dict[Variant, OnnxEngine]
     store = written(models, inputs, 1, failed=frozenset(range(0, 600, 3)))
     evidence, verdict = judged(store)
     assert verdict.answer == "rollback"
-    (reading,) = [r for r in evidence.readings(evidence.tail([])) if r.metric == "disagreement"]
-    assert reading.estimate == pytest.approx(1 / 3)
+    (metric,) = [r for r in evidence.readings(evidence.tail([])) if r.metric == "disagreement"]
+    assert metric.estimate == pytest.approx(1 / 3)
 
 
 def test_each_row_of_a_request_says_for_itself_whether_it_agrees(models: dict[Variant, OnnxEngine]) -> None:
@@ -171,12 +171,12 @@ def test_models_whose_answers_can_never_be_equal_are_refused() -> None:
 
 def test_probabilities_may_have_a_tolerance_where_agreement_judges() -> None:
     """A model with smaller numbers gives nearly the same probabilities; its label must be the same."""
-    readings = dict.fromkeys(Variant, Reading(card()))
+    readers = dict.fromkeys(Variant, OutputReader(card()))
     a, b = (
         Scores(3, [0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.49, 0.51]]),
         Scores(3, [0, 1, 0], [[0.895, 0.105], [0.3, 0.7], [0.51, 0.49]]),
     )
-    assert Pairs(readings, {"probabilities": Tolerance(atol=0.03)}, {}).equal(a, b).tolist() == [True, False, False]
+    assert Pairs(readers, {"probabilities": Tolerance(atol=0.03)}, {}).equal(a, b).tolist() == [True, False, False]
 
 
 def test_the_service_compares_row_by_row_where_agreement_judges(

@@ -49,7 +49,7 @@ def test_the_rows_of_a_request_travel_with_their_status() -> None:
         packer.add(exchange)
     there = unpack(packer.seal({}, {}, {}, 0)).exchanges
     sent, arrived = (
-        [row for each in exchanges for row in each.observations(service.readings, lambda rows: [None] * len(rows), 7)]
+        [row for each in exchanges for row in each.observations(service.readers, lambda rows: [None] * len(rows), 7)]
         for exchanges in (service.recorded, there)
     )
     assert arrived == sent

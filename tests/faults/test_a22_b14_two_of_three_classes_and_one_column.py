@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.matrix import exporters
 from understudy.cli import app
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.tasks import fitted
 from understudy.rollout.policy import parse
@@ -34,7 +34,7 @@ def test_one_probability_a_row_is_that_of_the_second_class(
     engine = OnnxEngine(column(tmp_path / "m.onnx"), device="cpu", warm_max_rows=1, classes=classes)
     second = 1 / (1 + np.exp(-(X @ WEIGHTS.astype(np.float32) + 0.25)))[:, 0]
 
-    scores = Reading(engine.card).read(engine.run({"x": X}), len(X))
+    scores = OutputReader(engine.card).read(engine.run({"x": X}), len(X))
     assert engine.card.task == "binary-classification"
     assert np.allclose(scores.probabilities, np.stack([1 - second, second], axis=1), atol=1e-5)
     assert scores.labels == [classes[int(p > 0.5)] for p in second]

@@ -13,7 +13,7 @@ from tests.faults.rows import predicted
 from tests.unit.rollout.world import policy
 from understudy.domain import Mode, Phase, Plan, Status, Variant
 from understudy.errors import InferenceError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.batching import LocalModel, SpreadModel
 from understudy.inference.decoding import Decoder
 from understudy.loading import fields_of, inputs_of
@@ -82,13 +82,13 @@ def plan_of(rehearse: int) -> Plan:
 
 
 def errors_of(exchanges: list[Exchange]) -> Any:
-    reading = Reading(card())
+    reader = OutputReader(card())
     own = policy(errors=ERRORS)
     evidence = Evidence(own, MODELS)
     rows = [
         (seq, observation, None)
         for seq, each in enumerate(exchanges, 1)
-        for observation in each.observations(dict.fromkeys(Variant, reading), lambda rows: [None] * len(rows), 7)
+        for observation in each.observations(dict.fromkeys(Variant, reader), lambda rows: [None] * len(rows), 7)
     ]
     evidence.see(rows)
     return next(r for r in evidence.readings(evidence.tail([])) if r.metric == "errors")

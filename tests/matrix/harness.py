@@ -150,7 +150,7 @@ class Service:
         process = CandidateProcess(faulty)
         self._process = process
         model = RemoteModel(
-            process, loading.inputs_of(candidate.card, worker.decoder.positions), worker.readings[Variant.CANDIDATE]
+            process, loading.inputs_of(candidate.card, worker.decoder.positions), worker.readers[Variant.CANDIDATE]
         )
 
         async def ask(requests: Sequence[Batch]) -> Sequence[Scores | Exception]:

@@ -1,7 +1,7 @@
 """From rows to a model's outputs, through the Engine port: columns in, arrays out.
 
-`onnx.OnnxEngine` runs here, `remote.RemoteEngine` in the candidate's process. A `Reading` makes of an engine's arrays what the rest
-of the house understands: labels, probabilities, values.
+`onnx.OnnxEngine` runs a model in this process; `remote.RemoteEngine` calls the candidate's process. An `OutputReader` turns output
+arrays into labels, probabilities and values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,47 +56,47 @@ class Run:
     """What one run of a model gave; made into lists when first asked for, once for all the requests that shared the run.
 
     Args:
-        lists: and `others`: where there is no `reading` that makes them of the arrays.
+        lists: and `others`: where there is no `reader` that makes them of the arrays.
 
     Attributes:
         arrays: by output name, the first dimension being the run's rows.
         bad: shape [rows], bool: the rows whose answer is not finite; None where all are.
     """
 
-    __slots__ = ("_lists", "_others", "_reading", "arrays", "bad")
+    __slots__ = ("_lists", "_others", "_reader", "arrays", "bad")
 
     def __init__(
         self,
-        reading: "Reading | None",
+        reader: "OutputReader | None",
         arrays: Mapping[str, Array] | None = None,
         lists: Lists | None = None,
         others: Mapping[str, Sequence[Any]] | None = None,
         bad: Array | None = None,
     ) -> None:
-        self._reading, self.arrays, self._lists, self._others = reading, arrays or {}, lists, others
+        self._reader, self.arrays, self._lists, self._others = reader, arrays or {}, lists, others
         self.bad = bad
 
     @property
     def lists(self) -> Lists:
         """The arrays as lists."""
         if self._lists is None:
-            assert self._reading is not None
-            self._lists = self._reading.lists(self.arrays)
+            assert self._reader is not None
+            self._lists = self._reader.lists(self.arrays)
         return self._lists
 
     @property
     def others(self) -> Mapping[str, Sequence[Any]]:
         """Outputs without a role, by name. They may be large, and few ask for them: an image's thousand classes, say."""
         if self._others is None:
-            names = self._reading.others if self._reading is not None else ()
+            names = self._reader.others if self._reader is not None else ()
             self._others = {name: self.arrays[name].tolist() for name in names}
         return self._others
 
     @property
     def other_arrays(self) -> dict[str, Array]:
         """The same as arrays."""
-        if self._reading is not None:
-            return {name: self.arrays[name] for name in self._reading.others}
+        if self._reader is not None:
+            return {name: self.arrays[name] for name in self._reader.others}
         return {name: np.array(values) for name, values in self.others.items()}
 
 
@@ -181,7 +181,7 @@ class Scores:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Reading:
+class OutputReader:
     """Reads outputs by the roles on a model's card.
 
     Attributes:

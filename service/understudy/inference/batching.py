@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Any, Protocol, TypeAlias
 
 from understudy.errors import InferenceError, Overloaded
-from understudy.inference import Engine, Reading, Scores
+from understudy.inference import Engine, OutputReader, Scores
 from understudy.inference.columns import joined
 from understudy.inference.decoding import Batch, Columns
 from understudy.inference.joint import JointRuns, split, spread
@@ -152,7 +152,7 @@ class LocalModel(Batcher):
     ) -> None:
         super().__init__(**limits)
         self._max_rows = rows_that_pay(engine.seconds, self._max_rows)
-        self.engine, self.reading = engine, Reading(engine.card)
+        self.engine, self.reader = engine, OutputReader(engine.card)
         self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
         self._running = False  # a run is under way on the executor
 
@@ -248,7 +248,7 @@ class LocalModel(Batcher):
     def _run(self, requests: Sequence[Batch]) -> Scores:
         rows = joined(requests)
         try:
-            return self.reading.read(self.engine.run(self._columns.build(rows)), len(rows))
+            return self.reader.read(self.engine.run(self._columns.build(rows)), len(rows))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise InferenceError(f"{self.engine.card.name} answered in an unreadable form: {error!r}") from error
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from understudy.errors import InferenceError, WrongShape
-from understudy.inference import Engine, Reading, wire
+from understudy.inference import Engine, OutputReader, wire
 from understudy.inference.decoding import Array
 from understudy.inference.joint import JointRuns
 
@@ -16,7 +16,7 @@ class Calls:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self._reading = engine, Reading(engine.card)
+        self.engine, self._reader = engine, OutputReader(engine.card)
         self._retries = 0
         self._joint = JointRuns(self._count_retry)
 
@@ -48,7 +48,7 @@ class Calls:
 
     def _outputs(self, columns: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         outputs = self.engine.run(columns)
-        self._reading.check_shapes(outputs, rows)
+        self._reader.check_shapes(outputs, rows)
         return outputs
 
     def _reply(self, parts: Sequence[wire.Part]) -> bytes:

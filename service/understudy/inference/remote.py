@@ -14,7 +14,7 @@ from http import HTTPStatus
 import msgspec
 
 from understudy.errors import CandidateAway, InferenceError, WrongShape
-from understudy.inference import Reading, Scores, wire
+from understudy.inference import OutputReader, Scores, wire
 from understudy.inference.columns import joined
 from understudy.inference.decoding import Array, Batch, Columns
 from understudy.inference.joint import JointRuns, split
@@ -182,11 +182,11 @@ class RemoteModel:
     """The candidate's model in its process: requests go there together, and each has an answer of its own.
 
     Args:
-        columns: what the model reads of a row; reading: what its outputs mean.
+        columns: what the model reads of a row; reader: what its outputs mean.
     """
 
-    def __init__(self, remote: RemoteEngine, columns: Columns, reading: Reading) -> None:
-        self._remote, self._columns, self._reading = remote, columns, reading
+    def __init__(self, remote: RemoteEngine, columns: Columns, reader: OutputReader) -> None:
+        self._remote, self._columns, self._reader = remote, columns, reader
         self._joint = JointRuns(lambda: remote.on_retry())
 
     async def infer(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
@@ -242,7 +242,7 @@ class RemoteModel:
             error = (WrongShape if part.misshapen else InferenceError)(part.error)
             return [error] * part.requests
         try:
-            return split(requests, self._reading.read(part.outputs, sum(map(len, requests))))
+            return split(requests, self._reader.read(part.outputs, sum(map(len, requests))))
         except InferenceError as error:
             return [error] * part.requests
         except (KeyError, ValueError, TypeError, IndexError) as error:

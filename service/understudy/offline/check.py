@@ -5,7 +5,7 @@ from pathlib import Path
 
 from understudy import loading
 from understudy.domain import JsonObject, Variant
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.cards import Card, InputSpec
 from understudy.inference.decoding import Decoder
 from understudy.inference.onnx import OnnxEngine
@@ -75,20 +75,20 @@ def _run(
         specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
         rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
         source = _drawn_from(list(specs.values()))
-    readings = {variant: Reading(card) for variant, card in cards.items()}
+    readers = {variant: OutputReader(card) for variant, card in cards.items()}
     columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
     threads = loading.thread_count(settings, policy)
     threaded = OnnxEngine(
         loading.local(policy.primary, settings), device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
     )
-    noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readings[Variant.PRIMARY], rows)
+    noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readers[Variant.PRIMARY], rows)
     threaded.close()
     file = noise_floor.write(settings.state_dir, engine.card.digest, noise)
     comparison = None
     if other is not None:
-        pairs = Pairs(readings, tolerances(policy, cards.values()), noise)
+        pairs = Pairs(readers, tolerances(policy, cards.values()), noise)
         primary, candidate = (
-            noise_floor.scored(each, columns[variant], readings[variant], rows)
+            noise_floor.scored(each, columns[variant], readers[variant], rows)
             for variant, each in ((Variant.PRIMARY, engine), (Variant.CANDIDATE, other))
         )
         comparison = figures(pairs.compare(primary, candidate))

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from understudy.domain import SHARE_ONE, Attempt, Mode, Observation, Status, Variant
-from understudy.inference import Lists, Reading, Run, Scores, wire
+from understudy.inference import Lists, OutputReader, Run, Scores, wire
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Rows
 from understudy.rollout import routing
@@ -85,7 +85,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
 
     def observations(
         self,
-        readings: Mapping[Variant, Reading],
+        readers: Mapping[Variant, OutputReader],
         units_of: Callable[[Rows], Sequence[str | None]],
         salt: int = 0,
         equal: Sequence[bool] | None = None,
@@ -97,8 +97,8 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
             equal: of each row, whether the two models' answers are equal; None where that was not compared.
         """
         count = self.count
-        primary = _answers(self.primary, readings.get(Variant.PRIMARY), count)
-        candidate = _answers(self.candidate, readings.get(Variant.CANDIDATE), count)
+        primary = _answers(self.primary, readers.get(Variant.PRIMARY), count)
+        candidate = _answers(self.candidate, readers.get(Variant.CANDIDATE), count)
         request_id = f"{self.prefix}-{self.first_id}"
         drawn = 0 < self.share < SHARE_ONE and self.mode is Mode.LIVE
         point = routing.bucket(self.key or request_id, salt) >> 1 if drawn else None
@@ -129,10 +129,10 @@ def _agrees(primary: Attempt, candidate: Attempt, equal: bool) -> bool | None:
     return equal if primary.given and candidate.given else None
 
 
-def _answers(attempt: RequestAttempt, reading: Reading | None, rows: int) -> Sequence[Attempt]:
-    if reading is None:
+def _answers(attempt: RequestAttempt, reader: OutputReader | None, rows: int) -> Sequence[Attempt]:
+    if reader is None:
         return [Attempt(attempt.status)] * rows
-    return reading.attempts(attempt.scores, attempt.status, attempt.seconds, rows)
+    return reader.attempts(attempt.scores, attempt.status, attempt.seconds, rows)
 
 
 class Bundle(msgspec.Struct, array_like=True, gc=False):

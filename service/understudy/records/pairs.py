@@ -8,7 +8,7 @@ import numpy as np
 
 from understudy.domain import Label, Status, Variant
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading, Scores, Value
+from understudy.inference import OutputReader, Scores, Value
 from understudy.inference.cards import Card
 from understudy.rollout import comparison
 from understudy.rollout.comparison import PROBABILITIES, ComparisonSums
@@ -62,14 +62,14 @@ class Pairs:
 
     def __init__(
         self,
-        readings: Mapping[Variant, Reading],
+        readers: Mapping[Variant, OutputReader],
         tolerances: Mapping[str, Tolerance],
         floor: Mapping[str, float],
         *,
         judged: bool = False,
     ) -> None:
         self._judged = judged
-        sides = [readings.get(variant) for variant in Variant]
+        sides = [readers.get(variant) for variant in Variant]
         self._multilabel = any(side.multilabel for side in sides if side)
         classes = [list(side.classes) if side else [] for side in sides]
         self._aligned = comparison.aligned(*classes) if all(classes) else None

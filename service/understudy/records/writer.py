@@ -15,7 +15,7 @@ import structlog
 
 from understudy.domain import GIVEN_UP, LabelReceipt, LabelReport, Mode, Observation, Outcome, Status, Variant
 from understudy.errors import StoreError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.decoding import Rows
 from understudy.observability.metrics import LATENCY_BUCKETS, Metrics, observe_many
 from understudy.records.exchange import Bundle, Exchange, unpack
@@ -65,7 +65,7 @@ class RecordWriter:
         model: str,
         store: RecordStore,
         metrics: Metrics,
-        readings: Mapping[Variant, Reading],
+        readers: Mapping[Variant, OutputReader],
         units_of: Callable[[Rows], Sequence[str | None]],
         salt: int = 0,
         pairs: Pairs | None = None,
@@ -73,9 +73,9 @@ class RecordWriter:
         scale: LossScale | None = None,
     ) -> None:
         self._model, self._store, self._metrics = model, store, metrics
-        self._readings, self._units_of, self._salt = readings, units_of, salt
+        self._readers, self._units_of, self._salt = readers, units_of, salt
         self._scale = scale
-        self._pairs, self._watch = pairs or Pairs(readings, {}, {}), watch
+        self._pairs, self._watch = pairs or Pairs(readers, {}, {}), watch
         self._written: deque[bytes] = deque(maxlen=BATCHES_REMEMBERED)
 
     def write(self, packed: bytes) -> None:
@@ -137,7 +137,7 @@ class RecordWriter:
         observations = [
             o
             for i, exchange in enumerate(in_turns(batch))
-            for o in exchange.observations(self._readings, self._units_of, self._salt, agreement.get(i))
+            for o in exchange.observations(self._readers, self._units_of, self._salt, agreement.get(i))
         ]
         counts, histograms = self._counts(batch)
         if dropped:
@@ -216,8 +216,8 @@ class RecordWriter:
             self._count_outcomes(outcomes)
 
     def _count_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        classes = {variant: reading.classes for variant, reading in self._readings.items()}
-        positive = {variant: reading.positive_class for variant, reading in self._readings.items()}
+        classes = {variant: reader.classes for variant, reader in self._readers.items()}
+        positive = {variant: reader.positive_class for variant, reader in self._readers.items()}
         observe_many(self._metrics.label_delay, [max(0.0, outcome.delay) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.observation.mode in {Mode.PINNED, Mode.LOAD}:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from understudy.domain import Variant
-from understudy.inference import Engine, Reading, Scores
+from understudy.inference import Engine, OutputReader, Scores
 from understudy.inference.decoding import Columns, Row
 from understudy.records.pairs import Pairs, joined
 from understudy.rollout.comparison import ComparisonSums, floor_of
@@ -21,7 +21,7 @@ ALONE_ROWS = 64
 ODD_BATCH_ROWS = 7
 
 
-def scored(engine: Engine, columns: Columns, reading: Reading, rows: list[Row], batch: int | None = None) -> Scores:
+def scored(engine: Engine, columns: Columns, reader: OutputReader, rows: list[Row], batch: int | None = None) -> Scores:
     """What a model says of some rows, run in batches of a size, or all at once.
 
     Raises:
@@ -30,24 +30,24 @@ def scored(engine: Engine, columns: Columns, reading: Reading, rows: list[Row], 
     """
     size = batch or len(rows)
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    return joined([reading.read(engine.run(columns.build(part)), len(part)) for part in parts])
+    return joined([reader.read(engine.run(columns.build(part)), len(part)) for part in parts])
 
 
 def measure(
-    engine: Engine, other_threads: Engine, columns: Columns, reading: Reading, rows: list[Row]
+    engine: Engine, other_threads: Engine, columns: Columns, reader: OutputReader, rows: list[Row]
 ) -> dict[str, float]:
     """The floor by output: the largest difference among runs of one model that should agree.
 
     Args:
         other_threads: the same model with another number of threads.
     """
-    pairs = Pairs(dict.fromkeys(Variant, reading), {}, {})
-    whole = scored(engine, columns, reading, rows)
+    pairs = Pairs(dict.fromkeys(Variant, reader), {}, {})
+    whole = scored(engine, columns, reader, rows)
     found = ComparisonSums()
-    found.merge(pairs.compare(whole, scored(engine, columns, reading, rows, ODD_BATCH_ROWS)))
-    found.merge(pairs.compare(whole, scored(other_threads, columns, reading, rows)))
+    found.merge(pairs.compare(whole, scored(engine, columns, reader, rows, ODD_BATCH_ROWS)))
+    found.merge(pairs.compare(whole, scored(other_threads, columns, reader, rows)))
     few = rows[:ALONE_ROWS]
-    found.merge(pairs.compare(whole.slice(0, len(few)), scored(engine, columns, reading, few, 1)))
+    found.merge(pairs.compare(whole.slice(0, len(few)), scored(engine, columns, reader, few, 1)))
     return floor_of(found)
 
 

@@ -10,7 +10,7 @@ from understudy import loading
 from understudy.clock import SystemClock
 from understudy.domain import Variant
 from understudy.drift.watch import DriftMonitor
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.decoding import Decoder, Rows
 from understudy.inference.onnx import device_of
 from understudy.loading.store import open_store
@@ -47,7 +47,7 @@ class ProcessParts:
             key_max_chars=settings.key_max_chars,
         )
         self.metrics = Metrics()
-        self.readings = {variant: Reading(card) for variant, card in self.cards.items()}
+        self.readers = {variant: OutputReader(card) for variant, card in self.cards.items()}
         # Ids sort by the start of their process and then by arrival, and no two processes ever share a prefix.
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.rollout = loading.rollout_key(policy, self.cards)
@@ -71,11 +71,11 @@ class ProcessParts:
             policy.model,
             self.store,
             self.metrics,
-            self.readings,
+            self.readers,
             self._units_of,
             salt=int(self.rollout, 16),
             pairs=Pairs(
-                self.readings, tolerances(policy, self.cards.values()), noise, judged=judged_by_agreement(policy)
+                self.readers, tolerances(policy, self.cards.values()), noise, judged=judged_by_agreement(policy)
             ),
             watch=self.watch.add,
             scale=policy.goals.quality.scale if policy.goals.quality else None,

@@ -174,7 +174,7 @@ class Worker(ProcessParts):
         remote.start()
         limits = self._limits(Variant.CANDIDATE)
         remote.on_retry = limits["on_retry"]
-        model = RemoteModel(remote, loading.inputs_of(card, self.decoder.positions), self.readings[Variant.CANDIDATE])
+        model = RemoteModel(remote, loading.inputs_of(card, self.decoder.positions), self.readers[Variant.CANDIDATE])
         timeout_s = settings.shadow_timeout_ms / 1000
         self.slots.remote = remote
         self.slots.candidate = SpreadModel(

@@ -15,7 +15,7 @@ from understudy.api.v2.codec import Signature
 from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, to_bytes, to_json
 from understudy.domain import Variant
 from understudy.errors import InvalidInput, MalformedRequest, RequestError, TooLarge
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.cards import Card, InputSpec, OutputSpec
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Columns, Decoder, Field
@@ -297,10 +297,10 @@ def test_answers_are_in_the_callers_own_form_whoever_gives_them() -> None:
         body(X, S, id="a", outputs=[{"name": "probabilities", "parameters": {"binary_data": True}}, {"name": "label"}]),
         None,
     )
-    by_primary = Reading(CARD).read(
+    by_primary = OutputReader(CARD).read(
         {"label": np.array([0, 1]), "probabilities": np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)}, 2
     )
-    by_other = Reading(OTHER).read(
+    by_other = OutputReader(OTHER).read(
         {"class": np.array([[0], [1]], np.int32), "p": np.array([[0.25, 0.75], [0.5, 0.5]])}, 2
     )
     answers = [
@@ -324,7 +324,7 @@ def test_answers_are_in_the_callers_own_form_whoever_gives_them() -> None:
 
 def test_all_outputs_are_given_when_none_is_named() -> None:
     """As JSON, or all as raw bytes where the request says so."""
-    scores = Reading(CARD).read({"label": np.array([0]), "probabilities": np.array([[0.75, 0.25]], np.float32)}, 1)
+    scores = OutputReader(CARD).read({"label": np.array([0]), "probabilities": np.array([[0.75, 0.25]], np.float32)}, 1)
     one = (tensor("x", "FP32", [0.5]), tensor("s", "BYTES", ["a"]))
     plain, none = signature().encode({}, signature().decode(body(*one), None), scores, Variant.PRIMARY)
     binary = signature().decode(body(*one, parameters={"binary_data_output": True}, outputs=[]), None)

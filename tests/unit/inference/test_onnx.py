@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from models import build
 from tests.support.graphs import BOOL, FLOAT, INT64, STRING, classifier, folder, save, summing
 from understudy.errors import ConfigurationError, InferenceError
-from understudy.inference import Reading, cards
+from understudy.inference import OutputReader, cards
 from understudy.inference import onnx as engine_module
 from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
 from understudy.inference.decoding import Array, Columns, Field
@@ -34,11 +34,11 @@ def opened(path: Path, **options: Any) -> OnnxEngine:
 def test_a_float_matrix_gives_one_value_a_row(tmp_path: Path) -> None:
     """Any number of rows, and what a regression means to the service."""
     engine = opened(summing(tmp_path / "m.onnx"))
-    reading = Reading(engine.card)
+    reader = OutputReader(engine.card)
 
     for rows in (1, 2, 7, 100):
         x = np.arange(rows * 3, dtype=np.float32).reshape(rows, 3)
-        scores = reading.read(engine.run({"x": x}), rows)
+        scores = reader.read(engine.run({"x": x}), rows)
         assert scores.values == x.sum(axis=1).tolist()
         assert scores.finite
 
@@ -56,7 +56,7 @@ def test_strings_whole_numbers_and_booleans_pass_unchanged(tmp_path: Path) -> No
     fields = [Field(s.name, s.dtype, tuple(s.shape[1:])) for s in engine.card.inputs]
     rows = [("häuser", 2**62, True), ("", -1, False)]
     outputs = engine.run(Columns(fields, {"s": 0, "i": 1, "b": 2}).build(rows))
-    scores = Reading(engine.card).read(outputs, 2)
+    scores = OutputReader(engine.card).read(outputs, 2)
 
     assert [s.dtype for s in engine.card.inputs] == ["string", "int64", "bool"]
     assert engine.card.task == "other"
@@ -104,7 +104,7 @@ def test_the_card_of_a_bare_classifier_comes_from_its_signature(tmp_path: Path) 
 def test_three_probabilities_are_three_classes(tmp_path: Path) -> None:
     """And no positive one."""
     engine = opened(classifier(tmp_path / "m.onnx", width=3))
-    scores = Reading(engine.card).read(engine.run({"x": np.eye(3, dtype=np.float32)}), 3)
+    scores = OutputReader(engine.card).read(engine.run({"x": np.eye(3, dtype=np.float32)}), 3)
 
     assert (engine.card.task, engine.card.classes, engine.card.positive) == (
         "multiclass-classification",
@@ -149,7 +149,7 @@ def test_the_classes_of_a_bare_zipmap_are_known(
     engine = opened(classifier(tmp_path / "m.onnx", width=len(names), zipmap=names))
     card = engine.card
     x = np.eye(len(names), dtype=np.float32)
-    scores = Reading(card).read(engine.run({"x": x}), len(names))
+    scores = OutputReader(card).read(engine.run({"x": x}), len(names))
 
     assert card.task == ("binary-classification" if len(names) == 2 else "multiclass-classification")
     assert (card.classes, card.positive) == (classes, positive)
@@ -177,7 +177,7 @@ def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: s
     outputs = [("label", made, ["n"]), ("probabilities", FLOAT, ["n", width])]
     engine = opened(save(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["n", width])], outputs, constants))
     card = engine.card
-    scores = Reading(card).read(engine.run({"x": np.eye(2, width, dtype=np.float32)}), 2)
+    scores = OutputReader(card).read(engine.run({"x": np.eye(2, width, dtype=np.float32)}), 2)
 
     known = {"strings": ["no", "yes"], "shifted": [-1, 1]}.get(kind, [])
     assert (card.classes, card.positive, engine.unnamed) == (known, known[1] if known else None, 0 if known else width)
@@ -563,15 +563,15 @@ def test_the_example_s_models_answer_alike_alone_and_in_a_batch(
             columns[spec.name] = columns[spec.name] * random.uniform(0.5, 1.5, (8, 1)).astype(np.float32)
             if spec.nullable:
                 columns[spec.name][random.random((8, 1)) < 0.3] = np.nan
-    reading = Reading(engine.card)
-    together = reading.read(engine.run(columns), 8)
+    reader = OutputReader(engine.card)
+    together = reader.read(engine.run(columns), 8)
 
     assert together.finite
     assert together.probabilities is not None
     assert together.labels == [int(row[1] > 0.5) for row in together.probabilities]
     np.testing.assert_allclose(np.sum(together.probabilities, axis=1), 1, atol=1e-6)
     for i in range(8):
-        alone = reading.read(engine.run({n: a[i : i + 1] for n, a in columns.items()}), 1)
+        alone = reader.read(engine.run({n: a[i : i + 1] for n, a in columns.items()}), 1)
         np.testing.assert_allclose(alone.probabilities, together.probabilities[i : i + 1], atol=1e-6)  # type: ignore[arg-type]
 
 

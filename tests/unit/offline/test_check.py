@@ -13,7 +13,7 @@ from tests.support.graphs import classifier, save, summing
 from understudy.cli.compared import comparison_lines
 from understudy.domain import Status, Variant
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading, Scores
+from understudy.inference import OutputReader, Scores
 from understudy.inference.cards import InputSpec, OutputSpec
 from understudy.inference.profile import CategoricalProfile, NumericProfile
 from understudy.offline import check, samples
@@ -105,8 +105,10 @@ def test_what_the_runtime_does_by_itself_is_measured_and_called_equal(tmp_path: 
     settings = rollout(tmp_path, task="regression", compare={"value": {"atol": 0, "rtol": 0}})
     found = check.run(settings)
     assert found.floor["value"] == pytest.approx((check.ROWS_DRAWN - 1) / 1000, rel=1e-3)
-    reading = Reading(card(outputs=[OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")], classes=[]))
-    pairs = Pairs(dict.fromkeys(Variant, reading), {"value": Tolerance(atol=0, rtol=0)}, found.floor)
+    reader = OutputReader(
+        card(outputs=[OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")], classes=[])
+    )
+    pairs = Pairs(dict.fromkeys(Variant, reader), {"value": Tolerance(atol=0, rtol=0)}, found.floor)
     summary = pairs.compare(Scores(2, values=[1.0, 1.0]), Scores(2, values=[1.5, 1.6]))
     assert summary.sums["rows_outside/value"] == 1
 
@@ -170,7 +172,7 @@ def exchange(primary: Scores | None, candidate: Scores | None) -> Any:
 
 
 def test_only_exchanges_that_both_answered_are_compared() -> None:
-    pairs = Pairs({v: Reading(card()) for v in Variant}, {}, {})
+    pairs = Pairs({v: OutputReader(card()) for v in Variant}, {}, {})
     one = Scores(1, labels=[1], probabilities=[[0.2, 0.8]])
     other = Scores(1, labels=[0], probabilities=[[0.7, 0.3]])
     assert pairs.counts([exchange(one, None), exchange(None, one), exchange(None, None)]) == {}
@@ -181,16 +183,16 @@ def test_only_exchanges_that_both_answered_are_compared() -> None:
 
 def test_models_with_other_classes_or_outputs_are_compared_as_far_as_they_go() -> None:
     """Another order of classes; widths without names that differ; tensors by name."""
-    readings = {
-        Variant.PRIMARY: Reading(card(classes=["a", "b"])),
-        Variant.CANDIDATE: Reading(card(classes=["b", "a", "c"])),
+    readers = {
+        Variant.PRIMARY: OutputReader(card(classes=["a", "b"])),
+        Variant.CANDIDATE: OutputReader(card(classes=["b", "a", "c"])),
     }
-    summary = Pairs(readings, {}, {}).compare(
+    summary = Pairs(readers, {}, {}).compare(
         Scores(1, probabilities=[[0.2, 0.8]]), Scores(1, probabilities=[[0.8, 0.2, 0.0]])
     )
     assert summary.maxima["distance"] == 0.0
 
-    unnamed = dict.fromkeys(Variant, Reading(card(classes=[], positive=None)))
+    unnamed = dict.fromkeys(Variant, OutputReader(card(classes=[], positive=None)))
     summary = Pairs(unnamed, {}, {}).compare(
         Scores(1, probabilities=[[0.2, 0.8]]), Scores(1, probabilities=[[0.5, 0.3, 0.2]])
     )

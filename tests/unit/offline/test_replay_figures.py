@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.waiting import eventually
 from understudy.domain import LabelReport, Mode, Outcome, Status, Variant
-from understudy.inference import Reading, Scores
+from understudy.inference import OutputReader, Scores
 from understudy.observability.metrics import Metrics
 from understudy.offline.replay import (
     ReplaySummary,
@@ -32,7 +32,7 @@ from understudy.testing import card
 CARD = card()
 
 
-READINGS = {variant: Reading(CARD) for variant in Variant}
+READERS = {variant: OutputReader(CARD) for variant in Variant}
 
 
 def tally(outcome: Outcome) -> Mapping[str, float]:
@@ -52,7 +52,7 @@ def recorded() -> tuple[Mapping[str, float], str]:
 
     async def main() -> tuple[Mapping[str, float], str]:
         store, registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
-        writer = RecordWriter("m", store, Metrics(registry), READINGS, lambda rows: [None] * len(rows))
+        writer = RecordWriter("m", store, Metrics(registry), READERS, lambda rows: [None] * len(rows))
         record = Recorder("w", writer.write, Settings(flush_interval_ms=1))
         record.start()
         for i in range(30):

@@ -9,7 +9,7 @@ import prometheus_client
 from tests.support.waiting import eventually
 from understudy.domain import Fate, LabelReport, Outcome, Plan, Variant
 from understudy.errors import StoreError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.observability.metrics import Metrics, parse
 from understudy.records.housekeeping import Housekeeping
 from understudy.records.writer import RecordWriter
@@ -58,7 +58,7 @@ class Harness:
         self.store, self.registry = MemoryStore("r", tally), prometheus_client.CollectorRegistry()
         metrics = Metrics(self.registry)
         self.writer = RecordWriter(
-            "m", self.store, metrics, {v: Reading(card()) for v in Variant}, lambda rows: [None] * len(rows)
+            "m", self.store, metrics, {v: OutputReader(card()) for v in Variant}, lambda rows: [None] * len(rows)
         )
         self.housekeeping = Housekeeping(self.store, metrics, ManualClock(), self.writer, judge, self.ready, tracer)
 

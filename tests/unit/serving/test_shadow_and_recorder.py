@@ -16,7 +16,7 @@ import pytest
 from tests.support.waiting import eventually
 from understudy.domain import Fate, LabelReport, Mode, Observation, Outcome, Status, Variant
 from understudy.errors import InferenceError, StoreError
-from understudy.inference import Reading, Scores
+from understudy.inference import OutputReader, Scores
 from understudy.inference.columns import Table
 from understudy.observability.metrics import Metrics, parse
 from understudy.records.exchange import Exchange, Packer, unpack
@@ -29,7 +29,7 @@ from understudy.store.memory import MemoryStore
 from understudy.testing import card
 
 CARD = card()
-READINGS = {variant: Reading(CARD) for variant in Variant}
+READERS = {variant: OutputReader(CARD) for variant in Variant}
 
 
 def tally(outcome: Outcome) -> Mapping[str, float]:
@@ -125,7 +125,7 @@ def test_where_chance_decided_the_key_leaves_its_point_and_not_itself() -> None:
     def points(share: int, key: str | None, mode: Mode = Mode.LIVE) -> set[int | None]:
         made = exchange(0, 0.1, 0.2, mode=mode)
         made.share, made.key = share, key
-        return {row.point for row in made.observations(READINGS, lambda rows: [None] * len(rows), salt=7)}
+        return {row.point for row in made.observations(READERS, lambda rows: [None] * len(rows), salt=7)}
 
     assert points(500, "ann") == {routing.bucket("ann", 7) >> 1}
     assert points(500, None) == {routing.bucket("w-0", 7) >> 1}
@@ -221,7 +221,7 @@ class Away(MemoryStore):
 
 def recorder(store: MemoryStore, ship: Any = None, **settings: Any) -> tuple[Recorder, RecordWriter, Any]:
     registry = prometheus_client.CollectorRegistry()
-    writer = RecordWriter("m", store, Metrics(registry), READINGS, lambda rows: [row[1] for row in rows])
+    writer = RecordWriter("m", store, Metrics(registry), READERS, lambda rows: [row[1] for row in rows])
     made = Recorder("w", writer.write, Settings(flush_interval_ms=1, **settings), ["x"], ship=ship)
     return (
         made,

@@ -8,7 +8,7 @@ import numpy as np
 from understudy import loading
 from understudy.domain import Attempt, Status
 from understudy.drift.learn import Times, categorical_profile, numeric_profile
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.cards import Card, InputSpec, Training
 from understudy.inference.decoding import Array, Decoder
 from understudy.inference.onnx import OnnxEngine
@@ -41,11 +41,11 @@ def profiled(source: str, data: Path, at: str | None, progress: RowsDone = lambd
 
 
 def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: Path) -> Card:
-    columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
+    columns, reader = loading.inputs_of(engine.card, decoder.positions), OutputReader(engine.card)
     answers: list[Attempt] = []
     for start in range(0, len(sample.rows), BATCH_ROWS):
         batch = sample.rows[start : start + BATCH_ROWS]
-        answers += reading.attempts(scored(engine, columns, reading, batch), Status.OK, 0.0, len(batch))
+        answers += reader.attempts(scored(engine, columns, reader, batch), Status.OK, 0.0, len(batch))
     built = columns.build(sample.rows)
     inputs = [_input(spec, built[spec.name], sample.at) for spec in engine.card.inputs]
     known = engine.card.training

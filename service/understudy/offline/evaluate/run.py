@@ -8,7 +8,7 @@ from understudy import loading
 from understudy.domain import Attempt, Status
 from understudy.drift.alarms import Limits
 from understudy.errors import ConfigurationError
-from understudy.inference import Engine, Reading, Scores, ended
+from understudy.inference import Engine, OutputReader, Scores, ended
 from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
@@ -109,15 +109,15 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
     goal = request.policy.goals.quality if request.policy else None
     models = []
     for source, engine in zip(request.models, engines, strict=True):
-        columns, reading = loading.inputs_of(engine.card, decoder.positions), Reading(engine.card)
+        columns, reader = loading.inputs_of(engine.card, decoder.positions), OutputReader(engine.card)
         answers: list[Attempt] = []
         joint = JointRuns()
         for start in range(0, len(sample.rows), BATCH_ROWS):
             batch = sample.rows[start : start + BATCH_ROWS]
-            answers += answers_of(engine, columns, reading, batch, joint)
+            answers += answers_of(engine, columns, reader, batch, joint)
             step(f"{engine.card.name} answers", len(batch))
         if not any(answer.given for answer in answers):
-            scored(engine, columns, reading, sample.rows[:1])  # it failed on every row: this raises the reason
+            scored(engine, columns, reader, sample.rows[:1])  # it failed on every row: this raises the reason
         name = engine.card.name if sum(e.card.name == engine.card.name for e in engines) == 1 else source
         models.append(judged(name, engine.card, answers, sample.labels, goal))
     if not models[0].losses:
@@ -134,19 +134,19 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
 
 
 def answers_of(
-    engine: Engine, columns: Columns, reading: Reading, rows: Sequence[Row], joint: JointRuns
+    engine: Engine, columns: Columns, reader: OutputReader, rows: Sequence[Row], joint: JointRuns
 ) -> list[Attempt]:
     """A model's attempt at each row. A row on which it fails is `FAILED`, one that is not finite `INVALID`."""
 
     def run(part: Sequence[Row]) -> Scores:
-        return scored(engine, columns, reading, list(part))
+        return scored(engine, columns, reader, list(part))
 
     attempts: list[Attempt] = []
     for count, scores in joint.run(rows, run):
         if isinstance(scores, Exception):
             attempts.append(Attempt(ended(scores)[0]))
             continue
-        own = reading.attempts(scores, Status.OK, 0.0, count)
+        own = reader.attempts(scores, Status.OK, 0.0, count)
         for row in scores.bad_rows:
             own[row] = Attempt(Status.INVALID)
         attempts += own

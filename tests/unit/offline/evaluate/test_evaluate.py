@@ -17,7 +17,7 @@ from tests.unit.offline.evaluate.world import csv_file, json_lines, records, sig
 from understudy import cli, loading
 from understudy.domain import Status
 from understudy.errors import ConfigurationError
-from understudy.inference import Reading
+from understudy.inference import OutputReader
 from understudy.inference.decoding import Decoder, Field
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline.evaluate.data import ColumnNames, Sample, read_file, sample_of
@@ -311,13 +311,13 @@ def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path
 def test_losses_by_row_are_those_of_the_judge(tmp_path: Path, good: Path) -> None:
     """One definition: what the service counts of a labelled row is what is averaged here."""
     engine = OnnxEngine(good, device="cpu", warm_max_rows=1)
-    reading = Reading(engine.card)
+    reader = OutputReader(engine.card)
     rows = records(20)
     columns = {
         "x": np.array([[r["x"]] for r in rows], dtype=np.float32),
         "place": np.array([[r["place"]] for r in rows], dtype=object),
     }
-    answers = reading.attempts(reading.read(engine.run(columns), 20), Status.OK, 0.0, 20)
+    answers = reader.attempts(reader.read(engine.run(columns), 20), Status.OK, 0.0, 20)
     by_row = [losses.losses(a, r["late"], [0, 1], 1)["brier"] for a, r in zip(answers, rows, strict=True)]
     engine.close()
     found = run(EvaluationRequest([str(good)], None, json_lines(tmp_path / "d.jsonl", rows), ColumnNames("late")))

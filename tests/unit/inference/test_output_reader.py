@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from understudy.domain import Attempt, Status
 from understudy.errors import WrongShape
-from understudy.inference import Reading, Scores, ended
+from understudy.inference import OutputReader, Scores, ended
 from understudy.inference.cards import OutputSpec
 from understudy.testing import card
 
@@ -18,8 +18,8 @@ def output(name: str, role: Any, dtype: Any = "float32") -> OutputSpec:
     return OutputSpec(name=name, dtype=dtype, shape=[None], role=role)
 
 
-BINARY = Reading(card())
-ANIMALS = Reading(
+BINARY = OutputReader(card())
+ANIMALS = OutputReader(
     card(
         task="multiclass-classification",
         classes=["bird", "cat", "dog"],
@@ -27,8 +27,8 @@ ANIMALS = Reading(
         outputs=[output("p", "probabilities")],
     )
 )
-NUMBER = Reading(card(task="regression", classes=[], positive=None, outputs=[output("y", "value")]))
-OTHER = Reading(
+NUMBER = OutputReader(card(task="regression", classes=[], positive=None, outputs=[output("y", "value")]))
+OTHER = OutputReader(
     card(task="other", classes=[], positive=None, outputs=[output("a", "other"), output("b", "other", "string")])
 )
 
@@ -56,10 +56,10 @@ def test_a_binary_classifier_gives_labels_and_probabilities_in_plain_values() ->
 
 def test_the_positive_class_need_not_be_the_last_one() -> None:
     """The score is the probability of the class that the card names."""
-    reading = Reading(card(classes=["late", "on time"], positive="late", outputs=[output("p", "probabilities")]))
-    scores = reading.read({"p": f32([0.75, 0.25])}, 1)
+    reader = OutputReader(card(classes=["late", "on time"], positive="late", outputs=[output("p", "probabilities")]))
+    scores = reader.read({"p": f32([0.75, 0.25])}, 1)
 
-    assert reading.attempts(scores, Status.OK, 0.0, 1) == [Attempt(Status.OK, "late", 0.75)]
+    assert reader.attempts(scores, Status.OK, 0.0, 1) == [Attempt(Status.OK, "late", 0.75)]
 
 
 def test_labels_of_shape_rows_by_one_are_labels_too() -> None:
@@ -107,12 +107,12 @@ def test_what_is_not_finite_is_said_to_be_so(bad: float) -> None:
     assert not NUMBER.read({"y": f32(1, bad)}, 2).finite
 
 
-LABELS = Reading(card(outputs=[output("label", "label", "int64")]))
+LABELS = OutputReader(card(outputs=[output("label", "label", "int64")]))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize(
-    ("reading", "outputs"),
+    ("reader", "outputs"),
     [
         (BINARY, binary([0, 1], 0.25, 0.75)),
         (ANIMALS, {"p": f32([1, 0, 0], [0, 1, 0])}),
@@ -121,10 +121,10 @@ LABELS = Reading(card(outputs=[output("label", "label", "int64")]))
         (OTHER, {"a": f32([1, 2], [3, 4]), "b": np.array(["x", "y"], dtype=object)}),
     ],
 )
-def test_another_number_of_rows_than_asked_for_is_not_an_answer(reading: Reading, outputs: Any, rows: int) -> None:
+def test_another_number_of_rows_than_asked_for_is_not_an_answer(reader: OutputReader, outputs: Any, rows: int) -> None:
     """Two rows of answers to one, or to three, rows of questions: nothing says which is whose."""
     with pytest.raises(WrongShape, match=f"for {rows} rows"):
-        reading.read(outputs, rows)
+        reader.read(outputs, rows)
 
 
 @pytest.mark.parametrize("array", [f32([1, 2, 3]), np.float32(1), f32([1], [2]), f32([1, 2], [3, 4], [5, 6])])
@@ -162,9 +162,13 @@ def test_a_row_that_is_not_finite_is_that_row_alone(bad: float) -> None:
 
 def test_a_nullable_output_may_hold_nan() -> None:
     """The card says that it is an answer; of a label, a probability or a value it never is."""
-    masks = Reading(card(outputs=[OutputSpec(name="m", dtype="float32", shape=[None, 2], nullable=True)], classes=[]))
+    masks = OutputReader(
+        card(outputs=[OutputSpec(name="m", dtype="float32", shape=[None, 2], nullable=True)], classes=[])
+    )
     assert masks.read({"m": f32([1, np.nan])}, 1).finite
-    value = Reading(card(outputs=[OutputSpec(name="y", dtype="float32", shape=[None], role="value", nullable=True)]))
+    value = OutputReader(
+        card(outputs=[OutputSpec(name="y", dtype="float32", shape=[None], role="value", nullable=True)])
+    )
     assert not value.read({"y": f32(np.nan)}, 1).finite
 
 
@@ -206,18 +210,18 @@ def test_parts_of_a_run_share_its_lists_and_views_of_its_arrays() -> None:
     assert part.probabilities[0] is whole.slice(1, 2).probabilities[1]  # type: ignore[index]
 
 
-def vectors(shape: list[int | None]) -> Reading:
+def vectors(shape: list[int | None]) -> OutputReader:
     outputs = [OutputSpec(name="y", dtype="float32", shape=shape, role="value")]
-    return Reading(card(task="regression", classes=[], positive=None, outputs=outputs))
+    return OutputReader(card(task="regression", classes=[], positive=None, outputs=outputs))
 
 
 @pytest.mark.parametrize("shape", [[None, 3], [None, None]])
 def test_a_regression_of_several_numbers_gives_vectors(shape: list[int | None]) -> None:
-    reading = vectors(shape)
-    scores = reading.read({"y": f32([1, 2, 3], [4, 5, 6])}, 2)
+    reader = vectors(shape)
+    scores = reader.read({"y": f32([1, 2, 3], [4, 5, 6])}, 2)
 
     assert scores == Scores(2, values=[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    assert reading.attempts(scores.slice(1, 1), Status.OK, 0.5, 1) == [
+    assert reader.attempts(scores.slice(1, 1), Status.OK, 0.5, 1) == [
         Attempt(Status.OK, seconds=0.5, vector=(4.0, 5.0, 6.0))
     ]
 
@@ -230,51 +234,51 @@ def test_a_vector_of_another_width_is_not_what_was_promised(wrong: Any) -> None:
 
 
 def test_a_width_that_the_graph_leaves_open_may_be_one() -> None:
-    reading = vectors([None, None])
-    scores = reading.read({"y": f32([1], [2])}, 2)
+    reader = vectors([None, None])
+    scores = reader.read({"y": f32([1], [2])}, 2)
 
     assert scores.values == [1.0, 2.0]
-    assert reading.attempts(scores, Status.OK, 0.0, 2)[0].score == 1.0
+    assert reader.attempts(scores, Status.OK, 0.0, 2)[0].score == 1.0
 
 
 TOPICS = ["sport", "politics", "weather"]
 
 
-def topics(*outputs: OutputSpec) -> Reading:
-    return Reading(card(task="multilabel-classification", classes=TOPICS, positive=None, outputs=list(outputs)))
+def topics(*outputs: OutputSpec) -> OutputReader:
+    return OutputReader(card(task="multilabel-classification", classes=TOPICS, positive=None, outputs=list(outputs)))
 
 
 def test_a_multilabel_classifier_gives_the_set_of_classes_that_are_true() -> None:
     """From the label output, of 0 and 1 by class; the probabilities need not add up to 1."""
-    reading = topics(output("l", "label", "int64"), output("p", "probabilities"))
-    scores = reading.read({"l": np.array([[1, 0, 1], [0, 0, 0]]), "p": f32([0.5, 0.25, 0.75], [0, 0.25, 0.5])}, 2)
+    reader = topics(output("l", "label", "int64"), output("p", "probabilities"))
+    scores = reader.read({"l": np.array([[1, 0, 1], [0, 0, 0]]), "p": f32([0.5, 0.25, 0.75], [0, 0.25, 0.5])}, 2)
 
     assert scores.labels == [("sport", "weather"), ()]
-    assert reading.attempts(scores, Status.OK, 0.0, 2) == [
+    assert reader.attempts(scores, Status.OK, 0.0, 2) == [
         Attempt(Status.OK, ("sport", "weather"), None, (0.5, 0.25, 0.75)),
         Attempt(Status.OK, (), None, (0.0, 0.25, 0.5)),
     ]
 
 
 def test_a_multilabel_classifier_without_a_label_output_predicts_what_is_likelier_than_not() -> None:
-    reading = topics(output("p", "probabilities"))
-    scores = reading.read({"p": f32([0.5, 0.25, 0.75])}, 1)
+    reader = topics(output("p", "probabilities"))
+    scores = reader.read({"p": f32([0.5, 0.25, 0.75])}, 1)
 
     assert scores.labels == [("sport", "weather")]
 
 
 def test_a_multilabel_classifier_of_two_classes_has_no_positive_one() -> None:
-    reading = Reading(
+    reader = OutputReader(
         card(task="multilabel-classification", classes=["a", "b"], positive="b", outputs=[output("p", "probabilities")])
     )
-    answers = reading.attempts(reading.read({"p": f32([0.75, 0.5])}, 1), Status.OK, 0.0, 1)
+    answers = reader.attempts(reader.read({"p": f32([0.75, 0.5])}, 1), Status.OK, 0.0, 1)
 
     assert answers == [Attempt(Status.OK, ("a", "b"), None, (0.75, 0.5))]
 
 
 @pytest.mark.parametrize("labels", [[[1, 0]], [1, 0, 1], [[1, 0, 1], [1, 0, 1]]])
 def test_multilabel_labels_of_another_shape_are_not_what_was_promised(labels: Any) -> None:
-    reading = topics(output("l", "label", "int64"))
+    reader = topics(output("l", "label", "int64"))
 
     with pytest.raises(WrongShape, match="'l'"):
-        reading.read({"l": np.array(labels)}, 1)
+        reader.read({"l": np.array(labels)}, 1)
