@@ -19,7 +19,7 @@ from understudy.inference import Engine, OutputReader, Scores
 from understudy.inference.columns import joined
 from understudy.inference.decoding import Batch, Columns
 from understudy.inference.joint import JointRuns, split, spread
-from understudy.runtime.fairness import take_turns
+from understudy.runtime.fairness import yield_cpu
 
 
 class ScoresCallback(Protocol):
@@ -324,4 +324,4 @@ def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> No
             future.set_exception(answer)
         else:
             future.set_result(answer)
-    take_turns()  # between two runs
+    yield_cpu()  # between two runs

@@ -15,7 +15,7 @@ from understudy.inference import Lists, OutputReader, Run, Scores, wire
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Rows
 from understudy.rollout import routing
-from understudy.runtime.fairness import in_turns
+from understudy.runtime.fairness import yielding
 
 
 class RequestAttempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -232,7 +232,7 @@ def unpack(packed: bytes) -> Bundle:
         for packed in batch.others
     ] or [{} for _ in batch.runs]
     runs = [Run(None, lists=lists, others=arrays) for lists, arrays in zip(batch.runs, others, strict=True)]
-    batch.exchanges = [_exchange(piece, runs) for piece in in_turns(batch.exchanges)]
+    batch.exchanges = [_exchange(piece, runs) for piece in yielding(batch.exchanges)]
     return batch
 
 

@@ -14,7 +14,7 @@ from understudy.rollout import comparison
 from understudy.rollout.comparison import PROBABILITIES, ComparisonSums
 from understudy.rollout.loss_table import DISAGREEMENT
 from understudy.rollout.policy import Policy, Tolerance
-from understudy.runtime.fairness import in_turns, take_turns
+from understudy.runtime.fairness import yield_cpu, yielding
 
 COMPARED = "compare/"
 """What the names of a `ComparisonSums`'s sums begin with among the store's counters."""
@@ -86,7 +86,7 @@ class Pairs:
         if not both:
             return {}
         primary, candidate = (joined(scores) for scores in zip(*both.values(), strict=True))
-        take_turns()
+        yield_cpu()
         return {COMPARED + name: value for name, value in self.compare(primary, candidate).sums.items()}
 
     def agreement(self, batch: Sequence[Answered]) -> Mapping[int, Sequence[bool]]:
@@ -98,7 +98,7 @@ class Pairs:
         if not both:
             return {}
         primary, candidate = (joined(scores) for scores in zip(*both.values(), strict=True))
-        take_turns()
+        yield_cpu()
         equal, start = self.equal(primary, candidate).tolist(), 0
         found: dict[int, Sequence[bool]] = {}
         for place, (scores, _) in both.items():
@@ -142,7 +142,7 @@ class Pairs:
         if primary.probabilities is not None and candidate.probabilities is not None:
             summary, equal = self._probabilities(primary.probabilities, candidate.probabilities)
             found.merge(summary)
-            take_turns()
+            yield_cpu()
         if primary.labels is not None and candidate.labels is not None:
             found.merge(comparison.labels(primary.labels, candidate.labels, self._classes, equal))
         if primary.values is not None and candidate.values is not None:
@@ -170,7 +170,7 @@ class Pairs:
     def _side_by_side(self, primary: Any, candidate: Any) -> tuple[Any, Any]:
         """Both models' probabilities as matrices, with the classes in the same order."""
         a, b = _matrix(primary), _matrix(candidate)
-        take_turns()
+        yield_cpu()
         if self._aligned is not None:
             at_primary, at_candidate, width = self._aligned
             a, b = comparison.widened(a, at_primary, width), comparison.widened(b, at_candidate, width)
@@ -181,7 +181,7 @@ def _both(batch: Sequence[Answered]) -> dict[int, tuple[Scores, Scores]]:
     """The two models' scores of each exchange that both answered, at least some of its rows, by its place in the batch."""
     return {
         i: (a, b)
-        for i, e in enumerate(in_turns(batch))
+        for i, e in enumerate(yielding(batch))
         if (a := e.primary.scores) is not None and (b := e.candidate.scores) is not None
     }
 
@@ -255,7 +255,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
     labels: list[Label] | None = None if lists.labels is None else []
     probabilities: list[list[float]] | None = None if lists.probabilities is None else []
     values: list[Value] | None = None if lists.values is None else []
-    for part in in_turns(parts):
+    for part in yielding(parts):
         lists, own = part.run.lists, slice(part.start, part.start + part.rows)
         if labels is not None:
             labels += (lists.labels or ())[own]

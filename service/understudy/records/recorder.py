@@ -23,7 +23,7 @@ from understudy.domain import LabelReport, Variant
 from understudy.errors import StoreError
 from understudy.inference.decoding import Rows
 from understudy.records.exchange import Exchange, Packer
-from understudy.runtime.fairness import away_s
+from understudy.runtime.fairness import yielded_s
 from understudy.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -178,7 +178,7 @@ class Recorder:
         while batch := self._unsent or self._take():
             self._unsent = batch
             packed, ids, rows = batch
-            away = away_s()
+            away = yielded_s()
             try:
                 await deliver(packed)
             except StoreError as error:
@@ -198,7 +198,7 @@ class Recorder:
                 break
             if self._dropped:
                 self._flushed.set()
-                rest = min(self._dropped / max(rows, 1), REST_ROWS_MAX) * REST_SHARE * (away_s() - away)
+                rest = min(self._dropped / max(rows, 1), REST_ROWS_MAX) * REST_SHARE * (yielded_s() - away)
                 await asyncio.sleep(min(rest, REST_MAX_S))
         return True
 

@@ -22,7 +22,7 @@ from understudy.records.exchange import Bundle, Exchange, unpack
 from understudy.records.pairs import COMPARED, Pairs
 from understudy.rollout import losses
 from understudy.rollout.loss_table import LossScale
-from understudy.runtime.fairness import in_turns, let_go, take_turns
+from understudy.runtime.fairness import clear_yielding, yield_cpu, yielding
 from understudy.store import RecordStore
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class RecordWriter:
         digest = hashlib.blake2b(packed, digest_size=16).digest()
         if digest in self._written:
             return
-        take_turns()
+        yield_cpu()
         bundle = unpack(packed)
         if bundle.exchanges:
             try:
@@ -107,7 +107,7 @@ class RecordWriter:
         elif bundle.dropped:
             self._store.add_observations([], {GIVEN_UP: bundle.dropped})
         self._count(bundle)
-        let_go(bundle.exchanges)
+        clear_yielding(bundle.exchanges)
 
     def labels(
         self,
@@ -136,7 +136,7 @@ class RecordWriter:
         agreement = self._pairs.agreement(batch)
         observations = [
             o
-            for i, exchange in enumerate(in_turns(batch))
+            for i, exchange in enumerate(yielding(batch))
             for o in exchange.observations(self._readers, self._units_of, self._salt, agreement.get(i))
         ]
         counts, histograms = self._counts(batch)
@@ -144,16 +144,16 @@ class RecordWriter:
             counts[GIVEN_UP] = dropped
         with self._metrics.store_flush.time():
             outcomes = self._store.add_observations(observations, counts)
-        take_turns()
+        yield_cpu()
         # Metrics are counted after the transaction, so that a retried batch is not counted twice.
-        for (name, variant, mode), values in in_turns(histograms.items(), 1):
+        for (name, variant, mode), values in yielding(histograms.items(), 1):
             if name == "request":
                 observe_many(self._metrics.request_duration.labels(model=self._model, variant=variant), values)
             else:
                 observe_many(
                     self._metrics.inference_duration.labels(model=self._model, variant=variant, mode=mode), values
                 )
-        for name, count in in_turns(counts.items()):
+        for name, count in yielding(counts.items()):
             kind, _, rest = name.partition("/")
             if kind == "requests":
                 variant, mode, status = rest.split("/")
@@ -165,14 +165,14 @@ class RecordWriter:
         self._metrics.store_rows.inc(len(observations))
         self._metrics.count_compared({k[len(COMPARED) :]: v for k, v in counts.items() if k.startswith(COMPARED)})
         self._joined(outcomes)
-        take_turns()
+        yield_cpu()
         self._watch([exchange.rows for exchange in batch], observations)
 
     def _counts(self, batch: Sequence[Exchange]) -> tuple[dict[str, float], dict[tuple[str, str, str], list[float]]]:
         """What a batch adds to the store's counters, and the durations for the histograms."""
         # Most requests of a batch ended in the same few ways: what each way counts for is worked out once.
         ways: defaultdict[tuple[Any, ...], list[Exchange]] = defaultdict(list)
-        for e in in_turns(batch):
+        for e in yielding(batch):
             ended = None if e.rehearsal is None else e.attempt(e.rehearsal).status
             ways[e.variant, e.mode, e.http, e.fallback, e.rehearsal, ended].append(e)
         counts: defaultdict[str, float] = defaultdict(float)
@@ -192,7 +192,7 @@ class RecordWriter:
                 counts[f"requests/{rehearsal}/shadow/{_HTTP[ended]}"] += n
                 if ended is Status.OK:
                     times["inference", rehearsal, "shadow"] += [e.attempt(rehearsal).seconds for e in exchanges]
-            take_turns()
+            yield_cpu()
         for (name, who, _), values in times.items():
             if name == "request":
                 for bucket, count in Counter([bisect.bisect_left(LATENCY_BUCKETS, value) for value in values]).items():

@@ -34,7 +34,7 @@ from understudy.rollout.policy import CanaryStep, Policy, ShadowStep
 from understudy.rollout.requirements import Requirements
 from understudy.rollout.scoring import Model
 from understudy.rollout.tail import Tail
-from understudy.runtime.fairness import in_turns, let_go
+from understudy.runtime.fairness import clear_yielding, yielding
 from understudy.store import Store
 
 log = structlog.get_logger(__name__)
@@ -172,12 +172,12 @@ class Controller:
         before = (evidence.seen, evidence.settled)
         for rows in self._pages(evidence.seen, SEE_MAX_ROWS, known_by):
             together = evidence.settled == evidence.seen  # nothing waits, so these rows need not be read twice
-            evidence.see(in_turns(rows))
+            evidence.see(yielding(rows))
             if together:
-                evidence.settle(in_turns(rows))
+                evidence.settle(yielding(rows))
         if evidence.settled < evidence.seen:
             for rows in self._pages(evidence.settled, SEE_MAX_ROWS, known_by, first=FIRST_PAGE_ROWS):
-                if evidence.settle(in_turns(rows)) < len(rows):
+                if evidence.settle(yielding(rows)) < len(rows):
                     break
         return before != (evidence.seen, evidence.settled)
 
@@ -189,7 +189,7 @@ class Controller:
         pages = self._pages(evidence.settled, TAIL_MAX_ROWS, known_by)
         taken = itertools.count()
         tail = evidence.tail(
-            row for rows in pages for row in in_turns(rows) if next(taken) >= 0 and row[0] <= evidence.seen
+            row for rows in pages for row in yielding(rows) if next(taken) >= 0 and row[0] <= evidence.seen
         )
         tail.complete = next(taken) < TAIL_MAX_ROWS
         ended = self._clock.perf()
@@ -277,7 +277,7 @@ class Controller:
             rows = list(self._store.outcomes(after=after, limit=size, known_by=known_by))
             count, last = len(rows), rows[-1][0] if rows else after
             yield rows
-            let_go(rows)
+            clear_yielding(rows)
             if count < size:
                 return
             after, taken, size = last, taken + count, PAGE_ROWS

@@ -1,71 +1,71 @@
-"""Taking turns on a core, where there are fewer cores than processes that always have something to do.
+"""Yields the CPU where there are fewer cores than busy processes.
 
-The kernel by itself takes a core from a process only when its clock ticks, every 4 ms at 250 Hz: an answer of 0.4 ms would wait
-ten times as long for the records process, and that is its p99. So both give way by themselves: the process that answers between
-two runs of a model, the one that records between two pieces of its work. Where nobody else wants the core, that is a system
-call of a third of a microsecond now and then.
+By itself the kernel takes a core from a process only at its clock tick, every 4 ms at 250 Hz. A response of 0.4 ms would then wait
+ten times as long for the records process, which would become its p99. So both processes yield voluntarily: a worker between two
+runs of a model, the records process between two pieces of its work. If no other process wants the core, that is a system call of
+a third of a microsecond now and then.
 
-It helps also where the kernel weighs sessions and not processes (autogroup, `sched(7)`): each of BentoML's processes is one, and a
-niceness among them does nothing there.
+This also helps where the kernel schedules sessions instead of processes (autogroup, `sched(7)`): each of BentoML's processes is
+one, so their niceness has no effect on each other.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 
-TURN_S = 0.0004
-"""How long a process keeps a core that others want: about as long as a run of a small model for sixteen callers takes."""
-AGAIN_S = 0.00005
-"""How soon it offers the core again when nobody took it."""
+SLICE_S = 0.0004
+"""How long a process keeps a core that others want: about one run of a small model for sixteen callers."""
+RETRY_S = 0.00005
+"""How soon it yields again if no other process took the core."""
 TAKEN_S = 0.00002
-"""Giving way takes longer than this when somebody did."""
+"""If yielding takes longer than this, another process had the core."""
 PIECE = 16
-"""Rows between two looks at the clock."""
+"""Items between two looks at the clock."""
 
-give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
-"""Let whoever waits for this core have it: `sched_yield(2)`."""
+yield_now: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+"""Let other processes that wait for this core run: `sched_yield(2)`."""
 
-_until = 0.0  # when this process's turn is over, on the performance clock
-_away = 0.0  # how long others have had the core, in seconds
+_until = 0.0  # end of this process's time slice, on the performance clock
+_yielded = 0.0  # seconds that other processes had the core
 
 
-def take_turns() -> None:
-    """Give way, if this process has had its turn. To be called between two pieces of work, from any thread."""
-    global _until, _away  # noqa: PLW0603 - one process has one turn, whichever of its threads works
+def yield_cpu() -> None:
+    """Yield if this process's time slice is over. Call it between two pieces of work, from any thread."""
+    global _until, _yielded  # noqa: PLW0603 - a process has one time slice, whichever of its threads works
     now = time.perf_counter()
     if now >= _until:
-        give_way()
+        yield_now()
         back = time.perf_counter()
         if back - now > TAKEN_S:
-            _away += back - now
-            _until = back + TURN_S
+            _yielded += back - now
+            _until = back + SLICE_S
         else:
-            _until = back + AGAIN_S
+            _until = back + RETRY_S
 
 
-def away_s() -> float:
-    """How long others have had the core, in all, when this process gave way."""
-    return _away
+def yielded_s() -> float:
+    """How many seconds in total other processes had the core when this process yielded."""
+    return _yielded
 
 
-def in_turns(items: Iterable[T], piece: int = PIECE) -> Iterator[T]:
-    """The items, taking turns after each `piece` of them.
+def yielding(items: Iterable[T], piece: int = PIECE) -> Iterator[T]:
+    """The items, with a `yield_cpu` after each `piece` of them.
 
-    >>> list(in_turns("abc"))
+    >>> list(yielding("abc"))
     ['a', 'b', 'c']
     """
     rest = iter(items)
     while some := list(islice(rest, piece)):
         yield from some
-        take_turns()
+        yield_cpu()
 
 
-def let_go(items: list[Any]) -> None:
-    """Empty a list, taking turns: to free a thousand rows takes as long as some answers."""
+def clear_yielding(items: list[T]) -> None:
+    """Empty a list in pieces: freeing a thousand rows takes as long as several responses."""
     while items:
         del items[-PIECE:]
-        take_turns()
+        yield_cpu()

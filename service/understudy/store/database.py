@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, Insert, Select, Table, create_en
 from sqlalchemy.dialects import postgresql, sqlite
 
 from understudy.errors import ConfigurationError, StoreError
-from understudy.runtime.fairness import take_turns
+from understudy.runtime.fairness import yield_cpu
 from understudy.store.codec import SqlValue
 from understudy.store.file import DatabaseFile
 
@@ -204,7 +204,7 @@ def _sqlite_connect(busy_timeout_s: float, synchronous: Synchronous) -> Callable
         _write_ahead(connection, time.monotonic() + busy_timeout_s)
         connection.execute(f"PRAGMA synchronous={synchronous}")
         connection.execute("PRAGMA foreign_keys=ON")
-        connection.set_progress_handler(take_turns, STEPS)
+        connection.set_progress_handler(yield_cpu, STEPS)
 
     return prepare
 

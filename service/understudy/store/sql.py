@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from understudy.domain import Event, JsonObject, LabelReceipt, LabelReport, Observation, Outcome, Plan
 from understudy.errors import NotAllowedNow, StoreError
-from understudy.runtime.fairness import in_turns
+from understudy.runtime.fairness import yielding
 from understudy.store import codec, identity, label_rules, partitions, pruning, records
 from understudy.store.codec import ObservationRow
 from understudy.store.database import BUSY_TIMEOUT_S, CONNECTIONS_MAX, Database, Synchronous
@@ -208,7 +208,7 @@ class SqlStore(Store):
     def add_observations(
         self, observations: Sequence[Observation], counts: Mapping[str, float] | None = None
     ) -> Sequence[Outcome]:
-        rows = [codec.observation_row(self._key, each) for each in in_turns(observations)]
+        rows = [codec.observation_row(self._key, each) for each in yielding(observations)]
         with self._writing() as connection:
             outcomes: list[Outcome] = []
             if rows:
@@ -264,7 +264,7 @@ class SqlStore(Store):
             .limit(max(limit, 0))
         )
         with self._db.reading() as connection:
-            return [_judged(row, known_by) for row in in_turns(connection.execute(statement).all())]
+            return [_judged(row, known_by) for row in yielding(connection.execute(statement).all())]
 
     @override
     def receipts(self) -> int:

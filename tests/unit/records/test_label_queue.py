@@ -109,7 +109,7 @@ def test_no_more_wait_than_may_and_no_more_are_written_together_than_may() -> No
         queue = LabelQueue(store.write, waiting_max=2 * TOGETHER_MAX)
         half = labels(*(str(i) for i in range(TOGETHER_MAX // 2 + 1)))
         tasks = await waiting(queue, half, half, half, half)
-        with pytest.raises(Overloaded, match=rf"{3 * len(half)} labels wait"):
+        with pytest.raises(Overloaded, match=rf"{3 * len(half)} labels are waiting"):
             await queue.add(half)
         store.go.set()
         await asyncio.gather(*tasks)

@@ -12,17 +12,17 @@ class Core:
         self.now, self.taken = 100.0, 0.0
         self.offered: list[float] = []
         monkeypatch.setattr(fairness, "_until", 0.0)
-        monkeypatch.setattr(fairness, "give_way", self.give_way)
+        monkeypatch.setattr(fairness, "yield_now", self.yield_now)
         monkeypatch.setattr(fairness.time, "perf_counter", lambda: self.now)
 
-    def give_way(self) -> None:
+    def yield_now(self) -> None:
         self.offered.append(round(self.now, 6))
         self.now += self.taken
 
     def work(self, seconds: float, step: float = 0.00001) -> None:
         for _ in range(round(seconds / step)):
             self.now += step
-            fairness.take_turns()
+            fairness.yield_cpu()
 
 
 def test_a_core_that_others_want_is_offered_once_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,9 +30,9 @@ def test_a_core_that_others_want_is_offered_once_a_turn(monkeypatch: pytest.Monk
     core = Core(monkeypatch)
     core.taken = 0.001
     core.work(0.004)
-    assert len(core.offered) == pytest.approx(0.004 / fairness.TURN_S, abs=1)
+    assert len(core.offered) == pytest.approx(0.004 / fairness.SLICE_S, abs=1)
     assert (
-        min(b - a - core.taken for a, b in zip(core.offered, core.offered[1:], strict=False)) >= fairness.TURN_S * 0.99
+        min(b - a - core.taken for a, b in zip(core.offered, core.offered[1:], strict=False)) >= fairness.SLICE_S * 0.99
     )
 
 
@@ -40,27 +40,27 @@ def test_a_core_that_nobody_takes_is_offered_again_soon(monkeypatch: pytest.Monk
     """Whoever comes to want it waits a fraction of a turn."""
     core = Core(monkeypatch)
     core.work(0.004)
-    assert len(core.offered) == pytest.approx(0.004 / fairness.AGAIN_S, rel=0.3)
+    assert len(core.offered) == pytest.approx(0.004 / fairness.RETRY_S, rel=0.3)
 
 
 def test_items_come_whole_and_in_order_with_turns_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever their number, from any iterable, and none is asked for before its piece is due."""
     core = Core(monkeypatch)
-    monkeypatch.setattr(fairness, "AGAIN_S", 0.0)
+    monkeypatch.setattr(fairness, "RETRY_S", 0.0)
     for count in (0, 1, fairness.PIECE, fairness.PIECE + 1, 3 * fairness.PIECE):
         core.offered.clear()
-        assert list(fairness.in_turns(iter(range(count)))) == list(range(count))
+        assert list(fairness.yielding(iter(range(count)))) == list(range(count))
         assert len(core.offered) == -(-count // fairness.PIECE)
     asked = iter(range(100))
-    assert next(fairness.in_turns(asked, 2)) == 0
+    assert next(fairness.yielding(asked, 2)) == 0
     assert next(asked) == 2
 
 
 def test_a_list_that_is_let_go_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Piece by piece."""
     core = Core(monkeypatch)
-    monkeypatch.setattr(fairness, "AGAIN_S", 0.0)
+    monkeypatch.setattr(fairness, "RETRY_S", 0.0)
     items = list(range(2 * fairness.PIECE + 3))
-    fairness.let_go(items)
+    fairness.clear_yielding(items)
     assert items == []
     assert len(core.offered) == 3

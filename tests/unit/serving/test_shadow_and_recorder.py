@@ -391,7 +391,7 @@ def test_where_most_is_given_up_and_answers_wait_for_the_core_less_is_recorded(
     """40 rows are given up beside one that is kept: the next batch waits four times as long as the last took the core."""
     taken = [0.0]
     monkeypatch.setattr("understudy.records.recorder.REST_MAX_S", 0.2)
-    monkeypatch.setattr("understudy.records.recorder.away_s", lambda: taken[0])
+    monkeypatch.setattr("understudy.records.recorder.yielded_s", lambda: taken[0])
 
     async def main() -> None:
         at: list[float] = []
