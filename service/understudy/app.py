@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from understudy.runtime import gc_freeze  # first: it keeps Python from collecting garbage until all else is imported
 
@@ -16,19 +16,12 @@ from understudy.runtime import gc_freeze  # first: it keeps Python from collecti
 import bentoml
 import structlog
 from _bentoml_sdk import Service
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
 
 from understudy import loading
-from understudy.domain import Fate
-from understudy.errors import ConfigurationError, MalformedRequest, NotReady, UnderstudyError
+from understudy.api.internal import CandidateCalls, RecordsCalls
+from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.http import connection
-from understudy.http.asgi import Receive, Scope, Send, header, read_body, respond
-from understudy.http.responses import json_response
-from understudy.http.router import AppRouter, route
-from understudy.inference import wire
-from understudy.inference.calls import Calls
-from understudy.records.client import LabelBatch, pack_fates, unpack_labels
+from understudy.http.router import AppRouter
 from understudy.runtime import supervisor
 from understudy.settings import read_settings
 
@@ -42,116 +35,8 @@ loading.private_metrics_dir(settings)
 
 
 SWITCH_INTERVAL_S = 0.0005
-DIGEST_HEADER = wire.DIGEST_HEADER.lower().encode()
-BATCH_MAX_BYTES = 2**30
-"""The senders have narrower limits: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`, and `rows_max` per request."""
 EXTRA_DRAIN_S = 3.0
 """Extra drain time for the candidate and records processes, so that draining workers can still call them."""
-
-
-class CandidateCalls:
-    """The calls of the candidate's process, over its own socket: a model's input columns in, its output arrays out."""
-
-    def __init__(self) -> None:
-        self._calls: Calls | None = None
-        self._reason = "the candidate is still loading"
-        self._draining: Callable[[], bool] = lambda: False
-
-    def load(self) -> None:
-        """Load and warm the model. If it does not load, the process stays and answers every call with the reason."""
-        try:
-            self._calls = Calls(loading.open_candidate(settings, policy))
-        except UnderstudyError as error:
-            self._reason = error.detail
-            log.error("the candidate does not load", reason=error.detail)
-
-    def open(self, router: AppRouter) -> None:
-        """Start to answer."""
-        self._draining = lambda: router.draining
-        router.open(
-            [route("/probe", self.probe, "POST"), route("/readyz", self.ready, "GET")],
-            predictions={"/infer": self.infer},
-        )
-
-    async def infer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the model on the packed rows of several requests."""
-        body = await read_body(scope, receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
-        calls = self._ready(scope)
-        try:
-            columns, sizes = wire.unpack_call(body)
-        except ValueError as error:
-            raise MalformedRequest(str(error)) from error
-        if calls.seconds(sizes) > settings.inline_max_ms / 1000:
-            reply = await asyncio.to_thread(calls.run, columns, sizes)
-        else:
-            reply = calls.run(columns, sizes)
-        await respond(send, 200, [(b"content-type", wire.MEDIA_TYPE.encode())], reply)
-
-    async def probe(self, request: Request) -> Response:
-        """`POST /probe`: whether the model can answer."""
-        await read_body(request.scope, request.receive, max_bytes=1024, timeout_s=settings.body_timeout_s)
-        self._ready(request.scope)
-        return json_response({})
-
-    async def ready(self, request: Request) -> Response:
-        """`GET /readyz`: whether this process takes new connections. Only probed if the candidate is served alone."""
-        self._ready(request.scope)
-        if self._draining():
-            raise NotReady("the candidate's process is being stopped")
-        return PlainTextResponse("\n")
-
-    def _ready(self, scope: Scope) -> Calls:
-        if self._calls is None:
-            raise NotReady(self._reason)
-        expected, digest = header(scope, DIGEST_HEADER), self._calls.engine.card.digest
-        if expected is not None and expected != digest:
-            raise NotReady(
-                f"the candidate's process has model {digest}, but the service expects {expected}: start both with the same model"
-            )
-        return self._calls
-
-
-class RecordWriter(Protocol):
-    """The part of `understudy.wiring.RecordsParts` that the calls below use."""
-
-    async def write(self, packed: bytes) -> None:
-        """Write a batch of exchanges."""
-
-    async def labels(self, batch: LabelBatch) -> Sequence[Fate]:
-        """Write labels."""
-
-
-class RecordsCalls:
-    """The calls of the records process, over its own socket: batches of exchanges, and labels."""
-
-    def __init__(self, records: RecordWriter) -> None:
-        self._records = records
-
-    def open(self, router: AppRouter) -> None:
-        """Start to answer."""
-        router.open([route("/batch", self.batch, "POST"), route("/labels", self.labels, "POST")])
-
-    async def batch(self, request: Request) -> Response:
-        """`POST /batch`: write a batch. It is stored when this answers."""
-        body = await _body(request)
-        try:
-            await self._records.write(body)
-        except ValueError as error:
-            raise MalformedRequest(str(error)) from error
-        return json_response({})
-
-    async def labels(self, request: Request) -> Response:
-        """`POST /labels`: write labels. The response has the fate of each."""
-        body = await _body(request)
-        try:
-            fates = await self._records.labels(unpack_labels(body))
-        except ValueError as error:
-            raise MalformedRequest(str(error)) from error
-        return Response(pack_fates(fates), media_type=wire.MEDIA_TYPE)
-
-
-async def _body(request: Request) -> bytes:
-    return await read_body(request.scope, request.receive, max_bytes=BATCH_MAX_BYTES, timeout_s=settings.body_timeout_s)
 
 
 class RoutedService(Service[Any]):
@@ -203,8 +88,8 @@ class Candidate:
     @bentoml.on_startup
     async def load(self) -> None:
         """Load and warm the model before the socket accepts connections."""
-        calls = CandidateCalls()
-        calls.load()
+        calls = CandidateCalls(settings)
+        calls.load(lambda: loading.open_candidate(settings, policy))
         router = router_of(Candidate)
         calls.open(router)
         drain_first(router, extra_s=EXTRA_DRAIN_S)
@@ -237,7 +122,7 @@ class Records:
         self._records = wiring.RecordsParts(settings, candidate_url=candidate_url())
         self._records.start()
         router = router_of(Records)
-        RecordsCalls(self._records).open(router)
+        RecordsCalls(self._records, settings.body_timeout_s).open(router)
         drain_first(router, extra_s=EXTRA_DRAIN_S)
         gc_freeze.settle()
 

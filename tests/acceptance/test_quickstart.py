@@ -84,7 +84,7 @@ def test_the_quickstarts_rollout_advances_in_its_own_order(service: Running, tmp
     assert "waits for a load test" in state["headline"]
     explained = " ".join(said["explain"].split())
     assert "answers 25 %: waits for a load test." in explained
-    assert "no load test has been recorded; `understudy loadtest` makes one" in explained
+    assert "no load test has been recorded; run `understudy loadtest`" in explained
     assert said["history"].count("advance") >= 2
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert "agree" in said["verify"] or "same row" in said["verify"], said["verify"]
