@@ -5,28 +5,28 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the house gets the time from."""
+    """A source of time."""
 
     def now(self) -> float:
         """Unix time in seconds (UTC)."""
         ...
 
     def perf(self) -> float:
-        """A monotonic reading in seconds, for durations."""
+        """Monotonic time in seconds, for durations."""
         ...
 
 
-BELIEVED_S = 86_400.0
-"""A clock that was set forward is believed when it has stayed so for this long."""
+ACCEPTED_AFTER_S = 86_400.0
+"""After a clock was set forward, its time is accepted when it has stayed ahead for this long."""
 STEP_S = 60.0
-"""A clock that is further ahead than this was set; less is drift."""
+"""A clock that is further ahead than this was set. A smaller difference is clock drift."""
 
 
 class SteadyClock:
-    """Unix time that does not jump forward, for what cannot be undone: removing what is old.
+    """Unix time that does not jump forward, for pruning, which cannot be undone.
 
-    A clock that is set forward by mistake would make everything old at once. This time moves on only as fast as it passes, until
-    the clock has stayed ahead for `BELIEVED_S`.
+    If the clock is set forward by mistake, all rows would look old at once. This clock ignores the jump until the system clock has
+    stayed ahead for `ACCEPTED_AFTER_S`.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -35,14 +35,14 @@ class SteadyClock:
         self._ahead_since: float | None = None
 
     def now(self) -> float:
-        """Unix time in seconds (UTC), not later than the clock's."""
+        """Unix time in seconds (UTC), at most the clock's."""
         now, perf = self._clock.now(), self._clock.perf()
         steady = self._began + perf - self._perf
         if now - steady <= STEP_S:
             self._ahead_since = None
         elif self._ahead_since is None:
             self._ahead_since = perf
-        elif perf - self._ahead_since >= BELIEVED_S:
+        elif perf - self._ahead_since >= ACCEPTED_AFTER_S:
             self._began, self._perf, self._ahead_since, steady = now, perf, None, now
         return min(now, steady)
 

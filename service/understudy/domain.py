@@ -25,13 +25,13 @@ Label: TypeAlias = Scalar | tuple[Scalar, ...]
 A set of classes is a tuple in the order of the model's classes, so that equal sets are equal labels.
 """
 GIVEN_UP = "lost/given_up"
-"""Counter of the store: rows that were answered and never stored."""
+"""Counter of the store: rows that were answered but never stored."""
 DRIFT_STATE = "drift"
-"""What the state of the drift watch is kept under in the store."""
+"""Name in the store of the state of the drift monitor."""
 
 
 class Variant(enum.StrEnum):
-    """Which of the two models: the one that answers by default, or the one on trial."""
+    """One of the two models: the primary answers by default, the candidate is on trial."""
 
     PRIMARY = "primary"
     CANDIDATE = "candidate"
@@ -43,9 +43,9 @@ class Variant(enum.StrEnum):
 
 
 class Mode(enum.StrEnum):
-    """Why a model was run: to answer, to rehearse, because the caller asked for it by name, or for a load test.
+    """Why a model was run: to answer, to rehearse, because the caller chose it by name, or for a load test.
 
-    The requests of a load test are routed, rehearsed and recorded like any other, and are no evidence.
+    Requests of a load test are routed, rehearsed and recorded like others, but are no evidence.
     """
 
     LIVE = "live"
@@ -55,12 +55,12 @@ class Mode(enum.StrEnum):
 
 
 class Phase(enum.StrEnum):
-    """Where a rollout stands."""
+    """The phase of a rollout."""
 
-    SERVING = "serving"  # there is no candidate: the primary answers everything
+    SERVING = "serving"  # there is no candidate: the primary answers every request
     SHADOW = "shadow"
     CANARY = "canary"
-    WAITING = "waiting"  # the next step requires a person
+    WAITING = "waiting"  # the next step requires approval
     PAUSED = "paused"
     PROMOTED = "promoted"
     ABORTED = "aborted"
@@ -71,24 +71,24 @@ class Status(enum.StrEnum):
 
     OK = "ok"
     FAILED = "failed"  # it raised
-    TIMEOUT = "timeout"  # no answer inside its time limit
-    INVALID = "invalid"  # it answered, but not with finite numbers of the promised shape
-    WITHHELD = "withheld"  # there is an answer to this row, but its request failed because of another of its rows
-    DOWN = "down"  # its process was away: not asked, or gone before it answered
-    DROPPED = "dropped"  # never asked: the shadow queue was full
-    NONE = "none"  # never asked: not part of the sample
+    TIMEOUT = "timeout"  # no answer within its time limit
+    INVALID = "invalid"  # its answer was not finite, or had another shape than the card
+    WITHHELD = "withheld"  # it answered this row, but the request failed because of another row
+    DOWN = "down"  # its process was unavailable, or died before it answered
+    DROPPED = "dropped"  # not called: too many rehearsals waited
+    NONE = "none"  # not called: not part of the sample
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the router obeys. A new plan has a higher revision; every worker follows it within a poll interval.
+    """The plan that the router follows. A new plan has a higher revision; every worker uses it within a poll interval.
 
     Attributes:
         weight: the candidate's share of live answers, in hundredths of a percent.
         shadow: the share of requests on which the model that does not answer rehearses, in hundredths of a percent.
         salt: mixed into the routing hash, so that two rollouts do not pick the same callers.
         step: index into the rollout file's `steps`, or -1 when the weight was set by hand.
-        trial: 1 at first; each `retry` after a rollback or an abort begins the next one, with harm evidence of its own.
+        trial: 1 at first. Each `retry` after a rollback or an abort begins the next one, with new evidence of harm.
     """
 
     phase: Phase
@@ -102,7 +102,7 @@ class Plan:
 
     @property
     def released(self) -> bool:
-        """Whether a promotion has baked: nobody rehearses any more, and the old primary is let go."""
+        """Whether the bake after a promotion is over: rehearsals have ended, and the old primary is released."""
         return self.phase is Phase.PROMOTED and not self.shadow
 
     def __post_init__(self) -> None:
@@ -152,25 +152,25 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
 
 
 class Observation(msgspec.Struct, frozen=True, gc=False):
-    """One served row, with both variants' answers where both were asked: the row of a pair.
+    """One served row, with the attempts of both variants.
 
-    It is complete when it is made: a rehearsed request is recorded when its rehearsal has ended, one way or another.
+    It is complete when it is created: a request with a rehearsal is recorded when the rehearsal has ended, with whatever result.
 
     Attributes:
         request_id: the first `prediction_id` of its request; rows of one request are not independent.
-        at: when the request happened, in Unix seconds: when it arrived, or when a replay of history says.
-        unit: what repeats must not be counted twice for (the policy's `unit`), or None.
-        variant: who answered the caller.
+        at: time of the request, Unix seconds: its arrival, or the time that a replay gave it.
+        unit: the value of the policy's `unit`, whose repeated requests count once; or None.
+        variant: the variant that answered the caller.
         share: the candidate's share of live answers that the router used, in hundredths of a percent.
-        fallback: why the primary answered in the candidate's place ("failed", "timeout", ...), or None.
-        point: where the routing key fell in [0, 2^63), when chance decided who answers (a share above 0 and below 1), else
-            None. It stands for the key, which is not kept.
-        agrees: whether the two models' answers are equal within the policy's `compare` tolerances; None where that was not
-            compared: one of them gave no answer, or the policy does not judge by agreement.
-        sampled: whether the draw for rehearsals chose this request. Only such a request can be a pair. The draw depends on
-            the request's id and the plan, never on how the request ended.
-        replay: the time base of `at`: None for the service's clock, else the id of a replay of history ("" if it has none).
-        received_at: when a replayed request arrived, on the service's clock; None for the others, which arrived at `at`.
+        fallback: why the primary answered instead of the candidate ("failed", "timeout", ...), or None.
+        point: the routing key's point in [0, 2^63) if chance decided the variant (a share above 0 and below 1), otherwise None.
+            It represents the key, which is not stored.
+        agrees: whether the two answers are equal within the policy's `compare` tolerances; None if they were not compared: one
+            is missing, or the policy does not judge by agreement.
+        sampled: whether the draw for rehearsals chose this request. Only such a request can be a pair. The draw depends on the
+            request's id and the plan, never on the result of the request.
+        replay: the time base of `at`: None for the service's clock, otherwise the id of a replay ("" if it has none).
+        received_at: arrival of a replayed request, on the service's clock; None for others, which arrived at `at`.
     """
 
     prediction_id: str
@@ -192,12 +192,12 @@ class Observation(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def drawn(self) -> Variant:
-        """Whom the router chose, also where the primary answered in the candidate's place."""
+        """The variant that the router chose, also if the primary answered instead of the candidate."""
         return Variant.CANDIDATE if self.fallback is not None else self.variant
 
     @property
     def arrived_at(self) -> float:
-        """When it arrived, on the service's clock."""
+        """Its arrival on the service's clock."""
         return self.at if self.received_at is None else self.received_at
 
     def attempt(self, variant: Variant) -> Attempt:
@@ -210,7 +210,7 @@ class LabelReport:
     """A label as it was reported: which prediction, what happened, and when that became known (`at`).
 
     Attributes:
-        timed: whether the caller said the time. Otherwise `at` is when the label was received, on the service's clock.
+        timed: whether the caller gave the time. Otherwise `at` is the arrival of the label, on the service's clock.
     """
 
     prediction_id: str
@@ -221,10 +221,10 @@ class LabelReport:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An observation whose label has come.
+    """An observation with its label.
 
     Attributes:
-        delay: seconds from the request to its label, on the time base of the request; below 0 where the reported time is before it.
+        delay: seconds from the request to its label, on the time base of the request; negative if the label's time is earlier.
     """
 
     observation: Observation
@@ -233,25 +233,25 @@ class Outcome:
 
 
 class Fate(enum.StrEnum):
-    """What became of a label that was reported."""
+    """The result of reporting a label."""
 
-    MATCHED = "matched"  # joined to a stored prediction now, for the first time
-    DUPLICATE = "duplicate"  # the same label was known already
+    MATCHED = "matched"  # joined with its stored prediction
+    DUPLICATE = "duplicate"  # the same label had been received before
     CONFLICT = (
         "conflict"  # another label is known already; the first one stands and this one is kept for people to look at
     )
-    PENDING = "pending"  # no such prediction is stored yet; the label waits for it
-    CORRECTED = "corrected"  # the same label was known, with a later time: from now on this time counts
+    PENDING = "pending"  # its prediction is not stored yet; the label waits for it
+    CORRECTED = "corrected"  # the same label had been received with a later time; now this time counts
 
 
 @dataclass(frozen=True, slots=True)
 class LabelReceipt:
-    """What became of a batch of labels.
+    """The result of storing a batch of labels.
 
     Attributes:
-        fates: of each label, in the order of the batch.
-        outcomes: the observations of those that are `matched`.
-        repeated: whether an earlier try had stored the batch, and told of its outcomes.
+        fates: the fate of each label, in the order of the batch.
+        outcomes: the labelled observations of those that are `matched`.
+        repeated: whether an earlier try had stored the batch and returned its outcomes.
     """
 
     fates: Sequence[Fate]
@@ -260,5 +260,5 @@ class LabelReceipt:
 
     @property
     def counts(self) -> dict[Fate, int]:
-        """How many labels had which fate, each fate named."""
+        """Fate → number of labels, for all fates."""
         return {fate: self.fates.count(fate) for fate in Fate}

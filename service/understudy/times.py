@@ -1,7 +1,7 @@
 """Times that callers report, checked against the service's clock. Pure.
 
-A time is in Unix seconds (UTC). One that is far from the clock is a mistake (milliseconds, a missing time zone), and a single one
-used to end waits and steps at once. So it is refused, with the mistake that explains it.
+A time is in Unix seconds (UTC). A time far from the clock is a mistake (milliseconds, a missing time zone), and a single one could
+end waits and steps at once. So it is rejected, with the probable mistake in the message.
 """
 
 import datetime
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 AHEAD_MAX_S = 300.0
 """A caller's clock may be this many seconds ahead of the service's."""
 EARLIEST_S = 946_684_800.0
-"""2000-01-01 in Unix seconds: nothing that is replayed happened earlier."""
+"""2000-01-01 in Unix seconds, the earliest time of a replay."""
 TIME_ZONE_STEP_S = 900.0
 """Time zones differ by multiples of a quarter of an hour."""
 TIME_ZONE_MAX_S = 14 * 3600.0
-"""No time zone is further from UTC."""
+"""Largest difference of a time zone from UTC."""
 FAR_S = 100 * 86_400.0
-"""Beyond this, how far a time is off says nothing more."""
+"""A larger difference is called "far" in messages."""
 _UNITS = (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9))
 
 
@@ -34,7 +34,7 @@ class TimeLimits:
     earliest_s: float = EARLIEST_S
 
     def problem(self, at: float, now: float) -> str | None:
-        """What is wrong with a time and what is probably meant, in words; None if it is plausible.
+        """The problem of a time and the probable mistake, in words; None if the time is plausible.
 
         Args:
             at: the reported time, Unix seconds.

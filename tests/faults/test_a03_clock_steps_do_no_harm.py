@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.controllers import Process
 from tests.unit.rollout.world import World, policy
-from understudy.clock import BELIEVED_S, SteadyClock
+from understudy.clock import ACCEPTED_AFTER_S, SteadyClock
 from understudy.store.memory import MemoryStore
 from understudy.store.sql import SqlStore
 from understudy.testing import ManualClock
@@ -69,13 +69,13 @@ def test_what_is_removed_for_its_age_is_not_aged_by_a_jump():
     assert steady.now() == began + 10
     clock.advance(YEAR)
     assert steady.now() == began + 10
-    clock.live(BELIEVED_S / 2)
-    assert steady.now() == began + 10 + BELIEVED_S / 2
+    clock.live(ACCEPTED_AFTER_S / 2)
+    assert steady.now() == began + 10 + ACCEPTED_AFTER_S / 2
     clock.advance(-YEAR)
     assert steady.now() == clock.now()
     clock.advance(YEAR)
     steady.now()
-    clock.live(BELIEVED_S)
+    clock.live(ACCEPTED_AFTER_S)
     assert steady.now() == clock.now()
     clock.advance(-YEAR)
     assert steady.now() == clock.now()

@@ -89,5 +89,5 @@ def test_check_and_start_say_that_the_classes_differ() -> None:
     first, second = card("poc", classes=ALL, positive=None), card("new", classes=FOUR, positive=None)
     (said,) = class_differences(first, second)
 
-    assert said.startswith("new does not know 1 of the classes of poc (e)")
+    assert said.startswith("new does not have 1 of the classes of poc (e)")
     assert class_differences(first, card("new", classes=list(reversed(ALL)), positive=None)) == []

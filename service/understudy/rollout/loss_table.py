@@ -1,7 +1,7 @@
 """The table of losses, and the scale between a loss in its raw unit and the [0, 1] that the statistics need. Pure.
 
-A loss is measured in its raw unit: a squared probability, nats, the label's own unit. Whatever a person reads or writes (margins,
-estimates, bands, targets) is in raw units of the loss, cut at the goal's `clip`. `LossScale` is the one place that converts.
+A loss is measured in its raw unit: a squared probability, nats, the label's own unit. Everything that people read or write
+(margins, estimates, bands, targets) is in raw units, cut at the goal's `clip`. Only `LossScale` converts.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LOG_CLIP = 5.0
-"""Where log-loss is cut unless the goal says otherwise, in nats: the loss of a row whose true class got a chance of 0.7 %."""
+"""The default clip of log-loss, in nats: the loss of a row whose true class got the probability 0.7 %."""
 
 DISAGREEMENT: Literal["disagreement"] = "disagreement"
 """The loss of a rollout that needs no labels: whether the two models' answers to a row differ."""
@@ -23,16 +23,16 @@ class Loss:
     """One loss.
 
     Attributes:
-        words: what a sentence calls it.
-        needs: what an answer must hold: the predicted class, the predicted set of classes, a probability per class, a number or a
-            vector of numbers, or anything at all.
-        unit: of its raw values: "" for a share or a squared probability, "nats", "label units", "label units²".
-        clip: "none" where it is bounded by itself, "required" where only the user knows where to cut, or the default.
-        power: the raw loss is the error to this power, so `clip`, which is given for the error, cuts it at clip ** power.
-        of_one: whether one answer has this loss by itself; `win_rate` and `disagreement` compare two answers.
-        labelled: whether it takes a label; `disagreement` takes none.
-        widest: from the distance of two answers (as a share of the clip), the largest difference of their bounded losses that
-            any label could make. None where the labels can be listed.
+        words: its name in a sentence.
+        needs: what an answer must contain: the predicted class, the predicted set of classes, a probability per class, a number or
+            a vector of numbers, or anything.
+        unit: unit of its raw values: "" for a share or a squared probability, "nats", "label units", "label units²".
+        clip: "none" if the loss has a largest value, "required" if only the user knows where to cut, or the default.
+        power: the raw loss is the error to this power. `clip` is given for the error, so it cuts the loss at clip ** power.
+        of_one: whether a single answer has this loss; `win_rate` and `disagreement` compare two answers.
+        labelled: whether it needs a label; `disagreement` does not.
+        widest: computes, from the distance of two answers (as a share of the clip), the largest difference of their bounded losses
+            for any label. None if the labels can be listed.
     """
 
     name: str
@@ -75,7 +75,7 @@ class LossScale:
     """Between a loss in its raw unit and the [0, 1] that the statistics need.
 
     Attributes:
-        clip: the error, or log-loss, from which on more costs no more; None where the loss is bounded by itself.
+        clip: larger errors, or log-losses, count as this much; None if the loss has a largest value by itself.
 
     >>> scale = LossScale(LOSSES["squared_error"], clip=20.0)
     >>> scale.most, scale.bounded(100.0), scale.bounded(90_000.0), scale.raw(0.25)
@@ -95,7 +95,7 @@ class LossScale:
         return self.clip is not None and raw > self.most
 
     def cut(self, raw: float) -> float:
-        """A raw loss as it is judged: at most `most`, also where a model's probabilities are none (a sum above 1)."""
+        """A raw loss as it is judged: at most `most`, also if a model's probabilities are invalid (a sum above 1)."""
         return min(raw, self.most)
 
     def bounded(self, raw: float) -> float:
@@ -103,17 +103,17 @@ class LossScale:
         return min(raw / self.most, 1.0)
 
     def raw(self, bounded: float) -> float:
-        """Back from the statistics' unit; for differences and means as well."""
+        """Converts from [0, 1] to the raw unit; also for differences and means."""
         return bounded * self.most
 
     @property
     def digits(self) -> int:
-        """Decimals that a sentence shows: a ten-thousandth of the largest loss, four of a loss that is at most 1 to 10."""
+        """Number of decimals in a sentence: a ten-thousandth of the largest loss, so four if that is 1."""
         return max(0, min(12, 4 - math.floor(math.log10(self.most))))
 
     @property
     def words(self) -> str:
-        """What a sentence calls the loss, with where it is cut.
+        """Name of the loss in a sentence, with its clip.
 
         >>> LossScale(LOSSES["absolute_error"], 50_000.0).words
         'absolute error (clipped at 50,000)'

@@ -1,7 +1,7 @@
-"""What an answer cost, once the truth is known: one number per row, less is better. Pure.
+"""Computes losses: how wrong an answer was, given its label. One number per row, less is better. Pure.
 
-The numbers here are in the raw unit of each loss, uncut. `understudy.rollout.loss_table` has the table of losses, and the scale
-by which the judge cuts and bounds them.
+Losses here are in raw units and not cut. `understudy.rollout.loss_table` has the table of losses, and the scale with which the
+judge cuts and bounds them.
 """
 
 import bisect
@@ -13,21 +13,21 @@ from understudy.domain import Attempt, Label, Mode, Outcome, Scalar, Variant
 from understudy.rollout.loss_table import LOSSES, LossScale, Needs
 
 LOG_FLOOR = 1e-15
-"""Probabilities are kept this far from 0, so that one certain mistake costs 34.5 and not infinity."""
+"""Smallest probability in log-loss, so that a certain mistake costs 34.5 rather than infinity."""
 DELAY_BUCKETS = (1, 10, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 57600, 86400, 172800, 259200, 604800, 2592000)
 """Upper edges, in seconds, of the label delay's histogram; the last bucket is open."""
 CLASSES_MAX = 20
-"""Classes beyond this many share the metric label "other"."""
+"""Further classes share the metric label "other"."""
 
-CLASSES_TOLD = 10
-"""Classes beyond this many are not listed in a sentence."""
+CLASSES_LISTED = 10
+"""Further classes are not listed in a sentence."""
 
 MULTILABEL = "multilabel-classification"
 Classes = Sequence[int | str]
 
 
 class Answering(Protocol):
-    """What is asked of a model's card to know its losses: see `understudy.inference.cards.Card`."""
+    """The part of `understudy.inference.cards.Card` that losses depend on."""
 
     @property
     def name(self) -> str:
@@ -36,7 +36,7 @@ class Answering(Protocol):
 
     @property
     def classes(self) -> Classes:
-        """Class names in the order of the probabilities; empty where nothing names them."""
+        """Class names in the order of the probabilities; empty if they have no names."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class Answering(Protocol):
 
 
 def computable(loss: str, card: Answering) -> str | None:
-    """Why a loss can never be computed for a model's answers, and what to write instead; None where it can.
+    """Why a loss cannot be computed for a model's answers, and what to write instead; None if it can.
 
     Args:
         loss: a name in `LOSSES`.
@@ -59,20 +59,20 @@ def computable(loss: str, card: Answering) -> str | None:
     spec = LOSSES[loss]
     lacking = _lacking(spec.needs, card)
     if lacking is not None:
-        return f"`{loss}` needs {lacking}, and {card.name} has no output that is one: {_instead(card)}"
+        return f"`{loss}` needs {lacking}, and {card.name} has no such output: {_instead(card)}"
     itself = (
         spec.needs == "class" and "label" in card.roles and card.task != MULTILABEL
     )  # the predicted class names itself
     if spec.needs in {"class", "classes", "probabilities"} and not card.classes and not itself:
         return (
-            f"`{loss}` needs to know which class each probability of {card.name} belongs to, and nothing names them: "
+            f"`{loss}` needs the class of each probability of {card.name}, and neither graph nor card names the classes: "
             "write `classes: [..]` into the rollout file, in the order of the probabilities"
         )
     return None
 
 
 def _lacking(needs: Needs, card: Answering) -> str | None:
-    """What a loss needs and a model's answers do not hold, in words."""
+    """What a loss needs and a model's answers lack, in words; None if nothing."""
     roles = card.roles
     if needs == "value":
         return None if "value" in roles else "a predicted number"
@@ -99,36 +99,33 @@ def _instead(card: Answering) -> str:
 
 
 def label_classes(primary: Classes, candidate: Classes | None) -> list[int | str]:
-    """The classes that a label may be: those of both models, since the truth may be one that only one of them knows.
-
-    Empty where the primary names none, so that nothing is known of labels.
-    """
+    """The possible labels: the classes of both models. Empty if the primary names no classes."""
     return list(dict.fromkeys([*primary, *(candidate or ())])) if primary else []
 
 
 def class_differences(primary: Answering, candidate: Answering) -> list[str]:
-    """What differs between the classes of two models, in sentences; nothing where one of them names none."""
+    """Differences between the classes of two models, in sentences; empty if one of them names no classes."""
     if not primary.classes or not candidate.classes:
         return []
     found = []
     for one, other in ((primary, candidate), (candidate, primary)):
         only = [name for name in one.classes if name not in other.classes]
         if only:
-            what = ", ".join(map(str, only[:CLASSES_TOLD])) + (", …" if len(only) > CLASSES_TOLD else "")
+            what = ", ".join(map(str, only[:CLASSES_LISTED])) + (", …" if len(only) > CLASSES_LISTED else "")
             found.append(
-                f"{other.name} does not know {len(only)} of the classes of {one.name} ({what}): on such rows it is always wrong, "
-                "with the probability 0 for the truth"
+                f"{other.name} does not have {len(only)} of the classes of {one.name} ({what}): on rows of these classes it is "
+                "always wrong, with the probability 0 for the true class"
             )
     return found
 
 
 def losses(answer: Attempt, label: Label, classes: Classes = (), positive: int | str | None = None) -> dict[str, float]:
-    """The raw losses of one answered row; empty when there is nothing to score (no answer, or a label of another kind).
+    """The raw losses of one row; empty if they cannot be computed (no answer, or a label of another kind).
 
-    Classification: `zero_one`, and with probabilities `brier` and `log_loss` (natural logarithm). Binary Brier is
-    (p − y)², as scikit-learn has it; for more classes it is half the squared distance (Brier 1950 has the whole), so
-    that both lie in [0, 1]. A label that is none of the model's classes has the probability 0 that the model gave it: the
-    Brier loss is (1 + Σp²) / 2 and the log-loss its largest.
+    Classification: `zero_one`, and with probabilities `brier` and `log_loss` (natural logarithm). Binary Brier is (p − y)², as
+    in scikit-learn; for more classes it is half the squared distance (Brier 1950 has the whole), so that both are in [0, 1].
+    The model gives the probability 0 to a label that is not among its classes: the Brier loss is (1 + Σp²) / 2, and the
+    log-loss has its largest value.
 
     Multilabel: a label is the tuple of the classes that are true. `hamming` is the share of classes that are predicted
     wrong, `zero_one` whether any is, `brier` and `log_loss` are means over the classes.
@@ -167,9 +164,9 @@ def losses(answer: Attempt, label: Label, classes: Classes = (), positive: int |
 
 
 def over_classes(loss: str, answer: Attempt, at: Mapping[int | str, int], labels: Classes) -> list[float] | None:
-    """The raw losses of one answered row for each label that may come, in one pass; None for answers without probabilities.
+    """The raw losses of one row for each possible label, in one pass; None for answers without probabilities.
 
-    As `losses` for each of them, which takes the square of the number of classes.
+    Equal to `losses` for each label, which would take the square of the number of classes.
 
     Args:
         loss: `brier` or `log_loss`.
@@ -189,7 +186,7 @@ def over_classes(loss: str, answer: Attempt, at: Mapping[int | str, int], labels
 def _of_sets(
     predicted: tuple[Scalar, ...], probabilities: Sequence[float] | None, truth: tuple[Scalar, ...], classes: Classes
 ) -> dict[str, float]:
-    """The losses of a multilabel classifier's answer: each class is true or false by itself."""
+    """The losses of a multilabel classifier's answer, in which each class is true or false by itself."""
     if not classes:
         return {"zero_one": float(set(predicted) != set(truth))}
     wrong = len(set(predicted) ^ set(truth))
@@ -202,9 +199,9 @@ def _of_sets(
 
 
 def by_class(loss: str, answer: Attempt, classes: Classes) -> dict[Scalar, tuple[float, float]] | None:
-    """For each class what a multilabel answer costs there: if the class turns out false, and if it turns out true.
+    """Class → the loss of a multilabel answer for it if the class is false, and if it is true.
 
-    `hamming`, `brier` and `log_loss` are the means of these; None where the answer does not hold what the loss needs.
+    `hamming`, `brier` and `log_loss` are the means of these. None if the answer lacks what the loss needs.
     """
     if loss == "hamming":
         if not isinstance(answer.label, tuple):
@@ -222,14 +219,14 @@ def _surprise(probability: float) -> float:
 
 
 class Errors(NamedTuple):
-    """How far an answered number, or vector of numbers, is from the truth: means over its numbers, in label units."""
+    """The error of a number, or of a vector of numbers: means over its numbers, in label units."""
 
     mean: float
     mean_square: float
 
 
 def errors_of(answer: Attempt, label: Label) -> Errors | None:
-    """How far an answer is from the truth; None for a label or an answer that is no number, or vectors of other lengths.
+    """The error of an answer; None if label or answer are not numbers, or are vectors of different lengths.
 
     >>> from understudy.domain import Status
     >>> errors_of(Attempt(Status.OK, vector=(1.0, 2.0)), (1.0, 4.0))
@@ -249,10 +246,10 @@ def errors_of(answer: Attempt, label: Label) -> Errors | None:
 
 
 def distance(one: Attempt, other: Attempt, power: int = 1) -> float | None:
-    """How far two answers are from each other, in label units; None where one of them is no number.
+    """The distance of two answers, in label units; None if one of them is not a number.
 
-    Of vectors: the mean over the numbers, or for a loss of the second power the root of the mean square. By the triangle
-    inequality no label makes the two errors differ by more.
+    For vectors it is the mean over the numbers, or for a loss of power 2 the root of the mean square. By the triangle inequality
+    the two errors differ by at most this for any label.
     """
     errors = (
         None
@@ -265,10 +262,10 @@ def distance(one: Attempt, other: Attempt, power: int = 1) -> float | None:
 
 
 def nearer(primary: Attempt, candidate: Attempt, label: Label) -> float | None:
-    """The value of a pair under `win_rate`: 1 where the candidate is farther from the truth, −1 where it is nearer, 0 for a tie.
+    """The value of a pair under `win_rate`: 1 if the candidate is farther from the label, −1 if it is nearer, 0 for a tie.
 
-    Of vectors the one with the smaller Euclidean distance is nearer. An attempt that gave no answer loses against one that did.
-    None where an answer or the label is no number.
+    For vectors the smaller Euclidean distance is nearer. An attempt without an answer loses against one with an answer.
+    None if an answer or the label is not a number.
 
     >>> from understudy.domain import Status
     >>> near, far = Attempt(Status.OK, score=9.0), Attempt(Status.OK, score=12.5)
@@ -281,7 +278,7 @@ def nearer(primary: Attempt, candidate: Attempt, label: Label) -> float | None:
     ours, theirs = errors_of(primary, label), errors_of(candidate, label)
     if ours is None or theirs is None:
         return None
-    # A single number by its error: the square of a small one may be 0.
+    # Single numbers are compared by their error, since the square of a small error may be 0.
     near, far = (ours.mean, theirs.mean) if primary.vector is None else (ours.mean_square, theirs.mean_square)
     return float(far > near) - float(far < near)
 
@@ -292,11 +289,11 @@ def tally(
     positive: Mapping[Variant, int | str | None],
     scale: LossScale | None = None,
 ) -> dict[str, float]:
-    """The store's counters that one labelled observation adds to, by name.
+    """The increments of the store's counters for one labelled observation, by name.
 
-    `labels/matched`, `label_delay/<bucket>`, and per variant that answered: `outcome/<variant>/<predicted>/<actual>`,
-    `loss_sum/<variant>/<loss>`, `loss_count/<variant>/<loss>`. Pinned requests are no evidence and count as labels only, those
-    of load tests not even as that.
+    They are `labels/matched`, `label_delay/<bucket>`, and for each variant that answered `outcome/<variant>/<predicted>/<actual>`,
+    `loss_sum/<variant>/<loss>` and `loss_count/<variant>/<loss>`. A pinned request counts only as a label. A request of a load
+    test counts only in `labels/load`.
     """
     if outcome.observation.mode is Mode.LOAD:
         return {"labels/load": 1.0}
@@ -319,12 +316,13 @@ def scored(
     positive: Mapping[Variant, int | str | None],
     scale: LossScale | None = None,
 ) -> Iterator[tuple[Variant, str | None, str, dict[str, float]]]:
-    """For each variant that answered: its predicted class, the actual one, and its raw losses.
-
-    A regression, and a set of classes, have no predicted class (None).
+    """For each variant that answered: predicted class (None for a regression or a set of classes), label, and raw losses.
 
     Args:
-        scale: the goal's. Its loss is cut as the judge cuts it, so that a mean has one meaning wherever it is shown.
+        outcome: the labelled observation.
+        classes: the classes of each variant.
+        positive: the positive class of each variant.
+        scale: the scale of the goal's loss, which is cut here as for the judge, so that all displayed means agree.
     """
     for variant in Variant:
         answer = outcome.observation.attempt(variant)
@@ -340,5 +338,5 @@ def scored(
 
 
 def _metric_label(label: Label, classes: Classes) -> str:
-    """A class as a metric label: its own name for the first classes, else "other", so that the set stays small."""
+    """A class as a metric label: its name for the first classes, otherwise "other", so that the set of values stays small."""
     return str(label) if label in classes[:CLASSES_MAX] else "other"

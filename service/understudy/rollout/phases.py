@@ -1,14 +1,13 @@
-"""Where a rollout may go from where it is: a table of phase × event → phase. Pure.
+"""The state machine of a rollout: a table of phase × order → phase. Pure.
 
 Theory of operation
 -------------------
-A rollout rehearses (SHADOW), answers a growing share (CANARY), and ends PROMOTED or ABORTED. It may be PAUSED by a person at any
-time, which keeps the weight as it is, or WAIT for a person's approval before a step that requires it. What the table does
-not list is not allowed, and is refused with the list of what is. PROMOTED is left only by `undo` and by harm, ABORTED only by
-`retry`; neither resets the evidence, which is kept by the models' digests. SERVING is a service without a candidate: its
-row is empty.
+A rollout rehearses (SHADOW), answers a growing share (CANARY), and ends PROMOTED or ABORTED. An operator may pause it at any time
+(PAUSED), which keeps the weight. Before a step that requires approval it waits for an operator (WAITING). An order that the table
+does not list is rejected with the list of allowed ones. PROMOTED is left only by `undo` and after harm, ABORTED only by `retry`;
+neither resets the evidence. SERVING is a service without a candidate: its row is empty.
 
-The weight and the step travel in the plan, not here: the table says *whether*, `understudy.rollout.controller` says *how far*.
+The table only says whether an order is allowed. Weight and step are in the plan, which `understudy.rollout.controller` computes.
 """
 
 import enum
@@ -19,17 +18,17 @@ from understudy.errors import NotAllowedNow
 
 
 class Order(enum.StrEnum):
-    """What can happen to a rollout. The first five come from the judge, the others from people."""
+    """An order to a rollout. The first five come from the judge, the others from operators."""
 
     ADVANCE = "advance"  # to a canary step
     FINISH = "finish"  # past the last step
-    WAIT = "wait"  # the next step requires a person
+    WAIT = "wait"  # the next step requires approval
     ROLL_BACK = "rollback"
-    RELEASE = "release"  # a promotion has baked: the old primary is let go
-    PROMOTE = "promote"  # a person advances one step
+    RELEASE = "release"  # the bake after a promotion is over: the old primary is released
+    PROMOTE = "promote"  # an operator advances one step
     PROMOTE_FULL = "promote_full"
     WEIGHT = "weight"
-    SHADOW = "shadow"  # a weight of nothing: rehearse only
+    SHADOW = "shadow"  # a weight of 0: rehearse only
     PAUSE = "pause"
     RESUME = "resume"
     ABORT = "abort"
@@ -47,7 +46,7 @@ PEOPLE = (
     Order.RETRY,
     Order.UNDO,
 )
-"""The orders that a person gives; a weight of nothing is `SHADOW`."""
+"""The orders of operators. A weight of 0 is `SHADOW`."""
 
 _RUNNING: dict[Order, Phase] = {
     Order.ADVANCE: Phase.CANARY,
@@ -66,7 +65,7 @@ TABLE: Mapping[Phase, Mapping[Order, Phase]] = {
     Phase.SERVING: {},
     Phase.SHADOW: _RUNNING,
     Phase.CANARY: _RUNNING,
-    # A person decides here; harm still rolls back.
+    # An operator decides here; harm still rolls back.
     Phase.WAITING: {
         order: phase for order, phase in _RUNNING.items() if order not in {Order.ADVANCE, Order.FINISH, Order.WAIT}
     },
@@ -87,7 +86,7 @@ def after(phase: Phase, order: Order) -> Phase:
     """The phase that `order` leads to.
 
     Raises:
-        NotAllowedNow: when the table does not list it; nothing changes then.
+        NotAllowedNow: if the table does not list it.
     """
     row = TABLE[phase]
     if order not in row:

@@ -1,9 +1,9 @@
-"""What one row says about quality: its value, or the worst and the best that it may still be. Pure.
+"""The value of one row for the quality goal, or its worst and best case. Pure.
 
-Paired (the rule): the difference of both models' losses on the same row. Served: the loss of whoever was drawn to answer, for
-labels that the answer itself influences (`quality.evidence: served`). Audited: where labels go missing selectively, a sample of
-pairs that was drawn by the prediction's id alone carries the evidence, each with the weight of its chance
-(Horvitz & Thompson, JASA 1952), and every one of them must get its label.
+Paired (the default): the difference of both models' losses on the same row. Served: the loss of the variant that was drawn to
+answer, for labels that the answer itself influences (`quality.evidence: served`). Audited: if labels go missing selectively, only
+a sample of pairs counts. It is drawn by the prediction's id, each pair has the inverse of its chance as weight (Horvitz &
+Thompson, JASA 1952), and every one of them must get its label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from understudy.rollout.policy import MULTILABEL, Policy
 
 TRIED = frozenset({Status.OK, Status.FAILED, Status.TIMEOUT, Status.INVALID, Status.WITHHELD})
 OWED = TRIED | {Status.DOWN}
-"""An answer was owed, whether or not the process was there to be asked."""
+"""The variant should have answered, whether or not its process was available."""
 NO_LOSS = "no_loss"
-"""A label came in time, and the goal's loss cannot be computed from it and the answers: it is of another kind."""
+"""A label came in time, but the goal's loss cannot be computed from it: it is of another kind."""
 PAIR, DROPPED, AWAY = "pair", "dropped", "away"
-"""What a row is for quality: a pair; one whose rehearsal was dropped, so that one answer is unknown; or one whose draw fell on a
-candidate that was away, which is no evidence about quality and shows whose labels come."""
+"""Kinds of rows for the quality goal: a pair; a row whose rehearsal was dropped, so that one answer is unknown; or a row that was
+routed to the candidate while it was unavailable. The last is no evidence about quality, but shows whether its label comes."""
 _AUDIT_SEED = 0xA0D1_7A0D_17A0_D17A  # the audit's draw is independent of the router's and of the rehearsals'
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What scoring needs of a model's card."""
+    """The part of a model's card that scoring needs."""
 
     classes: Sequence[int | str]
     positive: int | str | None
@@ -38,12 +38,13 @@ class Pair:
     """One row's value for the quality goal.
 
     Attributes:
-        known: the value; None while a label that it needs is not there.
-        worst: the worst for the candidate that it may be, and `best` the best; both are `known` where that is known.
-        labelled: whether a label came in time. asked: whether one is asked for (with an audit: in the sample).
-        lost: why a label that came is of no use, where it is not (`NO_LOSS`). Nothing more is waited for: the row counts as the
-            worst that it could have been.
-        clipped: whose loss was cut at the goal's `clip`.
+        known: the value; None while it needs a label that has not come.
+        worst: the worst case for the candidate; equal to `known` if that is known.
+        best: the best case, likewise.
+        labelled: whether a label came in time.
+        asked: whether a label is needed (with an audit: whether the row is in the sample).
+        lost: why a label that came cannot be used (`NO_LOSS`), or None. Then the row waits no longer and counts as the worst case.
+        clipped: the variants whose loss was cut at the goal's `clip`.
         kind: `PAIR`, `DROPPED` or `AWAY`.
     """
 
@@ -58,33 +59,33 @@ class Pair:
 
     @property
     def waits(self) -> bool:
-        """Whether a label that has not come may still change what this row says."""
+        """Whether a label that has not come may still change the value."""
         return self.known is None and self.lost is None
 
 
 def counts(observation: Observation) -> bool:
-    """Whether a row may be evidence: live, and the first of its request; the others are not independent of it."""
+    """Whether a row may be evidence: it is live, and the first row of its request. Further rows are not independent of it."""
     return observation.mode is Mode.LIVE and observation.prediction_id == observation.request_id
 
 
 def is_pair(observation: Observation, tried: frozenset[Status] = TRIED) -> bool:
-    """Whether both models had their chance at a row that counts, and the draw for rehearsals chose its request.
+    """Whether a row counts, both models were asked, and the draw for rehearsals chose its request.
 
-    A fallback has both attempts, whatever the draw said. Without the draw it would be a pair more often than a good answer.
+    A fallback always has both attempts. Without this condition, failures would become pairs more often than good answers.
     """
     if not (observation.sampled and counts(observation)):
         return False
     primary, candidate = observation.primary.status, observation.candidate.status
     if primary is candidate is Status.OK:
-        return True  # both answered, mostly: several calls a row ask this
+        return True  # the most frequent case; this runs several times per row
     return candidate in tried and primary in TRIED and unknown(observation) is None
 
 
 def unknown(observation: Observation) -> Variant | None:
-    """Whose answer to a drawn request nobody knows, through no act of the candidate's.
+    """The variant whose answer to a drawn request is unknown for a reason that is not the candidate's fault, or None.
 
-    Its rehearsal was dropped because too much waited. Or it was the primary's, in the background, and came too late: its caller
-    had the candidate's answer, so this is no failure that the candidate could be better than.
+    Either its rehearsal was dropped because too many waited. Or it was a rehearsal of the primary that came too late: the caller
+    had the candidate's answer, so this does not count as a failure of the primary.
     """
     primary, candidate = observation.primary.status, observation.candidate.status
     if primary is candidate is Status.OK or not counts(observation) or not observation.sampled:
@@ -103,12 +104,12 @@ class Scorer:
         self._audit = policy.labels.audit
         self._served = self._quality is not None and self._quality.evidence == "served"
         self._scale = self._quality.scale if self._quality is not None else LossScale(LOSSES["zero_one"])
-        # A label may be any class of either model: one that a model does not have is a class that it gave no chance.
+        # A label may be any class of either model. A model gives the probability 0 to a class that it does not have.
         self._classes = tuple(dict.fromkeys(name for model in models.values() for name in model.classes))
         self._at = {v: {name: i for i, name in enumerate(model.classes)} for v, model in models.items()}
 
     def pair(self, observation: Observation, report: LabelReport | None) -> Pair | None:
-        """The row's value; None where the row is no evidence about quality, with or without a label: not asked of both."""
+        """The row's value; None if the row is no evidence about quality, since not both models were asked."""
         if self._quality is None or not self._scale.loss.labelled:
             return self._of_answers(observation) if self._quality is not None else None
         label = report.label if report is not None and self.in_time(observation, report) else None
@@ -123,18 +124,18 @@ class Scorer:
         return self._labelled(observation, label)
 
     def _half(self, observation: Observation, whose: Variant, label: Label | None) -> Pair:
-        """A pair with one answer unknown: anything between no loss and the largest one."""
+        """A pair with one unknown answer, whose loss may be anything from 0 to the largest."""
         known, classes = whose.other, (label,) if label is not None else self._classes
-        answer = observation.attempt(known)
-        found = [loss for each in classes if (loss := self.loss(answer, known, each)) is not None] or [0.0, 1.0]
-        worst, best = 1.0 - min(found), 0.0 - max(found)
+        attempt = observation.attempt(known)
+        possible = [loss for each in classes if (loss := self.loss(attempt, known, each)) is not None] or [0.0, 1.0]
+        worst, best = 1.0 - min(possible), 0.0 - max(possible)
         if whose is Variant.PRIMARY:
             worst, best = -best, -worst
         pair = self._weighed(observation, None, worst, best) if self._scale.loss.of_one else Pair(None, 1.0, -1.0)
         return replace(pair, kind=DROPPED, lost=None if label is None else DROPPED)
 
     def _away(self, observation: Observation, label: Label | None) -> Pair | None:
-        """A row whose draw fell on a candidate that was away; it waits for its label like those of the primary."""
+        """A row that was routed to the candidate while it was unavailable. It waits for its label like the primary's rows."""
         drawn = observation.point is not None and observation.candidate.status is Status.DOWN
         if not drawn or not counts(observation) or not self.sampled(observation.prediction_id):
             return None
@@ -142,10 +143,7 @@ class Scorer:
 
     @staticmethod
     def _of_answers(observation: Observation) -> Pair | None:
-        """Whether the two answers differ; None where the primary gave none, and so there is nothing to agree with.
-
-        No label is waited for, not even where one of the answers is unknown.
-        """
+        """Whether the two answers differ; None if the primary gave none. Needs no label, even if an answer is unknown."""
         if unknown(observation) is not None:
             return Pair(None, 1.0, 0.0, asked=False, kind=DROPPED, lost=DROPPED)
         if not is_pair(observation) or not observation.primary.given:
@@ -169,28 +167,28 @@ class Scorer:
         )
 
     def in_time(self, observation: Observation, report: LabelReport) -> bool:
-        """Whether a label came before the wait for it was over. One without a time of its own did if it is known."""
+        """Whether a label came before the wait was over. A label without its own time counts as in time."""
         return not report.timed or report.at - observation.at <= self._policy.labels.wait
 
-    def loss(self, answer: Attempt, variant: Variant, label: Label) -> float | None:
-        """The loss of one answer, in [0, 1]; 1 for an attempt that gave none.
+    def loss(self, attempt: Attempt, variant: Variant, label: Label) -> float | None:
+        """The loss of one attempt, in [0, 1]; 1 if it gave no answer.
 
-        None where there is none: for a label of another kind, and under a loss that compares two answers.
+        None for a label of another kind, and for a loss that compares two answers.
         """
         if not self._scale.loss.of_one:
             return None
-        if not answer.given:
+        if not attempt.given:
             return 1.0
-        found = self._raw(answer, variant, label)
-        return None if found is None else self._scale.bounded(found)
+        raw = self._raw(attempt, variant, label)
+        return None if raw is None else self._scale.bounded(raw)
 
     def says_positive(self, observation: Observation, variant: Variant) -> bool:
-        """Whether a variant predicts the positive class; never where there is none, nor without an answer."""
+        """Whether a variant predicts the positive class; False without a positive class or without an answer."""
         positive = self._models[Variant.PRIMARY].positive
         return positive is not None and observation.attempt(variant).label == positive
 
     def sampled(self, prediction_id: str) -> bool:
-        """Whether the audit asks for this prediction's label; always, where there is no audit."""
+        """Whether the audit needs this prediction's label; always True without an audit."""
         return self._audit is None or routing.below(routing.bucket(prediction_id, _AUDIT_SEED), self._audit)
 
     def _raw(self, answer: Attempt, variant: Variant, label: Label) -> float | None:
@@ -200,14 +198,14 @@ class Scorer:
     def _is_clipped(self, answer: Attempt, variant: Variant, label: Label) -> bool:
         classes = self._models[variant].classes
         if classes and label not in classes:
-            return False  # a class that it does not have costs the most there is, wherever that is cut
+            return False  # a class that it does not have has the largest loss for any clip
         raw = self._raw(answer, variant, label)
         return raw is not None and self._scale.clipped(raw)
 
     def _weighed(self, observation: Observation, known: float | None, worst: float, best: float) -> Pair:
         if self._audit is None:
             return Pair(known, worst, best)
-        matters = worst > best  # a difference that no label could change needs no sample
+        matters = worst > best  # a difference that no label can change needs no sampling
         if not self.sampled(observation.prediction_id):
             value = 0.0 if matters else worst
             return Pair(value, value, value, asked=False)
@@ -227,15 +225,17 @@ class Scorer:
             if ours and theirs:
                 apart = [c - p for c, p in zip(theirs, ours, strict=True)]
                 return max(apart), min(apart)
-        # Where nothing names the classes, what either of them predicts stands for all labels: any other is as good for both.
-        said = [answer.label for answer in (observation.primary, observation.candidate) if answer.label is not None]
-        values = [d for label in self._classes or said if (d := self._difference(observation, label)) is not None]
+        # Without class names, the two predictions stand for all labels: any other label is equally wrong for both.
+        predicted = [
+            answer.label for answer in (observation.primary, observation.candidate) if answer.label is not None
+        ]
+        values = [d for label in self._classes or predicted if (d := self._difference(observation, label)) is not None]
         return (max(values), min(values)) if values else (1.0, -1.0)
 
     def _over_classes(self, answer: Attempt, variant: Variant) -> list[float] | None:
-        """The losses in [0, 1] that each label could give; None where they have to be looked at one by one."""
-        found = losses.over_classes(self._scale.loss.name, answer, self._at[variant], self._classes)
-        return None if found is None else [self._scale.bounded(loss) for loss in found]
+        """The loss in [0, 1] for each possible label; None if each label has to be scored by itself."""
+        raw = losses.over_classes(self._scale.loss.name, answer, self._at[variant], self._classes)
+        return None if raw is None else [self._scale.bounded(loss) for loss in raw]
 
     def _bounds_of_numbers(self, primary: Attempt, candidate: Attempt) -> tuple[float, float]:
         failed = (not primary.given, not candidate.given)
@@ -243,7 +243,7 @@ class Scorer:
             return 0.0, 0.0
         if any(failed):
             value = 1.0 if failed[1] else -1.0
-            certain = not self._scale.loss.of_one  # who gives no answer loses, whatever the other one's error is
+            certain = not self._scale.loss.of_one  # a model without an answer loses, whatever the other one's error is
             return max(value, value if certain else 0.0), min(value, value if certain else 0.0)
         apart = losses.distance(primary, candidate, self._scale.loss.power)
         if apart is None or self._scale.loss.widest is None:
