@@ -1,7 +1,6 @@
-"""Python's garbage collector, kept out of the way of imports; `understudy.app` imports this before all that is heavy.
+"""Disables the garbage collector during imports; `understudy.app` imports this module first.
 
-What is imported stays, so looking it over for garbage again and again finds nothing, and a sixth of a process's start went
-into that.
+Imported objects are never garbage, but scanning them again and again took a sixth of a process's start.
 """
 
 import gc
@@ -10,12 +9,12 @@ gc.disable()
 
 
 def resume() -> None:
-    """All is imported: the collector works again, and never looks at what is here by now."""
+    """After the imports: enable the collector, which ignores all objects that exist now."""
     gc.freeze()
     gc.enable()
 
 
 def settle() -> None:
-    """A process has started: what its start left over goes, and what is here now is not looked at again."""
+    """After the start of a process: collect once, and ignore all objects that exist now."""
     gc.collect()
     gc.freeze()

@@ -1,6 +1,6 @@
-"""The road to another process of this service: small HTTP/1.1 requests over keep-alive connections to its Unix socket.
+"""Calls another process of this service: small HTTP/1.1 requests over keep-alive connections to its Unix socket.
 
-A bare asyncio protocol around httptools, since one of these roads, to the candidate, is on the request path.
+A bare asyncio protocol around httptools, because calls of the candidate are on the request path.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ _HEAD = "POST %s HTTP/1.1\r\nHost: understudy\r\nContent-Type: %s\r\n%sContent-L
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request under way."""
+    """One keep-alive connection with at most one request at a time."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -32,10 +32,10 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"answered something that is not HTTP: {error}"))
+            self._fail(ConnectionError(f"it sent a response that is not HTTP: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(ConnectionError(f"closed the connection{f': {exc}' if exc else ''}"))
+        self._fail(ConnectionError(f"it closed the connection{f': {exc}' if exc else ''}"))
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -49,7 +49,7 @@ class _Connection(asyncio.Protocol):
             waiter.set_result((status, body))
 
     async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request; its status and body. Cancelling it leaves an answer under way: close the connection then."""
+        """Send a request; returns status and body. Close the connection after a cancellation: a response is still to come."""
         assert self.transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -71,8 +71,9 @@ class Channel:
 
     Args:
         url: `file:///path/to.sock` or `http://host:port`.
-        connections_max: calls under way; a further one waits.
-        media_type: of the bodies sent; headers: further ones, of every request.
+        connections_max: concurrent calls; further ones wait.
+        media_type: the content type of request bodies.
+        headers: additional headers of every request.
     """
 
     def __init__(
@@ -86,10 +87,10 @@ class Channel:
         self._closed = False
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """One request; its status and body.
+        """Send a request; returns status and body.
 
         Raises:
-            OSError: the process is away, hung up, or does not speak HTTP.
+            OSError: the process is unavailable, closed the connection, or does not speak HTTP.
         """
         async with self._slots:
             connection = await self._connect()
@@ -98,20 +99,20 @@ class Channel:
                     (_HEAD % (path, self._media_type, self._headers, len(body))).encode() + body
                 )
             except BaseException:
-                connection.close()  # an answer that comes now would be read as the next one's
+                connection.close()  # a late response would be taken for that of the next request
                 raise
             if connection.open and not self._closed:
                 self._idle.append(connection)
             return answer
 
     def hang_up(self) -> None:
-        """Close the connections that no call is using."""
+        """Close the idle connections."""
         for connection in self._idle:
             connection.close()
         self._idle.clear()
 
     def close(self) -> None:
-        """Close all connections, those in use when their call has ended."""
+        """Close all connections; those in use are closed when their call ends."""
         self._closed = True
         self.hang_up()
 

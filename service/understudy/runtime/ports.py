@@ -5,11 +5,11 @@ import random
 import socket
 
 PORTS = range(20_000, 32_000)
-"""Below those that Linux gives to outgoing connections (`ip_local_port_range`), of which one might take a port that was free."""
+"""Below Linux's range for outgoing connections (`ip_local_port_range`), which could take a free port."""
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on just now, drawn by chance: several processes may look for one at the same time."""
+    """A random free port of loopback; random because several processes may look for one at the same time."""
     chance = random.SystemRandom()
     while True:
         port = chance.choice(PORTS)

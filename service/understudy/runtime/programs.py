@@ -1,16 +1,16 @@
-"""Commands that start processes of Understudy, whatever lies in the current folder.
+"""Command lines that start processes of Understudy, independent of files in the current folder.
 
-`python -m` puts the current folder first on the path, where an `understudy.py` would take the place of this package: hence `-P`.
+`python -m` puts the current folder first on the path, where an `understudy.py` would shadow this package; `-P` prevents that.
 """
 
 import sys
 
 
 def command_line(*arguments: str) -> list[str]:
-    """`understudy` with some arguments."""
+    """The command line of `understudy` with arguments."""
     return [sys.executable, "-P", "-m", "understudy.cli", *arguments]
 
 
 def server(service: str, *options: str) -> list[str]:
-    """BentoML's server for one of the services in `understudy.app`."""
+    """The command line of BentoML's server for a service of `understudy.app`."""
     return [sys.executable, "-P", "-m", "understudy.server", "serve", f"understudy.app:{service}", *options]

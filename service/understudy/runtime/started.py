@@ -1,8 +1,8 @@
-"""What a service was started with: the text of its rollout file and its models' digests and cards.
+"""What a service was started with: the text of its rollout file, and the digests and cards of its models.
 
-The supervisor reads the rollout file and checks the models once, and hands both to its processes in their environment and in a file
-of the service's run folder. So a process that is started again later, when somebody has edited the rollout file or copied other
-models over the old ones, obeys the same policy, and refuses another model.
+The supervisor reads the rollout file and checks the models once. It passes both to its processes in their environment and in a file
+of the service's run folder. So a process that is restarted after somebody has edited the rollout file or replaced a model uses the
+same policy, and rejects the other model.
 """
 
 import base64
@@ -19,16 +19,18 @@ VARIABLE = "UNDERSTUDY_STARTED_WITH"
 VARIABLE_MAX_BYTES = 120_000
 """The kernel's limit for one variable is 131,072 bytes."""
 CHILD = "BENTOML_RUNNER_MAP"
-"""What BentoML sets in the environment of its supervisor's processes."""
+"""Set by BentoML in the environment of its supervisor's processes."""
 
 
 class Started(msgspec.Struct, frozen=True):
-    """What the supervisor read.
+    """What the supervisor has read.
 
     Attributes:
-        supervisor: its process id; file: the rollout file's absolute path; text: what was in it.
-        digests: of the models that were checked, by variant; empty before that.
-        cards: a file with the models' cards, as JSON by variant; empty where there is none.
+        supervisor: its process id.
+        file: the absolute path of the rollout file.
+        text: the content of the rollout file.
+        digests: of the checked models, by variant; empty before the check.
+        cards: the path of a file with the models' cards, as JSON by variant; empty if there is none.
     """
 
     supervisor: int
@@ -38,7 +40,7 @@ class Started(msgspec.Struct, frozen=True):
     cards: str = ""
 
     def expected(self, variant: str) -> str | None:
-        """The digest that a variant's model must have; None: it was not checked."""
+        """The digest that a variant's model must have; None if it was not checked."""
         return self.digests.get(variant)
 
 
@@ -48,42 +50,41 @@ def supervisor() -> int:
 
 
 def read() -> Started | None:
-    """In a process of a service: what its supervisor read. None in supervisors and commands."""
+    """In a process of a service, what its supervisor has read; None in supervisors and commands."""
     packed = os.environ.get(VARIABLE)
     if packed is None or CHILD not in os.environ:
         return None
-    found = _unpacked(packed)
-    return (
-        found if found.supervisor == supervisor() else None
-    )  # else it is of a service that started this one's supervisor
+    started = _unpacked(packed)
+    # Otherwise it belongs to a service that started this one's supervisor.
+    return started if started.supervisor == supervisor() else None
 
 
 def hand_on(file: Path, text: str) -> None:
-    """In the supervisor: let its processes have this rollout file.
+    """In the supervisor: pass this rollout file to its processes.
 
     Raises:
-        ConfigurationError: it is too large.
+        ConfigurationError: the file is too large.
     """
     _set(Started(supervisor(), str(file.absolute()), text))
 
 
 def hand_on_models(text: str, digests: Mapping[str, str], cards: Path) -> None:
-    """In the supervisor, before its processes start: let them have the models that were checked.
+    """In the supervisor, before its processes start: pass the checked models to them.
 
     Args:
-        text: the rollout file that they were checked with.
+        text: the content of the rollout file at the check.
 
     Raises:
-        ConfigurationError: the rollout file was edited meanwhile.
+        ConfigurationError: the rollout file was changed meanwhile.
     """
-    found = _unpacked(os.environ[VARIABLE])
-    if found.text != text:
-        raise ConfigurationError(f"the rollout file {found.file} was changed during the start; start again")
-    _set(msgspec.structs.replace(found, digests=dict(digests), cards=str(cards)))
+    started = _unpacked(os.environ[VARIABLE])
+    if started.text != text:
+        raise ConfigurationError(f"the rollout file {started.file} was changed during the start; start again")
+    _set(msgspec.structs.replace(started, digests=dict(digests), cards=str(cards)))
 
 
 def models_handed_on() -> bool:
-    """In the supervisor: whether its processes know the models already."""
+    """In the supervisor: whether the models were passed to its processes."""
     return bool(_unpacked(os.environ[VARIABLE]).digests)
 
 
@@ -91,11 +92,11 @@ def _unpacked(packed: str) -> Started:
     return msgspec.json.decode(zlib.decompress(base64.b64decode(packed)), type=Started)
 
 
-def _set(found: Started) -> None:
-    packed = base64.b64encode(zlib.compress(msgspec.json.encode(found))).decode()
+def _set(started: Started) -> None:
+    packed = base64.b64encode(zlib.compress(msgspec.json.encode(started))).decode()
     if len(packed) > VARIABLE_MAX_BYTES:
         raise ConfigurationError(
-            f"the rollout file {found.file} has {len(found.text):,} characters, more than a service can hand to its processes; "
+            f"the rollout file {started.file} has {len(started.text):,} characters, more than a service can hand to its processes; "
             "shorten its comments"
         )
     os.environ[VARIABLE] = packed

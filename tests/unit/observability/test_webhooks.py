@@ -243,7 +243,7 @@ def test_settings_that_do_not_fit_are_said_at_the_start(tmp_path: Path) -> None:
     fails(lambda: read_secrets(file), "cannot be read")
     for text in ("", "# nothing\n"):
         file.write_text(text)
-        fails(lambda: read_secrets(file), "holds no secret")
+        fails(lambda: read_secrets(file), "has no secret")
     for text in ("secret", "whsec_c2hvcnQ=", "whsec_!!", WORD.removeprefix("whsec_")):
         file.write_text(f"# ours\n{text}\n")
         fails(lambda: read_secrets(file), "line 2")
