@@ -14,7 +14,7 @@ from understudy.errors import ConfigurationError
 from understudy.offline.client import Client
 
 if TYPE_CHECKING:
-    from understudy.offline.report import Document, Documents
+    from understudy.offline.report import Documents
 
 
 @app.command()
@@ -53,7 +53,7 @@ def report(
         out.print(f"{output}: {len(text.encode()) / 1024:.0f} KB; open or print it in a browser", markup=False)
 
 
-def _evaluated(path: Path, state: "Document") -> JsonObject:
+def _evaluated(path: Path, state: JsonObject) -> JsonObject:
     """Read an evaluation of the models in the report.
 
     Raises:
@@ -79,7 +79,7 @@ def _from_service(url: str, token: str | None) -> "Documents":
     from understudy.offline.report import Documents
 
     with Client(url, token) as client:
-        events: list[Document] = []
+        events: list[JsonObject] = []
         while page := client.get("/rollout/events", after=events[-1]["id"] if events else 0, limit=1000)["events"]:
             events += page
         return Documents(

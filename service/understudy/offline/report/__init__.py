@@ -5,17 +5,14 @@ What it says comes from the same documents that the service answers (`GET /rollo
 `pictures` draws the bands, `report.html.j2` is the page: styles and pictures are in it, nothing is fetched when it is read.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jinja2
 
 from understudy import __version__
+from understudy.domain import JsonObject
 from understudy.inference.cards import HeldOut
 from understudy.offline.report import findings, offline, pictures, words
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +25,13 @@ class Documents:
         evaluation: what `understudy evaluate --json` wrote of these models; None: the months of their cards.
     """
 
-    state: Document
-    policy: Document
-    evidence: Document
-    events: list[Document]
+    state: JsonObject
+    policy: JsonObject
+    evidence: JsonObject
+    events: list[JsonObject]
     source: str
-    drift: Document | None = None
-    evaluation: Document | None = None
+    drift: JsonObject | None = None
+    evaluation: JsonObject | None = None
 
 
 def render(documents: Documents, *, now: float, traffic_rps: float | None = None) -> str:

@@ -1,25 +1,23 @@
-"""What the documents mean for those who decide: goals met or not, costs, risks, who decided, what is left. Pure."""
+"""Findings for the report: goals, costs, risks, decisions and steps. Pure."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from understudy.domain import JsonObject
 from understudy.offline.report import offline
 from understudy.offline.report.words import EVENTS, METRICS, PHASES, number, raw, sentence, share
-
-Document = Mapping[str, Any]
 
 DRIFT = "drift"
 MET, MISSED, OPEN, UNMEASURED, UNHARMED = "met", "missed", "not decided", "not measured", "no harm found"
 HOURS_PER_MONTH = 730.0
 HEADROOM = 0.7
-"""Share of the proven throughput that a machine is planned for: the rest is for bursts and for the loss of a machine."""
+"""Share of the measured throughput that is planned per machine. The rest is for bursts and for the loss of a machine."""
 COVERAGE_MIN = 0.95
 LOST_MIN = 0.01
 
 
-def verdict(state: Document, events: Sequence[Document]) -> dict[str, Any]:
-    """The head of the page: one sentence, its tone, and what it rests on."""
+def verdict(state: JsonObject, events: Sequence[JsonObject]) -> JsonObject:
+    """The head of the page: one sentence, its tone, and its reasons."""
     phase = state["phase"]
     moves = (e for e in reversed(events) if e["details"].get("to") == phase != e["details"].get("from"))
     decision = next(moves, None)
@@ -27,12 +25,12 @@ def verdict(state: Document, events: Sequence[Document]) -> dict[str, Any]:
     tone = {"serving": "plain", "promoted": "good", "aborted": "bad"}.get(phase, "warn")
     ended = decision is not None and phase in {"promoted", "aborted", "paused"}
     reasons = [decision["reason"] if ended and decision else state["verdict"]["reason"]]
-    if decision and kind in {"advance", "finish"} and ended:  # an advance rests on every metric
+    if decision and kind in {"advance", "finish"} and ended:  # an advance depends on every metric
         reasons = [m["reason"] for m in decision["details"]["metrics"] if m["answer"] == "advance"]
     return {"sentence": state["headline"], "tone": tone, "reasons": reasons, "decision": decision if ended else None}
 
 
-def goals(metrics: Sequence[Document], policy: Document, load: Document | None) -> list[dict[str, str]]:
+def goals(metrics: Sequence[JsonObject], policy: JsonObject, load: JsonObject | None) -> list[dict[str, str]]:
     """Every goal of the rollout file, what was measured, and whether it is met.
 
     Args:
@@ -59,7 +57,7 @@ def goals(metrics: Sequence[Document], policy: Document, load: Document | None) 
     return found
 
 
-def _judged(metric: Document, policy: Document) -> dict[str, str]:
+def _judged(metric: JsonObject, policy: JsonObject) -> dict[str, str]:
     name, line, n = metric["metric"], metric["line"], f"{metric['n']:,}"
     title = METRICS.get(name, name.replace("_", " "))
     band = f"{raw(metric['estimate'], line)}{_span(metric, lambda value: raw(value, line))}, {n} pairs"
@@ -97,7 +95,7 @@ def _judged(metric: Document, policy: Document) -> dict[str, str]:
     return {"goal": title, "target": text, "measured": band, "answer": answer}
 
 
-def _span(metric: Document, write: Callable[[float], str]) -> str:
+def _span(metric: JsonObject, write: Callable[[float], str]) -> str:
     """The band in brackets, for a metric that has one."""
     low, high = metric["low"], metric["high"]
     return "" if low is None or high is None else f" ({write(low)} to {write(high)})"
@@ -107,17 +105,17 @@ def _fine(value: float) -> str:
     return share(value, 2)
 
 
-def _loaded(goal: str, target: str, load: Document | None, measured: str, finding: str) -> dict[str, str]:
+def _loaded(goal: str, target: str, load: JsonObject | None, measured: str, finding: str) -> dict[str, str]:
     if load is None:
         return {"goal": goal, "target": target, "measured": "no load test has been recorded", "answer": UNMEASURED}
     if load["details"]["verdict"] == "invalid":
-        return {"goal": goal, "target": target, "measured": "the load test says nothing", "answer": UNMEASURED}
+        return {"goal": goal, "target": target, "measured": "the load test was invalid", "answer": UNMEASURED}
     held = [f for f in load["details"].get("findings", []) if finding in f["goal"].lower()]
     passed = all(f["met"] for f in held) if held else load["details"]["verdict"] == "pass"
     return {"goal": goal, "target": target, "measured": measured or "-", "answer": MET if passed else MISSED}
 
 
-def load_test(events: Sequence[Document], state: Document) -> Document | None:
+def load_test(events: Sequence[JsonObject], state: JsonObject) -> JsonObject | None:
     """The newest load test of these models in the log, as its event; None where there is none."""
     digests = {variant: (state[variant] or {}).get("digest") for variant in ("primary", "candidate")}
     return next(
@@ -132,7 +130,7 @@ def load_test(events: Sequence[Document], state: Document) -> Document | None:
     )
 
 
-def cost(policy: Document, load: Document | None, traffic_rps: float | None) -> dict[str, Any] | None:
+def cost(policy: JsonObject, load: JsonObject | None, traffic_rps: float | None) -> JsonObject | None:
     """What a million predictions and a month cost, by the proven throughput, or by the goal where nothing is proven.
 
     Only a load test that passed proves something. Everything here is in predictions (rows), where the goal and the load
@@ -166,7 +164,7 @@ def cost(policy: Document, load: Document | None, traffic_rps: float | None) -> 
     }
 
 
-def story(events: Sequence[Document]) -> list[dict[str, Any]]:
+def story(events: Sequence[JsonObject]) -> list[JsonObject]:
     """The log as a story: what happened, from where to where, who, and why. Drift alarms are not decisions: see `risks`."""
     found = []
     for event in events:
@@ -204,7 +202,7 @@ def in_short(reason: str) -> str:
     return f"{head}), …: {conclusion}" if more and conclusion else reason
 
 
-def deciders(events: Sequence[Document]) -> list[tuple[str, list[str]]]:
+def deciders(events: Sequence[JsonObject]) -> list[tuple[str, list[str]]]:
     """Who decided, and what: the judge by its rules, people by orders."""
     found: dict[str, list[str]] = {}
     for event in events:
@@ -216,7 +214,7 @@ def deciders(events: Sequence[Document]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def steps(state: Document, policy: Document) -> list[dict[str, str]]:
+def steps(state: JsonObject, policy: JsonObject) -> list[dict[str, str]]:
     """The steps of the rollout file, and where it stands in them."""
     found = []
     for i, step in enumerate(policy["steps"]):
@@ -231,13 +229,13 @@ def steps(state: Document, policy: Document) -> list[dict[str, str]]:
 
 
 def risks(
-    state: Document,
-    policy: Document,
-    drift: Document | None,
-    events: Sequence[Document],
-    evaluation: Document | None = None,
+    state: JsonObject,
+    policy: JsonObject,
+    drift: JsonObject | None,
+    events: Sequence[JsonObject],
+    evaluation: JsonObject | None = None,
 ) -> list[tuple[str, list[str]]]:
-    """What was seen that a launch should know of: a title and sentences each."""
+    """Risks that were seen: a title with its sentences."""
     seen = [(title, [text]) for title, text in _traffic(state)]
     return [
         *offline.risks(policy, evaluation),
@@ -247,11 +245,11 @@ def risks(
     ]
 
 
-def _traffic(state: Document) -> list[tuple[str, str]]:
+def _traffic(state: JsonObject) -> list[tuple[str, str]]:
     found = []
     coverage = state["labels"]["coverage"]
     if coverage is not None and coverage < COVERAGE_MIN:
-        found.append(("Labels are missing", f"Only {share(coverage)} of the predictions have their label."))
+        found.append(("Labels are missing", f"Only {share(coverage)} of the predictions have a label."))
     shadow = state["shadow"]
     lost = shadow["dropped"] + shadow["failed"] + shadow["late"]
     if shadow["sent"] and lost > LOST_MIN * shadow["sent"]:
@@ -259,7 +257,12 @@ def _traffic(state: Document) -> list[tuple[str, str]]:
         found.append(("Rehearsals were lost", text))
     if fallbacks := sum(state["fallbacks"].values()):
         causes = ", ".join(f"{n:,} {cause}" for cause, n in state["fallbacks"].items())
-        found.append(("The primary had to step in", f"{fallbacks:,} requests ({causes}); every caller got an answer."))
+        found.append(
+            (
+                "The primary answered instead of the candidate",
+                f"{fallbacks:,} requests ({causes}); every caller got an answer.",
+            )
+        )
     flips = (state.get("comparison") or {}).get("labels")
     if flips and flips["rows"]:
         text = (
@@ -269,7 +272,7 @@ def _traffic(state: Document) -> list[tuple[str, str]]:
     return found
 
 
-def _drifted(drift: Document | None, events: Sequence[Document]) -> list[tuple[str, list[str]]]:
+def _drifted(drift: JsonObject | None, events: Sequence[JsonObject]) -> list[tuple[str, list[str]]]:
     """The alarms that are on, and those that were."""
     if drift is None:
         return []
@@ -277,9 +280,9 @@ def _drifted(drift: Document | None, events: Sequence[Document]) -> list[tuple[s
     on = {(alarm["variant"], alarm["feature"]) for alarm in drift["alarms"]}
     was = {(d["variant"], d["feature"]) for d in changes if d["alarm"] == "on"} - on
     names = ", ".join(f"{feature.strip('()')} ({variant})" for variant, feature in sorted(was))
-    over = f"Over by now: {names}." if was else ""
+    over = f"Cleared since: {names}." if was else ""
     if not on:
-        calm = "In the newest window no feature is further from training than its line."
+        calm = "In the newest window the distance of every feature from training is below its threshold."
         return [("No drift alarm", [calm, *filter(None, [over])])]
     return [
         ("Data drifts away from training", [*(sentence(a["reason"]) for a in drift["alarms"]), *filter(None, [over])])
@@ -288,7 +291,7 @@ def _drifted(drift: Document | None, events: Sequence[Document]) -> list[tuple[s
 
 def _always() -> list[tuple[str, str]]:
     text = (
-        "Requests of one day are correlated (weather, season). The evidence counts requests; what it proves is about the "
-        "traffic that was seen, not about tomorrow's."
+        "Requests of one day are correlated (weather, season). The evidence counts requests, so it is valid for the traffic "
+        "that was seen; later traffic may differ."
     )
     return [("Days resemble each other", text)]

@@ -1,11 +1,10 @@
-"""The evaluation on held-out data: what `understudy evaluate --json` wrote, or what the models' cards say of months. Pure."""
+"""The evaluation on held-out data for the report: from `understudy evaluate --json`, or the months on the cards. Pure."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from understudy.domain import JsonObject
 from understudy.offline.report.words import METRICS
 
-Document = Mapping[str, Any]
 Risk = tuple[str, list[str]]
 
 VARIANTS = ("primary", "candidate")
@@ -14,8 +13,8 @@ LISTED = 6
 """Lines of a list that are shown: the others are counted."""
 
 
-def mismatch(evaluation: Document, state: Document) -> str | None:
-    """Why an evaluation is not of this rollout's models, in words; None when it is."""
+def mismatch(evaluation: JsonObject, state: JsonObject) -> str | None:
+    """Why an evaluation is not of this rollout's models, in words; None if it is."""
     have = [(model["name"], model["digest"]) for model in evaluation["models"]]
     want = [(state[v]["name"], state[v]["digest"]) for v in VARIANTS if state[v]]
     for variant, (name, digest), (other, found) in zip(VARIANTS, want, have, strict=False):
@@ -26,7 +25,7 @@ def mismatch(evaluation: Document, state: Document) -> str | None:
     return None
 
 
-def view(evaluation: Document) -> dict[str, Any]:
+def view(evaluation: JsonObject) -> JsonObject:
     """What the page shows of an evaluation: each part with the loss of both models and their difference."""
     two = len(evaluation["models"]) > 1
     parts = [(by, part) for by, segments in evaluation["segments"].items() for part in segments]
@@ -61,7 +60,7 @@ def view(evaluation: Document) -> dict[str, Any]:
     }
 
 
-def months(policy: Document) -> list[dict[str, Any]]:
+def months(policy: JsonObject) -> list[JsonObject]:
     """The held-out months of both models' cards side by side; empty where the cards have none."""
     cards = policy.get("models", {})
     of = {v: {m["month"]: m for m in (cards.get(v) or {}).get("held_out", [])} for v in VARIANTS}
@@ -72,8 +71,8 @@ def months(policy: Document) -> list[dict[str, Any]]:
     ]
 
 
-def risks(policy: Document, evaluation: Document | None) -> list[Risk]:
-    """Where the candidate is worse on held-out data, and what was wrong with the data."""
+def risks(policy: JsonObject, evaluation: JsonObject | None) -> list[Risk]:
+    """Where the candidate is worse on held-out data, and problems of the data."""
     if evaluation is None:
         return _months_of_cards(policy)
     loss = METRICS.get(evaluation["loss"], evaluation["loss"])
@@ -100,12 +99,12 @@ def in_part(lines: Sequence[str]) -> list[str]:
     return [*lines[:LISTED], *([f"And {len(lines) - LISTED} more."] if len(lines) > LISTED else [])]
 
 
-def _worse_by(named: tuple[str, Document]) -> float:
+def _worse_by(named: tuple[str, JsonObject]) -> float:
     difference = named[1]["difference"]
     return float("-inf") if difference is None or difference["mean"] is None else float(difference["mean"])
 
 
-def _certain(part: Document, sign: int) -> bool:
+def _certain(part: JsonObject, sign: int) -> bool:
     """Whether the whole interval of the difference is on one side: the candidate worse (1) or better (-1)."""
     difference = part["difference"]
     if difference is None or difference["low"] is None:
@@ -113,13 +112,13 @@ def _certain(part: Document, sign: int) -> bool:
     return bool(difference["low"] > 0 if sign > 0 else difference["high"] < 0)
 
 
-def _named(parts: Sequence[Document]) -> str:
+def _named(parts: Sequence[JsonObject]) -> str:
     by_size = sorted(parts, key=lambda part: -_worse_by(("", part)))
     said = [f"{part['name']} ({part['difference']['mean']:+.4f})" for part in by_size[:LISTED]]
     return ", ".join(said) + (f" and {len(parts) - LISTED} more" if len(parts) > LISTED else "")
 
 
-def _months_of_cards(policy: Document) -> list[Risk]:
+def _months_of_cards(policy: JsonObject) -> list[Risk]:
     worse = [
         f"{row['month']} ({row['candidate']['brier'] - row['primary']['brier']:+.4f})"
         for row in months(policy)

@@ -1,4 +1,4 @@
-"""How a report writes numbers, times and names."""
+"""Formats numbers, times and names for the report."""
 
 import datetime
 import math
@@ -48,7 +48,7 @@ PHASES = {
     "waiting": "waiting",
     "paused": "paused",
     "promoted": "promoted",
-    "aborted": "taken off",
+    "aborted": "aborted",
 }
 
 

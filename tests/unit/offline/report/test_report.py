@@ -248,11 +248,11 @@ def test_risks_are_those_that_were_seen() -> None:
     assert found["Months in which the candidate is worse"][0].endswith("in 2013-08 (+0.0100).")
     assert "50.0 %" in found["Labels are missing"][0]
     assert "10 of 100" in found["Rehearsals were lost"][0]
-    assert "3 requests (3 timeout)" in found["The primary had to step in"][0]
+    assert "3 requests (3 timeout)" in found["The primary answered instead of the candidate"][0]
     assert "3 of 9" in found["Answers change for some callers"][0]
     assert found["Data drifts away from training"] == [
         "Temp is unlike the primary's training.",
-        "Over by now: dewp (primary).",
+        "Cleared since: dewp (primary).",
     ]
     calm = dict(findings.risks(state(), POLICY | {"models": {}}, {"alarms": []}, []))
     assert set(calm) == {"No drift alarm", "Days resemble each other"}
