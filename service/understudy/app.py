@@ -153,7 +153,7 @@ class Understudy:
         supervisor.install()
         try:
             found = loading.preflight(settings)
-            for line in found.said:
+            for line in found.messages:
                 log.info(line)
             loading.hand_on_models(settings, found.cards)
         except UnderstudyError as error:

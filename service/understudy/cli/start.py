@@ -94,7 +94,7 @@ def check(
     with errors_reported():
         settings = read_settings(rollout_file=file)
         preflight = loading.examine(settings)
-        for line in preflight.said:
+        for line in preflight.messages:
             out.print(line, markup=False, soft_wrap=True)
         feasible.show(out, preflight)
         preflight.refuse()

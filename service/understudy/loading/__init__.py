@@ -1,4 +1,4 @@
-"""Reads and opens what the rollout file names: policy, cards, models and the store."""
+"""Reads the rollout file and opens the models that it names."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydantic_core
 
@@ -28,26 +27,29 @@ from understudy.runtime import started
 from understudy.settings import Settings
 
 STORE_FILE = "store"
-"""In the run folder: the identity of the store that this service has."""
+"""A file in the run folder with the identity of the store that this service uses."""
 
 
 def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
-    """The rollout file; `for_a_clip` as in `policy.parse`.
+    """Read the rollout file.
+
+    Args:
+        for_a_clip: as in `policy.parse`.
 
     Raises:
-        ConfigurationError: when it is missing or does not fit its schema.
+        ConfigurationError: the file is missing or does not fit its schema.
     """
     path, text = rollout_text(settings)
     policy = rollout_file.parse(text, str(path), for_a_clip=for_a_clip)
-    found = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
-    return policy.model_copy(update=found)
+    sources = {name: _placed(getattr(policy, name), path.parent) for name in ("primary", "candidate")}
+    return policy.model_copy(update=sources)
 
 
 def start_policy(settings: Settings) -> Policy:
-    """As `load_policy`; in a supervisor the processes that it starts will obey the same text, whatever becomes of the file.
+    """Like `load_policy`. In a supervisor, also pass the text on, so that later changes of the file do not affect its processes.
 
     Raises:
-        ConfigurationError: as `load_policy`, and when the file is too large.
+        ConfigurationError: as for `load_policy`, or the file is too large.
     """
     if started.CHILD not in os.environ:
         started.hand_on(*rollout_text(settings))
@@ -55,13 +57,13 @@ def start_policy(settings: Settings) -> Policy:
 
 
 def rollout_text(settings: Settings) -> tuple[Path, str]:
-    """The rollout file's path, and the text that this service obeys: what its supervisor read.
+    """The rollout file's path and text; in a service's process, as its supervisor read them.
 
     Raises:
-        ConfigurationError: when it is missing.
+        ConfigurationError: the file cannot be read.
     """
-    if (found := started.read()) is not None:
-        return Path(found.file), found.text
+    if (configuration := started.read()) is not None:
+        return Path(configuration.file), configuration.text
     path = rollout_path(settings)
     try:
         return path, path.read_text(encoding="utf-8")
@@ -75,38 +77,38 @@ def rollout_text(settings: Settings) -> tuple[Path, str]:
 
 
 def rollout_path(settings: Settings) -> Path:
-    """The rollout file: as named, or, for a Bento that is served from any folder, beside the package it was built with."""
+    """The rollout file's path: as configured, or beside the package, for a Bento that is served from another folder."""
     path = settings.rollout_file
     if path.is_absolute() or path.exists():
         return path
     package = Path(__file__).parents[1]
     # `service/understudy/` in a checkout and in a Bento, `understudy/` in an image.
-    return next((found for folder in (package.parents[1], package.parent) if (found := folder / path).exists()), path)
+    return next((file for folder in (package.parents[1], package.parent) if (file := folder / path).exists()), path)
 
 
 def _placed(source: str | None, folder: Path) -> str | None:
-    """A model's path: relative to the working folder, or else to the rollout file's."""
+    """A model's path, relative to the working folder or else to the rollout file's folder."""
     if source is None or source.startswith("bentoml:") or "://" in source or Path(source).exists():
         return source
     return str(folder / source) if (folder / source).exists() else source
 
 
 def run_dir(settings: Settings) -> Path:
-    """The folder of one running service: metrics files and readiness marks. Named after its supervisor's process."""
+    """The folder of one running service, for metrics and readiness files. Its name is the supervisor's process id."""
     return settings.state_dir.absolute() / "run" / str(started.supervisor())
 
 
 def known_store(settings: Settings) -> str | None:
-    """The `uuid` of the store that this service's processes have opened; None before the first.
+    """The `uuid` of the store that this service's processes opened; None before one has.
 
     Raises:
-        StoreLost: the run folder was removed under the running service, and with it what was known.
+        StoreLost: the run folder was removed while the service runs, and the `uuid` with it.
     """
     try:
         return (run_dir(settings) / STORE_FILE).read_text(encoding="ascii")
     except OSError:
-        found = started.read()
-        if found is not None and found.cards and not Path(found.cards).exists():
+        configuration = started.read()
+        if configuration is not None and configuration.cards and not Path(configuration.cards).exists():
             raise StoreLost(
                 f"the folder {settings.state_dir.absolute()} was removed while the service runs; restart the service to begin a "
                 "new store"
@@ -115,7 +117,7 @@ def known_store(settings: Settings) -> str | None:
 
 
 def store_was_open(settings: Settings) -> bool:
-    """Whether a process of this service had opened its store before."""
+    """Whether a process of this service has opened its store before."""
     try:
         return known_store(settings) is not None
     except StoreLost:
@@ -123,19 +125,19 @@ def store_was_open(settings: Settings) -> bool:
 
 
 def note_store(settings: Settings, uuid: str) -> None:
-    """Let the other processes of this service know which store it has."""
+    """Record which store this service uses, for its other processes."""
     file = run_dir(settings) / STORE_FILE
     with contextlib.suppress(FileExistsError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="ascii") as written:
-            written.write(uuid)
+        with file.open("x", encoding="ascii") as new:
+            new.write(uuid)
 
 
 def private_metrics_dir(settings: Settings) -> None:
-    """Let this service's workers keep their metrics files in its own folder, in the supervisor, before workers start.
+    """Make the workers write their metrics files into this service's own folder. Call it in the supervisor, before workers start.
 
-    BentoML's default is one folder per user, which each start wipes: a second service on the machine would take the
-    first one's metrics away.
+    BentoML uses one folder per user and empties it at each start, so a second service on the machine would delete the
+    metrics of the first.
     """
     from bentoml._internal.configuration.containers import BentoMLContainer
 
@@ -147,10 +149,10 @@ def private_metrics_dir(settings: Settings) -> None:
 
 
 def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
-    """The fields of a request row: what the primary reads, then what only the candidate reads (which may be left out).
+    """The fields of a request row: the primary's inputs, then those that only the candidate has, which are optional.
 
     Raises:
-        ConfigurationError: when the two disagree on the kind of a field that both read.
+        ConfigurationError: the two models disagree on the kind of a field.
     """
     fields = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in primary.inputs}
     for spec in candidate.inputs if candidate else ():
@@ -163,7 +165,7 @@ def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
 
 
 def check_keys(policy: Policy, fields: Sequence[Field]) -> None:
-    """`route_by` and `unit` name fields with one value a row.
+    """Check that `route_by` and `unit` name fields with one value per row.
 
     Raises:
         ConfigurationError: one of them names an array.
@@ -172,13 +174,17 @@ def check_keys(policy: Policy, fields: Sequence[Field]) -> None:
     for key, name in (("route_by", policy.route_by), ("unit", policy.unit)):
         if name in arrays:
             raise ConfigurationError(
-                f"`{key}: {name}` names an input that takes {arrays[name].describe()}; name a field with one value a row, or one "
-                "that no model reads, such as a customer's id"
+                f"`{key}: {name}` names an input that takes {arrays[name].describe()}; name a field with one value per row, "
+                "or one that no model reads, such as a customer's id"
             )
 
 
 def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
-    """Builds a model's own columns from the rows of a request."""
+    """The builder of a model's input columns from request rows.
+
+    Args:
+        positions: each field's position in a row.
+    """
     return Columns([Field(s.name, s.dtype, tuple(s.shape[1:]), s.nullable) for s in card.inputs], positions)
 
 
@@ -189,10 +195,10 @@ def thread_count(settings: Settings, policy: Policy) -> int:
 
 
 def local(source: str, settings: Settings) -> str:
-    """Where a model lies on this machine; one that is named by URL is fetched, unless it is here already.
+    """A model's path on this machine. A model with a URL is downloaded unless the cache has it.
 
     Raises:
-        ConfigurationError: when it cannot be fetched, or is not the one that its digest names.
+        ConfigurationError: the model cannot be downloaded, or its digest differs from the one in the URL.
     """
     folder = (settings.model_cache_dir or settings.state_dir / "models").absolute()
     cache = ModelCache(folder, max_bytes=settings.model_cache_max_mib * 2**20, timeout_s=settings.model_fetch_timeout_s)
@@ -200,11 +206,14 @@ def local(source: str, settings: Settings) -> str:
 
 
 def open_engine(source: str, settings: Settings, policy: Policy, expected: str | None = None) -> OnnxEngine:
-    """A warmed engine for one of the rollout file's models.
+    """Load and warm up one of the rollout file's models.
+
+    Args:
+        expected: the digest that the model must have; None accepts any.
 
     Raises:
-        ModelChanged: its digest is not the `expected` one.
-        ConfigurationError: it cannot be served.
+        ModelChanged: the model has another digest.
+        ConfigurationError: the model cannot be served.
     """
     engine = OnnxEngine(
         local(source, settings),
@@ -220,24 +229,23 @@ def open_engine(source: str, settings: Settings, policy: Policy, expected: str |
 
 
 def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
-    """A warmed engine for the candidate: the very model that this service was started with.
+    """Load and warm up the candidate that this service was started with.
 
     Raises:
-        ModelChanged: another model is in its place now.
-        ConfigurationError: it cannot be served.
+        ModelChanged: the file is another model now.
+        ConfigurationError: the model cannot be served.
     """
     assert policy.candidate is not None
-    found = started.read()
-    return open_engine(
-        policy.candidate, settings, policy, found.expected(Variant.CANDIDATE) if found is not None else None
-    )
+    configuration = started.read()
+    expected = configuration.expected(Variant.CANDIDATE) if configuration is not None else None
+    return open_engine(policy.candidate, settings, policy, expected)
 
 
 def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
-    """In the supervisor: let its processes have the cards of the models that it has checked, and refuse other models.
+    """In the supervisor, pass the checked models' cards to its processes, which then reject other models.
 
     Raises:
-        ConfigurationError: when the rollout file was edited meanwhile.
+        ConfigurationError: the rollout file was changed since the check.
     """
     file = run_dir(settings) / "cards.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -249,10 +257,10 @@ def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
 
 
 def hand_on_candidate(settings: Settings, policy: Policy) -> None:
-    """As `hand_on_models`, in the supervisor of a candidate that is served alone; nothing where the models were handed on.
+    """Like `hand_on_models`, for the supervisor of a candidate that is served alone; does nothing if that was done already.
 
     Raises:
-        ConfigurationError: when the candidate cannot be read, or the rollout file was edited meanwhile.
+        ConfigurationError: the candidate cannot be read, or the rollout file was changed since the check.
     """
     if not started.models_handed_on() and policy.candidate is not None:
         hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy)})
@@ -260,56 +268,59 @@ def hand_on_candidate(settings: Settings, policy: Policy) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """What was found before a start.
+    """The result of the checks before a start.
 
     Attributes:
-        said: what is worth saying, a line each. lines: where each key of the rollout file stands. file: its path.
-        cards: of the models that were loaded.
+        messages: lines to show to the user.
+        feasibility: whether the rollout can finish.
+        lines: the line of each key in the rollout file.
+        file: the rollout file's path.
+        cards: the cards of the models that were loaded.
     """
 
-    said: list[str]
+    messages: list[str]
     feasibility: Feasibility
     lines: Lines
     file: Path
     cards: Mapping[Variant, Card]
 
     def refuse(self) -> None:
-        """Stop here where the rollout could not finish.
+        """Raise an error if the rollout could not finish.
 
         Raises:
-            ConfigurationError: naming each line of the rollout file that has to change, and how.
+            ConfigurationError: names each line of the rollout file that has to change, and how.
         """
-        if found := self.feasibility.refusals:
-            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in found)
+        if problems := self.feasibility.refusals:
+            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in problems)
             raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
 
 
 def preflight(settings: Settings) -> Preflight:
-    """Load and warm what would be served, and check that the rollout can finish.
+    """Load and warm up the models, and check that the rollout can finish.
 
     Raises:
-        ConfigurationError: what keeps the service from starting.
+        ConfigurationError: the service cannot start, with the reason.
     """
-    found = examine(settings)
-    found.refuse()
-    warnings = [f"warning: {said(problem, found.lines)}" for problem in found.feasibility.warnings]
-    return dataclasses.replace(found, said=found.said + warnings)
+    result = examine(settings)
+    result.refuse()
+    warnings = [f"warning: {said(problem, result.lines)}" for problem in result.feasibility.warnings]
+    return dataclasses.replace(result, messages=result.messages + warnings)
 
 
 def examine(settings: Settings) -> Preflight:
-    """Load and warm what would be served, and find out whether the rollout can finish.
+    """Load and warm up the models, and find out whether the rollout can finish.
 
     Raises:
-        ConfigurationError: the first thing that keeps the models from being served.
+        ConfigurationError: the models cannot be served, with the first reason.
     """
     policy = load_policy(settings)
-    told = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
+    messages = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
     cards: list[Card] = []
     seconds: list[float] = []
     for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
         engine = open_engine(source, settings, policy)
         cards.append(engine.card)
-        told.append(
+        messages.append(
             f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
             f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
         )
@@ -320,35 +331,39 @@ def examine(settings: Settings) -> Preflight:
         check_together(policy, *cards)
     fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     check_keys(policy, fields)
-    told.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    messages.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
     Tokens(settings.tokens_file)
     if urls := webhooks.read_urls(settings.webhook_urls):
         webhooks.read_secrets(settings.webhook_secret_file)
-        told.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
-    subjects = {v: subject(card, took) for v, card, took in zip(Variant, cards, seconds, strict=False)}
+        messages.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
+    subjects = {v: subject(card, duration) for v, card, duration in zip(Variant, cards, seconds, strict=False)}
     limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
     file, text = rollout_text(settings)
     return Preflight(
-        told, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
+        messages, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
     )
 
 
 def subject(card: Card, seconds: float | None = None) -> Subject:
-    """What feasibility needs of a model; `seconds` is what one row takes, where that was measured."""
+    """The properties of a model that feasibility depends on.
+
+    Args:
+        seconds: the measured duration of one row; None if it was not measured.
+    """
     known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
     values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
     return Subject(card.name, tuple(card.classes), card.roles, values, seconds, card.task)
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
-    """The cards of the rollout file's models; in a service's processes, of those that its supervisor checked.
+    """The cards of the rollout file's models; in a service's process, those that its supervisor checked.
 
     Raises:
-        ConfigurationError: when a model cannot be read.
+        ConfigurationError: a model cannot be read.
     """
-    if (found := started.read()) is not None and found.cards and Path(found.cards).exists():
-        kept: dict[str, Any] = pydantic_core.from_json(Path(found.cards).read_bytes())
-        return {Variant(name): Card.model_validate(card) for name, card in kept.items()}
+    if (start := started.read()) is not None and start.cards and Path(start.cards).exists():
+        documents: dict[str, object] = pydantic_core.from_json(Path(start.cards).read_bytes())
+        return {Variant(name): Card.model_validate(card) for name, card in documents.items()}
     primary = _card_of(local(policy.primary, settings), policy)
     if policy.candidate is None:
         return {Variant.PRIMARY: primary}
@@ -358,10 +373,10 @@ def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
 
 
 def check_together(policy: Policy, primary: Card, candidate: Card) -> None:
-    """Make sure that the two models' answers can be judged side by side.
+    """Check that the answers of the two models can be compared.
 
     Raises:
-        ConfigurationError: saying why they cannot.
+        ConfigurationError: they cannot, with the reason.
     """
     why = incomparable(primary, candidate) if judged_by_agreement(policy) else mismatch(primary, candidate)
     if why is not None and policy.task != "other":
@@ -369,13 +384,13 @@ def check_together(policy: Policy, primary: Card, candidate: Card) -> None:
 
 
 def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
-    """What the evidence on these models under this policy is kept under."""
+    """The id under which the store keeps the evidence on these models under this policy."""
     candidate = cards.get(Variant.CANDIDATE)
     return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
 
 
 def _card_of(source: str, policy: Policy) -> Card:
-    """A model's card without keeping the model: for a bare file the graph is opened and let go again."""
+    """A model's card. The graph of a bare file is opened for it and closed again."""
     _, card = resolve(source)
     if card is not None:
         card = named(card, policy.classes)

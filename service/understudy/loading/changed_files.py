@@ -1,14 +1,14 @@
-"""Whether the files that a service was started from are still the same: looked at now and then, and told on `GET /rollout`.
+"""Detects changes of the files that a service was started from; `GET /rollout` reports them.
 
-A service goes on with what it read at its start (`understudy.runtime.started`). Somebody who edits the rollout file or copies
-another model over the old one should see that this has no effect yet, and what will happen when a process starts again.
+A service keeps what it read at its start (`understudy.runtime.started`). If someone edits the rollout file or replaces a
+model, the report says that this has no effect yet, and what will happen when a process restarts.
 """
 
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import structlog
 
@@ -25,24 +25,29 @@ log = structlog.get_logger(__name__)
 
 ROLLOUT = "rollout"
 POLICY_CHANGED = (
-    "it was changed since the service was started. The service goes on with what it read then; restart it to apply "
+    "it was changed since the service was started. The service keeps the version that it read then; restart it to apply "
     "the change"
 )
 POLICY_GONE = (
-    "it cannot be read any more. The service goes on with what it read at its start; put it back before the next start"
+    "it cannot be read any more. The service keeps the version that it read at its start; restore the file before the "
+    "next start"
 )
 MODEL_CHANGED = (
-    "it is not the model that this service was started with. What is loaded stays; a process that has to load it again refuses it. "
-    "Restore the file, or restart the service to serve the new one"
+    "it is not the model that this service was started with. The loaded model stays in use; a process that restarts will reject "
+    "the new file. Restore the old file, or restart the service to serve the new one"
 )
+FileMark: TypeAlias = tuple[str, int, int, int]
+"""A file's path, size, modification time in ns, and inode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A file that is not what it was.
+    """A file that has changed since the start.
 
     Attributes:
         role: `rollout`, `primary` or `candidate`.
+        file: its path.
+        problem: what changed, what it means, and what to do.
     """
 
     role: str
@@ -51,14 +56,16 @@ class Changed:
 
 
 class StartFiles:
-    """The files of the start. `look` blocks, and is called by one thread at a time.
+    """The files that a service was started from. `look` blocks; call it from one thread at a time.
 
     Args:
-        rollout: the rollout file; text: what was in it at the start.
-        models: where each variant's model lies on this machine; cards: what was read of it at the start.
+        rollout: the rollout file.
+        text: its content at the start.
+        models: the path of each variant's model on this machine.
+        cards: the models' cards at the start.
 
     Attributes:
-        changed: what the last look found.
+        changed: the changed files, as of the last `look`.
     """
 
     def __init__(self, rollout: Path, text: str, models: Mapping[Variant, str], cards: Mapping[Variant, Card]) -> None:
@@ -68,13 +75,13 @@ class StartFiles:
         for variant, source in models.items():
             looks[variant.value] = (Path(source), functools.partial(_model_problem, wanted=cards[variant].digest))
         self._looks = looks
-        self._files: dict[str, list[Path]] = {}  # those that tell whether something may have changed
-        self._seen: dict[str, tuple[Any, str | None]] = {}
+        self._files: dict[str, list[Path]] = {}  # by role: the files whose marks show a possible change
+        self._seen: dict[str, tuple[list[FileMark | None], str | None]] = {}
         self.changed: list[Changed] = []
 
     def look(self) -> list[Changed]:
-        """What has changed. A file is read only when its size, time or inode has changed since the last look."""
-        found = []
+        """The changed files. A file is read only if its size, time or inode differs from the last look."""
+        changes = []
         for role, (path, problem_of) in self._looks.items():
             if role not in self._files:
                 self._files[role] = [path] if role == ROLLOUT else _files_of(path)
@@ -83,25 +90,25 @@ class StartFiles:
             problem = before[1] if before is not None and before[0] == mark else problem_of(path)
             self._seen[role] = (mark, problem)
             if problem is not None:
-                found.append(Changed(role, str(path), problem))
-        self.changed = found
-        return found
+                changes.append(Changed(role, str(path), problem))
+        self.changed = changes
+        return changes
 
-    def look_and_tell(self) -> dict[str, bool]:
-        """As `look`, with a line in the log for each change; whether each role's file has changed."""
+    def look_and_log(self) -> dict[str, bool]:
+        """Like `look`, and log each change once. Returns whether the file of each role has changed."""
         before = self.changed
-        found = self.look()
-        for each in found:
+        changes = self.look()
+        for each in changes:
             if each not in before:
                 log.warning("a file was changed", role=each.role, file=each.file, problem=each.problem)
-        gone = {each.role for each in found}
-        for role in dict.fromkeys(each.role for each in before if each.role not in gone):
-            log.info("a file is that of the start again", role=role)
-        return {role: role in gone for role in self._looks}
+        changed_roles = {each.role for each in changes}
+        for role in dict.fromkeys(each.role for each in before if each.role not in changed_roles):
+            log.info("a changed file was restored", role=role)
+        return {role: role in changed_roles for role in self._looks}
 
 
 def start_files(policy: Policy, settings: Settings, cards: Mapping[Variant, Card]) -> StartFiles:
-    """The files of this service. A model that was fetched by URL is looked at where it is kept."""
+    """The files that this service was started from. A model with a URL is checked in the cache."""
     rollout, text = rollout_text(settings)
     sources = {Variant.PRIMARY: policy.primary} | ({Variant.CANDIDATE: policy.candidate} if policy.candidate else {})
     models = {variant: local(source, settings) for variant, source in sources.items()}
@@ -124,7 +131,7 @@ def _model_problem(source: Path, *, wanted: str) -> str | None:
 
 
 def _files_of(source: Path) -> list[Path]:
-    """The files that a model is made of, as far as they are there."""
+    """The files of a model, as far as they exist."""
     try:
         path, folder = locate(source)
         beside = external_files(path.read_bytes(), str(path))
@@ -133,9 +140,9 @@ def _files_of(source: Path) -> list[Path]:
     return [path, *([folder / CARD_FILE] if folder else []), *(path.parent / name for name in beside)]
 
 
-def _stat(path: Path) -> tuple[str, int, int, int] | None:
+def _stat(path: Path) -> FileMark | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return str(path), found.st_size, found.st_mtime_ns, found.st_ino
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ino

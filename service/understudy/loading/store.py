@@ -29,7 +29,7 @@ def open_store(
         The store, and a function that returns why its database is lost, or None.
 
     Raises:
-        ConfigurationError: the store can never be opened.
+        ConfigurationError: the store cannot be opened, and a retry would not help.
         StoreError: a SQLite file cannot be opened, and no process of this service has opened it before.
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def stored_rollouts(settings: Settings) -> Sequence[RolloutRecord]:
     """The rollouts in the store. Nothing is created if there is no database.
 
     Raises:
-        StoreError: it cannot be read.
+        StoreError: the store cannot be read.
     """
     return records.read_from(settings.resolved_store_url())
 

@@ -1,8 +1,8 @@
-"""A process that dies is started anew at once.
+"""Restarts a process as soon as it dies.
 
-BentoML's supervisor (circus) looks after its processes every ten seconds: so long a service with one worker answered nobody after a
-crash, and the candidate and the records were away. Here it looks when the kernel says that a child has died (SIGCHLD), and a
-process that dies again and again is started less and less often.
+BentoML's supervisor (circus) checks its processes every ten seconds. For that long after a crash, a service with one worker would
+answer no requests. Here it checks when the kernel reports a dead child (SIGCHLD), and a process that dies repeatedly is restarted
+with increasing delays.
 """
 
 import asyncio
@@ -10,28 +10,27 @@ import contextlib
 import functools
 import signal
 import time
-from typing import Any
 
 from circus.controller import Controller
 from circus.exc import ConflictError
 
 AT_ONCE_S = 0.05
-"""Those that die together are started together."""
+"""Delay of the first restart, so that processes that die together are restarted together."""
 AGAIN_S, AGAIN_MAX_S = 1.0, 10.0
-"""How long the second restart waits, doubled for each further one, up to what circus does by itself."""
+"""Delay of the second restart; it doubles with each further one, up to circus's own interval."""
 FORGIVEN_S = 60.0
-"""After this long without a death the next restart is at once again."""
+"""After this long without a crash, the next restart uses the first delay again."""
 
 
-class Patience:
-    """How long a restart waits, by how many there were lately."""
+class RestartDelay:
+    """The delay before a restart, by the number of recent restarts."""
 
     def __init__(self) -> None:
         self._last = -FORGIVEN_S
         self._next = AT_ONCE_S
 
     def wait_s(self, now: float) -> float:
-        """For a death at `now` (seconds of any clock that does not go back)."""
+        """The delay for a crash at `now`, in seconds of a monotonic clock."""
         wait = AT_ONCE_S if now - self._last >= FORGIVEN_S else self._next
         self._last = now + wait
         self._next = min(AGAIN_S if wait < AGAIN_S else 2 * wait, AGAIN_MAX_S)
@@ -40,19 +39,19 @@ class Patience:
 
 @functools.cache
 def install() -> None:
-    """In the supervisor, before it starts its processes; harmless anywhere else."""
+    """Patch the supervisor. Call it before the supervisor starts its processes; it has no effect in other processes."""
     begin = Controller.start
 
-    def start(controller: Any) -> None:
+    def start(controller: Controller) -> None:
         begin(controller)
-        patience = Patience()
+        delay = RestartDelay()
         waiting = False
 
         async def restart() -> None:
             nonlocal waiting
-            await asyncio.sleep(patience.wait_s(time.monotonic()))
+            await asyncio.sleep(delay.wait_s(time.monotonic()))
             waiting = False
-            with contextlib.suppress(ConflictError):  # it is starting or stopping them all
+            with contextlib.suppress(ConflictError):  # the supervisor is starting or stopping all of them
                 await controller.arbiter.manage_watchers()
 
         def died() -> None:

@@ -127,7 +127,7 @@ class Worker(ProcessParts):
             self.metrics.store_lost.set(self.store_lost() is not None)
             if self.slots.remote is not None:
                 await self.slots.remote.check()
-            for role, changed in (await asyncio.to_thread(self.files.look_and_tell)).items():
+            for role, changed in (await asyncio.to_thread(self.files.look_and_log)).items():
                 self.metrics.file_changed.labels(file=role).set(changed)
             await asyncio.sleep(self.settings.files_interval_s)
 

@@ -1,10 +1,10 @@
 """A supervisor that would not look for an hour starts a process anew when it has died."""
 
-from understudy.runtime.supervisor import AGAIN_MAX_S, AGAIN_S, AT_ONCE_S, FORGIVEN_S, Patience
+from understudy.runtime.supervisor import AGAIN_MAX_S, AGAIN_S, AT_ONCE_S, FORGIVEN_S, RestartDelay
 
 
 def test_one_death_is_mended_at_once_and_many_ever_more_slowly() -> None:
-    patience, now, waits = Patience(), 1000.0, []
+    patience, now, waits = RestartDelay(), 1000.0, []
     for _ in range(7):
         waits.append(patience.wait_s(now))
         now += waits[-1]
