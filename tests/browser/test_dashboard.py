@@ -324,7 +324,7 @@ def test_with_tokens_one_signs_in_and_sees_what_the_role_allows(browser: Browser
         page = look.open()
         expect(page.locator("#page")).to_be_hidden()
         assert barriers(page) == ""
-        for token, words in (("nobody", "not known"), ("vic", None)):
+        for token, words in (("nobody", "unknown"), ("vic", None)):
             page.get_by_label("Token").fill(token)
             page.get_by_role("button", name="Sign in").click()
             if words:

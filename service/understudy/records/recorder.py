@@ -5,7 +5,7 @@ to the records process (`understudy.records.writer`), one at a time, until it is
 
 ::
 
-    front door ─add─▶ Recorder ─batch, again until acknowledged─▶ RecordWriter, in the records process ─▶ store, metrics
+    handlers ─add─▶ Recorder ─batch, again until acknowledged─▶ RecordWriter, in the records process ─▶ store, metrics
 
 If this process dies, it loses what was collected since the last acknowledged batch. If the records process dies, nothing is lost.
 While the store is unavailable, nothing is lost until `records_max_rows` rows are waiting; rows dropped after that are counted.
