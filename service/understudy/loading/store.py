@@ -53,9 +53,8 @@ def open_store(
         return store
 
     # A file that cannot be opened is a mistake, unless this service has opened it before.
-    reconnecting = ReconnectingStore(
-        opened, may_be_away=not url.startswith("sqlite") or loading.store_was_open(settings)
-    )
+    may_be_away = not url.startswith("sqlite") or loading.store_was_open(settings)
+    reconnecting = ReconnectingStore(opened, may_be_away=may_be_away)
 
     def waiting(rows: int) -> None:
         on_waiting(rows)
