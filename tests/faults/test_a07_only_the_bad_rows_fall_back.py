@@ -113,7 +113,7 @@ def test_a_reply_to_other_requests_than_were_sent_is_no_answer(tmp_path: Path) -
         try:
             await model.infer([[(5,)], [(1,)]], 5.0)
         except InferenceError as error:
-            assert "other requests" in error.detail
+            assert "a different number of requests" in error.detail
         else:
             raise AssertionError
 

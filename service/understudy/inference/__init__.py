@@ -1,11 +1,11 @@
-"""From rows to a model's outputs, through the Engine port: columns in, arrays out.
+"""Runs models behind the `Engine` port: input columns in, output arrays out.
 
 `onnx.OnnxEngine` runs a model in this process; `remote.RemoteEngine` calls the candidate's process. An `OutputReader` turns output
 arrays into labels, probabilities and values.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,35 +17,35 @@ from understudy.inference.decoding import Array
 
 _Value = TypeVar("_Value")
 Value: TypeAlias = float | list[float]
-"""What a regression predicts of a row: one number, or a vector of several."""
+"""A regression's prediction for a row: one number or a vector."""
 POSITIVE_FROM = 0.5
 """A multilabel classifier without a label output predicts the classes whose probability is at least this."""
 
 
 class Engine(Protocol):
-    """Runs one model on this process's threads."""
+    """Runs one model in this process."""
 
     card: Card
 
     def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name, the first dimension of each being the rows of `columns`. Thread-safe; blocks.
+        """The outputs by name; the first axis of each is the rows of `columns`. Thread-safe; blocks.
 
         Raises:
-            InferenceError: when the runtime fails on these columns.
+            InferenceError: the runtime fails on these columns.
         """
         ...
 
     def seconds(self, rows: int) -> float:
-        """How long `run` is expected to take for so many rows, from the warm-up's measurements."""
+        """The expected duration of `run` for this many rows, as measured in the warm-up."""
         ...
 
     def close(self) -> None:
-        """Free the model. Calling it twice is harmless."""
+        """Free the model. May be called more than once."""
         ...
 
 
 class Lists(msgspec.Struct, array_like=True, gc=False):
-    """A run's answers as plain Python values, or None for what the model does not give."""
+    """The answers of a run as plain Python values; None for what the model does not output."""
 
     labels: list[Label] | None = None
     probabilities: list[list[float]] | None = None
@@ -53,14 +53,16 @@ class Lists(msgspec.Struct, array_like=True, gc=False):
 
 
 class Run:
-    """What one run of a model gave; made into lists when first asked for, once for all the requests that shared the run.
+    """The outputs of one run of a model. They are converted to lists on first use, once for all requests that shared the run.
 
     Args:
-        lists: and `others`: where there is no `reader` that makes them of the arrays.
+        reader: converts the arrays to lists; None if `lists` and `others` are given.
+        lists: the answers, if there is no `reader`.
+        others: the outputs without a role, if there is no `reader`.
 
     Attributes:
-        arrays: by output name, the first dimension being the run's rows.
-        bad: shape [rows], bool: the rows whose answer is not finite; None where all are.
+        arrays: the outputs by name; the first axis is the run's rows.
+        bad: shape [rows], bool: the rows whose answer is not finite; None if all answers are.
     """
 
     __slots__ = ("_lists", "_others", "_reader", "arrays", "bad")
@@ -70,7 +72,7 @@ class Run:
         reader: "OutputReader | None",
         arrays: Mapping[str, Array] | None = None,
         lists: Lists | None = None,
-        others: Mapping[str, Sequence[Any]] | None = None,
+        others: Mapping[str, Sequence[object]] | None = None,
         bad: Array | None = None,
     ) -> None:
         self._reader, self.arrays, self._lists, self._others = reader, arrays or {}, lists, others
@@ -78,15 +80,15 @@ class Run:
 
     @property
     def lists(self) -> Lists:
-        """The arrays as lists."""
+        """The answers as lists."""
         if self._lists is None:
             assert self._reader is not None
             self._lists = self._reader.lists(self.arrays)
         return self._lists
 
     @property
-    def others(self) -> Mapping[str, Sequence[Any]]:
-        """Outputs without a role, by name. They may be large, and few ask for them: an image's thousand classes, say."""
+    def others(self) -> Mapping[str, Sequence[object]]:
+        """The outputs without a role, by name. They may be large and are rarely used, so they are converted separately."""
         if self._others is None:
             names = self._reader.others if self._reader is not None else ()
             self._others = {name: self.arrays[name].tolist() for name in names}
@@ -94,20 +96,22 @@ class Run:
 
     @property
     def other_arrays(self) -> dict[str, Array]:
-        """The same as arrays."""
+        """Like `others`, as arrays."""
         if self._reader is not None:
             return {name: self.arrays[name] for name in self._reader.others}
         return {name: np.array(values) for name, values in self.others.items()}
 
 
 class Scores:
-    """The part of a run's answers that belongs to some of its rows.
+    """The answers to some consecutive rows of a run, such as those of one request.
 
     Args:
-        bad: of these rows, those whose answer is not finite; see `Run.bad`.
+        bad: the rows whose answer is not finite; see `Run.bad`.
 
     Attributes:
-        run: where they are, from row `start` on, for `rows` rows.
+        run: the run that holds the answers.
+        start: the first row in the run.
+        rows: the number of rows.
     """
 
     __slots__ = ("rows", "run", "start")
@@ -118,7 +122,7 @@ class Scores:
         labels: list[Label] | None = None,
         probabilities: list[list[float]] | None = None,
         values: list[Value] | None = None,
-        others: Mapping[str, Sequence[Any]] | None = None,
+        others: Mapping[str, Sequence[object]] | None = None,
         bad: Array | None = None,
         *,
         run: Run | None = None,
@@ -129,12 +133,12 @@ class Scores:
 
     @property
     def finite(self) -> bool:
-        """Whether every number of these rows' answers is finite; other rows of the run do not matter."""
+        """Whether every number in the answers to these rows is finite."""
         return self.run.bad is None or not self.run.bad[self.start : self.start + self.rows].any()
 
     @property
     def bad_rows(self) -> list[int]:
-        """The rows whose answer is not finite, counted from this part's first."""
+        """The rows whose answer is not finite, counted from `start`."""
         bad = self.run.bad
         return [] if bad is None else np.flatnonzero(bad[self.start : self.start + self.rows]).tolist()
 
@@ -145,26 +149,26 @@ class Scores:
 
     @property
     def probabilities(self) -> list[list[float]] | None:
-        """One list per row, in the order of the card's classes."""
+        """One list per row, in the order of the classes on the card."""
         return self._part(self.run.lists.probabilities)
 
     @property
     def values(self) -> list[Value] | None:
-        """The predicted numbers, or a list of them per row."""
+        """The predicted number or vector of each row."""
         return self._part(self.run.lists.values)
 
     @property
-    def others(self) -> dict[str, Sequence[Any]] | None:
-        """Outputs without a role, by name."""
+    def others(self) -> dict[str, Sequence[object]] | None:
+        """The outputs without a role, by name."""
         end = self.start + self.rows
         return {name: values[self.start : end] for name, values in self.run.others.items()} or None
 
     def array(self, name: str) -> Array:
-        """One output as the model gave it."""
+        """One output of the model, unconverted."""
         return self.run.arrays[name][self.start : self.start + self.rows]
 
     def slice(self, start: int, rows: int) -> "Scores":
-        """The answers of `rows` rows from `start` on."""
+        """The answers to `rows` rows from `start` on."""
         if start == 0 and rows == self.rows:
             return self
         return Scores(rows, run=self.run, start=self.start + start)
@@ -182,11 +186,11 @@ class Scores:
 
 
 class OutputReader:
-    """Reads outputs by the roles on a model's card.
+    """Reads a model's outputs by the roles on its card.
 
     Attributes:
-        width: how many numbers a regression predicts of a row; None where the graph leaves that open.
-        multilabel: whether each class is true or false by itself: a row's label is then a set of classes.
+        width: how many numbers a regression predicts per row; None if the graph leaves that open.
+        multilabel: whether the label of a row is a set of classes.
     """
 
     def __init__(self, card: Card) -> None:
@@ -194,7 +198,7 @@ class OutputReader:
         names = {role: output.name for role, output in by_role.items()}
         self.label, self.probabilities, self.value = (names.get(role) for role in ("label", "probabilities", "value"))
         self.others = [output.name for output in card.outputs if output.role == "other"]
-        # Where NaN and infinities are no answers: every output but those that the card excepts.
+        # The outputs in which NaN and infinities are failures: all except those that the card marks as nullable.
         self._finite = [o.name for o in card.outputs if not (o.role == "other" and o.nullable)]
         self.classes: Sequence[int | str] = card.classes
         self.positive_class = card.positive
@@ -203,10 +207,10 @@ class OutputReader:
         self.width = width_of(by_role["value"].shape) if self.value is not None else None
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
-        """The batch's answers; `Scores.bad_rows` are those with NaN or an infinity in any output that is not `nullable`.
+        """The answers of a batch; `Scores.bad_rows` have a NaN or an infinity in an output that is not `nullable`.
 
         Raises:
-            WrongShape: an output is not as the card promises, so nothing says which row an answer belongs to.
+            WrongShape: an output has another shape than on the card, so its answers cannot be matched to rows.
         """
         self.check_shapes(outputs, rows)
         bad: Array | None = None
@@ -218,10 +222,10 @@ class OutputReader:
         return Scores(rows, run=Run(self, outputs, bad=bad))
 
     def check_shapes(self, outputs: Mapping[str, Array], rows: int) -> None:
-        """Make sure that each output has one answer for each of the rows.
+        """Check that each output has one answer per row.
 
         Raises:
-            WrongShape: naming the output that has not.
+            WrongShape: an output does not; the message names it.
         """
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != rows:
@@ -250,54 +254,54 @@ class OutputReader:
         return array.ndim == 2 and array.shape[1] == (self.width or array.shape[1]) > 0
 
     def lists(self, outputs: Mapping[str, Array]) -> Lists:
-        """A run's arrays as plain Python values."""
-        found = Lists()
+        """The arrays of a run as plain Python values."""
+        lists = Lists()
         if self.multilabel:
-            self._sets(outputs, found)
-            return found
+            self._sets(outputs, lists)
+            return lists
         if self.label is not None:
-            found.labels = outputs[self.label].reshape(-1).tolist()
+            lists.labels = outputs[self.label].reshape(-1).tolist()
         if self.probabilities is not None:
             array = outputs[self.probabilities]
-            found.probabilities = array.tolist()
-            if found.labels is None and self.classes and array.ndim == 2 and array.shape[1] == len(self.classes):
-                found.labels = [self.classes[i] for i in array.argmax(axis=1)]
+            lists.probabilities = array.tolist()
+            if lists.labels is None and self.classes and array.ndim == 2 and array.shape[1] == len(self.classes):
+                lists.labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
             array = outputs[self.value]
-            found.values = (array.reshape(-1) if self.width == 1 or array.shape[1:] == (1,) else array).tolist()
-        return found
+            lists.values = (array.reshape(-1) if self.width == 1 or array.shape[1:] == (1,) else array).tolist()
+        return lists
 
-    def _sets(self, outputs: Mapping[str, Array], found: Lists) -> None:
-        """The sets of classes that a multilabel classifier predicts, as tuples in the order of its classes."""
+    def _sets(self, outputs: Mapping[str, Array], lists: Lists) -> None:
+        """Set the labels of a multilabel classifier: a tuple of classes per row, in the order of the card."""
         true = None
         if self.probabilities is not None:
             array = outputs[self.probabilities]
-            found.probabilities, true = array.tolist(), array >= POSITIVE_FROM
+            lists.probabilities, true = array.tolist(), array >= POSITIVE_FROM
         if self.label is not None:
             true = outputs[self.label] != 0
         if true is not None and true.ndim == 2 and true.shape[1] == len(self.classes):
             classes = self.classes
-            found.labels = [
+            lists.labels = [
                 tuple(c for c, is_true in zip(classes, row, strict=True) if is_true) for row in true.tolist()
             ]
 
     def attempts(self, scores: Scores | None, status: Status, seconds: float, rows: int) -> list[Attempt]:
-        """One `Attempt` per row, as it is recorded.
+        """One `Attempt` per row, for the record.
 
-        Where a request failed for some of its rows, those are `Status.INVALID`, and the others `Status.WITHHELD`: there is an
-        answer to each of them, which the caller did not get.
+        If a request failed because of some rows, those are `Status.INVALID` and the others `Status.WITHHELD`: the model
+        answered them, but the caller got an error.
         """
         if scores is None:
             return [Attempt(status, seconds=seconds)] * rows
         if status is not Status.INVALID:
-            return self._given(scores, status, seconds)
-        found = self._given(scores, Status.WITHHELD, seconds)
+            return self._with_answers(scores, status, seconds)
+        attempts = self._with_answers(scores, Status.WITHHELD, seconds)
         for row in scores.bad_rows:
-            found[row] = Attempt(status, seconds=seconds)
-        return found
+            attempts[row] = Attempt(status, seconds=seconds)
+        return attempts
 
-    def _given(self, scores: Scores, status: Status, seconds: float) -> list[Attempt]:
-        # By position in the whole run: slices of it would cost as much again.
+    def _with_answers(self, scores: Scores, status: Status, seconds: float) -> list[Attempt]:
+        # Indexes into the whole run: slicing the lists first would double the cost.
         run = scores.run.lists
         own = (scores.start,) if scores.rows == 1 else range(scores.start, scores.start + scores.rows)
         labels, probabilities, values = run.labels, run.probabilities, run.values
@@ -319,16 +323,16 @@ def _misshapen(name: str, array: Array, wanted: str) -> WrongShape:
     return WrongShape(f"output {name!r} has shape {list(array.shape)} for {wanted}")
 
 
-def ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
-    """How a request's attempt ended, and what is to be recorded of its scores.
+def ended(result: Scores | Exception) -> tuple[Status, Scores | None]:
+    """The status of an attempt at a request, and the scores to record.
 
-    A request with a row that is not finite is invalid as a whole, since its caller gets one answer or an error; which of its rows
-    were fine is kept where any were.
+    A request with an answer that is not finite is invalid as a whole, because its caller gets either all answers or an error. Its
+    scores are recorded if at least one row is finite.
     """
-    if isinstance(found, Scores):
-        if found.finite:
-            return Status.OK, found
-        return Status.INVALID, found if len(found.bad_rows) < found.rows else None
-    if isinstance(found, TimeoutError):
+    if isinstance(result, Scores):
+        if result.finite:
+            return Status.OK, result
+        return Status.INVALID, result if len(result.bad_rows) < result.rows else None
+    if isinstance(result, TimeoutError):
         return Status.TIMEOUT, None
-    return (Status.INVALID if isinstance(found, NotFinite | WrongShape) else Status.FAILED), None
+    return (Status.INVALID if isinstance(result, NotFinite | WrongShape) else Status.FAILED), None

@@ -1,18 +1,17 @@
-"""Dynamic batching that adds no delay: what became readable in one turn of the event loop is one run of the model.
+"""Dynamic batching without added delay: the requests of one event-loop iteration share a run of the model.
 
-Requests wait for nothing but the loop's own turn (`call_soon`), or for the run that is under way: when a run takes long
-enough to go to a thread, what arrives meanwhile is the next batch. Where larger batches are worth a wait, `max_delay_s` says
-how long the first of them waits for others, unless `max_rows` rows are there before. A batch that fails is run again in smaller
-parts, so that a bad request fails alone (`understudy.inference.joint`).
+A request waits only for the next iteration (`call_soon`) or for the current run. Long runs go to a thread, and the requests that
+arrive meanwhile form the next batch. `max_delay_s` makes the first request of a batch wait for others, until `max_rows` rows are
+there. A batch that fails is run again in smaller parts, so that only the bad request fails (`understudy.inference.joint`).
 """
 
 import asyncio
 import functools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, Required, TypeAlias, TypedDict, Unpack
 
 from understudy.errors import InferenceError, Overloaded
 from understudy.inference import Engine, OutputReader, Scores
@@ -23,19 +22,29 @@ from understudy.runtime.fairness import yield_cpu
 
 
 class ScoresCallback(Protocol):
-    """Who waits for the scores: what is needed of a future."""
+    """Receives the scores or an error; the part of `asyncio.Future` that batching needs."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the result is no longer needed."""
         ...
 
     def set_result(self, scores: Scores, /) -> None:
-        """Here they are."""
+        """Receive the scores."""
         ...
 
     def set_exception(self, error: Exception, /) -> None:
-        """There are none."""
+        """Receive the error."""
         ...
+
+
+class BatchOptions(TypedDict, total=False):
+    """The keyword arguments of `Batcher`."""
+
+    max_rows: Required[int]
+    queue_max_rows: Required[int]
+    max_delay_s: float
+    on_batch: Callable[[int], None]
+    on_retry: Callable[[], None]
 
 
 Waiter: TypeAlias = tuple[Batch, ScoresCallback]
@@ -43,18 +52,18 @@ Waiter: TypeAlias = tuple[Batch, ScoresCallback]
 
 IDLE_POLL_S = 0.01
 RUN_S = 50e-6
-"""About what a run costs around the model: building the columns, reading the answers, a turn of the event loop."""
+"""Approximate overhead of a run: building the columns, reading the outputs, one event-loop iteration."""
 YOUNG_S = 0.002
-"""How long what comes waits for a call that is under way."""
+"""How long new requests wait for the last call to end before another call starts."""
 PAYS = 1.05
-"""A batch is large enough when a row in it costs at most this much of what it costs at best."""
+"""A batch is large enough if its cost per row is at most this multiple of the lowest cost per row."""
 
 
 def rows_that_pay(seconds: Callable[[int], float], max_rows: int) -> int:
-    """The fewest rows, a power of two or `max_rows`, at which a model's run is about as fast per row as it gets.
+    """The smallest batch, a power of two or `max_rows`, whose cost per row is close to the lowest.
 
-    More would only let the first wait for the last. A table's models gain with every row for long; networks whose activations
-    leave the cache lose: squeezenet a seventh at 32 images.
+    Larger batches would only add latency. Models of tables gain from large batches; networks whose activations exceed the
+    CPU's cache get slower: squeezenet by a seventh at 32 images.
 
     >>> rows_that_pay(lambda rows: 0.001 + 0.00001 * rows, 1000)
     1000
@@ -70,11 +79,11 @@ def rows_that_pay(seconds: Callable[[int], float], max_rows: int) -> int:
 
 
 class Batcher(ABC):
-    """Collects the requests of one loop turn and hands them to `_run`, in order, at most `max_rows` rows at a time.
+    """Collects requests and runs them in order, at most `max_rows` rows at a time.
 
     Attributes:
         on_batch: called with the number of rows of each run, for the batch-size histogram.
-        joint: how many requests may share a run now.
+        joint: limits how many requests may share a run.
     """
 
     def __init__(
@@ -96,36 +105,36 @@ class Batcher(ABC):
         self.joint = JointRuns(on_retry)
 
     def submit(self, rows: Batch) -> "asyncio.Future[Scores]":
-        """The scores of `rows`, to be awaited.
+        """Queue a request; returns the future of its scores.
 
         Raises:
-            Overloaded: when more than `queue_max_rows` rows wait already.
+            Overloaded: more than `queue_max_rows` rows are waiting.
         """
         future: asyncio.Future[Scores] = self._loop.create_future()
         self.enqueue(rows, future)
         return future
 
-    def enqueue(self, rows: Batch, told: ScoresCallback) -> None:
-        """As `submit`, for somebody who need not be a future: what a future does for a coroutine costs two turns of the loop."""
+    def enqueue(self, rows: Batch, callback: ScoresCallback) -> None:
+        """Like `submit`, with a callback: resuming a coroutine through a future would cost two event-loop iterations."""
         if self._waiting_rows + len(rows) > self._queue_max_rows and self._waiting:
             raise Overloaded(
                 f"{self._waiting_rows} rows are waiting for the model (the limit is {self._queue_max_rows})"
             )
-        self._waiting.append((rows, told))
+        self._waiting.append((rows, callback))
         self._waiting_rows += len(rows)
         if not self._scheduled:
             self._scheduled = True
             if self._max_delay_s:
-                self._timer = self._loop.call_later(self._max_delay_s, self._turn)
+                self._timer = self._loop.call_later(self._max_delay_s, self._run_waiting)
             else:
-                self._loop.call_soon(self._turn)
+                self._loop.call_soon(self._run_waiting)
         if self._timer is not None and self._waiting_rows >= self._max_rows:
             self._timer.cancel()
             self._timer = None
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._run_waiting)
 
     def _take(self) -> list[Waiter]:
-        """The next batch: whole requests, at least one, at most `max_rows` rows; abandoned requests are skipped."""
+        """The next batch: at most `max_rows` rows, but at least one request; cancelled requests are skipped."""
         batch: list[Waiter] = []
         rows = 0
         while self._waiting:
@@ -140,26 +149,32 @@ class Batcher(ABC):
         return batch
 
     @abstractmethod
-    def _turn(self) -> None:
-        """Run what waits."""
+    def _run_waiting(self) -> None:
+        """Run the waiting requests."""
 
 
 class LocalModel(Batcher):
-    """A model in this process: short runs inline, long ones on `executor`, one at a time."""
+    """A model in this process. Short runs happen on the event loop, long ones on `executor`, one at a time."""
 
     def __init__(
-        self, engine: Engine, columns: Columns, executor: Executor, *, inline_max_s: float, **limits: Any
+        self,
+        engine: Engine,
+        columns: Columns,
+        executor: Executor,
+        *,
+        inline_max_s: float,
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(**limits)
+        super().__init__(**options)
         self._max_rows = rows_that_pay(engine.seconds, self._max_rows)
         self.engine, self.reader = engine, OutputReader(engine.card)
         self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
         self._running = False  # a run is under way on the executor
 
     def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
-        """See `Batcher.submit`; fails with `InferenceError` or `InvalidInput`.
+        """Like `Batcher.submit`; fails with `InferenceError` or `InvalidInput`.
 
-        A short run that fills a batch by itself, or nearly, is made at once: it would gain nothing by waiting for company.
+        A short run that fills most of a batch starts at once, since it would gain nothing from waiting for other requests.
         """
         count = len(rows)
         if not (self.fills(count) and self.inline(count)):
@@ -168,33 +183,33 @@ class LocalModel(Batcher):
         self.enqueue_alone(rows, future)
         return future
 
-    def enqueue_alone(self, rows: Batch, told: ScoresCallback) -> None:
-        """As `enqueue`, for a run that is `inline` and gains nothing by company: it is made at once, unless others wait.
+    def enqueue_alone(self, rows: Batch, callback: ScoresCallback) -> None:
+        """Like `enqueue`, but run at once if no request is waiting. For `inline` runs that gain nothing from sharing a batch.
 
         Raises:
-            Overloaded: when more than `queue_max_rows` rows wait already.
+            Overloaded: more than `queue_max_rows` rows are waiting.
         """
         if self._waiting:
-            self.enqueue(rows, told)
+            self.enqueue(rows, callback)
             return
-        batch: list[Waiter] = [(rows, told)]
+        batch: list[Waiter] = [(rows, callback)]
         _deliver(batch, self._run_all(batch))
         self.on_batch(len(rows))
 
     def fills(self, rows: int) -> bool:
-        """Whether so many rows are a batch by themselves, or nearly."""
+        """Whether this many rows fill most of a batch."""
         return rows * 2 > self._max_rows
 
     def inline(self, rows: int) -> bool:
-        """Whether so many rows are run on the event loop itself, now: then no deadline can pass while waiting."""
+        """Whether this many rows would run on the event loop at once, so that no deadline is needed."""
         return not (self._running or self._max_delay_s) and self.engine.seconds(rows) <= self._inline_max_s
 
     async def idle(self) -> None:
-        """Return when nothing waits for this model and nothing is under way."""
+        """Wait until no request is queued or running."""
         while self._waiting or self._running:  # noqa: ASYNC110 - once in a promotion; an event would cost every run
             await asyncio.sleep(IDLE_POLL_S)
 
-    def _turn(self) -> None:
+    def _run_waiting(self) -> None:
         self._timer = None
         while self._waiting:
             batch = self._take()
@@ -204,14 +219,14 @@ class LocalModel(Batcher):
             answers = None
             if self.engine.seconds(count) <= self._inline_max_s:
                 answers = self._together(batch)
-                # Nobody is served while the event loop looks for the bad ones: a long search goes to the thread as well.
+                # The search for the bad requests blocks the event loop, so a long search goes to the thread as well.
                 if answers is None and len(batch) * self.engine.seconds(1) <= self._inline_max_s:
                     answers = self._in_parts(batch)
             if answers is None:
                 self._running = True
                 run = self._executor.submit(self._run_all, batch)
                 asyncio.wrap_future(run, loop=self._loop).add_done_callback(functools.partial(self._landed, batch))
-                return  # what arrives now waits for this run to end: it is the next batch
+                return  # requests that arrive during this run form the next batch
             _deliver(batch, answers)
             self.on_batch(count)
         self._scheduled = False
@@ -220,13 +235,13 @@ class LocalModel(Batcher):
         self._running = False
         _deliver(batch, done.result())
         self.on_batch(sum(len(rows) for rows, _ in batch))
-        self._turn()
+        self._run_waiting()
 
     def _run_all(self, batch: list[Waiter]) -> "Sequence[Scores | Exception]":
         return self._together(batch) or self._in_parts(batch)
 
     def _together(self, batch: list[Waiter]) -> "Sequence[Scores | Exception] | None":
-        """Everybody's answers, of one run; None where that failed, or is not to be tried."""
+        """The answers from one joint run; None if it failed or has too many requests."""
         joint = self.joint
         if len(batch) > joint.most:
             return None
@@ -250,41 +265,40 @@ class LocalModel(Batcher):
         try:
             return self.reader.read(self.engine.run(self._columns.build(rows)), len(rows))
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise InferenceError(f"{self.engine.card.name} answered in an unreadable form: {error!r}") from error
+            raise InferenceError(f"{self.engine.card.name} gave outputs that cannot be read: {error!r}") from error
 
 
 class SpreadModel(Batcher):
-    """A model elsewhere: what waited while the last call was under way is the next one, as long as that call is young.
+    """A model in another process. Requests that arrive during a call form the next one; a slow call does not hold up new requests.
 
-    A call costs both ends about as much for ten rows as for one, so a model that answers soon is asked for all that waits, one
-    call at a time. One that takes longer does not hold up what comes meanwhile: several calls are under way then.
+    A call costs about as much for ten rows as for one, so as long as calls are short, one is in flight at a time. If the
+    last call takes longer than `YOUNG_S`, further calls start beside it.
 
-    A call that takes longer than its time limit is charged to every request in it: each of their callers would have waited
-    for it, and nothing says which of them took so long.
+    A call that exceeds its time limit counts as a timeout of each of its requests, since nothing shows which of them was slow.
 
     Args:
-        call: runs requests remotely: each one's scores, or why it has none. What it raises holds for all of them:
-            `InferenceError`, or `TimeoutError` past its time limit.
-        spawn: keeps a coroutine running and alive (an event loop holds tasks weakly).
+        call: runs requests remotely; returns the scores or the error of each. An exception applies to all of them:
+            `InferenceError`, or `TimeoutError` past the time limit.
+        spawn: starts a coroutine as a task and keeps a reference to it (an event loop holds tasks weakly).
     """
 
     def __init__(
         self,
-        call: Callable[[Sequence[Batch]], Coroutine[Any, Any, "Sequence[Scores | Exception]"]],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        **limits: Any,
+        call: Callable[[Sequence[Batch]], Awaitable["Sequence[Scores | Exception]"]],
+        spawn: Callable[[Coroutine[object, None, None]], None],
+        **options: Unpack[BatchOptions],
     ) -> None:
-        super().__init__(**limits)
+        super().__init__(**options)
         self._call, self._spawn = call, spawn
-        self._calls = self._ended = 0  # begun; of those, the number of the last that ended
-        self._begun_at = 0.0  # the last
-        self._look: asyncio.TimerHandle | None = None  # when it is not young any more
+        self._calls = self._ended = 0  # the number of the last call that started, and of the last that ended
+        self._begun_at = 0.0  # when the last call started
+        self._look: asyncio.TimerHandle | None = None  # fires when the last call has taken `YOUNG_S`
 
     def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
-        """See `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
+        """Like `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
         return self.submit(rows)
 
-    def _turn(self) -> None:
+    def _run_waiting(self) -> None:
         self._scheduled, self._timer = False, None
         self._go()
 
@@ -319,7 +333,7 @@ class SpreadModel(Batcher):
 def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> None:
     for (_, future), answer in zip(batch, answers, strict=True):
         if future.done():
-            continue  # the caller has gone away
+            continue  # the request was cancelled
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:

@@ -1,4 +1,4 @@
-"""The candidate's end of a call (`remote` is the other): rows of several requests in, an answer to each out."""
+"""Runs calls in the candidate's process: rows of several requests in, an answer to each out. `remote` is the client."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from understudy.inference.joint import JointRuns
 class Calls:
     """Runs the requests of a call together, and finds those on which the model fails.
 
-    Here and not at the caller's end: a search there would be a round trip for each of its runs.
+    The search happens in this process; in the caller's it would need a round trip per run.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -21,12 +21,16 @@ class Calls:
         self._joint = JointRuns(self._count_retry)
 
     def seconds(self, sizes: Sequence[int]) -> float:
-        """How long a call is expected to take; `sizes`: how many rows each of its requests has."""
+        """The expected duration of a call.
+
+        Args:
+            sizes: the number of rows of each request.
+        """
         together = self.engine.seconds(sum(sizes))
         return together if len(sizes) <= self._joint.most else max(together, len(sizes) * self.engine.seconds(1))
 
     def run(self, columns: Mapping[str, Array], sizes: Sequence[int]) -> bytes:
-        """The packed answer (`wire.unpack_reply`) to a call. Thread-safe; blocks."""
+        """Run a call; returns the packed reply, see `wire.unpack_reply`. Thread-safe; blocks."""
         rows = sum(sizes)
         if len(sizes) <= self._joint.most:
             try:
@@ -44,7 +48,7 @@ class Calls:
             start, end = starts[numbers[0]], starts[numbers[-1] + 1]
             return self._outputs({name: array[start:end] for name, array in columns.items()}, end - start)
 
-        return self._reply([_part(count, found) for count, found in self._joint.run(range(len(sizes)), run)])
+        return self._reply([_part(count, result) for count, result in self._joint.run(range(len(sizes)), run)])
 
     def _outputs(self, columns: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
         outputs = self.engine.run(columns)
@@ -59,8 +63,8 @@ class Calls:
         self._retries += 1
 
 
-def _part(requests: int, found: Mapping[str, Array] | Exception) -> wire.Part:
-    if not isinstance(found, Exception):
-        return wire.Part(requests, found)
-    said = found.detail if isinstance(found, InferenceError) else f"the model failed: {found!r}"
-    return wire.Part(requests, error=said, misshapen=isinstance(found, WrongShape))
+def _part(requests: int, result: Mapping[str, Array] | Exception) -> wire.Part:
+    if not isinstance(result, Exception):
+        return wire.Part(requests, result)
+    message = result.detail if isinstance(result, InferenceError) else f"the model failed: {result!r}"
+    return wire.Part(requests, error=message, misshapen=isinstance(result, WrongShape))

@@ -1,8 +1,7 @@
-"""Rows that travel as columns, from a binary request to the model's inputs without one Python object per row. Pure."""
+"""Request rows as columns: from a binary request to the model's inputs without a Python object per row. Pure."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,9 @@ class Table:
     """The rows of one request as columns.
 
     Args:
-        columns: by field name, each of shape [rows, *field.shape] in the field's dtype (object for strings). A field that
-            is not there was left out of the request.
+        columns: by field name, arrays of shape [rows, *field.shape] in the field's dtype (object for strings). A missing
+            field was left out of the request.
+        count: the number of rows.
     """
 
     __slots__ = ("_count", "columns")
@@ -27,13 +27,13 @@ class Table:
         """How many rows."""
         return self._count
 
-    def values(self, name: str, rows: int | None = None) -> list[Any]:
+    def values(self, name: str, rows: int | None = None) -> list[object]:
         """See `Tabular.values`."""
         column, count = self.columns.get(name), self._count if rows is None else rows
         return [None] * count if column is None else column[:count].reshape(count).tolist()
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
-        """See `Columns.build`: a column that is the model's input already is passed on as it is."""
+        """Like `Columns.build`; a column that has the input's dtype and shape is used without a copy."""
         return {field.name: self._array(field) for field in columns.inputs}
 
     def _array(self, field: Field) -> Array:
@@ -47,29 +47,29 @@ class Table:
             with np.errstate(invalid="ignore", over="ignore"):
                 converted = found.astype(wanted)
             if wanted.kind != "f" and not np.array_equal(converted, found):
-                raise _refused(field, f"takes {field.describe()}")
+                raise _invalid(field, f"takes {field.describe()}")
             found = converted
         return found.reshape(self._count, *field.shape) if field.scalar else found
 
     def _absent(self, field: Field) -> Array:
-        """What stands for a missing value: NaN, or the empty string."""
+        """The column of a field that was left out: NaN or empty strings."""
         shape = (self._count, *(1 for _ in field.shape))
         if field.scalar and field.dtype.startswith("float"):
             return np.full(shape, np.nan, field.dtype)
         if field.scalar and field.dtype == "string" and field.nullable:
             return np.full(shape, "", object)
-        raise _refused(field, f"is missing; this model takes {field.describe()}")
+        raise _invalid(field, f"is missing; this model takes {field.describe()}")
 
 
 class WithoutArrays:
-    """Leaves images and other arrays out of a request's rows, which are then small enough to be recorded."""
+    """Removes images and other arrays from a request's rows, so that they are small enough to be recorded."""
 
     def __init__(self, fields: Sequence[Field], positions: Mapping[str, int]) -> None:
         self._names = {field.name for field in fields if not field.scalar}
         self._places = [positions[name] for name in self._names]
 
     def __call__(self, rows: Rows) -> Rows:
-        """The rows with nothing in the place of an array."""
+        """The rows without their arrays."""
         if not self._names:
             return rows
         if isinstance(rows, Table):
@@ -85,7 +85,7 @@ class WithoutArrays:
 
 
 class Joined:
-    """Several requests' rows, one after the other."""
+    """The rows of several requests as one batch."""
 
     __slots__ = ("_parts",)
 
@@ -102,11 +102,11 @@ class Joined:
         try:
             return {name: np.concatenate([arrays[name] for arrays in built]) for name in built[0]}
         except ValueError as error:
-            raise InvalidInput([{"problem": f"these requests do not fit into one batch: {error}"}]) from None
+            raise InvalidInput([{"problem": f"these requests cannot share a batch: {error}"}]) from None
 
 
 def joined(parts: Sequence[Batch]) -> Batch:
-    """Several requests' rows as one, in order. One request's rows are given back as they are."""
+    """The rows of several requests as one batch, in order. A single request's rows are returned unchanged."""
     if len(parts) == 1:
         return parts[0]
     together: list[Batch] = []
@@ -119,5 +119,5 @@ def joined(parts: Sequence[Batch]) -> Batch:
     return together[0] if len(together) == 1 else Joined(together)
 
 
-def _refused(field: Field, problem: str) -> InvalidInput:
+def _invalid(field: Field, problem: str) -> InvalidInput:
     return InvalidInput([{"row": None, "field": field.name, "problem": problem}])

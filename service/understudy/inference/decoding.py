@@ -1,4 +1,4 @@
-"""From bytes to columns of numpy arrays, or to which row and which field is wrong. Pure.
+"""Decodes request bodies into columns of numpy arrays, or names each row and field that is wrong. Pure.
 
 ::
 
@@ -6,11 +6,11 @@
               │ does not fit
               └──explain (slow, thorough)──▶ InvalidInput: every row and field that is wrong
 
-Rows that arrive as columns stay columns (`understudy.inference.columns`): whoever holds `Rows` asks for their number, for a field's
-texts, or for a model's arrays, and does not see the difference.
+Rows that arrive as columns stay columns (`understudy.inference.columns`). Users of `Rows` ask for the number of rows, a
+field's texts or a model's arrays, and need not know the form.
 
-The fast path is one pass of a msgspec decoder generated from the signature, so that decoding and checking are one step.
-Only a body that fails it is looked at again, to name everything that is wrong in words.
+The fast path is one pass of a msgspec decoder generated from the signature, which decodes and validates in one step. A body that
+fails is decoded again to describe everything that is wrong.
 """
 
 import functools
@@ -30,12 +30,12 @@ Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
 
 
-_Together: TypeAlias = tuple[tuple[int | None, ...], list[str], list[int]]
+_Group: TypeAlias = tuple[tuple[int | None, ...], list[str], list[int]]
 """Shape of a row's value, names, and positions in a row."""
 
 
 class Columnar(Protocol):
-    """Rows as columns, on their way to a model."""
+    """Rows as columns, to be given to a model."""
 
     def __len__(self) -> int:
         """How many rows."""
@@ -49,15 +49,15 @@ class Columnar(Protocol):
 class Tabular(Columnar, Protocol):
     """The rows of one request as columns."""
 
-    def values(self, name: str, rows: int | None = None) -> list[Any]:
-        """A scalar field's value in each row, or in the first `rows` rows, as Python has it; None where there is none."""
+    def values(self, name: str, rows: int | None = None) -> list[object]:
+        """A scalar field's values as Python objects, of all rows or of the first `rows`; None where a row has no value."""
         ...
 
 
 Batch: TypeAlias = list[Row] | Columnar
-"""What a model is run on."""
+"""The rows of one run of a model."""
 Rows: TypeAlias = list[Row] | Tabular
-"""What one request asks about."""
+"""The rows of one request."""
 
 _FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
 
@@ -68,9 +68,9 @@ class Field:
 
     Attributes:
         dtype: as in a model card.
-        shape: of one row's value, the batch left out; () is a plain number or string, None a length that varies.
+        shape: the shape of one row's value; () is a number or string, None in it a size that varies.
         nullable: `null` may stand for a missing value (fed as NaN, or as the empty string).
-        required: whether a row may leave the field out. What only the candidate reads may be left out.
+        required: whether each row must have the field. Inputs that only the candidate has are optional.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Field:
         return all(size == 1 for size in self.shape)
 
     def describe(self) -> str:
-        """What the field takes, in words for an error message."""
+        """The values that the field takes, for an error message."""
         kind = {"string": "a string", "bool": "true or false"}.get(
             self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
         )
@@ -97,17 +97,24 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A decoded prediction request: rows in field order, and the body's own routing key."""
+class InferenceRequest:
+    """A decoded prediction request: rows in field order, and the routing key in the body."""
 
     rows: list[Row]
     key: str | None
 
 
 class Decoder:
-    """Reads `POST /predict` bodies for a given list of fields; `context` names fields that route or count but feed no model."""
+    """Decodes the bodies of `POST /predict`.
 
-    ERRORS_MAX = 100  # a body with more things wrong is told about these
+    Args:
+        fields: the fields of a row.
+        context: names of further fields that are used for routing or counting and are no input of a model.
+        rows_max: the most rows in a request.
+        key_max_chars: the longest routing key.
+    """
+
+    ERRORS_MAX = 100  # a response lists at most this many problems
 
     def __init__(
         self, fields: Sequence[Field], *, context: Sequence[str] = (), rows_max: int, key_max_chars: int
@@ -119,13 +126,13 @@ class Decoder:
         texts = {field.name: _text_of(field) for field in fields if field.scalar}
         self._texts = texts | dict.fromkeys(self.context, _text_or_missing)
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
-        columns: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+        columns: list[tuple[str, Any] | tuple[str, Any, None]] = [
             (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
         ]
         text = Annotated[str, msgspec.Meta(max_length=key_max_chars)]
         whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
         columns += [(f"f{len(fields) + i}", text | whole | None, None) for i in range(len(self.context))]
-        columns.sort(key=len)  # required ones first, as a struct wants them
+        columns.sort(key=len)  # a struct's required fields come first
         row = msgspec.defstruct(
             "Row",
             columns,
@@ -143,13 +150,13 @@ class Decoder:
         )
         self._decode = msgspec.json.Decoder(body).decode
 
-    def decode(self, body: bytes) -> Request:
-        """The rows of a body.
+    def decode(self, body: bytes) -> InferenceRequest:
+        """Decode a body.
 
         Raises:
             MalformedRequest: the bytes are not JSON in UTF-8.
             TooLarge: more rows than `rows_max`.
-            InvalidInput: the JSON does not fit the fields; names every row and field that is wrong.
+            InvalidInput: the JSON does not match the fields; names every row and field that is wrong.
         """
         try:
             decoded: Any = self._decode(body)
@@ -167,25 +174,25 @@ class Decoder:
         rows = [msgspec.structs.astuple(row) for row in decoded.rows]
         if not self._identity:
             rows = [tuple(value for _, value in sorted(zip(self._order, row, strict=True))) for row in rows]
-        return Request(rows, decoded.key)
+        return InferenceRequest(rows, decoded.key)
 
     def value(self, row: Row, name: str | None) -> str | None:
-        """A row's value of a field, as canonical text: for the routing key and the unit. None when the row has none.
+        """A field's value in a row as canonical text, for the routing key and the unit. None if the row has no value.
 
-        The text depends on the value that the model is given, not on how it was sent: a number is cast to the field's dtype
-        first, and -0.0 is 0.0. NaN, and the empty string where a value may be missing, are no value.
+        The text depends on the value that the model gets, not on the protocol: a number is cast to the field's dtype first,
+        and -0.0 becomes 0.0. NaN is no value, nor is the empty string where a value may be missing.
         """
         return None if name is None else self._texts[name](row[self.positions[name]])
 
     def first(self, rows: Rows, name: str | None) -> str | None:
-        """As `value`, of the first row."""
+        """Like `value`, for the first row."""
         if name is None:
             return None
         value = rows[0][self.positions[name]] if isinstance(rows, list) else rows.values(name, 1)[0]
         return self._texts[name](value)
 
     def values(self, rows: Rows, name: str | None) -> list[str | None]:
-        """As `value`, of every row."""
+        """Like `value`, for every row."""
         if name is None:
             return [None] * len(rows)
         text = self._texts[name]
@@ -195,7 +202,7 @@ class Decoder:
         return [text(row[position]) for row in rows]
 
     def explain(self, body: bytes) -> Iterator[InputProblem]:
-        """Every way in which a JSON body does not fit, as `{row, field, problem}`.
+        """Everything that is wrong in a JSON body.
 
         Raises:
             MalformedRequest: as `decode`.
@@ -203,7 +210,7 @@ class Decoder:
         try:
             data = msgspec.json.decode(body)
         except msgspec.ValidationError:
-            return  # a number beyond any float: the fast path has said where
+            return  # a number out of every float's range: the error of the fast path names it
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MalformedRequest(f"the body is not JSON: {error}") from None
         except RecursionError:
@@ -213,7 +220,7 @@ class Decoder:
         for name in data.keys() - {"rows", "key"}:
             yield {"row": None, "field": name, "problem": "unknown; the body has `rows` and may have `key`"}
         if not isinstance(data.get("key"), str | None):
-            yield {"row": None, "field": "key", "problem": f"must be a string, not {_say(data['key'])}"}
+            yield {"row": None, "field": "key", "problem": f"must be a string, not {_shown(data['key'])}"}
         rows = data.get("rows")
         if not isinstance(rows, list) or not rows:
             problem = "is missing" if "rows" not in data else "must be a list with at least one row"
@@ -226,7 +233,7 @@ class Decoder:
 
     def _explain_row(self, number: int, row: Any) -> Iterator[InputProblem]:
         if not isinstance(row, Mapping):
-            yield {"row": number, "field": None, "problem": f"must be an object of features, not {_say(row)}"}
+            yield {"row": number, "field": None, "problem": f"must be an object of features, not {_shown(row)}"}
             return
         for name in row.keys() - self.positions.keys():
             yield {"row": number, "field": name, "problem": f"unknown; the model takes {', '.join(self.positions)}"}
@@ -244,25 +251,30 @@ class Decoder:
             try:
                 msgspec.convert(value, _type(field) if field.required else _type(field) | None)
             except msgspec.ValidationError as error:
-                problem = f"takes {field.describe()}, not {_say(value)}"
+                problem = f"takes {field.describe()}, not {_shown(value)}"
                 if isinstance(value, list) or _right_kind(value, field):
                     problem += f": {error}"
                 yield {"row": number, "field": field.name, "problem": problem}
         for name in self.context:
             if name in row and not isinstance(row[name], str | int | None):
-                yield {"row": number, "field": name, "problem": f"takes a string, not {_say(row[name])}"}
+                yield {"row": number, "field": name, "problem": f"takes a string, not {_shown(row[name])}"}
 
 
 class Columns:
-    """Builds one model's input arrays from rows. What the rows' decoder calls the fields, the model's inputs are called too."""
+    """Builds one model's input arrays from rows. A model's inputs have the names of the decoder's fields.
+
+    Args:
+        inputs: the model's inputs.
+        positions: each field's position in a row.
+    """
 
     def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
         self.inputs = tuple(inputs)
         self._positions = positions
 
     @functools.cached_property
-    def _plan(self) -> tuple[list[_Together], list[tuple[Field, int, bool]]]:
-        """Where each input is in a row: plain float32 ones together, by shape, and the others alone."""
+    def _plan(self) -> tuple[list[_Group], list[tuple[Field, int, bool]]]:
+        """Each input's position in a row: scalar float32 inputs grouped by shape, the others one by one."""
         together: dict[tuple[int | None, ...], list[str]] = {}
         alone = []
         for field in self.inputs:
@@ -273,17 +285,17 @@ class Columns:
         return [(shape, names, [self._positions[n] for n in names]) for shape, names in together.items()], alone
 
     def build(self, rows: Batch) -> dict[str, Array]:
-        """Arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; float nulls are NaN, string nulls "".
+        """Build arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; null is NaN or the empty string.
 
         Raises:
-            InvalidInput: a null where the model has no way to take one, or a ragged or oversized array.
+            InvalidInput: a null in an input that has no missing value, or an array that is ragged or too large.
         """
         if not isinstance(rows, list):
             return rows.arrays(self)
         count = len(rows)
         by_field = list(zip(*rows, strict=True))
         columns: dict[str, Array] = {}
-        # One numpy call for all the plain float32 columns, most of a table, instead of one each.
+        # One numpy call for all scalar float32 columns (most columns of a table) instead of one each.
         together, alone = self._plan
         for shape, names, places in together:
             block = np.array([by_field[place] for place in places], dtype=np.float32)
@@ -295,7 +307,7 @@ class Columns:
 
 
 def _text_of(field: Field) -> Callable[[Any], str | None]:
-    """The canonical text of a scalar field's values: equal for equal inputs of the model, whatever the protocol."""
+    """A function that gives the canonical text of a scalar field's values, see `Decoder.value`."""
     if field.dtype == "string":
         return _text_or_missing if field.nullable or not field.required else _text
     if not field.dtype.startswith("float"):
@@ -306,21 +318,21 @@ def _text_of(field: Field) -> Callable[[Any], str | None]:
     def text(value: Any) -> str | None:
         if value is None or value != value:
             return None
-        # The shortest decimal that is this number in the field's dtype; `+ 0.0` takes the sign from -0.0.
+        # The shortest decimal of this number in the field's dtype; `+ 0.0` turns -0.0 into 0.0.
         return repr((float(value) if wide else float(str(dtype(value)))) + 0.0)
 
     return text
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _text_or_missing(value: Any) -> str | None:
+def _text_or_missing(value: object) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _array(field: Field, values: Sequence[Any]) -> Array:
+def _array(field: Field, values: Sequence[object]) -> Array:
     if field.dtype == "string":
         if field.nullable or not field.required:
             values = ["" if value is None else value for value in values]
@@ -334,20 +346,17 @@ def _array(field: Field, values: Sequence[Any]) -> Array:
 
 def element_type(field: Field) -> Any:
     """The msgspec type of one number or string of a field."""
-    kind: Any
     if field.dtype == "string":
-        kind = str
-    elif field.dtype == "bool":
-        kind = bool
-    elif field.dtype.startswith("float"):
+        return str
+    if field.dtype == "bool":
+        return bool
+    if field.dtype.startswith("float"):
         limit = _FLOAT_LIMIT[field.dtype]
-        kind = float if limit == math.inf else Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
-    else:
-        info = np.iinfo(field.dtype)
-        # msgspec's bounds are 64-bit signed; numpy refuses what is larger than uint64.
-        high = None if info.max > np.iinfo(np.int64).max else int(info.max)
-        kind = Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
-    return kind
+        return float if limit == math.inf else Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
+    info = np.iinfo(field.dtype)
+    # msgspec's bounds are 64-bit signed; numpy rejects numbers beyond uint64.
+    high = None if info.max > np.iinfo(np.int64).max else int(info.max)
+    return Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
 
 
 def _type(field: Field) -> Any:
@@ -360,12 +369,12 @@ def _type(field: Field) -> Any:
     return kind
 
 
-def _right_kind(value: Any, field: Field) -> bool:
+def _right_kind(value: object, field: Field) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and field.dtype not in {"string", "bool"}
 
 
-def _say(value: Any) -> str:
-    """A value as an error message shows it: its kind, and itself where it is short."""
+def _shown(value: object) -> str:
+    """A value for an error message: its kind, and the value itself if it is short."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,8 +1,8 @@
-"""The candidate's process as an engine: columns go over its socket as one small request, arrays come back.
+"""Client of the candidate's process: sends columns over its socket and receives arrays.
 
-Whatever happens at the other end (a crash, a hang, garbage), the caller gets an exception inside the time limit, and a
-process that fails `breaker_failures` times in a row is not asked again until it answers a probe: its listening socket
-belongs to the supervisor, so a dead process still accepts.
+If the process crashes, hangs or sends garbage, the caller gets an exception within the time limit. After `breaker_failures`
+failures in a row, calls stop until a probe succeeds. A connection says nothing about the process, because the supervisor
+owns the listening socket.
 """
 
 import asyncio
@@ -26,12 +26,13 @@ class RemoteEngine:
 
     Args:
         url: `file:///path/to.sock` or `http://host:port`.
-        connections_max: calls under way; a further one waits, within its own time limit.
+        connections_max: the most calls in flight; further calls wait, within their own time limit.
         breaker_failures: failures in a row after which calls fail at once, until a probe succeeds.
-        digest: of the model that must answer; None: any. A process that has another one refuses.
+        probe_interval_s: the time between two probes.
+        digest: the digest of the model that must answer; a process with another model rejects calls. None accepts any model.
 
     Attributes:
-        why: what the last probe that failed found; None after one that succeeded.
+        why: why the last probe failed; None if it succeeded.
     """
 
     def __init__(
@@ -58,19 +59,19 @@ class RemoteEngine:
 
     @property
     def up(self) -> bool:
-        """False while calls are kept away from the process: before its first answer, and while the breaker is open."""
+        """Whether calls are sent to the process: False before its first answer and while the breaker is open."""
         return self._prober is None
 
     def start(self) -> None:
-        """Begin by probing: nothing is asked of a process that has not answered yet."""
+        """Start probing. Calls fail until the process has answered a probe."""
         self._ever_up = False
         self._go_down()
 
     async def wait_until_up(self, timeout_s: float) -> None:
-        """Return once the process may be asked.
+        """Wait until calls are sent to the process.
 
         Raises:
-            CandidateAway: when that takes longer than `timeout_s`.
+            CandidateAway: it is not up within `timeout_s`.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -80,33 +81,34 @@ class RemoteEngine:
 
     async def answers(self) -> bool:
         """Whether the process answers a probe now."""
-        return await self._ask() is True
+        return await self._probe_once() is True
 
     async def check(self) -> None:
-        """Ask no more of a process that refuses, also while nobody asks it; one that is busy is left alone."""
-        if self.up and await self._ask() is False and self.up and not self._closed:
+        """Probe the process and stop calls if it rejects the probe. A process that does not answer may be busy, so calls go on."""
+        if self.up and await self._probe_once() is False and self.up and not self._closed:
             self._go_down()
 
-    async def _ask(self) -> bool | None:
-        """Whether the process takes calls; None: it did not answer."""
+    async def _probe_once(self) -> bool | None:
+        """Whether the process accepts the probe; None if it did not answer."""
         try:
             async with asyncio.timeout(max(self._probe_interval_s * 4, 1.0)):
                 status, body = await self._channel.post("/probe", b"")
         except (TimeoutError, OSError) as error:
             self.why = f"its process does not answer{f' ({error})' if str(error) else ''}"
             return None
-        self.why = None if status == HTTPStatus.OK else _said(status, body)
+        self.why = None if status == HTTPStatus.OK else _reason(status, body)
         return status == HTTPStatus.OK
 
     async def run(self, columns: Mapping[str, Array], sizes: Sequence[int], timeout_s: float) -> list[wire.Part]:
-        """What came of each request of a call; a request on which the model failed is no failure of the process.
+        """Run a call; returns the results of its requests. A request on which the model fails is no failure of the process.
 
         Args:
-            columns: the rows of all the requests; `sizes`: how many rows each request has.
+            columns: the rows of all requests.
+            sizes: the number of rows of each request.
 
         Raises:
-            CandidateAway: the process is down, or went down while the call was under way.
-            InferenceError: it failed, or answered something unreadable.
+            CandidateAway: the process is down, or went down during the call.
+            InferenceError: the call failed, or its reply cannot be decoded.
             TimeoutError: no answer within `timeout_s`, from a process that is up.
         """
         if not self.up:
@@ -120,12 +122,12 @@ class RemoteEngine:
                 )
             parts, retries = wire.unpack_reply(body)
             if sum(part.requests for part in parts) != len(sizes):
-                raise InferenceError("the candidate's process answered other requests than it was asked")
+                raise InferenceError("the candidate's process answered a different number of requests than it was sent")
         except (InferenceError, ValueError, msgspec.DecodeError) as error:
             self._failed()
             raise error if isinstance(error, InferenceError) else _unreadable(error) from error
         except OSError as error:
-            # It died, or went away while this call was under way: one incident, however many calls it takes along.
+            # The process died or became unavailable during this call: one incident, however many calls it affects.
             self._lost(late=isinstance(error, TimeoutError))
             if isinstance(error, TimeoutError) and self.up:
                 raise
@@ -145,7 +147,7 @@ class RemoteEngine:
         self._channel.close()
 
     def _lost(self, *, late: bool) -> None:
-        """Note a call without an answer. A closed connection is a process that is gone, until a probe says otherwise."""
+        """Note a call without a reply. After a closed connection the process counts as down until a probe succeeds."""
         if late:
             self._failed()
         elif self.up and not self._closed:
@@ -163,7 +165,7 @@ class RemoteEngine:
         self.on_change(False)
 
     async def _probe(self) -> None:
-        """Ask until the process answers, then let calls through again."""
+        """Probe until the process answers, then allow calls again."""
         while True:
             if await self.answers():
                 break
@@ -179,10 +181,11 @@ def _unreadable(error: Exception) -> InferenceError:
 
 
 class RemoteModel:
-    """The candidate's model in its process: requests go there together, and each has an answer of its own.
+    """The candidate's model in its own process. Requests are sent together, and each gets its own answer.
 
     Args:
-        columns: what the model reads of a row; reader: what its outputs mean.
+        columns: builds the model's inputs.
+        reader: reads the model's outputs.
     """
 
     def __init__(self, remote: RemoteEngine, columns: Columns, reader: OutputReader) -> None:
@@ -190,11 +193,11 @@ class RemoteModel:
         self._joint = JointRuns(lambda: remote.on_retry())
 
     async def infer(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
-        """Each request's scores, or why it has none.
+        """The scores or the error of each request.
 
         Raises:
-            InferenceError: the process is down, failed, or answered something unreadable.
-            TimeoutError: no answer within `timeout_s`.
+            InferenceError: the process is down, the call failed, or its reply cannot be decoded.
+            TimeoutError: no reply within `timeout_s`.
         """
         try:
             built = self._columns.build(joined(requests))
@@ -205,16 +208,16 @@ class RemoteModel:
         return await self._call(built, requests, timeout_s)
 
     async def rehearse(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
-        """As `infer`, for requests that nobody waits for: the process is waited for as long, where it is away.
+        """Like `infer`, for rehearsals: if the process is down, wait up to `timeout_s` for it first.
 
         Raises:
-            CandidateAway: it does not come back.
+            CandidateAway: it is still down then.
         """
         await self._remote.wait_until_up(timeout_s)
         return await self.infer(requests, timeout_s)
 
     async def _in_parts(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
-        """As `infer`, for rows that are no batch together: some do not fit the model, or they have different shapes."""
+        """Like `infer`, for requests that cannot share a batch: some do not fit the model, or their shapes differ."""
         ends = time.perf_counter() + timeout_s
         answers: list[Scores | Exception] = []
         for count, built in self._joint.run(requests, lambda part: self._columns.build(joined(part))):
@@ -246,12 +249,12 @@ class RemoteModel:
         except InferenceError as error:
             return [error] * part.requests
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            unreadable = InferenceError(f"the candidate answered in an unreadable form: {error!r}")
+            unreadable = InferenceError(f"the candidate's outputs cannot be read: {error!r}")
             return [unreadable] * part.requests
 
 
-def _said(status: int, body: bytes) -> str:
-    """Why the process refuses, as it says it."""
+def _reason(status: int, body: bytes) -> str:
+    """Why the process rejected a probe, from its response."""
     try:
         return str(msgspec.json.decode(body)["detail"])
     except (msgspec.DecodeError, LookupError, TypeError):

@@ -1,6 +1,6 @@
-"""How columns travel between processes: MessagePack, numbers as their raw little-endian bytes, strings as a list.
+"""The format of columns between processes: MessagePack, with numbers as raw little-endian bytes and strings as a list.
 
-Both ends are this code on one machine, so the format carries no version; a body that does not decode is an error.
+Both ends run the same code on one machine, so the format has no version. A body that does not decode is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ import numpy as np
 from understudy.inference.decoding import Array
 
 DIGEST_HEADER = "X-Model-Digest"
-"""The digest of the model that a call is for; a process that has another one refuses."""
+"""Header with the digest of the model that a call is for; a process with another model rejects the call."""
 MEDIA_TYPE = "application/vnd.msgpack"
 
 
 class _Columns(msgspec.Struct, array_like=True, gc=False):
-    """Columns of one dtype and shape, one after the other: most of a table's are alike."""
+    """Columns with the same dtype and shape, one after the other; most columns of a table share both."""
 
     names: list[str]
     dtype: str
@@ -25,7 +25,7 @@ class _Columns(msgspec.Struct, array_like=True, gc=False):
 
 
 class _Call(msgspec.Struct, array_like=True, gc=False):
-    """Rows of several requests for the candidate's process; `sizes`: how many rows each request has."""
+    """A call of the candidate's process: the rows of several requests, and the number of rows of each."""
 
     sizes: list[int]
     columns: list[_Columns]
@@ -44,12 +44,13 @@ class _Reply(msgspec.Struct, array_like=True, gc=False):
 
 
 class Part(msgspec.Struct, gc=False):
-    """What came of some requests of a call, one after the other, that were one run of the model.
+    """The result of one run of the model, for consecutive requests of a call.
 
     Attributes:
-        requests: how many; one where the run failed.
-        outputs: of the run, by name.
-        error: what the model said instead of giving any; `misshapen`: what it gave was not of the promised shape.
+        requests: how many requests shared the run; one if it failed.
+        outputs: the outputs by name.
+        error: why the run failed; None if it did not.
+        misshapen: whether it failed because an output has another shape than on the card.
     """
 
     requests: int
@@ -65,41 +66,51 @@ _decode_reply = msgspec.msgpack.Decoder(_Reply).decode
 
 
 def pack_call(columns: Mapping[str, Array], sizes: Sequence[int]) -> bytes:
-    """The bytes of a call: the rows of all its requests as columns, and how many rows each request has."""
+    """Encode a call.
+
+    Args:
+        columns: the rows of all requests.
+        sizes: the number of rows of each request.
+    """
     return _encode(_Call(list(sizes), _packed(columns)))
 
 
 def unpack_call(body: bytes) -> tuple[dict[str, Array], list[int]]:
-    """The columns of a call, and how many rows each of its requests has.
+    """Decode a call into its columns and the number of rows of each request.
 
     Raises:
-        ValueError: when the bytes are not what `pack_call` makes.
+        ValueError: the bytes are no output of `pack_call`.
     """
     call = _decode_call(body)
     rows = sum(call.sizes)
     if not call.columns or any(columns.shape[:1] != (rows,) for columns in call.columns):
-        raise ValueError("the columns of the call have not as many rows as its requests")
+        raise ValueError("the columns of the call do not have as many rows as its requests")
     return _unpacked(call.columns), call.sizes
 
 
 def pack_reply(parts: Sequence[Part], retries: int) -> bytes:
-    """The bytes of the answer to a call; `retries`: joint runs that failed and were run again in parts."""
+    """Encode the reply to a call.
+
+    Args:
+        parts: the results of the runs.
+        retries: how many joint runs failed and were repeated in parts.
+    """
     packed = [_Part(part.requests, _packed(part.outputs), part.error, part.misshapen) for part in parts]
     return _encode(_Reply(packed, retries))
 
 
 def unpack_reply(body: bytes) -> tuple[list[Part], int]:
-    """The parts of the answer to a call, and the retries.
+    """Decode the reply to a call into its parts and the number of retries.
 
     Raises:
-        ValueError: when the bytes are not what `pack_reply` makes.
+        ValueError: the bytes are no output of `pack_reply`.
     """
     reply = _decode_reply(body)
     return [Part(p.requests, _unpacked(p.columns), p.error, p.misshapen) for p in reply.parts], reply.retries
 
 
 def pack(columns: Mapping[str, Array]) -> bytes:
-    """The bytes of some columns."""
+    """Encode columns."""
     return _encode(_packed(columns))
 
 
@@ -116,20 +127,20 @@ def _packed(columns: Mapping[str, Array]) -> list[_Columns]:
 
 
 def unpack(body: bytes) -> dict[str, Array]:
-    """The columns in some bytes. The arrays are read-only views of `body` where they can be.
+    """Decode columns. Numeric arrays are read-only views of `body`.
 
     Raises:
-        ValueError: when the bytes are not what `pack` makes.
+        ValueError: the bytes are no output of `pack`.
     """
     return _unpacked(_decode(body))
 
 
 def _unpacked(packed: Sequence[_Columns]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     for columns in packed:
         if isinstance(columns.data, list):
-            together: Array = np.array(columns.data, dtype=object)
+            block: Array = np.array(columns.data, dtype=object)
         else:
-            together = np.frombuffer(columns.data, dtype=np.dtype(columns.dtype))
-        found.update(zip(columns.names, together.reshape(len(columns.names), *columns.shape), strict=True))
-    return found
+            block = np.frombuffer(columns.data, dtype=np.dtype(columns.dtype))
+        arrays.update(zip(columns.names, block.reshape(len(columns.names), *columns.shape), strict=True))
+    return arrays
