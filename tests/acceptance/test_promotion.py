@@ -70,7 +70,7 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
                 service.http.post("/rollout/promote", json={"full": True, "reason": "go"}).json()["phase"] == "promoted"
             )
             promoted = time.monotonic()
-            service.wait_for(lambda: service.log.read_text().count("the promoted model answers here") == 2)
+            service.wait_for(lambda: service.log.read_text().count("the promoted model answers in this worker") == 2)
             # The bake begins when whoever leads has seen the promotion.
             service.wait_for(lambda: service.rollout()["verdict"]["reason"].startswith("promoted"))
             load.at += BAKE_S - 1
@@ -83,7 +83,7 @@ def test_an_audit_then_a_promotion_that_bakes_is_released_and_is_undone(tmp_path
             service.wait_for(lambda: events(service)[-1]["kind"] == "release")
             service.wait_for(lambda: all(pinned(service, july[0], load.at).status_code == 503 for _ in range(8)))
             refused = pinned(service, july[0], load.at).json()
-            assert "was released when its promotion had baked; `understudy undo` loads it again" in refused["detail"]
+            assert "was released at the end of the bake; `understudy undo` loads it again" in refused["detail"]
             assert service.rollout()["phase"] == "promoted"
 
             released = time.monotonic()

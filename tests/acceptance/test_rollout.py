@@ -80,7 +80,7 @@ def test_a_promotion_swaps_without_a_failed_request_and_needs_no_candidate_proce
                 service.http.post("/rollout/promote", json={"full": True, "reason": "go"}).json()["phase"] == "promoted"
             )
             promoted = time.monotonic()
-            service.wait_for(lambda: "the promoted model answers here" in service.log.read_text())
+            service.wait_for(lambda: "the promoted model answers in this worker" in service.log.read_text())
             service.children("Candidate")[0].kill()
             killed = time.monotonic()
             service.wait_for(lambda: load.answered_by("candidate", since=killed) > 200)

@@ -66,7 +66,7 @@ class Predict:
             check_size(complete.body, self._max_bytes)
             require_json(scope)
             request = parts.decoder.decode(complete.body)
-            options = self._pipeline.asked(scope, request.key)
+            options = self._pipeline.options(scope, request.key)
         except UnderstudyError as error:
             parts.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
             reply_problem(complete, error)

@@ -1,4 +1,4 @@
-"""One prediction, from its routing to its answer: the same for every protocol, and however the request arrived."""
+"""One prediction, from its routing to its answer, for every protocol."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,13 +16,15 @@ log = structlog.get_logger(__name__)
 
 
 class Pending:
-    """Waits for its scores (a `ScoresCallback`), replies, and hands over to the record and the rehearsal.
+    """Receives the scores of one request, replies, and hands the exchange over to be recorded and rehearsed.
 
-    Callbacks instead of a coroutine: what a task and a future cost is two turns of the event loop, as much as a small model.
+    It is a `ScoresCallback` instead of a coroutine, because a task and a future cost two event-loop iterations, as much as a
+    small model.
 
     Args:
-        started: when its handling began, on the performance clock.
-        answer: the headers and the body for an exchange and its scores.
+        whole: the complete request.
+        started: when the handling of the request began, on the performance clock.
+        answer: returns the headers and the body of the response for an exchange and its scores.
         refuse: replies with an error.
     """
 
@@ -43,7 +45,7 @@ class Pending:
         self._answer, self._refuse = answer, refuse
 
     def ask(self) -> None:
-        """Ask the model that is to answer. A run that may take long has a deadline; the candidate's process has its own."""
+        """Queue the request at its model. A long run gets a deadline; the candidate's process has its own."""
         self._begun = self._pipeline.now()
         try:
             if not self._pipeline.ask(self._exchange, self, alone=self._whole.alone):
@@ -59,11 +61,11 @@ class Pending:
             self._fail(error)
 
     def done(self) -> bool:
-        """A caller who has gone leaves a record all the same."""
+        """Always False: the request is recorded even if the caller has disconnected."""
         return False
 
     def set_result(self, scores: Scores, /) -> None:
-        """The scores of the model that was asked. Nothing is raised here: others wait for the same run."""
+        """Receive the scores. Raises nothing, because other requests wait for the same run."""
         try:
             if self._exchange.variant is Variant.PRIMARY:
                 self._reply(self._pipeline.answered(self._exchange, scores, self._begun))
@@ -73,21 +75,21 @@ class Pending:
             self._fail(error)
 
     def set_exception(self, error: Exception, /) -> None:
-        """Why there are none."""
+        """Receive the error."""
         try:
             if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
                 self._fail(self._pipeline.past_deadline() if isinstance(error, TimeoutError) else error)
             else:
                 self._candidate_ended(error)
-        except Exception as ours:
-            self._fail(ours)
+        except Exception as bug:
+            self._fail(bug)
 
-    def _candidate_ended(self, found: Scores | Exception) -> None:
-        scores = self._pipeline.candidate_ended(self._exchange, found, self._begun)
+    def _candidate_ended(self, result: Scores | Exception) -> None:
+        scores = self._pipeline.candidate_ended(self._exchange, result, self._begun)
         if scores is not None:
             self._reply(scores)
         else:
-            self.ask()  # the primary: it is a fallback now
+            self.ask()  # a fallback: the exchange's variant is the primary now
 
     def _reply(self, scores: Scores) -> None:
         exchange = self._exchange
@@ -105,7 +107,7 @@ class Pending:
 
 
 class Deadline:
-    """Passes on what comes in time, and a `TimeoutError` where nothing does; what comes later is not delivered."""
+    """Passes a result on if it comes in time, and a `TimeoutError` otherwise; later results are dropped."""
 
     __slots__ = ("_pending", "_timer")
 
@@ -114,16 +116,16 @@ class Deadline:
         self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self._passed)
 
     def done(self) -> bool:
-        """Whether nothing is waited for any more."""
+        """Whether a result or the timeout has been passed on."""
         return self._timer is None
 
     def set_result(self, scores: Scores, /) -> None:
-        """In time."""
+        """Pass the scores on."""
         self.cancel()
         self._pending.set_result(scores)
 
     def set_exception(self, error: Exception, /) -> None:
-        """In time, too."""
+        """Pass the error on."""
         self.cancel()
         self._pending.set_exception(error)
 

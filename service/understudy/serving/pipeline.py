@@ -1,4 +1,4 @@
-"""The steps of every prediction, whatever the protocol: route, ask a model, and what is done when the answer has left."""
+"""The steps of every prediction: route it, ask a model, and hand it over when the answer is sent."""
 
 import math
 import re
@@ -42,30 +42,31 @@ _ENDED = {
 }
 _ITS_OWN_FAULT = frozenset({Status.FAILED, Status.INVALID, Status.TIMEOUT})
 _REPLAY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-"""What a replay may be called."""
+"""The form of a replay's id."""
 _CAUSES = {Status.NONE: "starting"}
-"""What a fallback's cause is called, where it is not the status itself."""
+"""Names of the causes of a fallback that differ from the status."""
 _FAILURES = {
     InferenceError: Status.FAILED,
     NotFinite: Status.INVALID,
     WrongShape: Status.INVALID,
     DeadlineExceeded: Status.TIMEOUT,
 }
-"""What an error says about the model that was asked; the others are not its fault."""
+"""The status of a model's attempt, by the error; other errors are not the model's fault."""
 
 
 CANDIDATES_FAULT = (TimeoutError, CandidateAway, InferenceError, InvalidInput, Overloaded)
-"""What makes a fallback of a request; anything else is a bug of ours."""
+"""Errors of the candidate that lead to a fallback; any other error is a bug."""
 
 
 class RequestOptions(msgspec.Struct, gc=False):
-    """What a request asks for beside its rows.
+    """The options of a request.
 
     Attributes:
-        key: what to route by.
-        pin: the variant it names; mode: why the model is run then. Both take an operator.
-        at: when it happened, in Unix seconds: now, or what an operator who replays history says.
-        replay: the id of that replay, "" if it has none; None where `at` is the clock's.
+        key: the routing key.
+        pin: the variant that the request names; only operators may.
+        mode: whether the request is live, pinned or of a load test.
+        at: when the request happened, in Unix seconds: now, or the time in a replay of history.
+        replay: the id of the replay, "" if it has none; None if `at` is the clock's time.
     """
 
     key: str | None
@@ -80,31 +81,32 @@ class HasPlan(Protocol):
 
     @property
     def plan(self) -> Plan:
-        """The plan in force; it is replaced as a whole."""
+        """The plan in force. It is replaced, never changed."""
         ...
 
 
 class RequestRecorder(Protocol):
-    """Takes note of requests; `understudy.records.recorder` does."""
+    """Records requests; implemented by `understudy.records.recorder`."""
 
     def open(self, exchange: Exchange) -> None:
         """A request has been routed."""
 
     def add(self, exchange: Exchange) -> None:
-        """A request is complete: its answer and its rehearsal, if it has one."""
+        """A request is complete: it was answered, and rehearsed if it was drawn."""
 
     def failed(self, exchange: Exchange, status: int) -> None:
-        """A request ended with an error that says nothing about a model."""
+        """A request failed, through no fault of a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineParts:
-    """What a pipeline is made of.
+    """The collaborators and settings of a pipeline.
 
     Attributes:
-        route_by: the field to route by, where a request has no key of its own.
+        route_by: the field to route by if a request has no routing key.
         id_prefix: the start of this process's prediction ids.
-        deadline_s: how long a caller waits; candidate_timeout_s: how much of it the candidate has.
+        deadline_s: the time within which a caller gets an answer.
+        candidate_timeout_s: the candidate's part of that time.
         rehearsals: by the model that rehearses.
     """
 
@@ -123,12 +125,12 @@ class PipelineParts:
 
 
 class Pipeline:
-    """What every protocol's request goes through between its decoding and its answer, and after that.
+    """Takes a decoded request to its answer, its rehearsal and its record, for every protocol.
 
     Attributes:
         now: reads the performance clock.
         next_id: the number of the next prediction.
-        draining: the service is being stopped.
+        draining: whether the service is stopping.
     """
 
     def __init__(self, parts: PipelineParts) -> None:
@@ -136,41 +138,43 @@ class Pipeline:
         self._control, self._recorder, self._slots = parts.control, parts.recorder, parts.slots
         self.next_id, self.draining = 0, False
 
-    def begin(self, rows: Rows, asked: RequestOptions) -> tuple[Exchange, Plan]:
-        """Route: the request's exchange names who is to answer. The key is the caller's, or the `route_by` field's, or its id."""
+    def begin(self, rows: Rows, options: RequestOptions) -> tuple[Exchange, Plan]:
+        """Route a request. The routing key is the request's, else the `route_by` field's value, else the prediction id."""
         parts, plan, first = self._parts, self._control.plan, self.next_id
         self.next_id = first + len(rows)
-        key = asked.key or parts.decoder.first(rows, parts.route_by)
-        chosen = asked.pin or routing.variant(plan, key or f"{parts.id_prefix}-{first}")
-        exchange = Exchange(parts.id_prefix, first, rows, asked.at, plan.revision, plan.weight, chosen, asked.mode)
+        key = options.key or parts.decoder.first(rows, parts.route_by)
+        chosen = options.pin or routing.variant(plan, key or f"{parts.id_prefix}-{first}")
+        exchange = Exchange(parts.id_prefix, first, rows, options.at, plan.revision, plan.weight, chosen, options.mode)
         exchange.key = key
-        if asked.replay is not None:
-            exchange.replay, exchange.received_at = asked.replay, self._clock.now()
+        if options.replay is not None:
+            exchange.replay, exchange.received_at = options.replay, self._clock.now()
         self._recorder.open(exchange)
         return exchange, plan
 
-    def ask(self, exchange: Exchange, told: ScoresCallback, *, alone: bool = False) -> bool:
-        """Ask the model that is to answer; False where its run needs a deadline: then nothing has happened (see `ask_by`).
+    def ask(self, exchange: Exchange, callback: ScoresCallback, *, alone: bool = False) -> bool:
+        """Queue a request at its model. Returns False, without queueing, if the run needs a deadline: call `ask_by` then.
 
-        The run of a model in this process is short enough for none; the candidate's process has its own. Where the request is
-        `alone`, or fills a batch, a run waits for no others.
+        Short runs in this process need none, and the candidate's process has its own.
+
+        Args:
+            alone: no other request is at hand, so the run need not wait for others.
 
         Raises:
             CandidateAway: there is no candidate.
             NotReady: the old primary was released.
-            Overloaded: too much waits for it.
+            Overloaded: too many rows are waiting for the model.
         """
         model = self._model(exchange)
         if isinstance(model, SpreadModel):
-            model.enqueue(exchange.rows, told)
+            model.enqueue(exchange.rows, callback)
             return True
         if not model.inline(exchange.count):
             return False
-        (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, told)
+        (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, callback)
         return True
 
     def ask_by(self, exchange: Exchange, deadline: ScoresCallback) -> None:
-        """As `ask`, for a run that takes long, or that others have to end before."""
+        """Like `ask`, for a run that is long or has to wait for another run."""
         self._model(exchange).enqueue(exchange.rows, deadline)
 
     def left_s(self, exchange: Exchange, started: float) -> float:
@@ -192,10 +196,10 @@ class Pipeline:
         return model
 
     def answered(self, exchange: Exchange, scores: Scores, begun: float) -> Scores:
-        """Note the primary's answer, which it was asked for at `begun`.
+        """Settle the primary's attempt, which began at `begun`.
 
         Raises:
-            NotFinite: it is none.
+            NotFinite: the answer has a number that is not finite.
         """
         if not scores.finite:
             exchange.settle(Variant.PRIMARY, *ended(scores), self._clock.perf() - begun)
@@ -203,27 +207,27 @@ class Pipeline:
         exchange.settle(Variant.PRIMARY, Status.OK, scores, self._clock.perf() - begun)
         return scores
 
-    def candidate_ended(self, exchange: Exchange, found: Scores | Exception, begun: float) -> Scores | None:
-        """Note how the candidate's attempt ended, which began at `begun`: its scores, or None: the exchange is a fallback now.
+    def candidate_ended(self, exchange: Exchange, result: Scores | Exception, begun: float) -> Scores | None:
+        """Settle the candidate's attempt, which began at `begun`. Returns its scores, or None after a fallback to the primary.
 
         Raises:
-            InferenceError: there are none, and nobody else's are wanted, or there is nobody else: the old primary was released.
+            InferenceError: the candidate failed and there is no fallback: the request is pinned, or the old primary was released.
         """
-        cause, scores = _ended(found)
+        cause, scores = _ended(result)
         if self.draining and cause in {Status.DOWN, Status.FAILED}:
-            cause = Status.NONE  # it is being stopped as well, which says nothing about it
+            cause = Status.NONE  # the candidate's process is stopping too, which is no evidence against it
         exchange.settle(Variant.CANDIDATE, cause, scores, self._clock.perf() - begun)
         if cause is Status.OK:
             return scores
         if exchange.mode is Mode.PINNED:
             raise InferenceError(f"the candidate was asked for by name, and it {_ENDED[cause]}")
         if isinstance(self._slots.primary, Released) and cause in _ITS_OWN_FAULT:
-            raise self.past_deadline() if isinstance(found, TimeoutError) else _error_of(found)
+            raise self.past_deadline() if isinstance(result, TimeoutError) else _error_of(result)
         exchange.variant, exchange.fallback = Variant.PRIMARY, _CAUSES.get(cause, cause.value)
         return None
 
     def failed(self, exchange: Exchange, plan: Plan, error: UnderstudyError, started: float) -> None:
-        """The primary's own failure is an outcome like any other: the candidate rehearses on it, and it is recorded."""
+        """Settle a request that ends with an error. If the model failed, the other model rehearses and the request is recorded."""
         exchange.total_seconds = self._clock.perf() - started
         status = _FAILURES.get(type(error))
         if status is None or exchange.mode is Mode.PINNED:
@@ -235,7 +239,7 @@ class Pipeline:
         self.hand_over(exchange, plan)
 
     def hand_over(self, exchange: Exchange, plan: Plan) -> None:
-        """After the answer has left: let the other model rehearse, or record at once."""
+        """After the answer is sent, queue the rehearsal of the other model, or record the exchange at once."""
         other = exchange.variant.other
         rehearsal = self._parts.rehearsals.get(other)
         if (
@@ -244,20 +248,24 @@ class Pipeline:
             or exchange.mode is Mode.PINNED
             or not routing.rehearses(plan, exchange.prediction_id(0))
         ):
-            # No pair, even where both models were asked: a fallback must not be likelier to be one than a good answer.
+            # Not a pair, even if both models answered: otherwise fallbacks would become pairs more often than good answers.
             exchange.sampled = False
             self._recorder.add(exchange)
         elif exchange.attempt(other).status is not Status.NONE:
-            self._recorder.add(exchange)  # a fallback: both were asked already
+            self._recorder.add(exchange)  # a fallback: both models have been asked
         else:
             rehearsal.offer(exchange)
 
-    def asked(self, scope: Scope, key: str | None = None) -> RequestOptions:
-        """What the request's `X-Rollout-` headers say; `key` is the body's own routing key.
+    def options(self, scope: Scope, key: str | None = None) -> RequestOptions:
+        """Read the options of a request from its `X-Rollout-` headers.
+
+        Args:
+            scope: the request's ASGI scope.
+            key: the routing key in the body.
 
         Raises:
-            MalformedRequest: a header that says nothing that is known.
-            UnderstudyError: only an operator may say that.
+            MalformedRequest: a header has an unknown value.
+            UnderstudyError: a header is reserved for operators.
         """
         headers = headers_under(scope, b"x-rollout-")
         if not headers:
@@ -278,19 +286,19 @@ class Pipeline:
             raise NotReady("the rollout file names no candidate")
         return (None, Mode.LOAD) if wanted == "any" else (Variant(wanted), Mode.PINNED)
 
-    def _at(self, scope: Scope, said: str | None, replay: str | None) -> tuple[float, str | None]:
-        """When the request happened, and the id of the replay that says so; None where it happens now."""
-        if said is None:
+    def _at(self, scope: Scope, text: str | None, replay: str | None) -> tuple[float, str | None]:
+        """When the request happened, and the id of its replay; None if it happens now."""
+        if text is None:
             if replay is not None:
                 raise MalformedRequest("X-Rollout-Replay goes with X-Rollout-At, which says when the request happened")
             return self._clock.now(), None
         self._parts.tokens.operator(header(scope, b"authorization"), peer(scope))
         try:
-            at = float(said)
+            at = float(text)
         except ValueError:
             at = math.nan
         if not math.isfinite(at):
-            raise MalformedRequest(f"X-Rollout-At is {said[:64]!r}; it takes Unix seconds")
+            raise MalformedRequest(f"X-Rollout-At is {text[:64]!r}; it takes Unix seconds")
         if problem := self._parts.time_limits.problem(at, self._clock.now()):
             raise MalformedRequest(f"X-Rollout-At {problem}")
         if replay is not None and not _REPLAY.fullmatch(replay):
@@ -300,14 +308,14 @@ class Pipeline:
         return at, replay or ""
 
 
-def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
-    """How an attempt of the candidate ended, and what is to be recorded of its scores."""
-    if isinstance(found, CandidateAway):
-        # While it starts it is not charged; the rehearsal will ask it when it is there.
-        return (Status.DOWN if found.ever_up else Status.NONE), None
-    return ended(found)
+def _ended(result: Scores | Exception) -> tuple[Status, Scores | None]:
+    """The status of the candidate's attempt, and the scores to record."""
+    if isinstance(result, CandidateAway):
+        # No failure while the process starts: the rehearsal waits until it is up.
+        return (Status.DOWN if result.ever_up else Status.NONE), None
+    return ended(result)
 
 
-def _error_of(found: Scores | Exception) -> Exception:
-    """What the caller of a model is told that answered badly."""
-    return NotFinite(found.bad_rows, found.rows) if isinstance(found, Scores) else found
+def _error_of(result: Scores | Exception) -> Exception:
+    """The error for the caller of a model whose answer is invalid."""
+    return NotFinite(result.bad_rows, result.rows) if isinstance(result, Scores) else result

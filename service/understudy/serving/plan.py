@@ -1,16 +1,15 @@
-"""The rollout as REST shows it: its state, its counters, its log, and the orders that change it. Off the request path."""
+"""The rollout for REST: its state, counters and audit log, and the orders that change it. Not on the prediction path."""
 
 import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 import structlog
 
 from understudy.clock import Clock
 from understudy.documents import Audit, Events, Evidence, Rollout, Traffic
-from understudy.domain import SHARE_ONE, Event, Phase, Plan, Variant
+from understudy.domain import SHARE_ONE, Event, JsonObject, Phase, Plan, Variant
 from understudy.errors import ConfigurationError, InvalidInput, NotAllowedNow, StoreError
 from understudy.inference.cards import Card
 from understudy.observability import timeline
@@ -28,23 +27,23 @@ log = structlog.get_logger(__name__)
 
 REASON_MAX_CHARS = 2_000
 HEAR_S = 0.5
-"""How long a thread waits for word of a plan at a time: closing waits for it."""
+"""How long a thread waits for a new plan at a time; closing the service waits this long at most."""
 UNKNOWN = Plan(Phase.SERVING, weight=0, shadow=0, salt=0)
-"""What is obeyed before any plan could be read."""
+"""The plan in force until the store's plan can be read."""
 
 
 class Control:
     """Keeps this worker's plan equal to the store's, and changes the store's on orders.
 
     Args:
-        plan: the store's; None: it could not be read. Until it can, the primary answers alone and the candidate is not asked,
-            not even to rehearse: nobody here knows whether it was taken off.
-        begin: puts a first plan into a store that has none, and returns what is in it.
+        plan: the store's plan; None if it could not be read. Until it can be, the primary answers alone and the candidate does
+            not even rehearse, because it may have been taken off.
+        begin: saves a first plan in a store that has none, and returns the store's plan.
 
     Attributes:
-        plan: what this worker's router obeys; replaced as a whole, so a request sees one plan from start to end.
-        on_plan: called with every plan that comes into force here.
-        prepare: awaited before it does; what it raises keeps the plan out of force here.
+        plan: the plan of this worker's router. It is replaced as a whole, so a request sees one plan from start to end.
+        on_plan: called with each plan that comes into force in this worker.
+        prepare: awaited before that; an exception keeps the plan out of force in this worker.
         primary_up: whether this process holds the primary.
     """
 
@@ -72,7 +71,7 @@ class Control:
         self._follow(plan or UNKNOWN)
 
     def start(self, poll_s: float, stale_s: float) -> None:
-        """Begin to watch for new plans, and to distrust one that could not be read for `stale_s`."""
+        """Start to watch for new plans. A plan that could not be read for `stale_s` becomes stale."""
         self.on_plan(self.plan)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._watch(poll_s)), loop.create_task(self._distrust(stale_s))]
@@ -91,11 +90,11 @@ class Control:
         """Carry out an operator's order.
 
         Args:
-            force: start a step without what it requires; the log says so, and the reason must say why.
+            force: start a step whose requirement is not met; recorded in the audit log, and takes a reason.
 
         Raises:
-            InvalidInput: forced without a reason.
-            NotAllowedNow: when the phase does not allow it, the revision has moved on, or a step lacks what it requires.
+            InvalidInput: the order is forced without a reason.
+            NotAllowedNow: the phase does not allow it, the revision has changed, or a step's requirement is not met.
         """
         await self._move(order, actor, reason, expected_revision, {}, force=force)
 
@@ -105,12 +104,12 @@ class Control:
         """Set the candidate's share of live answers by hand.
 
         Args:
-            weight: percent, 0 to 100, at most two decimals; 0 sends the candidate back to rehearsing only.
-            force: as for `order`: a weight must not be the way around a step's requirement.
+            weight: percent, 0 to 100, at most two decimals; with 0 the candidate only rehearses.
+            force: as for `order`, since a weight must not bypass a step's requirement.
 
         Raises:
-            InvalidInput: when it is not such a number, or forced without a reason.
-            NotAllowedNow: when the phase does not allow it, the revision has moved on, or a step lacks what it requires.
+            InvalidInput: the weight is no such number, or the order is forced without a reason.
+            NotAllowedNow: the phase does not allow it, the revision has changed, or a step's requirement is not met.
         """
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 100:
             problem = f"takes a number of percent, 0 to 100, not {weight!r}"
@@ -128,7 +127,7 @@ class Control:
         actor: str,
         reason: str,
         expected_revision: int | None,
-        details: dict[str, Any],
+        details: JsonObject,
         share: int | None = None,
         *,
         force: bool,
@@ -138,12 +137,12 @@ class Control:
                 [{"row": None, "field": "reason", "problem": "is missing: `force` needs one, for the log"}]
             )
 
-        # The store's plan, not this worker's: another worker may have moved on a moment ago.
+        # The store's plan, not this worker's: another worker may just have changed it.
         before = await asyncio.to_thread(self._load) or self.plan
         if expected_revision is not None and expected_revision != before.revision:
             raise NotAllowedNow(f"the rollout is at revision {before.revision}, not at {expected_revision}: look again")
         plan = move(self.policy, before, order, self._clock.now(), weight=share)
-        told = {
+        change: JsonObject = {
             "from": before.phase.value,
             "to": plan.phase.value,
             "from_weight": before.weight * 100 / SHARE_ONE,
@@ -151,21 +150,21 @@ class Control:
             "step": plan.step,
         }
         if order is Order.RETRY:
-            # A trial may end in a wrong rollback with this chance; all trials together with the harm budget at most.
-            told |= {"trial": plan.trial, "harm_budget": trial_budget(self.policy, plan.trial)}
+            # The chance that this trial ends in a wrong rollback; over all trials it sums to the harm budget at most.
+            change |= {"trial": plan.trial, "harm_budget": trial_budget(self.policy, plan.trial)}
         skipped = await asyncio.to_thread(self._skipped, before, order, share, force=force)
-        event = Event(self._clock.now(), order.value, actor, reason, before.revision, told | details | skipped)
+        event = Event(self._clock.now(), order.value, actor, reason, before.revision, change | details | skipped)
         await self.prepare(plan)
         saved = await asyncio.to_thread(self._store.save_plan, plan, event, expected_revision=before.revision)
         self._metrics.events.labels(event=order.value).inc()
         self._follow(saved)
         self._trust()
 
-    def _skipped(self, plan: Plan, order: Order, share: int | None, *, force: bool) -> dict[str, Any]:
-        """What a forced order goes past, for the log; a person's order is the approval that a step may require.
+    def _skipped(self, plan: Plan, order: Order, share: int | None, *, force: bool) -> JsonObject:
+        """The requirement that a forced order skips, for the audit log. An operator's order counts as approval.
 
         Raises:
-            NotAllowedNow: when a step that would start lacks what it requires, and nobody forces it.
+            NotAllowedNow: a step would start whose requirement is not met, and the order is not forced.
         """
         lacking = [s for s in steps_entered(self.policy, plan, order, share) if LOADTEST in s.require]
         if not lacking or self._requirements is None or not (why := self._requirements.missing()):
@@ -184,8 +183,8 @@ class Control:
         up = {Variant.PRIMARY: self.primary_up(), Variant.CANDIDATE: candidate_up}
         return shown(self.policy, self.cards, self.plan, known, up)
 
-    async def evidence_mark(self) -> dict[str, Any]:
-        """What is another whenever `evidence` answers something else, and costs little to know."""
+    async def evidence_mark(self) -> JsonObject:
+        """A cheap fingerprint that changes whenever the result of `evidence` does."""
         counters, kept = await asyncio.to_thread(lambda: (self._store.counters(), self._store.load_state(SHOWN)))
         return {"revision": self.plan.revision, "counters": dict(counters), "points": (kept or {}).get("points", 0)}
 
@@ -225,11 +224,11 @@ class Control:
                 await self._hear_of_plan(poll_s)
                 before = self.plan
                 plan = await asyncio.to_thread(self._load)
-            except StoreError:  # the last plan stays in force, for a while
+            except StoreError:  # the last plan stays in force until it is stale
                 self._metrics.store_errors.labels(call="load_plan").inc()
                 continue
             if self.plan is not before:
-                continue  # an order came in between: what was read may be the plan that it has replaced
+                continue  # an order came in between, so the plan that was read may be outdated
             if plan is not None and (self._stale or plan.revision != self.plan.revision):
                 try:
                     await self.prepare(plan)
@@ -241,19 +240,22 @@ class Control:
             self._trust()
 
     def _load(self) -> Plan | None:
-        """The store's plan, its first if it has none."""
+        """The store's plan; saves a first one if there is none."""
         return self._store.load_plan() or self._begin()
 
     async def _distrust(self, stale_s: float) -> None:
-        """Take live traffic away from a candidate on trial when nobody could stop it any more: the plan is too old.
+        """Take live traffic off a candidate on trial when the plan is stale, because an order to stop would not arrive.
 
-        By the clock, not by errors: a store that hangs gives none.
+        It goes by the clock, not by errors: a store that hangs raises none.
         """
         while True:
             await asyncio.sleep(stale_s / 20)
             age = self._clock.perf() - self._read_at
             if age > stale_s and not self._stale:
-                log.warning("the plan is too old: no live traffic to a candidate on trial", age_s=round(age, 1))
+                log.warning(
+                    "the plan could not be read for too long: a candidate on trial gets no live traffic until it can be read again",
+                    age_s=round(age, 1),
+                )
                 self._stale = True
                 self._metrics.plan_stale.set(1)
                 self._follow(without_trial(self.plan))
@@ -267,7 +269,7 @@ class Control:
             log.info("the plan can be read again")
 
     async def _hear_of_plan(self, poll_s: float) -> None:
-        """Return when somebody may have saved a plan: the store says so, or `poll_s` is over."""
+        """Wait until the store reports a new plan, or `poll_s` is over."""
         clock = asyncio.get_running_loop().time
         until = clock() + poll_s
         while (left := until - clock()) > 0:
@@ -276,11 +278,11 @@ class Control:
 
 
 async def _nothing_to_prepare(plan: Plan) -> None:
-    """A service without a promotion to prepare for."""
+    """The default of `Control.prepare`."""
 
 
 def without_trial(plan: Plan) -> Plan:
-    """The plan without live traffic to a candidate on trial. One that was promoted goes on: that decision is made.
+    """The plan without live traffic to a candidate on trial. A promoted candidate keeps its traffic.
 
     >>> without_trial(Plan(Phase.CANARY, 500, 10_000, 7)).weight, without_trial(Plan(Phase.PROMOTED, 10_000, 0, 7)).weight
     (0, 10000)

@@ -1,4 +1,4 @@
-"""The document of `GET /rollout`, from what the store has."""
+"""The document of `GET /rollout`, made from the store's state."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -27,11 +27,12 @@ STRAY_S = 60.0
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Known:
-    """What the store has of a rollout.
+    """The store's state of a rollout.
 
     Attributes:
-        kept: the state that the judge kept last, or None.
-        drift: the state of drift that was kept last, or None.
+        kept: the last state that the judge saved, or None.
+        counters: the counters by name.
+        drift: the last saved state of drift, or None.
         decision: the event that put the plan in force.
         waiting: labels that wait for their prediction.
         now: when this was read.

@@ -1,8 +1,8 @@
-"""The rehearsal: the model that did not answer scores what has been answered, in the background.
+"""Rehearsals: in the background, the model that did not answer scores answered requests.
 
-Exchanges wait in a bounded queue; what does not fit is recorded as dropped, and neither the answer nor anyone else waits
-for it. One call is under way at a time, with as many rows as have gathered, for a few milliseconds at least: a candidate
-that cannot keep up is pressed no harder, it loses samples, and the count of lost samples says so.
+Exchanges wait in a bounded queue. Those that do not fit are recorded as dropped, so rehearsals never delay an answer. One
+call runs at a time, with the rows that have gathered over a few milliseconds. A candidate that cannot keep up gets no more
+load; its rehearsals are dropped and counted.
 """
 
 import asyncio
@@ -27,24 +27,28 @@ log = structlog.get_logger(__name__)
 
 
 class Rehearsed(Protocol):
-    """Whoever wants to hear of an exchange that is complete."""
+    """Receives complete exchanges."""
 
     def add(self, exchange: Exchange) -> None:
-        """Take it over."""
+        """Take a complete exchange."""
         ...
 
 
 AT_ONCE = 32
-"""Rehearsed requests that are recorded in one turn of the event loop: callers wait for that."""
+"""Rehearsed requests recorded per event-loop iteration; new requests wait meanwhile."""
 
 
 class Rehearsal:
     """Lets one variant score exchanges that the other has answered.
 
     Args:
-        infer: each request's scores, or why it has none. What it raises holds for all the requests.
-        done: is given each exchange once, when its rehearsal has ended one way or another.
-        gather_s: how long the first of a call waits for others.
+        variant: the variant that rehearses.
+        infer: returns the scores or the error of each request. An exception applies to all of them.
+        done: receives each exchange once, however its rehearsal ended.
+        queue_max_rows: the most rows that wait.
+        batch_max_rows: the most rows in a call.
+        timeout_s: the time limit of a call.
+        gather_s: how long the first request of a call waits for others.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class Rehearsal:
         self._loop = asyncio.get_running_loop()
 
     def offer(self, exchange: Exchange) -> None:
-        """Queue an exchange, or drop it at once when the queue is full. Never blocks, never raises."""
+        """Queue an exchange, or drop it if the queue is full. Never blocks, never raises."""
         exchange.rehearsal = self.variant
         if self._rows + exchange.count > self._queue_max_rows and self._queue:
             self._drop([exchange])
@@ -80,12 +84,12 @@ class Rehearsal:
             self._worker = self._loop.create_task(self._work())
 
     async def drained(self) -> None:
-        """Wait until nothing is queued or under way."""
+        """Wait until no rehearsal is queued or running."""
         while self._worker is not None:
             await asyncio.shield(self._worker)
 
     async def close(self, grace_s: float) -> None:
-        """End: what is not rehearsed after a moment of grace is recorded as dropped, so that no answered request is lost."""
+        """Stop. Exchanges that are not rehearsed within `grace_s` are recorded as dropped, so that no answered request is lost."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.drained(), grace_s)
         if self._worker is not None:
@@ -94,7 +98,7 @@ class Rehearsal:
                 await self._worker
         left = [*self._under_way, *self._queue]
         for exchange in left:
-            exchange.sampled = False  # the service stops, which says nothing about the request or the models
+            exchange.sampled = False  # not evidence: the reason is that the service stops
         self._drop(left)
         self._queue.clear()
 
@@ -107,9 +111,9 @@ class Rehearsal:
         try:
             while self._queue:
                 if self._gather_s and self._rows < self._batch_max_rows:
-                    await asyncio.sleep(self._gather_s)  # a call costs about as much for fifty rows as for one
+                    await asyncio.sleep(self._gather_s)  # a call costs about the same for one row and for fifty
                 batch = self._take()
-                self._under_way = deque(batch)  # of it those that are not recorded yet, in its order
+                self._under_way = deque(batch)  # the exchanges of the batch that are not recorded yet, in order
                 await self._rehearse(batch)
         finally:
             self._worker = None
@@ -128,32 +132,32 @@ class Rehearsal:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                found = await self._infer([exchange.rows for exchange in batch])
+                results = await self._infer([exchange.rows for exchange in batch])
         except (TimeoutError, UnderstudyError) as error:
-            found = [error] * len(batch)
-        except Exception as error:  # a bug of ours: the exchanges must be recorded all the same
-            log.exception("a rehearsal broke off; please report it")
-            found = [error] * len(batch)
+            results = [error] * len(batch)
+        except Exception as error:  # a bug: the exchanges must be recorded nevertheless
+            log.exception("a rehearsal failed because of a bug; please report it")
+            results = [error] * len(batch)
         seconds = time.perf_counter() - started
-        for number, (exchange, each) in enumerate(zip(batch, found, strict=True)):
+        for number, (exchange, each) in enumerate(zip(batch, results, strict=True)):
             if number and number % AT_ONCE == 0:
-                await asyncio.sleep(0)  # requests that have come meanwhile go first
+                await asyncio.sleep(0)  # let new requests go first
             exchange.settle(self.variant, *_ended(each), seconds)
             self._done.add(self._under_way.popleft())
 
 
-def _ended(found: Scores | Exception) -> tuple[Status, Scores | None]:
-    if isinstance(found, CandidateAway | NotReady):
+def _ended(result: Scores | Exception) -> tuple[Status, Scores | None]:
+    if isinstance(result, CandidateAway | NotReady):
         return Status.DOWN, None
-    if isinstance(found, Overloaded):
-        return Status.DROPPED, None  # it was not asked: too much waits for it
-    return ended(found)
+    if isinstance(result, Overloaded):
+        return Status.DROPPED, None  # the model's queue was full, so the model was not asked
+    return ended(result)
 
 
 async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
-    """What `Rehearsal` takes, for a model in this process.
+    """The `infer` of a `Rehearsal`, for a model in this process.
 
-    The requests are one to the batches of those who wait for an answer, unless runs of several have failed lately.
+    The requests enter the model's queue as a single request, unless joint runs have failed recently.
     """
     if len(requests) <= model.joint.most:
         try:

@@ -113,7 +113,7 @@ class Infer:
 
         If both models have the same version, it means the primary's unless the header says otherwise.
         """
-        variants, options = variants_named(self._parts, scope.get("path_params")), self._pipeline.asked(scope)
+        variants, options = variants_named(self._parts, scope.get("path_params")), self._pipeline.options(scope)
         if not variants:
             return options
         self._parts.tokens.operator(header(scope, b"authorization"), peer(scope))
