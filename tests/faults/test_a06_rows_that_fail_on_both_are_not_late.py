@@ -8,7 +8,7 @@ import pytest
 from tests.unit.rollout.world import answer, folded, policy, row
 from understudy.domain import Phase, Status
 from understudy.rollout.controller import judge_at
-from understudy.rollout.evidence import Tail
+from understudy.rollout.tail import Tail
 
 EVERY = 20
 """One row in so many fails."""

@@ -17,7 +17,7 @@ from understudy.domain import Event, JsonObject, LabelReport, Observation, Varia
 from understudy.errors import ConfigurationError
 
 if TYPE_CHECKING:  # loaded by the command
-    from understudy.rollout.evidence import EvidenceState, StoredEvidence
+    from understudy.rollout.evidence_state import EvidenceState, StoredEvidence
     from understudy.rollout.identity import IdentityDocument
     from understudy.rollout.policy import Policy
     from understudy.rollout.scoring import Model

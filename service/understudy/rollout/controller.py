@@ -26,7 +26,8 @@ from understudy.domain import SHARE_ONE, Event, Phase, Plan, Variant
 from understudy.errors import NotAllowedNow
 from understudy.rollout import phases
 from understudy.rollout.documents import BandDocument, BandPoint, Cursors, DecisionDetails, MetricDocument, ShownState
-from understudy.rollout.evidence import VERSION, Evidence, EvidenceRow
+from understudy.rollout.evidence import Evidence, EvidenceRow
+from understudy.rollout.evidence_state import VERSION
 from understudy.rollout.judge import Verdict, judge, serving
 from understudy.rollout.loadtest import LOADTEST
 from understudy.rollout.phases import Order

@@ -27,74 +27,29 @@ base that has advanced furthest.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 
 from understudy.domain import LabelReport, Mode, Observation, Variant
-from understudy.rollout.attempts import AttemptEvidence, AttemptEvidenceState
-from understudy.rollout.digest_chain import ChainState, DigestChain
-from understudy.rollout.drops import Drops, DropsState
-from understudy.rollout.funnel import Funnel, FunnelState, PlacementRules, place
+from understudy.rollout.attempts import AttemptEvidence
+from understudy.rollout.digest_chain import DigestChain
+from understudy.rollout.drops import Drops
+from understudy.rollout.evidence_state import VERSION, EvidenceState
+from understudy.rollout.funnel import Funnel, PlacementRules, place
 from understudy.rollout.policy import Policy
-from understudy.rollout.reading import Clipped, ClippedDocument, Coverage, MetricReading, Standing
+from understudy.rollout.reading import Clipped, Coverage, MetricReading, Standing
 from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, largest_pair, unknown
 from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
-from understudy.rollout.sequential.base import State
-from understudy.rollout.sequential.goal import GoalTotals
-from understudy.rollout.sequential.mean import MeanTotals
 from understudy.rollout.sequential.staged import Staged
-from understudy.rollout.serving_evidence import ServedEvidence, ServedState
+from understudy.rollout.serving_evidence import ServedEvidence
 from understudy.rollout.tail import Tail, views
-from understudy.rollout.timebase import TimeBases, TimeBasesState
+from understudy.rollout.timebase import TimeBases
 from understudy.rollout.unit_dedup import FirstRequests
 
-VERSION = 7
-"""Version of the stored state and its meaning. Evidence of another version is computed again from the rows in the store."""
 WANTED_MAX = 1_000
 """Number of predictions of an audit that are listed as waiting for their label."""
 
 EvidenceRow: TypeAlias = tuple[int, Observation, LabelReport | None]
 """Sequence number, observation and label of a stored row."""
-
-
-class EvidenceState(TypedDict):
-    """The stored form of `Evidence`."""
-
-    version: int
-    quality: State[GoalTotals] | None
-    attempts: AttemptEvidenceState
-    drops: DropsState
-    served: ServedState
-    poc: State[MeanTotals]
-    coverage: dict[str, int]
-    clipped: ClippedDocument
-    funnel: FunnelState
-    marks: list[tuple[int, int, int, int, int]]
-    chain: ChainState
-    bases: TimeBasesState
-    bases_settled: TimeBasesState
-    step_from: list[tuple[str | None, float]]
-    baking: list[tuple[str | None, float]]
-    missing: list[tuple[int, int]]
-    firsts_seen: dict[str, str]
-    firsts_settled: dict[str, str]
-    seen: int
-    settled: int
-    step_requests: int
-    step_labels: int
-    labels: int
-    no_loss: int
-    step: int
-    revision: int
-    trial: int
-    trial_revision: int
-    latest_at: float
-    promoted: int | None
-
-
-class StoredEvidence(TypedDict):
-    """What the controller keeps between ticks."""
-
-    evidence: EvidenceState
 
 
 class Evidence:

@@ -17,7 +17,8 @@ from typing import TypeAlias, cast
 from understudy.domain import Event, Phase, Variant
 from understudy.rollout.controller import judge_at
 from understudy.rollout.documents import DecisionDetails
-from understudy.rollout.evidence import VERSION, Evidence, EvidenceRow, EvidenceState, StoredEvidence
+from understudy.rollout.evidence import Evidence, EvidenceRow
+from understudy.rollout.evidence_state import VERSION, EvidenceState, StoredEvidence
 from understudy.rollout.judge import Verdict
 from understudy.rollout.loadtest import LOADTEST, Record, shortcoming
 from understudy.rollout.policy import Policy
