@@ -126,7 +126,7 @@ def test_names_in_the_file_that_the_graph_does_not_know_are_refused(tmp_path: Pa
     ("written", "says"),
     [
         ("[yes, no]", "in quotes"),
-        ("[1, a]", "of one kind"),
+        ("[1, a]", "use one kind"),
         ("[a, a]", "twice"),
         ("[1.5, 2]", "whole number"),
         ("[1]", "two"),

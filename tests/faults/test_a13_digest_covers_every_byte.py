@@ -125,7 +125,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_card_vouches_for_the_data_files_too(folder: Path) -> None:
     assert read_card(folder).digest == model_digest(folder / "model.onnx")
     table_model(folder / "model.onnx", 2.0, data=DATA)
-    with pytest.raises(ConfigurationError, match="is not the file its card speaks of"):
+    with pytest.raises(ConfigurationError, match="is not the file that its card describes"):
         OnnxEngine(folder, device="cpu")
 
 

@@ -1,20 +1,21 @@
-"""The card of a bare `.onnx` file: what its inputs and outputs are, as far as the graph, one run and the rollout file say it.
+"""Makes the card of a bare `.onnx` file from its graph, one run and the rollout file.
 
-Nothing is guessed that would change a verdict: a class has a name because the graph, or the rollout file's `classes`, gives it one.
+Nothing is guessed that could change a verdict: class names come from the graph or from the rollout file's `classes`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import MULTILABEL, Card, InputSpec, OutputSpec, Task
+from understudy.inference.cards import MULTILABEL, Card, Dtype, InputSpec, OutputSpec, Role, Task
 from understudy.inference.class_names import class_names, last_operator
+from understudy.inference.decoding import Array
 
-DTYPES = {
+DTYPES: dict[str, Dtype] = {
     "tensor(bool)": "bool",
     "tensor(string)": "string",
     "tensor(float16)": "float16",
@@ -30,20 +31,57 @@ DTYPES = {
     "tensor(uint64)": "uint64",
 }
 SUM_TOLERANCE = 1e-3
-"""How far the probabilities of a row may sum from 1: float16 keeps three digits."""
+"""How much the sum of a row's probabilities may differ from 1: float16 has three digits."""
 
 UNBOUNDED = {"Add", "Gemm", "LinearRegressor", "MatMul", "Mul", "Sub"}
-"""What these give may be any number, so it is no probability, whatever one run gave."""
+"""Operators whose outputs are unbounded, so they are no probabilities even if one run's output is between 0 and 1."""
 
 Classes = list[int | str]
+RawOutput: TypeAlias = Array | list[dict[int | str, float]]
+"""An output of ONNX Runtime: an array, or one dict of probabilities per row from a ZipMap."""
+
+
+class Node(Protocol):
+    """An input or output of a session."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """Its ONNX type, such as `tensor(float)`."""
+        ...
+
+    @property
+    def shape(self) -> Sequence[int | str | None]:
+        """Its shape; a size that varies is a name or None."""
+        ...
+
+
+class Session(Protocol):
+    """The part of `onnxruntime.InferenceSession` that is used."""
+
+    def get_inputs(self) -> Sequence[Node]:
+        """The inputs of the graph."""
+        ...
+
+    def get_outputs(self) -> Sequence[Node]:
+        """The outputs of the graph."""
+        ...
+
+    def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Array], /) -> Sequence[RawOutput]:
+        """Run the graph; None stands for all outputs."""
+        ...
 
 
 @dataclass(slots=True)
 class Bare:
-    """A bare file's card.
+    """The card of a bare file.
 
     Attributes:
-        unnamed: how many probabilities a row has that nothing names; 0 where there are none, or they have names.
+        unnamed: how many probabilities a row has without class names; 0 if there are none or they have names.
     """
 
     card: Card
@@ -51,40 +89,45 @@ class Bare:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Signature:
     outputs: list[OutputSpec]
     classes: Classes = field(default_factory=list)
     width: int = 0
     multilabel: bool = False
-    said: str = "Made from the graph's signature."
+    description: str = "Made from the graph's signature."
 
     def names(self, *roles: str) -> list[str]:
         return [output.name for role in roles for output in self.outputs if output.role == role]
 
 
 def read(
-    session: Any,
+    session: Session,
     path: Path,
     graph: bytes,
     digest: str,
     classes: Sequence[int | str],
-    run: Callable[[Sequence[InputSpec]], Mapping[str, Any]],
+    run: Callable[[Sequence[InputSpec]], Mapping[str, RawOutput]],
     task: str = "other",
 ) -> Bare:
-    """The card of a session's model.
+    """Make the card of a session's model.
 
     Args:
-        graph: the bytes of the `.onnx` file.
-        classes: what the rollout file calls the classes, in the order of the probabilities; empty where it does not.
-        run: the raw outputs of the smallest batch there is.
-        task: what the rollout file says that the model does. It alone tells independent probabilities from those of one class.
+        session: the opened model.
+        path: the `.onnx` file.
+        graph: the bytes of the file.
+        digest: the model's digest.
+        classes: the class names in the rollout file, in the order of the probabilities; empty if it has none.
+        run: runs the smallest batch and returns its raw outputs.
+        task: the task in the rollout file. Only the task tells a multilabel classifier from a multiclass one.
 
     Raises:
-        ConfigurationError: an input or output is of a kind that is not served, or `classes` does not fit the model.
-        InferenceError: the model fails on the smallest batch, which has to show its probabilities.
+        ConfigurationError: an input or output has an unsupported type, or `classes` does not fit the model.
+        InferenceError: the model fails on the smallest batch.
     """
     inputs = [InputSpec(name=i.name, dtype=_dtype(i, path), shape=_shape(i.shape)) for i in session.get_inputs()]
-    found = _Found([_output(output, path, alone=len(session.get_outputs()) == 1) for output in session.get_outputs()])
+    found = _Signature(
+        [_output(output, path, alone=len(session.get_outputs()) == 1) for output in session.get_outputs()]
+    )
     found.multilabel = task == MULTILABEL
     unnamed = 0
     if found.names("probabilities", "label"):
@@ -101,7 +144,7 @@ def read(
             name=path.stem,
             version="0",
             task=_task(found),
-            description=found.said,
+            description=found.description,
             inputs=inputs,
             outputs=found.outputs,
             classes=found.classes,
@@ -112,12 +155,12 @@ def read(
     )
 
 
-def _output(output: Any, path: Path, *, alone: bool) -> OutputSpec:
-    """One output with its role, by the converters' conventions: a label, a matrix of probabilities, one number a row."""
+def _output(output: Node, path: Path, *, alone: bool) -> OutputSpec:
+    """An output with its role, by the conventions of converters: a label, a matrix of probabilities, or one number per row."""
     if output.type.startswith("seq(map("):
         return OutputSpec(name=output.name, dtype="float32", shape=[None, None], role="probabilities")
     dtype, shape, name = _dtype(output, path), _shape(output.shape), output.name.lower()
-    role: Any = "other"
+    role: Role = "other"
     if "label" in name and dtype in {"int64", "string"}:
         role = "label"
     elif "prob" in name and len(shape) == 2:
@@ -127,15 +170,17 @@ def _output(output: Any, path: Path, *, alone: bool) -> OutputSpec:
     return OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role)
 
 
-def _name(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]) -> None:
-    """Find the classes' names: in a ZipMap's dicts, in the graph, or else in the rollout file."""
+def _name(
+    found: _Signature, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, RawOutput]
+) -> None:
+    """Find the class names in a ZipMap's dicts, in the graph, or in the rollout file."""
     names: Classes = []
     _sets(found, path, ran)
     for name in found.names("probabilities"):
         given = ran[name]
         names = list(given[0]) if isinstance(given, list) else []
-        found.width = len(names) or int(given.shape[-1])
-    if not names and not found.multilabel:  # there, each class has a classifier of its own in the graph, of 0 and 1
+        found.width = len(names) or int(np.asarray(given).shape[-1])
+    if not names and not found.multilabel:  # its graph has a binary classifier per class
         names = class_names(graph, found.names("label", "probabilities"), found.width) or []
         names = names if _fit(names, found, ran) else []
     if names and classes and not set(names) <= set(classes):
@@ -143,39 +188,39 @@ def _name(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str],
             f"{path} names its own classes {names}, and the rollout file's `classes` are {list(classes)}: leave `classes` out, or "
             "let it name all classes of both models as they do"
         )
-    found.classes = names or _as_said(classes, found.width, path)
+    found.classes = names or _from_rollout_file(classes, found.width, path)
     if not found.classes:
-        found.said += (
+        found.description += (
             " Nothing names its classes: probabilities are a list. The rollout file's `classes`, or a card.json beside model.onnx, "
             "can name them."
         )
 
 
-def _sets(found: _Found, path: Path, ran: Mapping[str, Any]) -> None:
-    """A label of several numbers a row is a set of classes: for each class whether it is true."""
+def _sets(found: _Signature, path: Path, ran: Mapping[str, RawOutput]) -> None:
+    """Recognize a multilabel classifier: its label has a number per class, which says whether the class applies."""
     for name in found.names("label"):
         label = np.asarray(ran[name])
         if label.ndim != 2 or label.shape[1] < 2:
             continue
         for other, values in ran.items():
-            if np.shape(values)[:1] != label.shape[:1]:
+            if np.asarray(values).shape[:1] != label.shape[:1]:
                 raise ConfigurationError(
-                    f"{path} gives several labels a row, and its output {other} has shape {list(np.shape(values))} for "
+                    f"{path} gives several labels a row, and its output {other} has shape {list(np.asarray(values).shape)} for "
                     f"{len(label)} rows: its first axis is not the rows, so nothing says which row a number belongs to. Export the "
                     "model with probabilities of the shape [rows, labels] (scikit-learn: `OneVsRestClassifier`), or without them"
                 )
         found.multilabel, found.width = True, label.shape[1]
 
 
-def _fit(names: Classes, found: _Found, ran: Mapping[str, Any]) -> bool:
-    """Whether names are as many as the probabilities, and the label that a run gave is one of them."""
+def _fit(names: Classes, found: _Signature, ran: Mapping[str, RawOutput]) -> bool:
+    """Whether there are as many names as probabilities, and the label of a run is one of them."""
     if found.width and len(names) != found.width:
         return False
-    said = {each for name in found.names("label") for each in np.asarray(ran[name]).reshape(-1).tolist()}
-    return len(set(names)) == len(names) and said <= set(names)
+    labels = {each for name in found.names("label") for each in np.asarray(ran[name]).reshape(-1).tolist()}
+    return len(set(names)) == len(names) and labels <= set(names)
 
 
-def _as_said(classes: Sequence[int | str], width: int, path: Path) -> Classes:
+def _from_rollout_file(classes: Sequence[int | str], width: int, path: Path) -> Classes:
     if classes and width and len(classes) != width:
         raise ConfigurationError(
             f"the rollout file's `classes` names {len(classes)} classes, and {path} gives {width} probabilities a row: name all of "
@@ -185,14 +230,18 @@ def _as_said(classes: Sequence[int | str], width: int, path: Path) -> Classes:
 
 
 def _matrix(
-    found: _Found, path: Path, matrices: Sequence[OutputSpec], classes: Sequence[int | str], ran: Mapping[str, Any]
+    found: _Signature,
+    path: Path,
+    matrices: Sequence[OutputSpec],
+    classes: Sequence[int | str],
+    ran: Mapping[str, RawOutput],
 ) -> int:
-    """A graph with neither label nor probabilities by name: a matrix is probabilities where `classes` names its columns.
+    """Treat a matrix as probabilities if `classes` names its columns, in a graph without named label or probabilities.
 
     Returns:
-        How many columns of its one matrix look like probabilities, where nothing names them.
+        How many columns of its only matrix look like probabilities without names; 0 otherwise.
     """
-    widths = {each.name: int(np.shape(ran[each.name])[-1]) for each in matrices}
+    widths = {each.name: int(np.asarray(ran[each.name]).shape[-1]) for each in matrices}
     if not classes:
         name, width = next(iter(widths.items()))
         return width if len(widths) == 1 and width > 1 and _sums_to_one(ran[name]) else 0
@@ -212,7 +261,8 @@ def _matrix(
     elif not _sums_to_one(ran[fitting[0]]):
         raise ConfigurationError(
             f"the output `{fitting[0]}` of {path} holds no probabilities: the {len(classes)} numbers of a row sum to "
-            f"{float(np.sum(ran[fitting[0]][0])):.4g}, or one is negative. If they are logits, end the graph with a Softmax; "
+            f"{float(np.asarray(ran[fitting[0]])[0].sum()):.4g}, or one is negative. If they are logits, end the graph with a "
+            "Softmax; "
             "otherwise leave `classes` out"
         )
     found.outputs = [o.model_copy(update={"role": "probabilities"}) if o.name in fitting else o for o in found.outputs]
@@ -220,17 +270,19 @@ def _matrix(
     return 0
 
 
-def _column(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Any]) -> int:
-    """A graph of one number a row: where `classes` names two classes, it is the probability of the second.
+def _column(
+    found: _Signature, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, RawOutput]
+) -> int:
+    """Treat one number per row as the probability of the second class, if `classes` names two.
 
     Returns:
-        2 where the number comes from a Sigmoid and nothing names two classes; 0 otherwise.
+        2 if the number comes from a Sigmoid and there are no class names; 0 otherwise.
     """
     (name,) = found.names("value")
     operator = last_operator(graph, name)
     if len(classes) != 2:
         return 2 if not classes and operator == "Sigmoid" else 0
-    if operator not in UNBOUNDED and np.isnan(ran[name]).any():
+    if operator not in UNBOUNDED and np.isnan(np.asarray(ran[name])).any():
         raise ConfigurationError(
             f"the output `{name}` of {path} was NaN on a row of zeros, which it is tried with, so nothing tells whether it is a "
             "probability (a logarithm of an input may be the cause). Give it a folder with a card.json that says what it is"
@@ -238,26 +290,27 @@ def _column(found: _Found, path: Path, graph: bytes, classes: Sequence[int | str
     if operator in UNBOUNDED or not _between_0_and_1(ran[name]):
         raise ConfigurationError(
             f"the rollout file's `classes` names two classes, and the output `{name}` of {path} is no probability of the second: "
-            f"it comes from {operator or 'an unknown operator'}, and was {float(np.ravel(ran[name])[0]):.4g}. If it is a logit, "
+            f"it comes from {operator or 'an unknown operator'}, and was "
+            f"{float(np.asarray(ran[name]).ravel()[0]):.4g}. If it is a logit, "
             "end the graph with a Sigmoid; if the model predicts a number, leave `classes` out and write `task: regression`"
         )
     found.outputs = [o.model_copy(update={"role": "probabilities", "shape": [o.shape[0], 2]}) for o in found.outputs]
     found.classes, found.width = list(classes), 2
-    found.said += f" {name} is the probability of {classes[1]}."
+    found.description += f" {name} is the probability of {classes[1]}."
     return 0
 
 
-def _between_0_and_1(values: Any) -> bool:
+def _between_0_and_1(values: RawOutput) -> bool:
     numbers = np.asarray(values, dtype=np.float64)
     return bool((numbers >= 0).all() and (numbers <= 1 + SUM_TOLERANCE).all())
 
 
-def _sums_to_one(values: Any) -> bool:
+def _sums_to_one(values: RawOutput) -> bool:
     numbers = np.asarray(values, dtype=np.float64)
     return bool((numbers >= 0).all() and (np.abs(numbers.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all())
 
 
-def _task(found: _Found) -> Task:
+def _task(found: _Signature) -> Task:
     if found.names("value"):
         return "regression"
     if not found.names("probabilities", "label"):
@@ -268,13 +321,13 @@ def _task(found: _Found) -> Task:
 
 
 def _positive(classes: Classes) -> int | str | None:
-    """Of two classes the second in order, as converters sort them; names of one kind alone have an order."""
+    """The positive one of two classes: the last when sorted, as converters sort them (numbers before strings)."""
     if len(classes) != 2:
         return None
     return max(classes, key=lambda name: (isinstance(name, str), name))
 
 
-def _dtype(node: Any, path: Path) -> Any:
+def _dtype(node: Node, path: Path) -> Dtype:
     if node.type not in DTYPES:
         raise ConfigurationError(
             f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served"
@@ -282,5 +335,5 @@ def _dtype(node: Any, path: Path) -> Any:
     return DTYPES[node.type]
 
 
-def _shape(raw: Sequence[Any]) -> list[int | None]:
+def _shape(raw: Sequence[object]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in raw]

@@ -1,7 +1,7 @@
-"""Model folders: the card that says what a model is, and the check that its file is the one the card speaks of.
+"""Model cards, and the check that a model file is the one that its card describes.
 
-A model is a folder with `model.onnx` and `card.json`, a bare `.onnx` file (its signature is then read from the graph),
-or `bentoml:<tag>` for one in BentoML's model store.
+A model is a folder with `model.onnx` and `card.json`, a bare `.onnx` file (its card is made from the graph), or
+`bentoml:<tag>` for one in BentoML's model store.
 """
 
 import hashlib
@@ -39,16 +39,19 @@ Dtype = Literal[
 ]
 
 
+Role = Literal["label", "probabilities", "value", "other"]
+
+
 class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class InputSpec(_Strict):
-    """One input of the graph, by the name a caller uses.
+    """One input of the graph, under the name that callers use.
 
     Attributes:
-        shape: as in the graph; None is a dimension that varies. The first is the batch.
-        nullable: whether a row may say `null` (fed as NaN, or as the empty string).
+        shape: as in the graph; None is a size that varies. The first axis is the batch.
+        nullable: whether a row may have `null` (fed as NaN, or as the empty string).
     """
 
     name: str
@@ -60,21 +63,22 @@ class InputSpec(_Strict):
 
 
 class OutputSpec(_Strict):
-    """One output of the graph. `role` says what the service makes of it.
+    """One output of the graph.
 
     Attributes:
-        nullable: for an output of the role "other": whether NaN and infinities are answers (`null` in JSON) and not failures.
+        role: how the service uses it.
+        nullable: for the role "other", whether NaN and infinities are valid (`null` in JSON) instead of failures.
     """
 
     name: str
     dtype: Dtype
     shape: list[int | None]
-    role: Literal["label", "probabilities", "value", "other"] = "other"
+    role: Role = "other"
     nullable: bool = False
 
 
 def width_of(shape: Sequence[int | None]) -> int | None:
-    """How many numbers an output of this shape has for each row; None where the graph leaves that open.
+    """How many numbers per row an output of this shape has; None if the graph leaves that open.
 
     >>> width_of([None]), width_of([None, 1]), width_of([None, 4]), width_of([None, None])
     (1, 1, 4, None)
@@ -97,7 +101,7 @@ class HeldOut(_Strict):
 
 
 class Training(_Strict):
-    """Where the model comes from: data, window, and how many rows."""
+    """How the model was trained: data, period, rows, algorithm and seed."""
 
     data: str
     start: str
@@ -108,14 +112,13 @@ class Training(_Strict):
 
 
 class Card(_Strict):
-    """The card of a model: what it is, what goes in and out, how it was made, and how good it was.
+    """The card of a model: its identity, inputs, outputs, training and quality.
 
     Attributes:
         classes: class names in the order of the probabilities, as the graph's label output gives them.
         positive: the class whose probability is the score of a binary classifier.
-        predictions: what the model answered on its training rows: the score or value, or the class where there are several.
-        digest: of every byte that is served, see `model_digest`: for a model in one file, `sha256:` and what `sha256sum` says of
-            `model.onnx`.
+        predictions: the profile of the model's answers on its training rows: of its score or value, or else of its class.
+        digest: the digest of all the model's bytes, see `model_digest`.
     """
 
     schema_version: Literal[1] = 1
@@ -139,7 +142,7 @@ class Card(_Strict):
 
     @property
     def roles(self) -> frozenset[str]:
-        """What its outputs are."""
+        """The roles of its outputs."""
         return frozenset(output.role for output in self.outputs)
 
 
@@ -151,12 +154,12 @@ def digest_of(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ModelBytes:
-    """A model's bytes, read once: what has this digest is what ONNX Runtime is given.
+    """A model's bytes, read once, so that ONNX Runtime loads exactly the bytes with this digest.
 
     Attributes:
-        graph: of the `.onnx` file.
-        data: of its external data files, by their name in the graph.
-        digest: as `model_digest`.
+        graph: the `.onnx` file.
+        data: its external data files, by their name in the graph.
+        digest: see `model_digest`.
     """
 
     graph: bytes
@@ -165,7 +168,7 @@ class ModelBytes:
 
 
 def read_model(path: Path) -> ModelBytes:
-    """A model's bytes and their digest.
+    """Read a model's bytes and compute their digest.
 
     Raises:
         ConfigurationError: a file cannot be read, or lies outside of the model's folder.
@@ -178,10 +181,10 @@ def read_model(path: Path) -> ModelBytes:
 
 
 def model_digest(path: Path) -> str:
-    """The digest of every byte that is served of a model.
+    """The digest of all of a model's bytes.
 
-    For a model in one file it is `sha256:` and what `sha256sum` says of it. With external data files it is that of all files'
-    digests, the model's first, then those of the data files sorted by their names in the graph, one hex digest a line:
+    For a model in one file it is `sha256:` and the output of `sha256sum`. With external data files it is the digest of all files'
+    digests: first the model's, then those of the data files sorted by their names in the graph, one hex digest per line:
     `sha256sum model.onnx weights.data | cut -c-64 | sha256sum`.
 
     Raises:
@@ -224,13 +227,13 @@ def _unreadable(path: Path, model: Path, error: OSError) -> ConfigurationError:
 
 
 def read_card(folder: Path, digest: str | None = None) -> Card:
-    """The card of a model folder, after checking that it speaks of the `model.onnx` beside it.
+    """Read the card of a model folder, and check that it describes the `model.onnx` beside it.
 
     Args:
-        digest: the model's, where its bytes have been read already.
+        digest: the model's digest, if it is known already.
 
     Raises:
-        ConfigurationError: when a file is missing, the card does not parse, or the digest differs.
+        ConfigurationError: a file is missing, the card does not parse, or the digest differs.
     """
     card_path, model_path = folder / CARD_FILE, folder / MODEL_FILE
     for path in (model_path, card_path):
@@ -240,21 +243,21 @@ def read_card(folder: Path, digest: str | None = None) -> Card:
         card = Card.model_validate_json(card_path.read_bytes())
     except pydantic.ValidationError as error:
         raise ConfigurationError(f"{card_path} is not a model card: {error}") from error
-    found = digest or model_digest(model_path)
-    if found != card.digest:
+    actual = digest or model_digest(model_path)
+    if actual != card.digest:
         if digest_of(model_path) == card.digest:
             names = ", ".join(external_files(_read(model_path), str(model_path)))
             raise ConfigurationError(
                 f"{card_path}: its digest is that of {MODEL_FILE} alone, and the model keeps weights in {names}. Write the digest "
-                f"of all of them: {found}"
+                f"of all of them: {actual}"
             )
         raise ConfigurationError(
-            f"{model_path} is not the file its card speaks of: its digest is {found}, the card says {card.digest}. "
+            f"{model_path} is not the file that its card describes: its digest is {actual}, the card says {card.digest}. "
             "Build the model again, or restore the file."
         )
     return card
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write `card` as JSON a person can read."""
+    """Write `card` as indented JSON."""
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")

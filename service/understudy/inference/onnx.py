@@ -1,9 +1,8 @@
-"""ONNX Runtime, distrusted: the device asked for is the device that runs, threads fit the CPU quota, warmed before use.
+"""Runs models with ONNX Runtime: on the requested device, with threads that fit the CPU quota, warmed up before use.
 
-The only importer of `onnxruntime`. Three habits of the runtime are worked around here, each with its public report:
-it falls back to the CPU without an error when a GPU was asked for (microsoft/onnxruntime#23372), it sizes its thread
-pools by the host's cores and not by the container's quota (#3099), and it pays for every new input shape at its first
-request (#19838).
+The only importer of `onnxruntime`. It works around three known problems of the runtime: it falls back to the CPU without an
+error when a GPU was requested (microsoft/onnxruntime#23372), it sizes its thread pools by the host's cores instead of the
+container's quota (#3099), and the first request of each input shape is slow (#19838).
 """
 
 import ctypes
@@ -12,7 +11,6 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -36,7 +34,7 @@ _PROVIDERS = {
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-# What each provider loads; the first that cannot be loaded is named to the user.
+# The libraries of each provider; an error names the first that cannot be loaded.
 _LIBRARIES = {
     "cuda": [
         "libcuda.so.1",
@@ -59,15 +57,15 @@ class OnnxEngine:
     Attributes:
         card: the model's card; for a bare file, one made from the graph's signature.
         device: the device that runs it: "cpu", "cuda" or "tensorrt".
-        unnamed: how many probabilities a row has that nothing names; 0 where there are none, or they have names.
+        unnamed: how many probabilities a row has without class names; 0 if there are none or they have names.
 
     Args:
-        expected: the digest that the model must have; None: any.
-        classes: what the rollout file calls the classes, for a model that does not name them itself.
-        task: what the rollout file says that the model does, for a bare file.
+        expected: the digest that the model must have; None accepts any.
+        classes: the class names in the rollout file, for a model without its own.
+        task: the task in the rollout file, for a bare file.
 
     Raises:
-        ConfigurationError: the model cannot be loaded, or is not the one that is expected.
+        ConfigurationError: the model cannot be loaded, or has another digest.
     """
 
     def __init__(
@@ -89,24 +87,25 @@ class OnnxEngine:
                 f"start was {expected}. Restore the file, or restart the service to serve the new one"
             )
         card = read_card(folder, model.digest) if folder is not None else None
-        self._session, self.device = _open(self.path, device, threads, model)
+        session, self.device = _open(self.path, device, threads, model)
+        self._session: bare.Session | None = session
         self.unnamed = 0
         if card is None:
             found = bare.read(
-                self._session,
+                session,
                 self.path,
                 model.graph,
                 model.digest,
                 classes,
-                lambda inputs: _one_run(self._session, self.path, inputs),
+                lambda inputs: _one_run(session, self.path, inputs),
                 task,
             )
             card, self.unnamed = found.card, found.unnamed
         del model
         self.card = named(card, classes)
-        _check_signature(self._session, self.card)
+        _check_signature(session, self.card)
         self._names = [output.name for output in self.card.outputs]
-        # Of two classes a model may give the probability of the second alone.
+        # A model of two classes may output the probability of the second alone.
         of_two = len(self.card.classes) == 2 and self.card.task != MULTILABEL
         self._of_two = [o.name for o in self.card.outputs if o.role == "probabilities" and of_two]
         self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
@@ -156,7 +155,7 @@ class OnnxEngine:
                 }
             outputs = self._run(piece)
             for name, array in outputs.items():
-                if array.ndim == 0 or len(array) != size:  # put together, the pieces would mix up the rows
+                if array.ndim == 0 or len(array) != size:  # concatenating the pieces would mix up the rows
                     raise WrongShape(f"output {name!r} has shape {list(array.shape)} for a batch of {size} rows")
             pieces.append(outputs)
         return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
@@ -256,13 +255,13 @@ def device_of(wanted: str) -> str:
     return "cuda" if usable else "cpu"
 
 
-def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Any, str]:
+def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[bare.Session, str]:
     available = ort.get_available_providers()
     device = device_of(device)
     wanted = _PROVIDERS[device]
     if wanted[0] not in available:
         raise ConfigurationError(
-            f"device: {device} was asked for, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
+            f"device: {device} was requested, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
             "The library missing is onnxruntime-gpu: `pip uninstall -y onnxruntime && pip install 'understudy[gpu]'`, "
             "or say device: cpu."
         )
@@ -271,7 +270,7 @@ def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Any
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    # A spinning pool burns the very core that decodes the next request.
+    # A spinning pool would use the core that decodes the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if model.data:
         # Not by path: ONNX Runtime would map the files, so overwriting them would change the weights of a running session.
@@ -284,7 +283,7 @@ def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Any
     if session.get_providers()[0] != wanted[0]:
         missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
         raise ConfigurationError(
-            f"device: {device} was asked for, but ONNX Runtime fell back to {session.get_providers()[0]}. "
+            f"device: {device} was requested, but ONNX Runtime fell back to {session.get_providers()[0]}. "
             f"The library missing is {missing}. Install it, or say device: cpu."
         )
     return session, device
@@ -301,7 +300,7 @@ def _missing_library(device: str) -> str | None:
     return None
 
 
-def _plain(value: Any, classes: Sequence[int | str]) -> Array:
+def _plain(value: bare.RawOutput, classes: Sequence[int | str]) -> Array:
     """Arrays as they are; a ZipMap's list of dicts as a matrix of probabilities in class order."""
     if isinstance(value, list):
         order = list(classes) or (list(value[0]) if value else [])
@@ -317,7 +316,7 @@ def _two_columns(values: Array) -> Array:
     return np.concatenate([1 - second, second], axis=1)
 
 
-def _one_run(session: Any, path: Path, inputs: Sequence[InputSpec]) -> dict[str, Any]:
+def _one_run(session: bare.Session, path: Path, inputs: Sequence[InputSpec]) -> dict[str, bare.RawOutput]:
     """The raw outputs for the smallest batch there is."""
     rows = (inputs[0].shape[0] if inputs[0].shape else None) or 1
     try:
@@ -337,8 +336,8 @@ def named(card: Card, classes: Sequence[int | str]) -> Card:
     return card.model_copy(update={"classes": list(classes), "positive": positive})
 
 
-def _check_signature(session: Any, card: Card) -> None:
-    """A card that speaks of other inputs or outputs than the graph has is refused."""
+def _check_signature(session: bare.Session, card: Card) -> None:
+    """Check that the card has the same inputs and outputs as the graph."""
     for what, specs, nodes in (
         ("input", card.inputs, session.get_inputs()),
         ("output", card.outputs, session.get_outputs()),

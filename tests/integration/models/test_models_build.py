@@ -122,7 +122,7 @@ def test_a_changed_model_is_refused_and_built_again_to_the_same_bytes(root):
     path = root / "flight_poc" / "model.onnx"
     good = path.read_bytes()
     path.write_bytes(good + b"x")
-    with pytest.raises(ConfigurationError, match="is not the file its card speaks of"):
+    with pytest.raises(ConfigurationError, match="is not the file that its card describes"):
         read_card(root / "flight_poc")
     assert list(build.problems(root)) == ["flight_poc"]
     assert build.build(root) == ["flight_poc"]

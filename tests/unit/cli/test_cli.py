@@ -117,7 +117,7 @@ def change(file: Path, **keys: Any) -> None:
     [
         ({"candidate": "gone.onnx"}, "gone.onnx is missing"),
         ({"task": "regression"}, "poc is a binary-classification model, and the rollout file says `task: regression`"),
-        ({"device": "cuda"}, "device: cuda was asked for"),
+        ({"device": "cuda"}, "device: cuda was requested"),
         ({"candidate": "words.onnx"}, "primary and candidate disagree on x: float32 and string"),
     ],
 )

@@ -327,7 +327,7 @@ def test_a_model_that_is_not_the_one_its_card_speaks_of_is_refused(tmp_path: Pat
     with (made / "model.onnx").open("ab") as file:
         file.write(b"\0")
 
-    with pytest.raises(ConfigurationError, match="is not the file its card speaks of") as caught:
+    with pytest.raises(ConfigurationError, match="is not the file that its card describes") as caught:
         opened(made)
     assert digest in caught.value.detail
     assert digest_of(made / "model.onnx") in caught.value.detail
@@ -450,7 +450,7 @@ def test_a_device_that_this_runtime_was_not_built_for_is_refused(tmp_path: Path,
     """The library that is missing is named, and the way out."""
     with pytest.raises(ConfigurationError) as caught:
         opened(summing(tmp_path / "m.onnx"), device=device)
-    for word in (f"device: {device} was asked for", "The library missing is onnxruntime-gpu", "or say device: cpu"):
+    for word in (f"device: {device} was requested", "The library missing is onnxruntime-gpu", "or say device: cpu"):
         assert word in caught.value.detail
 
 
