@@ -22,6 +22,7 @@ from understudy.api.internal import CandidateCalls, RecordsCalls
 from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.http import connection
 from understudy.http.router import AppRouter
+from understudy.loading import preflight as checks
 from understudy.runtime import supervisor
 from understudy.settings import read_settings
 
@@ -152,7 +153,7 @@ class Understudy:
         """Check once, before any worker starts, what would keep the service from starting, and report it in one line."""
         supervisor.install()
         try:
-            found = loading.preflight(settings)
+            found = checks.preflight(settings)
             for line in found.messages:
                 log.info(line)
             loading.hand_on_models(settings, found.cards)

@@ -9,10 +9,10 @@ import pytest
 
 from tests.support.commands import alone, done, understudy
 from tests.support.graphs import classifier
-from understudy import loading
 from understudy.errors import ConfigurationError
 from understudy.inference import cards
 from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
+from understudy.loading.preflight import preflight
 from understudy.settings import Settings
 
 __all__ = ["alone"]
@@ -76,7 +76,7 @@ def test_the_service_does_not_start(models: Path) -> None:
     (models / "rollout.yaml").write_text(FILE.format(loss="log_loss"), encoding="utf-8")
 
     with pytest.raises(ConfigurationError, match=r"line 7, goals\.quality\.loss"):
-        loading.preflight(Settings())
+        preflight(Settings())
 
 
 def test_a_loss_that_needs_no_names_is_accepted(models: Path) -> None:

@@ -13,9 +13,9 @@ from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner
 
 from tests.faults.test_a09_class_names_come_from_the_graph import fitted, softmax
-from understudy import loading
 from understudy.cli import app
 from understudy.errors import ConfigurationError
+from understudy.loading.preflight import preflight
 from understudy.rollout.policy import Policy, parse
 from understudy.settings import read_settings
 
@@ -25,7 +25,7 @@ def initial(folder: Path, first: str, second: str) -> tuple[str, Policy]:
     file = folder / "rollout.yaml"
     done = CliRunner().invoke(app, ["init", str(folder / first), str(folder / second), "-o", str(file)])
     assert done.exit_code == 0, done.output
-    loading.preflight(read_settings(rollout_file=file, state_dir=folder / "state"))
+    preflight(read_settings(rollout_file=file, state_dir=folder / "state"))
     text = file.read_text(encoding="utf-8")
     return text, parse(text)
 
@@ -71,7 +71,7 @@ def test_without_the_names_quality_is_refused_with_what_to_write(tmp_path: Path)
     (tmp_path / "rollout.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
 
     with pytest.raises(ConfigurationError, match=r"`classes: \[\.\.\]`"):
-        loading.preflight(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
+        preflight(read_settings(rollout_file=tmp_path / "rollout.yaml", state_dir=tmp_path / "state"))
 
 
 def test_a_regression_is_judged_by_who_is_nearer(tmp_path: Path) -> None:

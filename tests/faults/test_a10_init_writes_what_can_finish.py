@@ -14,7 +14,7 @@ from tests.support.graphs import classifier, save, summing
 from tests.unit.rollout.test_feasibility import KINDS, Kind, announced, left_after
 from understudy.domain import Attempt, Status, Variant
 from understudy.inference.onnx import OnnxEngine
-from understudy.loading import subject
+from understudy.loading.preflight import subject
 from understudy.rollout.feasibility import feasibility
 from understudy.rollout.policy import Policy, parse
 

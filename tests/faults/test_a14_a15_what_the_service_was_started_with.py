@@ -20,6 +20,7 @@ from understudy.domain import Phase, Plan, Variant
 from understudy.errors import ConfigurationError, ModelChanged
 from understudy.inference.onnx import OnnxEngine
 from understudy.loading.changed_files import StartFiles
+from understudy.loading.preflight import preflight
 from understudy.runtime import started
 from understudy.serving.slots import Promotion, Released
 from understudy.settings import Settings
@@ -43,7 +44,7 @@ def child(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """This process as one that its supervisor started: it has what the supervisor read, and checked."""
     monkeypatch.setenv(started.VARIABLE, "")
     loading.start_policy(settings)
-    loading.hand_on_models(settings, loading.preflight(settings).cards)
+    loading.hand_on_models(settings, preflight(settings).cards)
     monkeypatch.setattr(os, "getppid", os.getpid)
     monkeypatch.setenv(started.CHILD, "{}")
     return settings
@@ -77,7 +78,7 @@ def test_a_rollout_file_that_changes_during_the_start_stops_it(
     loading.start_policy(settings)
     edit(settings, workers=3)
     with pytest.raises(ConfigurationError, match="changed during the start"):
-        loading.hand_on_models(settings, loading.preflight(settings).cards)
+        loading.hand_on_models(settings, preflight(settings).cards)
 
 
 def test_another_model_is_refused_and_the_cards_are_those_of_the_start(child: Settings, folder: Path) -> None:

@@ -71,8 +71,8 @@ def test_one_kill_after_2400_good_requests_is_no_rollback() -> None:
     standing = evidence.standing(evidence.tail([]))
     assert (standing.incidents, standing.away) == (1, 12)
     # For advancing nothing is left out: the share of failures is what callers would have met.
-    assert evidence.errors is not None
-    assert evidence.errors.whole.mean == pytest.approx(12 / len(rows))
+    assert evidence.attempts.errors is not None
+    assert evidence.attempts.errors.whole.mean == pytest.approx(12 / len(rows))
 
 
 def test_forty_rows_that_fail_by_themselves_still_roll_back() -> None:

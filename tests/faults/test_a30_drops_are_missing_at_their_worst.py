@@ -67,11 +67,11 @@ def test_a_dropped_answer_is_anything_between_no_loss_and_the_largest(which: str
     """Its label bounds the pair; for harm it says nothing."""
     evidence = folded(own(), [row(1, unit=None, **{which: DROPPED, "variant": Variant(which).other})])  # type: ignore[arg-type]
     assert evidence.quality is not None
-    assert evidence.errors is not None
+    assert evidence.attempts.errors is not None
     assert evidence.quality.whole.mean == (1.0 if which == "candidate" else 0.0)  # the other answer is right
     assert evidence.quality.estimate == (0.5 if which == "candidate" else -0.5)
     assert evidence.quality.log_e_harm() == pytest.approx(0.0)
-    assert evidence.errors.whole.mean == (1.0 if which == "candidate" else 0.0)
+    assert evidence.attempts.errors.whole.mean == (1.0 if which == "candidate" else 0.0)
     assert verdict(evidence).answer == "hold"
 
 
@@ -79,8 +79,8 @@ def test_a_rehearsal_of_the_primary_that_was_late_is_no_failure_of_the_primary()
     """Its caller had the candidate's answer; counted as a failure it would make the candidate look better."""
     late = row(1, "worse", unit=None, primary=answer(Status.TIMEOUT), variant=Variant.CANDIDATE)
     evidence = folded(own(), [late])  # type: ignore[arg-type]
-    assert evidence.errors is not None
-    assert evidence.errors.whole.mean == 0.0
+    assert evidence.attempts.errors is not None
+    assert evidence.attempts.errors.whole.mean == 0.0
     assert evidence.quality is not None
     assert evidence.quality.whole.mean == 1.0
 

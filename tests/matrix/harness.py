@@ -31,6 +31,7 @@ from understudy.inference.cards import Card
 from understudy.inference.decoding import Array, Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.loading.preflight import preflight
 from understudy.loading.store import stored_rollouts
 from understudy.rollout.controller import STATE, Controller, decided_at
 from understudy.rollout.scoring import Model
@@ -256,7 +257,7 @@ async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncI
     """
     file = _written(policy, folder)
     settings = read_settings(rollout_file=file, state_dir=folder / "state", **SETTINGS)
-    loading.preflight(settings)
+    preflight(settings)
     clock = Clock(now)
     registry = prometheus_client.CollectorRegistry()
     with (

@@ -53,7 +53,7 @@ def rollout(rng, size, difference, own, slow):
     observations = [pair(i, str(kind)) for i, kind in enumerate(kinds, 1)]
     reports = [LabelReport(o.prediction_id, 1, o.at + delay) for o, delay in zip(observations, delays, strict=True)]
     evidence = Evidence(own, MODELS)
-    for latency in evidence.latency.parts(in_step=True):
+    for latency in evidence.attempts.latency.parts(in_step=True):
         latency.update(False, times=100_000)  # so that quality alone decides
     reached = set()
     for now in range(size.every, size.pairs + 1, size.every):

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from understudy.loading import Preflight
+from understudy.loading.preflight import Preflight
 from understudy.rollout.feasibility import Need, said
 
 ASSUMED = (

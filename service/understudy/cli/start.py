@@ -40,7 +40,8 @@ def init(
     from understudy.cli import starter
     from understudy.domain import Variant
     from understudy.inference.tasks import BINARY, MULTICLASS
-    from understudy.loading import fields_of, subject
+    from understudy.loading import fields_of
+    from understudy.loading.preflight import subject
     from understudy.records.pairs import incomparable
 
     with errors_reported():
@@ -83,8 +84,8 @@ def check(
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and exit")] = False,
 ) -> None:
     """Dry run: load, warm up and compare the models, and report problems."""
-    from understudy import loading
     from understudy.cli import feasible
+    from understudy.loading.preflight import examine
     from understudy.rollout.policy import json_schema
     from understudy.settings import read_settings
 
@@ -93,7 +94,7 @@ def check(
         return
     with errors_reported():
         settings = read_settings(rollout_file=file)
-        preflight = loading.examine(settings)
+        preflight = examine(settings)
         for line in preflight.messages:
             out.print(line, markup=False, soft_wrap=True)
         feasible.show(out, preflight)

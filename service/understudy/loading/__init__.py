@@ -1,27 +1,22 @@
 """Reads the rollout file and opens the models that it names."""
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pydantic_core
 
 from understudy.domain import Variant
 from understudy.errors import ConfigurationError, StoreLost
-from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Columns, Field
 from understudy.inference.fetch import ModelCache
 from understudy.inference.onnx import OnnxEngine, cpu_quota, named, resolve
 from understudy.inference.tasks import fitted, mismatch
-from understudy.observability import webhooks
-from understudy.records.pairs import incomparable, judged_by_agreement, tolerances
+from understudy.records.pairs import incomparable, judged_by_agreement
 from understudy.rollout import policy as rollout_file
-from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
 from understudy.rollout.policy import Policy
 from understudy.runtime import started
 from understudy.settings import Settings
@@ -264,95 +259,6 @@ def hand_on_candidate(settings: Settings, policy: Policy) -> None:
     """
     if not started.models_handed_on() and policy.candidate is not None:
         hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy)})
-
-
-@dataclass(frozen=True, slots=True)
-class Preflight:
-    """The result of the checks before a start.
-
-    Attributes:
-        messages: lines to show to the user.
-        feasibility: whether the rollout can finish.
-        lines: the line of each key in the rollout file.
-        file: the rollout file's path.
-        cards: the cards of the models that were loaded.
-    """
-
-    messages: list[str]
-    feasibility: Feasibility
-    lines: Lines
-    file: Path
-    cards: Mapping[Variant, Card]
-
-    def refuse(self) -> None:
-        """Raise an error if the rollout could not finish.
-
-        Raises:
-            ConfigurationError: names each line of the rollout file that has to change, and how.
-        """
-        if problems := self.feasibility.refusals:
-            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in problems)
-            raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
-
-
-def preflight(settings: Settings) -> Preflight:
-    """Load and warm up the models, and check that the rollout can finish.
-
-    Raises:
-        ConfigurationError: the service cannot start, with the reason.
-    """
-    result = examine(settings)
-    result.refuse()
-    warnings = [f"warning: {said(problem, result.lines)}" for problem in result.feasibility.warnings]
-    return dataclasses.replace(result, messages=result.messages + warnings)
-
-
-def examine(settings: Settings) -> Preflight:
-    """Load and warm up the models, and find out whether the rollout can finish.
-
-    Raises:
-        ConfigurationError: the models cannot be served, with the first reason.
-    """
-    policy = load_policy(settings)
-    messages = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
-    cards: list[Card] = []
-    seconds: list[float] = []
-    for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
-        engine = open_engine(source, settings, policy)
-        cards.append(engine.card)
-        messages.append(
-            f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
-            f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
-        )
-        seconds.append(engine.seconds(1))
-        engine.close()
-    tolerances(policy, cards)
-    if len(cards) > 1:
-        check_together(policy, *cards)
-    fields = fields_of(cards[0], cards[1] if len(cards) > 1 else None)
-    check_keys(policy, fields)
-    messages.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
-    Tokens(settings.tokens_file)
-    if urls := webhooks.read_urls(settings.webhook_urls):
-        webhooks.read_secrets(settings.webhook_secret_file)
-        messages.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
-    subjects = {v: subject(card, duration) for v, card, duration in zip(Variant, cards, seconds, strict=False)}
-    limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
-    file, text = rollout_text(settings)
-    return Preflight(
-        messages, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
-    )
-
-
-def subject(card: Card, seconds: float | None = None) -> Subject:
-    """The properties of a model that feasibility depends on.
-
-    Args:
-        seconds: the measured duration of one row; None if it was not measured.
-    """
-    known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
-    values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
-    return Subject(card.name, tuple(card.classes), card.roles, values, seconds, card.task)
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:

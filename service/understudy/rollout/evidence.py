@@ -38,8 +38,7 @@ from understudy.rollout.funnel import Funnel, PlacementRules, place
 from understudy.rollout.policy import Policy
 from understudy.rollout.reading import Clipped, Coverage, MetricReading, Standing
 from understudy.rollout.scoring import AWAY, DROPPED, NO_LOSS, OWED, Model, Pair, Scorer, is_pair, largest_pair, unknown
-from understudy.rollout.sequential import MeanEvidence, PairedGoal, RateEvidence
-from understudy.rollout.sequential.staged import Staged
+from understudy.rollout.sequential import MeanEvidence, PairedGoal
 from understudy.rollout.serving_evidence import ServedEvidence
 from understudy.rollout.tail import Tail, views
 from understudy.rollout.timebase import TimeBases
@@ -117,16 +116,6 @@ class Evidence:
         self.attempts.begin_step()
         self._drops.begin_step()
         self.served.begin_step()
-
-    @property
-    def errors(self) -> PairedGoal | None:
-        """The goal for failures."""
-        return self.attempts.errors
-
-    @property
-    def latency(self) -> Staged[RateEvidence]:
-        """The goal for latency, for an advance."""
-        return self.attempts.latency
 
     def stand(self, promoted: int | None) -> None:
         """Set the revision of the plan that promoted the candidate; None before a promotion, or after it was undone."""

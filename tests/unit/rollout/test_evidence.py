@@ -126,7 +126,7 @@ def test_an_attempt_without_an_answer_is_a_loss_of_one(status, own):
     evidence = folded(own, [row(1, candidate=answer(status)), row(2, primary=answer(status))])
 
     assert evidence.quality == goal_of([1.0 - loss, loss - 1.0])
-    assert evidence.latency.whole.n == 1  # of the rows that the primary answered
+    assert evidence.attempts.latency.whole.n == 1  # of the rows that the primary answered
 
 
 @pytest.mark.parametrize("which", ["primary", "candidate"])
@@ -134,7 +134,12 @@ def test_a_rehearsal_that_was_never_tried_is_no_pair(which):
     evidence = folded(policy(errors={"margin": 0.1}), [row(1, **{which: answer(Status.NONE)})])
 
     assert (evidence.seen, evidence.settled) == (1, 1)
-    assert (evidence.quality.n, evidence.errors.n, evidence.latency.whole.n, evidence.coverage.settled) == (0, 0, 0, 0)
+    assert (
+        evidence.quality.n,
+        evidence.attempts.errors.n,
+        evidence.attempts.latency.whole.n,
+        evidence.coverage.settled,
+    ) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("changes", [{"mode": Mode.PINNED}, {"mode": Mode.SHADOW}, {"request_id": "p-0"}], ids=str)
@@ -143,7 +148,12 @@ def test_pinned_requests_and_further_rows_of_a_request_are_no_evidence(changes):
     evidence = folded(policy(errors={"margin": 0.1}), rows)
 
     assert evidence.settled == 3
-    assert (evidence.quality.n, evidence.errors.n, evidence.latency.whole.n, evidence.poc.n) == (1, 1, 1, 1)
+    assert (evidence.quality.n, evidence.attempts.errors.n, evidence.attempts.latency.whole.n, evidence.poc.n) == (
+        1,
+        1,
+        1,
+        1,
+    )
     assert evidence.tail(rows).worst == [0.0]
 
 
@@ -165,7 +175,7 @@ def test_a_unit_counts_once_per_window():
     evidence = folded(own, rows)
 
     assert evidence.settled == len(rows)
-    assert evidence.quality.n == evidence.latency.whole.n == 6
+    assert evidence.quality.n == evidence.attempts.latency.whole.n == 6
     assert len(Evidence(own, MODELS).tail(rows).worst) == 6
 
 
@@ -213,8 +223,11 @@ def test_errors_and_latency_need_no_label():
     evidence = folded(policy(errors={"margin": 0.1}), rows)
 
     assert evidence.settled == 0
-    assert (evidence.errors.n, evidence.errors.whole.mean) == (4, 0.5)
-    assert (evidence.latency.whole.n, evidence.latency.whole.hits) == (4, 3)  # a failure is no fast answer
+    assert (evidence.attempts.errors.n, evidence.attempts.errors.whole.mean) == (4, 0.5)
+    assert (evidence.attempts.latency.whole.n, evidence.attempts.latency.whole.hits) == (
+        4,
+        3,
+    )  # a failure is no fast answer
 
 
 def test_the_tail_is_at_worst_and_at_best_what_a_label_could_make_of_it():
@@ -317,8 +330,8 @@ def test_a_row_belongs_to_the_step_whose_plan_routed_it_and_not_to_the_one_that_
 
     assert (evidence.quality.whole.n, evidence.quality.step.n) == (2, 0)
     assert tail.in_step == [False, True, True]
-    assert (evidence.errors.whole.n, evidence.errors.step.n) == (5, 2)
-    assert (evidence.latency.whole.n, evidence.latency.step.n) == (5, 2)
+    assert (evidence.attempts.errors.whole.n, evidence.attempts.errors.step.n) == (5, 2)
+    assert (evidence.attempts.latency.whole.n, evidence.attempts.latency.step.n) == (5, 2)
     standing = evidence.standing(tail)
     assert (standing.labels, standing.step_labels, standing.step_requests) == (4, 1, 2)
     assert standing.step_s == 3.0  # since the last request before the step

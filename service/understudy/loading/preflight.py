@@ -1,0 +1,105 @@
+"""Checks before a start: the models can be served together, and the rollout can finish."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy import loading
+from understudy.domain import Variant
+from understudy.errors import ConfigurationError
+from understudy.http.auth import Tokens
+from understudy.inference.cards import Card
+from understudy.observability import webhooks
+from understudy.records.pairs import tolerances
+from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
+from understudy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """The result of the checks before a start.
+
+    Attributes:
+        messages: lines to show to the user.
+        feasibility: whether the rollout can finish.
+        lines: the line of each key in the rollout file.
+        file: the rollout file's path.
+        cards: the cards of the models that were loaded.
+    """
+
+    messages: list[str]
+    feasibility: Feasibility
+    lines: Lines
+    file: Path
+    cards: Mapping[Variant, Card]
+
+    def refuse(self) -> None:
+        """Raise an error if the rollout could not finish.
+
+        Raises:
+            ConfigurationError: names each line of the rollout file that has to change, and how.
+        """
+        if problems := self.feasibility.refusals:
+            listed = "".join(f"\n  {said(problem, self.lines)}" for problem in problems)
+            raise ConfigurationError(f"the rollout in {self.file} could not finish:{listed}")
+
+
+def preflight(settings: Settings) -> Preflight:
+    """Load and warm up the models, and check that the rollout can finish.
+
+    Raises:
+        ConfigurationError: the service cannot start, with the reason.
+    """
+    result = examine(settings)
+    result.refuse()
+    warnings = [f"warning: {said(problem, result.lines)}" for problem in result.feasibility.warnings]
+    return dataclasses.replace(result, messages=result.messages + warnings)
+
+
+def examine(settings: Settings) -> Preflight:
+    """Load and warm up the models, and find out whether the rollout can finish.
+
+    Raises:
+        ConfigurationError: the models cannot be served, with the first reason.
+    """
+    policy = loading.load_policy(settings)
+    messages = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
+    cards: list[Card] = []
+    seconds: list[float] = []
+    for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
+        engine = loading.open_engine(source, settings, policy)
+        cards.append(engine.card)
+        messages.append(
+            f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
+            f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
+        )
+        seconds.append(engine.seconds(1))
+        engine.close()
+    tolerances(policy, cards)
+    if len(cards) > 1:
+        loading.check_together(policy, *cards)
+    fields = loading.fields_of(cards[0], cards[1] if len(cards) > 1 else None)
+    loading.check_keys(policy, fields)
+    messages.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    Tokens(settings.tokens_file)
+    if urls := webhooks.read_urls(settings.webhook_urls):
+        webhooks.read_secrets(settings.webhook_secret_file)
+        messages.append(f"events go to {', '.join(webhooks.receiver(url) for url in urls)}")
+    subjects = {v: subject(card, duration) for v, card, duration in zip(Variant, cards, seconds, strict=False)}
+    limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
+    file, text = loading.rollout_text(settings)
+    return Preflight(
+        messages, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
+    )
+
+
+def subject(card: Card, seconds: float | None = None) -> Subject:
+    """The properties of a model that feasibility depends on.
+
+    Args:
+        seconds: the measured duration of one row; None if it was not measured.
+    """
+    known = {s.name: len(s.profile.shares) for s in card.inputs if s.profile and s.profile.kind == "categorical"}
+    values = known | {spec.name: 2 for spec in card.inputs if spec.dtype == "bool"}
+    return Subject(card.name, tuple(card.classes), card.roles, values, seconds, card.task)
