@@ -1,15 +1,15 @@
-"""Models from an object store or a web server: fetched once, checked against the rollout file's digest, and kept.
+"""Downloads models from an object store or a web server, checks them against the rollout file's digest, and caches them.
 
-A URL names one object and the SHA-256 of its bytes, `s3://bucket/flights/poc/card.json#sha256=…`. The object is a card, whose
-own digest vouches for the `model.onnx` beside it, or a bare `.onnx` file. External data files of the model are fetched from beside
-it; the digest covers them (`catalog.model_digest`). What is fetched lies in a folder by its digest:
+A URL names one object and the SHA-256 of its bytes, `s3://bucket/flights/poc/card.json#sha256=…`. The object is a card,
+whose digest covers the `model.onnx` beside it, or a bare `.onnx` file. External data files are downloaded from the same
+folder; the digest covers them (`cards.model_digest`). Each model has a cache folder named after its digest:
 
 ::
 
     MODEL_CACHE_DIR/sha256-<hex>/   card.json and model.onnx, or a bare file under its own name; external data files
 
-and is there whole or not at all, checked again by each process that opens it. What no process holds is removed, the longest
-unused first, when there is no room for another. The only importer of obstore, which is an optional extra.
+An entry is complete or absent, and each process that opens it checks it again. To make room, entries that no process uses
+are removed, the least recently used first. The only importer of obstore, which is an optional extra.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ CHUNK_BYTES = 2**20
 CONNECT_S = 5
 RETRIES = 5
 RETRY_S = 60
-"""How long a server that fails is tried again, for one object; a download that breaks off goes on where it was."""
-TELL_S = 5.0
-"""How often a download says how far it is, where nobody looks at a terminal."""
+"""How long requests for one object are retried; an interrupted download resumes where it stopped."""
+PROGRESS_S = 5.0
+"""Seconds between two progress lines of a download, if stderr is no terminal."""
 UNFINISHED = ".fetching-"
 _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role of the machine or pod; AWS_SKIP_SIGNATURE=true: a public bucket",
@@ -46,50 +46,50 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, or a managed identity",
 }
 _METADATA = ("169.254.169.254", "metadata.google.internal", "169.254.170.2")
-"""Where credentials are looked for when the environment has none: an error there says that there are none."""
+"""Metadata servers that are asked for credentials if the environment has none; an error from one means that there are none."""
 
 
 class ModelCache:
-    """A folder of fetched models. Blocks; safe for several processes at once, on one machine or on a volume that they share.
+    """A folder of downloaded models. Blocks; safe for several processes on one machine or on a shared volume.
 
     Args:
-        folder: where they lie; made when the first is fetched.
-        max_bytes: how much may lie there.
-        timeout_s: how long a server may send nothing before it is given up.
+        folder: the cache folder; created with the first download.
+        max_bytes: the most bytes in the folder.
+        timeout_s: how long a server may send nothing before the download fails.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, timeout_s: float) -> None:
         self._folder, self._max_bytes, self._timeout_s = folder, max_bytes, timeout_s
 
     def local(self, source: str) -> str:
-        """Where a model lies on this machine, fetched if it is a URL: what `engine.onnx.resolve` takes.
+        """A model's path on this machine, for `onnx.resolve`. A model with a URL is downloaded unless it is cached.
 
         Raises:
-            ConfigurationError: it cannot be fetched, or is not what the digest says. The message says what to do.
+            ConfigurationError: the model cannot be downloaded, or its digest is wrong. The message says what to do.
         """
         if "://" not in source:
             return source
         url, _, digest = source.partition("#sha256=")
-        name = url.rpartition("/")[2]  # a bare file's is what its model is called
+        name = url.rpartition("/")[2]  # a bare file's name is the model's name
         entry = self._folder / f"sha256-{digest}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with _locked(self._folder / ".lock"):
-                if not _whole(entry, name, digest):
-                    _let_go(entry)
+                if not _complete(entry, name, digest):
+                    _release(entry)
                     shutil.rmtree(entry, ignore_errors=True)
                     self._fetch(url, name, digest, entry)
                 entry.touch()
                 _hold(entry)
         except OSError as error:
             raise ConfigurationError(
-                f"{url}: cannot be kept in {self._folder} ({error.strerror or error}); UNDERSTUDY_MODEL_CACHE_DIR names "
-                "another folder"
+                f"{url}: cannot be stored in {self._folder} ({error.strerror or error}); set "
+                "UNDERSTUDY_MODEL_CACHE_DIR to another folder"
             ) from error
         return str(entry if name == CARD_FILE else entry / name)
 
     def _fetch(self, url: str, name: str, digest: str, entry: Path) -> None:
-        """Bring an entry here, whole or not at all. Under the folder's lock, so what others left unfinished is nobody's."""
+        """Download an entry completely or not at all. The caller holds the folder's lock, so unfinished folders have no owner."""
         for left in self._folder.glob(UNFINISHED + "*"):
             shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(dir=self._folder, prefix=UNFINISHED))
@@ -115,23 +115,23 @@ class ModelCache:
 
     def _download(self, url: str, to: Path) -> None:
         base, _, name = url.rpartition("/")
-        with _said(url):
-            found = _get(base, name, self._timeout_s)
-            size = int(found.meta["size"])
+        with _explained(url):
+            result = _get(base, name, self._timeout_s)
+            size = int(result.meta["size"])
             self._make_room(url, size)
-            with to.open("wb") as file, _progress(url, size) as told:
-                for chunk in found.stream(min_chunk_size=CHUNK_BYTES):
+            with to.open("wb") as file, _progress(url, size) as report:
+                for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
                     file.write(chunk)
-                    if file.tell() > size:  # a server that sends more than it said must not fill the disk
+                    if file.tell() > size:  # a server that sends more than announced must not fill the disk
                         break
-                    told(file.tell())
-        _tell("fetched", model=url, bytes=size)
+                    report(file.tell())
+        _log("fetched", model=url, bytes=size)
 
     def _make_room(self, url: str, size: int) -> None:
-        """Remove what nobody holds, the longest unused first, until `size` more bytes fit.
+        """Remove unused entries, the least recently used first, until `size` more bytes fit.
 
         Raises:
-            ConfigurationError: when they do not fit.
+            ConfigurationError: they do not fit.
         """
         entries = sorted(self._folder.glob("sha256-*"), key=lambda path: path.stat().st_mtime)
         kept = sum(map(_bytes_of, self._folder.iterdir()))
@@ -141,7 +141,7 @@ class ModelCache:
             if not _held(path):
                 kept -= _bytes_of(path)
                 shutil.rmtree(path)
-                _tell("removed from the cache of models, to make room", entry=path.name)
+                _log("a model was removed from the cache, to make room for another", entry=path.name)
         if kept + size > self._max_bytes:
             raise ConfigurationError(
                 f"{url} has {size:,} bytes, and {kept:,} of the {self._max_bytes:,} that {self._folder} may have are in use; "
@@ -157,7 +157,7 @@ def _get(base: str, name: str, timeout_s: float) -> Any:
         raise ConfigurationError(
             f"{base}/{name}: models from a URL need obstore: `pip install 'understudy[objects]'`"
         ) from error
-    # The digest says what is right, so plain HTTP risks only that others read along.
+    # The digest is checked, so the only risk of plain HTTP is that others can read the model.
     options: Any = {
         "connect_timeout": f"{CONNECT_S}s",
         "read_timeout": f"{timeout_s:g}s",
@@ -173,14 +173,14 @@ def _get(base: str, name: str, timeout_s: float) -> Any:
 
 
 @contextlib.contextmanager
-def _said(url: str) -> Iterator[None]:
-    """The store's errors in words that say what to do."""
+def _explained(url: str) -> Iterator[None]:
+    """Turn errors of the object store into messages that say what to do."""
     try:
         yield
     except FileNotFoundError as error:  # which obstore raises for its NotFound
         if error.errno is not None:
-            raise  # this machine's own
-        raise ConfigurationError(f"{url} is not there; is the path right, and was it uploaded?") from error
+            raise  # a file on this machine
+        raise ConfigurationError(f"{url} does not exist; check the path, and that the model was uploaded") from error
     except Exception as error:
         if not type(error).__module__.startswith("obstore"):
             raise
@@ -189,13 +189,13 @@ def _said(url: str) -> Iterator[None]:
         if any(place in why for place in _METADATA):
             raise ConfigurationError(f"{url}: no credentials were found: {needed}") from error
         if type(error).__name__ in {"PermissionDeniedError", "UnauthenticatedError"}:
-            raise ConfigurationError(f"{url}: the credentials are refused ({why[:500]}); it takes {needed}") from error
+            raise ConfigurationError(f"{url}: the credentials were rejected ({why[:500]}); needed: {needed}") from error
         raise ConfigurationError(f"{url} cannot be fetched: {why[:500]}") from error
 
 
 @contextlib.contextmanager
 def _progress(url: str, size: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many bytes are here: a bar on a terminal, else a line now and then."""
+    """A callback for the number of received bytes: it shows a progress bar on a terminal, and log lines otherwise."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
@@ -205,28 +205,28 @@ def _progress(url: str, size: int) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(url.rpartition("/")[2], total=size)
             yield lambda done: bar.update(task, completed=done)
         return
-    _tell("fetching", model=url, bytes=size)
-    said_at = time.monotonic()
+    _log("fetching", model=url, bytes=size)
+    logged_at = time.monotonic()
 
-    def tell(done: int) -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at >= TELL_S:
-            said_at = time.monotonic()
-            _tell("fetching", model=url, percent=round(100 * done / max(size, 1)))
+    def log_progress(done: int) -> None:
+        nonlocal logged_at
+        if time.monotonic() - logged_at >= PROGRESS_S:
+            logged_at = time.monotonic()
+            _log("fetching", model=url, percent=round(100 * done / max(size, 1)))
 
-    yield tell
+    yield log_progress
 
 
-def _tell(event: str, **about: Any) -> None:
-    """To stderr: a command that fetches a model may be printing JSON."""
-    structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info(event, **about)
+def _log(event: str, **values: object) -> None:
+    """Log to stderr, because a command that downloads a model may print JSON to stdout."""
+    structlog.wrap_logger(structlog.PrintLogger(sys.stderr)).info(event, **values)
 
 
 def _check(url: str, there: str, wanted: str) -> None:
-    """Whether what was fetched is what was named.
+    """Check the digest of a download.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: the digest is another one.
     """
     if there != wanted:
         raise ConfigurationError(
@@ -235,8 +235,8 @@ def _check(url: str, there: str, wanted: str) -> None:
         )
 
 
-def _whole(entry: Path, name: str, digest: str) -> bool:
-    """Whether an entry has what it should, to the last byte."""
+def _complete(entry: Path, name: str, digest: str) -> bool:
+    """Whether an entry is complete and has the right digest."""
     try:
         if name != CARD_FILE:
             return model_digest(entry / name) == f"sha256:{digest}"
@@ -248,12 +248,12 @@ def _whole(entry: Path, name: str, digest: str) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among all processes that ask for the same."""
+    """Hold an exclusive lock on a file, among all processes."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _tell("waiting for another process that fetches a model", folder=str(path.parent))
+            _log("waiting for another process that downloads a model", folder=str(path.parent))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -262,13 +262,13 @@ _held_here: dict[Path, int] = {}
 
 
 def _hold(entry: Path) -> None:
-    """Keep an entry from being removed for as long as this process lives: it may be opened again, by `undo`."""
+    """Keep an entry from being removed while this process lives, because `undo` may open it again."""
     if entry not in _held_here:
         _held_here[entry] = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(_held_here[entry], fcntl.LOCK_SH)
 
 
-def _let_go(entry: Path) -> None:
+def _release(entry: Path) -> None:
     if entry in _held_here:
         os.close(_held_here.pop(entry))
 
@@ -276,13 +276,13 @@ def _let_go(entry: Path) -> None:
 def _held(entry: Path) -> bool:
     if entry in _held_here:
         return True
-    found = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
-        os.close(found)
+        os.close(descriptor)
     return False
 
 

@@ -1,4 +1,4 @@
-"""What a model's outputs are under the rollout file's task: a bare graph names its outputs, and not what they mean. Pure."""
+"""Assigns roles to a model's outputs by the rollout file's task, since a bare graph does not have them. Pure."""
 
 from typing import Literal
 
@@ -7,20 +7,20 @@ from understudy.inference.cards import MULTILABEL, Card, OutputSpec, width_of
 
 BINARY, MULTICLASS = "binary-classification", "multiclass-classification"
 UNJUDGED = frozenset({"agreement", "other"})
-"""Tasks that ask nothing of a model's outputs: they are compared, or passed on."""
+"""Tasks that need no roles: outputs are compared with each other, or passed on."""
 
 
 def fitted(card: Card, task: str) -> Card:
-    """The card of a model as the rollout file's `task` reads it.
+    """The card of a model with the roles that the rollout file's `task` needs.
 
-    Where the card does not say what an output is (the task "other", as of a bare file), and the one output of numbers can only
-    be what the task asks for, it gets that role.
+    If the card has the task "other" (as for a bare file) and exactly one output can have the role that the task needs, it
+    gets that role.
 
     Raises:
         ConfigurationError: the model is of another task, or several of its outputs could be meant.
     """
     if task in UNJUDGED or card.task == task or (card.task == BINARY and task == MULTICLASS):
-        return card  # a model may know two of the classes that the others know
+        return card  # a model may know only two of the classes
     if card.task != "other":
         raise ConfigurationError(
             f"{card.name} is a {card.task} model, and the rollout file says `task: {task}`: write `task: {card.task}`, or correct "
@@ -44,17 +44,17 @@ def fitted(card: Card, task: str) -> Card:
 
 
 def _could_be(output: OutputSpec, role: str) -> bool:
-    """Whether an output has the form of this role: one number or a vector a row, or a probability for each class."""
+    """Whether an output's dtype and shape fit a role: a number or vector per row, or a probability per class."""
     if not output.dtype.startswith("float"):
         return False
     return len(output.shape) == 2 if role == "probabilities" else len(output.shape) in {1, 2}
 
 
 def mismatch(primary: Card, candidate: Card) -> str | None:
-    """Why the two models' answers cannot have the same label, in words; None where they can.
+    """Why the answers of two models cannot be compared with the same label; None if they can.
 
-    Of multilabel classifiers: a label says of each class whether it is true, so both must know the same classes. Of regressions:
-    both must predict as many numbers.
+    Multilabel classifiers must have the same classes, because a label has a truth value per class. Regressions must predict
+    equally many numbers.
     """
     if MULTILABEL in {primary.task, candidate.task}:
         ours, theirs = set(primary.classes), set(candidate.classes)

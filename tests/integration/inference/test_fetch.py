@@ -102,7 +102,7 @@ def test_a_model_that_was_replaced_beside_its_card_is_refused(tmp_path: Path, bu
 
 def test_what_is_not_there_is_said(tmp_path: Path, web: ObjectServer, s3: ObjectServer) -> None:
     for url in (f"{web.url}/no/model.onnx", "s3://bucket/no/model.onnx"):
-        with pytest.raises(ConfigurationError, match=f"{url} is not there"):
+        with pytest.raises(ConfigurationError, match=f"{url} does not exist"):
             cache(tmp_path).local(f"{url}#sha256={'0' * 64}")
 
 
@@ -111,7 +111,7 @@ def test_credentials_that_are_wrong_or_missing_are_said_with_what_it_takes(
 ) -> None:
     source = named("s3://bucket/poc/model.onnx", bucket / "poc/model.onnx")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    with pytest.raises(ConfigurationError, match=r"(?s)credentials are refused.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(ConfigurationError, match=r"(?s)credentials were rejected.*AWS_ACCESS_KEY_ID"):
         cache(tmp_path).local(source)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -197,7 +197,7 @@ def test_a_card_that_is_none_is_said(tmp_path: Path, bucket: Path, web: ObjectSe
 def test_a_long_download_says_how_far_it_is(
     tmp_path: Path, bucket: Path, web: ObjectServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(fetch, "TELL_S", 0.0)
+    monkeypatch.setattr(fetch, "PROGRESS_S", 0.0)
     cache(tmp_path).local(named(f"{web.url}/poc/model.onnx", bucket / "poc/model.onnx"))
     out, said = capfd.readouterr()
     assert out == "", "a command may be printing JSON"
