@@ -110,7 +110,7 @@ def test_every_place_of_a_tensor_is_read(tmp_path: Path) -> None:
 
 def test_what_is_no_model_has_no_data_files() -> None:
     assert graph.external_files(b"\x0a\x08location\xff\xff\xff", "m") == []
-    with pytest.raises(ValueError, match="behind its message"):
+    with pytest.raises(ValueError, match="beyond its message"):
         list(graph.fields(b"\x0a\x09short"))
 
 

@@ -1,12 +1,12 @@
-"""Class names that an ONNX graph holds: the names of the classifier from which its label, or else its probabilities, come. Pure.
+"""Finds the class names in an ONNX graph, in the node that computes its label or its probabilities. Pure.
 
-ONNX Runtime does not show a node's attributes, and the `onnx` package is too large to serve with, so the file's own bytes are read.
-Where class names are:
+ONNX Runtime does not expose the attributes of nodes, and the `onnx` package is too large to ship, so this module parses the file.
+Class names are found in:
 
 * `classlabels_*` of LinearClassifier, SVMClassifier, TreeEnsembleClassifier and ZipMap, in the order of the probabilities;
-* a constant list from which ArrayFeatureExtractor or Gather takes the label by its number, as many converters write it;
-* LabelEncoder, which gives the classes of the classifier before it other names;
-* ArgMax whose result is the label as it is, or of two classes Greater: the classes are the numbers of the columns.
+* a constant list from which ArrayFeatureExtractor or Gather selects the label by index, as many converters write it;
+* LabelEncoder, which renames the classes of the classifier before it;
+* ArgMax (or Greater, for two classes) that gives the label directly: the classes are the column indexes.
 """
 
 import struct
@@ -21,7 +21,7 @@ Names = list[int | str]
 _LABELS = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 _KEYS, _VALUES = ("keys_int64s", "keys_strings", "keys_tensor"), ("values_strings", "values_int64s", "values_tensor")
 _TAKES = {"ArrayFeatureExtractor", "Gather"}
-_PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}  # these change no label
+_PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}  # these do not change the label
 _INT32, _INT64, _STRING = 6, 7, 8
 
 
@@ -34,7 +34,7 @@ class _Node:
 
 
 class _Graph:
-    """The nodes of a graph and of the graphs inside it, by what they give."""
+    """The nodes of a graph and its subgraphs, by their outputs."""
 
     def __init__(self, model: bytes) -> None:
         self.made_by: dict[str, _Node] = {}
@@ -44,7 +44,7 @@ class _Graph:
                 self._read(value)
 
     def _read(self, graph: memoryview) -> list[str]:
-        """Adds a graph's nodes; gives the names of its outputs."""
+        """Add a graph's nodes; returns the names of its outputs."""
         outputs = []
         for number, value in fields(graph):
             if isinstance(value, int):
@@ -70,12 +70,12 @@ class _Graph:
 
 
 def class_names(model: bytes, outputs: Sequence[str], columns: int = 0) -> Names | None:
-    """The class names behind the first of some outputs that has any, in the order of the probabilities; None where none has.
+    """The class names of the first output that has any, in the order of the probabilities; None if there are none.
 
     Args:
         model: the bytes of the `.onnx` file.
         outputs: names of the graph's outputs, the label first.
-        columns: how many probabilities a row has; 0 where there are none.
+        columns: how many probabilities a row has; 0 if there are none.
     """
     try:
         graph = _Graph(model)
@@ -85,12 +85,12 @@ def class_names(model: bytes, outputs: Sequence[str], columns: int = 0) -> Names
             if names := _behind(graph, [output]):
                 return names
     except (ValueError, RecursionError, struct.error):
-        pass  # not as ONNX files are: ONNX Runtime has read it, so nothing is wrong but that its names stay unknown
+        pass  # an unexpected encoding; ONNX Runtime has loaded the model, so only its class names stay unknown
     return None
 
 
 def last_operator(model: bytes, output: str) -> str:
-    """The operator that computes an output, such as Sigmoid or Gemm; empty where the graph does not show it.
+    """The operator that computes an output, such as Sigmoid or Gemm; empty if it cannot be found.
 
     Args:
         model: the bytes of the `.onnx` file.
@@ -103,7 +103,7 @@ def last_operator(model: bytes, output: str) -> str:
 
 
 def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:
-    """The names of the nearest node behind some tensors that has any."""
+    """The class names of the nearest node upstream of some tensors."""
     waiting, known = deque(start), set(start)
     while waiting:
         node = graph.made_by.get(waiting.popleft())
@@ -118,13 +118,13 @@ def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:
 
 
 def _is_a_column(graph: _Graph, output: str, columns: int) -> bool:
-    """Whether an output is the number of the largest column, as it is; of two also whether something is above a line, as 0 or 1."""
+    """Whether an output is a column index: from ArgMax or, for two classes, from a comparison with a threshold."""
     node = _maker(graph, output)
     return node is not None and (node.kind == "ArgMax" or (columns == 2 and node.kind in {"Greater", "GreaterOrEqual"}))
 
 
 def _maker(graph: _Graph, output: str) -> _Node | None:
-    """The node that computes an output, behind those that only change its form."""
+    """The node that computes an output, skipping those that only change its type or shape."""
     node = graph.made_by.get(output)
     while node is not None and node.kind in _PASSES and node.inputs:
         node = graph.made_by.get(node.inputs[0])
@@ -140,7 +140,7 @@ def _names_at(graph: _Graph, node: _Node) -> Names | None:
 
 
 def _renamed(graph: _Graph, node: _Node) -> Names | None:
-    """What a LabelEncoder makes of the classes before it, or of their numbers where those have no names."""
+    """The names that a LabelEncoder gives to the classes before it, or to their indexes if they have no names."""
     keys = next((found for found in (_attribute(node, name) for name in _KEYS) if found), None)
     values = next((found for found in (_attribute(node, name) for name in _VALUES) if found), None)
     if keys is None or values is None or len(keys) != len(values):
@@ -170,9 +170,9 @@ def _node(message: memoryview) -> _Node:
 
 
 def _attribute(node: _Node, name: str) -> Names | None:
-    """A list of whole numbers or strings, or such a tensor."""
+    """An attribute that is a list or a tensor of integers or strings."""
     for message in node.attributes:
-        # The name comes first. A forest's other attributes have a million numbers: they are not walked through.
+        # The name is the first field. Other attributes of a forest have a million numbers, so they are not parsed.
         number, first = next(fields(message), (0, 0))
         if _text(first if number == 1 else _first(message, 1)) != name:
             continue
@@ -189,7 +189,7 @@ def _attribute(node: _Node, name: str) -> Names | None:
 
 
 def _tensor(message: memoryview) -> Names | None:
-    """The values of a tensor of whole numbers or strings."""
+    """The values of a tensor of integers or strings."""
     kind, raw = 0, b""
     found: Names = []
     for number, value in fields(message):

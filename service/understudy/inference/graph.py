@@ -1,4 +1,4 @@
-"""Reads what the service needs of an ONNX file without the `onnx` package: its protobuf fields, and its external data files. Pure.
+"""Reads the protobuf fields and the external data files of an ONNX file, without the `onnx` package. Pure.
 
 An ONNX model keeps weights in the `.onnx` file or in files beside it ("external data"), each named by a tensor's `location`.
 """
@@ -10,7 +10,7 @@ from typing import TypeAlias
 from understudy.errors import ConfigurationError
 
 EXTERNAL_FILES_MAX = 4_096
-"""Most external data files of a model; exporters write one, or one for each tensor."""
+"""The most external data files of a model; exporters write one, or one per tensor."""
 _EXTERNAL_KEY = b"\x0a\x08location"  # the key of a tensor's entry that names its file
 
 Buffer: TypeAlias = bytes | memoryview
@@ -31,7 +31,7 @@ _NESTED: dict[str, dict[int, str]] = {
 
 
 def fields(message: Buffer) -> Iterator[tuple[int, Value]]:
-    """Each field of a protobuf message: its number, and its integer, or the bytes of a string, message or fixed number.
+    """The fields of a protobuf message: each one's number, and its integer or bytes (string, message or fixed-size number).
 
     Raises:
         ValueError: the bytes are no protobuf message.
@@ -52,17 +52,17 @@ def fields(message: Buffer) -> Iterator[tuple[int, Value]]:
         else:
             raise ValueError(f"protobuf wire type {kind} is not known")
         if at + size > end:
-            raise ValueError("a protobuf field ends behind its message")
+            raise ValueError("a protobuf field extends beyond its message")
         yield tag >> 3, data[at : at + size]
         at += size
 
 
 def external_files(model: bytes, source: str) -> list[str]:
-    """The external data files that a model's tensors name, relative to its folder, sorted; most models have none.
+    """The external data files of a model, relative to its folder, sorted; most models have none.
 
     Args:
         model: the bytes of the `.onnx` file.
-        source: what the model is called in an error.
+        source: the model's name in error messages.
 
     Raises:
         ConfigurationError: a file lies outside of the model's folder, or there are too many.
@@ -70,21 +70,21 @@ def external_files(model: bytes, source: str) -> list[str]:
     if _EXTERNAL_KEY not in model:  # walking a large forest's attributes would take seconds
         return []
     try:
-        found = sorted(set(_locations(model, "model")))
+        names = sorted(set(_locations(model, "model")))
     except (ValueError, RecursionError):
-        return []  # not an ONNX file: ONNX Runtime says so
-    if len(found) > EXTERNAL_FILES_MAX:
+        return []  # not an ONNX file: ONNX Runtime will report it
+    if len(names) > EXTERNAL_FILES_MAX:
         raise ConfigurationError(
-            f"{source} names {len(found)} external data files; at most {EXTERNAL_FILES_MAX} are read"
+            f"{source} names {len(names)} external data files; at most {EXTERNAL_FILES_MAX} are read"
         )
-    for name in found:
+    for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
             raise ConfigurationError(
                 f"{source} names the external data file {name!r}, which is outside of its folder; export the model again with its "
                 "data beside it"
             )
-    return found
+    return names
 
 
 def _locations(message: Buffer, kind: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The schema of a reference profile: what one input, or the predictions, looked like in training. It is part of the card."""
+"""The schema of profiles, a part of the card: the distribution of an input or of the predictions in the training data."""
 
 from typing import Annotated, Literal, TypeAlias
 
@@ -10,14 +10,14 @@ class _Strict(pydantic.BaseModel):
 
 
 class Windows(_Strict):
-    """How unlike the rest the windows of the training data themselves were: each is held against the training data without it.
+    """How much windows of the training data differ from the rest of it.
 
-    Without this a feature that moves through its range (the day of the month) would always look drifted, since no single day
-    resembles a month; and weather, which comes by the day, would, too.
+    Without this, some features would always seem to drift: the day of the month, because no single day resembles a month, and the
+    weather, because it changes by the day.
 
     Attributes:
-        seconds: the length of a window; they slide by the hour.
-        count: how many windows there were.
+        seconds: the length of a window; windows start every hour.
+        count: the number of windows.
         psi: the largest population stability index of a window.
         missing: the largest share of missing values in a window.
     """
@@ -29,14 +29,17 @@ class Windows(_Strict):
 
 
 class NumericProfile(_Strict):
-    """What a numeric input looked like in training.
+    """The distribution of a numeric input in the training data.
 
     Attributes:
         missing: share of rows without a value, 0 to 1.
-        minimum: smallest and `maximum` largest value seen; `mean` and `std` of the values present.
+        minimum: the smallest value.
+        maximum: the largest value.
+        mean: the mean of the present values.
+        std: the standard deviation of the present values.
         edges: inner bin edges in ascending order (deciles, made unique); bin i is (edges[i-1], edges[i]].
         shares: share of the present values in each of the `len(edges) + 1` bins; they add up to 1.
-        windows: how far windows of the training data were from the rest, where their time is known.
+        windows: how much windows of the training data differ from the rest; None if rows have no time.
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -51,7 +54,13 @@ class NumericProfile(_Strict):
 
 
 class CategoricalProfile(_Strict):
-    """What a string input looked like in training: share of rows without a value, and share of each value among the rest."""
+    """The distribution of a string input in the training data.
+
+    Attributes:
+        missing: share of rows without a value, 0 to 1.
+        shares: share of each value among the rows that have one.
+        windows: as for `NumericProfile`.
+    """
 
     kind: Literal["categorical"] = "categorical"
     missing: float
