@@ -1,4 +1,4 @@
-"""Play the whole matrix and write `docs/matrix.md`: `python -m tests.matrix`.
+"""Play the whole matrix and write `docs/reference/matrix.md`: `python -m tests.matrix`.
 
 Exit code 1 when more rollouts end wrongly than the error budget explains, or a decision is not reached again offline.
 """
@@ -30,7 +30,11 @@ def main() -> int:
         for number, cell in enumerate(chosen, 1):
             for truth in TRUTHS:
                 for seed in range(args.seeds):
-                    outcomes.append(play(cell, truth, Path(folder), requests=args.requests, seed=seed))
+                    outcome = play(cell, truth, Path(folder), requests=args.requests, seed=seed)
+                    if outcome.undecided:
+                        print(f"{number}/{len(chosen)} goes on: {page.line(outcome)}", file=sys.stderr, flush=True)
+                        outcome = play(cell, truth, Path(folder), requests=args.requests * page.LONGER, seed=seed)
+                    outcomes.append(outcome)
                     print(f"{number}/{len(chosen)} {page.line(outcomes[-1])}", file=sys.stderr, flush=True)
     minutes = (time.monotonic() - began) / 60
     text, problems = page.written(outcomes, requests=args.requests, minutes=minutes)

@@ -110,6 +110,11 @@ class Outcome:
             return self.phase == "aborted"
         return self.phase == "promoted" or (self.truth == "at the margin" and self.phase == "aborted")
 
+    @property
+    def undecided(self) -> bool:
+        """Held although nothing is missing that could hold it: more requests must decide it."""
+        return self.cell.plain and self.truth != "at the margin" and self.phase not in {"promoted", "aborted", "refused"}
+
 
 def play(cell: Cell, truth: str, folder: Path, *, requests: int = 4_000, seed: int = 0) -> Outcome:
     """Play one rollout to its end, or until the requests are used up."""
@@ -120,7 +125,7 @@ def play(cell: Cell, truth: str, folder: Path, *, requests: int = 4_000, seed: i
     difference = world.difference(candidate, fails, both)
     margin = _margin(truth, difference, world)
     policy = _policy(world, cell, candidate, margin)
-    own = folder / f"{cell.style}-{hash_of(cell)}-{truth.replace(' ', '-')}-{seed}"
+    own = folder / f"{cell.style}-{hash_of(cell)}-{truth.replace(' ', '-')}-{seed}-{requests}"
     try:
         return asyncio.run(_played(cell, truth, world, pool, policy, own, rng, (difference, margin), requests))
     except ConfigurationError as refused:
