@@ -113,7 +113,9 @@ class Outcome:
     @property
     def undecided(self) -> bool:
         """Held although nothing is missing that could hold it: more requests must decide it."""
-        return self.cell.plain and self.truth != "at the margin" and self.phase not in {"promoted", "aborted", "refused"}
+        return (
+            self.cell.plain and self.truth != "at the margin" and self.phase not in {"promoted", "aborted", "refused"}
+        )
 
 
 def play(cell: Cell, truth: str, folder: Path, *, requests: int = 4_000, seed: int = 0) -> Outcome:

@@ -219,10 +219,16 @@ def _surprise(probability: float) -> float:
 
 
 class Errors(NamedTuple):
-    """The error of a number, or of a vector of numbers: means over its numbers, in label units."""
+    """The error of a number, or of a vector of numbers, in label units.
+
+    Attributes:
+        mean: mean over the vector's numbers; `mean_square` of their squares.
+        distance: Euclidean. Not computed from the squares: the square of a small error may be 0.
+    """
 
     mean: float
     mean_square: float
+    distance: float
 
 
 def errors_of(answer: Attempt, label: Label) -> Errors | None:
@@ -230,7 +236,7 @@ def errors_of(answer: Attempt, label: Label) -> Errors | None:
 
     >>> from understudy.domain import Status
     >>> errors_of(Attempt(Status.OK, vector=(1.0, 2.0)), (1.0, 4.0))
-    Errors(mean=1.0, mean_square=2.0)
+    Errors(mean=1.0, mean_square=2.0, distance=2.0)
     """
     if answer.label is not None:
         return None
@@ -238,11 +244,12 @@ def errors_of(answer: Attempt, label: Label) -> Errors | None:
         if answer.score is None or isinstance(label, str | tuple):
             return None
         error = abs(answer.score - float(label))
-        return Errors(error, error * error)
+        return Errors(error, error * error, error)
     if not isinstance(label, tuple) or len(label) != len(answer.vector):
         return None
     errors = [abs(said - float(truth)) for said, truth in zip(answer.vector, label, strict=True)]
-    return Errors(sum(errors) / len(errors), sum(error * error for error in errors) / len(errors))
+    squares = sum(error * error for error in errors)
+    return Errors(sum(errors) / len(errors), squares / len(errors), math.hypot(*errors))
 
 
 def distance(one: Attempt, other: Attempt, power: int = 1) -> float | None:
@@ -278,9 +285,7 @@ def nearer(primary: Attempt, candidate: Attempt, label: Label) -> float | None:
     ours, theirs = errors_of(primary, label), errors_of(candidate, label)
     if ours is None or theirs is None:
         return None
-    # Single numbers are compared by their error, since the square of a small error may be 0.
-    near, far = (ours.mean, theirs.mean) if primary.vector is None else (ours.mean_square, theirs.mean_square)
-    return float(far > near) - float(far < near)
+    return float(theirs.distance > ours.distance) - float(theirs.distance < ours.distance)
 
 
 def tally(
