@@ -79,7 +79,7 @@ class ServedEvidence:
             return
         drawn = o.drawn
         attempt, share, candidate = o.attempt(drawn), o.share / SHARE_ONE, drawn is Variant.CANDIDATE
-        if attempt.status in OWED:
+        if self._ratios and attempt.status in OWED:
             # A failure counts as infinitely slow. The histogram does not resolve times below its first edge.
             seconds = max(attempt.seconds, LATENCY_LOWEST_S) if attempt.status is Status.OK else math.inf
             for evidence in self.latency.parts(in_step=in_step):
