@@ -184,7 +184,7 @@ def test_a_loss_that_a_model_does_not_have_is_refused_by_its_name() -> None:
     answers = {v: [Attempt(Status.OK, "a", None, (0.2, 0.8))] * 10 for v in Variant}
     own = policy(quality={"loss": "brier", "margin": 0.1})
 
-    with pytest.raises(ConfigurationError, match="`brier` needs to know which class each probability"):
+    with pytest.raises(ConfigurationError, match="`brier` needs the class of each probability"):
         both(own, models, answers, ["a"] * 10)
     sides = [judged(v.value, models[v], answers[v], ["a"] * 10) for v in Variant]
     assert evaluate(Sample("rows", rows=[()] * 10, labels=["a"] * 10), sides, None).loss == "zero_one"
