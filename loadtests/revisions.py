@@ -83,7 +83,7 @@ def main(
         _git("worktree", "add", "--detach", str(earlier), revision)
         try:
             scripts = _scripts(folder)
-            turns = iter(track(range(rounds * len(cases)), description="measuring", console=console))
+            steps = iter(track(range(rounds * len(cases)), description="measuring", console=console))
             for case in cases:
                 now = _server(folder, case, ROOT, "now")
                 before = _server(folder, case, ROOT if case.same else earlier, "before")
@@ -94,7 +94,7 @@ def main(
                     for server, (url, _), asked in contestants:
                         wrk(url + server.path, asked, WARM_UP_S, CONNECTIONS)
                     for number in range(rounds):
-                        next(turns, None)
+                        next(steps, None)
                         # Who goes first alternates, so that a machine that gets slower favours neither.
                         for server, (url, pid), asked in contestants[:: 1 if number % 2 else -1]:
                             sample(server, url, pid, asked, seconds, CONNECTIONS)

@@ -2,7 +2,7 @@
 
     python -m loadtests.swaps            # exit code 1 when memory grew
 
-What a promotion and its undoing do (`understudy.serving.slots`): open and warm the other model, seat it, let the old one finish
+What a promotion and its undoing do (`understudy.serving.slots`): open and warm the other model, install it, let the old one finish
 and go.
 """
 
@@ -48,7 +48,7 @@ async def swapping(swaps: int) -> list[float]:
                 queue_max_rows=1_000,
             )
             rows = [tuple(flight.get(field.name) for field in fields) for flight in flights]
-            asked = [(old or model).infer([row]) for row in rows]  # under way while the seat changes hands
+            asked = [(old or model).infer([row]) for row in rows]  # under way while the model is replaced
             asked += [model.infer([row]) for row in rows]
             assert all(scores.finite for scores in await asyncio.gather(*asked))
             if old is not None:

@@ -63,7 +63,7 @@ def test_rows_without_times_that_stand_together_are_no_independent_rows() -> Non
 
 
 @pytest.mark.parametrize(
-    ("days", "says"), [(4, "there are no intervals"), (6, "rests on very little"), (BLOCKS_FEW, "")]
+    ("days", "says"), [(4, "at least 5 days are needed"), (6, "intervals are unreliable"), (BLOCKS_FEW, "")]
 )
 def test_too_few_days_are_said(days: int, says: str) -> None:
     """Below ten days with a warning, below five without any interval."""

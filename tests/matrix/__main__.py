@@ -4,16 +4,32 @@ Exit code 1 when more rollouts end wrongly than the error budget explains, or a 
 """
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product, repeat
 from pathlib import Path
 
 from tests.matrix import page
-from tests.matrix.cells import TRUTHS, Outcome, cells, play
+from tests.matrix.cells import TRUTHS, Cell, Outcome, cells, play
 from tests.matrix.worlds import STYLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "matrix.md"
+
+
+def play_cell(cell: Cell, requests: int, seeds: int) -> list[Outcome]:
+    """Play the rollouts of a cell. What could be decided and is not goes on with more requests."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for truth, seed in product(TRUTHS, range(seeds)):
+            outcome = play(cell, truth, Path(folder), requests=requests, seed=seed)
+            if outcome.undecided:
+                outcome = play(cell, truth, Path(folder), requests=requests * page.LONGER, seed=seed)
+            outcomes.append(outcome)
+    return outcomes
 
 
 def main() -> int:
@@ -23,19 +39,17 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=4_000, help="the most requests of a rollout (default 4,000)")
     parser.add_argument("--seeds", type=int, default=1, help="how often each rollout is played (default 1)")
     parser.add_argument("--only", help="play the cells whose description or style holds this text; write no page")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="rollouts at a time (default: one a core)"
+    )
     args = parser.parse_args()
     began, outcomes = time.monotonic(), list[Outcome]()
     chosen = [c for c in cells(args.per_style) if args.only in {None, ""} or args.only in f"{STYLES[c.style].name} {c}"]
-    with tempfile.TemporaryDirectory() as folder:
-        for number, cell in enumerate(chosen, 1):
-            for truth in TRUTHS:
-                for seed in range(args.seeds):
-                    outcome = play(cell, truth, Path(folder), requests=args.requests, seed=seed)
-                    if outcome.undecided:
-                        print(f"{number}/{len(chosen)} goes on: {page.line(outcome)}", file=sys.stderr, flush=True)
-                        outcome = play(cell, truth, Path(folder), requests=args.requests * page.LONGER, seed=seed)
-                    outcomes.append(outcome)
-                    print(f"{number}/{len(chosen)} {page.line(outcomes[-1])}", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, found in enumerate(pool.map(play_cell, chosen, repeat(args.requests), repeat(args.seeds)), 1):
+            for outcome in found:
+                print(f"{number}/{len(chosen)} {page.line(outcome)}", file=sys.stderr, flush=True)
+            outcomes += found
     minutes = (time.monotonic() - began) / 60
     text, problems = page.written(outcomes, requests=args.requests, minutes=minutes)
     if not args.only:

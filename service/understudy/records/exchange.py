@@ -1,7 +1,7 @@
-"""An exchange: what happened in one request. And the form in which batches of them travel to the process that keeps the records.
+"""Exchanges: one request with the attempts of both models, and the packed form of a batch of them for the records process.
 
-A run of a model is shared by the requests of a batch (`understudy.inference.Run`), so its answers travel once, and each exchange
-says which part of them is its own.
+The requests of a batch share a run of the model (`understudy.inference.Run`). Its outputs are packed once, and each exchange
+refers to its own rows of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +19,14 @@ from understudy.runtime.fairness import yielding
 
 
 class RequestAttempt(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How one model's attempt at a request ended, and how long its caller waited.
+    """One model's attempt at a request: its outcome, and how long the caller waited.
 
     Attributes:
-        scores: `Scores | None`; there are some also where the request is `Status.INVALID` and some of its rows were fine.
+        scores: `Scores | None`. A request that is `Status.INVALID` has scores if some of its rows are valid.
     """
 
     status: Status = Status.NONE
-    scores: Any = None  # as they travel, in `unpack`
+    scores: Any = None  # in packed form inside `unpack`
     seconds: float = 0.0
 
 
@@ -34,18 +34,18 @@ NOT_ASKED = RequestAttempt()
 
 
 class Exchange(msgspec.Struct, array_like=True, gc=False):
-    """One answered request on its way to the record. Mutable until its rehearsal, if there is one, has ended.
+    """One answered request, until it is recorded. Mutable until its rehearsal, if there is one, has ended.
 
     Attributes:
-        key: what the router drew by; None: the first prediction's id.
-        http: the status that it was answered with.
+        key: the routing key; None if the request was routed by its first prediction's id.
+        http: the HTTP status of the response.
         sampled: whether the draw for rehearsals chose it; see `Observation.sampled`.
-        replay, received_at: as in `Observation`.
+        replay: as in `Observation`, and `received_at` too.
     """
 
     prefix: str
     first_id: int
-    rows: Any  # `Rows`; as they travel, in `unpack`
+    rows: Any  # `Rows`; in packed form inside `unpack`
     at: float
     revision: int
     share: int
@@ -64,15 +64,15 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
 
     @property
     def count(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return len(self.rows)
 
     def attempt(self, variant: Variant) -> RequestAttempt:
-        """How `variant`'s attempt ended."""
+        """The attempt of `variant`."""
         return self.primary if variant is Variant.PRIMARY else self.candidate
 
     def settle(self, variant: Variant, status: Status, scores: Scores | None, seconds: float) -> None:
-        """Note how `variant`'s attempt ended."""
+        """Set the attempt of `variant`."""
         attempt = RequestAttempt(status, scores, seconds)
         if variant is Variant.PRIMARY:
             self.primary = attempt
@@ -80,7 +80,7 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
             self.candidate = attempt
 
     def prediction_id(self, row: int) -> str:
-        """The id of one row's prediction."""
+        """The prediction id of a row."""
         return f"{self.prefix}-{self.first_id + row}"
 
     def observations(
@@ -90,11 +90,13 @@ class Exchange(msgspec.Struct, array_like=True, gc=False):
         salt: int = 0,
         equal: Sequence[bool] | None = None,
     ) -> list[Observation]:
-        """The rows of this exchange, as they are recorded.
+        """One observation per row.
 
         Args:
-            salt: the plan's.
-            equal: of each row, whether the two models' answers are equal; None where that was not compared.
+            readers: read each variant's scores.
+            units_of: returns the unit of each row.
+            salt: the salt of the plan.
+            equal: for each row, whether the two models' answers are equal; None if they were not compared.
         """
         count = self.count
         primary = _answers(self.primary, readers.get(Variant.PRIMARY), count)
@@ -136,18 +138,19 @@ def _answers(attempt: RequestAttempt, reader: OutputReader | None, rows: int) ->
 
 
 class Bundle(msgspec.Struct, array_like=True, gc=False):
-    """What has gathered between two flushes.
+    """What a worker has recorded between two flushes.
 
     Attributes:
-        runs: of models, of whose answers the exchanges' scores are parts; whole again after `unpack`.
-        others: each run's outputs without a role, in the form of `wire`; none where no exchange has two models' to compare.
-        statuses: requests that ended in an error: variant, mode, HTTP status, how many.
-        problems: values that did not fit: field, kind of problem, how many.
-        sizes: rows of each run of a model, by variant.
-        dropped: rows given up since too many waited.
+        exchanges: the exchanges; their scores refer to `runs`.
+        runs: the outputs of the models' runs.
+        others: the outputs without a role of each run, packed by `wire`. Empty if no exchange has answers of both models.
+        statuses: requests that ended in an error: variant, mode, HTTP status, count.
+        problems: invalid values: field, kind of problem, count.
+        sizes: the number of rows of each run, by variant.
+        dropped: rows dropped because too many waited.
     """
 
-    exchanges: list[Any]  # `Exchange`; packed one by one as they travel, in `unpack`
+    exchanges: list[Any]  # `Exchange`; each packed by itself inside `unpack`
     runs: list[Lists] = []
     others: list[bytes] = []
     statuses: list[tuple[str, str, str, int]] = []
@@ -157,10 +160,11 @@ class Bundle(msgspec.Struct, array_like=True, gc=False):
 
 
 class Packer:
-    """Packs one batch, an exchange at a time, and so it is unpacked: a whole batch at once would hold a core for a millisecond.
+    """Packs one batch, an exchange at a time: packing a whole batch at once would block for a millisecond.
 
     Attributes:
-        ids: the first id of each exchange; rows: how many rows they have.
+        ids: the first id of each exchange.
+        rows: the number of rows.
     """
 
     def __init__(self) -> None:
@@ -168,12 +172,12 @@ class Packer:
         self.rows = 0
         self._pieces: list[bytes] = []
         self._runs: list[Run] = []
-        self._places: dict[int, int] = {}  # of each run in `_runs`, by its identity
+        self._places: dict[int, int] = {}  # position of each run in `_runs`, by `id()`
         self._paired = False
         self._pack = msgspec.msgpack.Encoder(enc_hook=self._plain).encode
 
     def add(self, exchange: Exchange) -> None:
-        """Pack an exchange that is complete."""
+        """Pack a complete exchange."""
         self.ids.append(exchange.first_id)
         self.rows += exchange.count
         self._paired = self._paired or (exchange.primary.scores is not None and exchange.candidate.scores is not None)
@@ -186,7 +190,7 @@ class Packer:
         sizes: Mapping[Variant, Sequence[int]],
         dropped: int,
     ) -> bytes:
-        """The batch; see `Bundle` for what else goes with it. It ends here: nothing is added any more."""
+        """The packed batch with the other fields of `Bundle`. Nothing can be added afterwards."""
         packed = self._pack(
             (
                 self._pieces,
@@ -198,17 +202,17 @@ class Packer:
                 dropped,
             )
         )
-        del self._pack  # it knows this packer: neither, nor any run's arrays, would go without the garbage collector
+        del self._pack  # breaks a reference cycle that would keep the runs' arrays until a garbage collection
         return packed
 
     def _plain(self, value: Any) -> Any:
-        """What has no form of its own in MessagePack: a part of a run's answers, rows that are columns."""
+        """The packed form of types that MessagePack does not have: scores, and rows that are columns."""
         if isinstance(value, Scores):
             run = value.run
             place = self._places.get(id(run))
             if place is None:
                 place = self._places[id(run)] = len(self._runs)
-                self._runs.append(run)  # so it lives, and no other run has its identity
+                self._runs.append(run)  # keeps it alive, so its `id()` stays unique
             own = (place, value.start, value.rows)
             return own if run.bad is None or value.finite else (*own, value.bad_rows)
         if isinstance(value, Table):
@@ -221,10 +225,10 @@ _decode_exchange = msgspec.msgpack.Decoder(Exchange).decode
 
 
 def unpack(packed: bytes) -> Bundle:
-    """A batch from its packed form.
+    """Unpack a batch.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are not a batch.
     """
     batch = _decode(packed)
     others: list[dict[str, Any]] = [

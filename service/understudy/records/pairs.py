@@ -1,4 +1,4 @@
-"""Both models' answers to the same rows, compared a batch at a time: from `Scores` to the arrays of `rollout.comparison`."""
+"""Compares both models' answers to the same rows, a batch at a time: from `Scores` to the arrays of `rollout.comparison`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -17,28 +17,28 @@ from understudy.rollout.policy import Policy, Tolerance
 from understudy.runtime.fairness import yield_cpu, yielding
 
 COMPARED = "compare/"
-"""What the names of a `ComparisonSums`'s sums begin with among the store's counters."""
+"""Prefix of the names of `ComparisonSums.sums` among the store's counters."""
 VALUE = "value"
-"""What a regression's output is called here, whatever the graph calls it."""
+"""Name of a regression's output here, whatever its name in the graph."""
 EXACT = Tolerance(atol=0.0, rtol=0.0)
 
 
 class Attempted(Protocol):
-    """What is needed of one model's attempt."""
+    """The part of an attempt that is compared."""
 
     @property
     def status(self) -> Status:
-        """How it ended."""
+        """The outcome."""
         ...
 
     @property
     def scores(self) -> Scores | None:
-        """What it gave, or None."""
+        """The answers, or None."""
         ...
 
 
 class Answered(Protocol):
-    """What is needed of an exchange."""
+    """The part of an exchange that is compared."""
 
     @property
     def primary(self) -> Attempted:
@@ -47,7 +47,7 @@ class Answered(Protocol):
 
     @property
     def candidate(self) -> Attempted:
-        """The candidate's."""
+        """The candidate's attempt."""
         ...
 
 
@@ -55,9 +55,10 @@ class Pairs:
     """Compares two models' scores.
 
     Args:
-        tolerances: by output; `Tolerance()` where an output is not named.
-        floor: by output, what is equal anyway; see `comparison.floor_of`.
-        judged: whether the rollout is judged by agreement, so that each row says whether the two answers are equal.
+        readers: read each variant's scores.
+        tolerances: by output; an output that is not named has `Tolerance()`.
+        floor: the noise floor by output: smaller differences count as equal. See `comparison.floor_of`.
+        judged: whether the rollout is judged by agreement. Then each row records whether the two answers are equal.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Pairs:
         self._tolerances, self._floor = tolerances, floor
 
     def counts(self, batch: Sequence[Answered]) -> dict[str, float]:
-        """What the rows that both models answered add to the store's counters; the names of `ComparisonSums.sums`."""
+        """The increments of the store's counters for the rows that both models answered; names as in `ComparisonSums.sums`."""
         both = {
             i: scores
             for i, scores in _both(batch).items()
@@ -90,9 +91,9 @@ class Pairs:
         return {COMPARED + name: value for name, value in self.compare(primary, candidate).sums.items()}
 
     def agreement(self, batch: Sequence[Answered]) -> Mapping[int, Sequence[bool]]:
-        """For each exchange of a batch that both models answered, by its place: which of its rows have equal answers.
+        """Which rows have equal answers, for each exchange that both models answered, by its position in the batch.
 
-        Empty where the rollout is not judged by agreement.
+        Empty if the rollout is not judged by agreement.
         """
         both = _both(batch) if self._judged else {}
         if not both:
@@ -107,7 +108,7 @@ class Pairs:
         return found
 
     def equal(self, primary: Scores, candidate: Scores) -> Any:
-        """Which rows have equal answers: the same label, and each number of every output that both give within its tolerance.
+        """Which rows have equal answers: the same label, and every number of every common output within its tolerance.
 
         Another label counts as the same where the probabilities differ by no more than the noise floor.
 
@@ -136,7 +137,7 @@ class Pairs:
         return found
 
     def compare(self, primary: Scores, candidate: Scores) -> ComparisonSums:
-        """Every output that both give."""
+        """Compare every output that both models have."""
         found = ComparisonSums({"rows": float(primary.rows)})
         equal = None
         if primary.probabilities is not None and candidate.probabilities is not None:
@@ -163,12 +164,12 @@ class Pairs:
 
     def _probabilities(self, primary: Any, candidate: Any) -> tuple[ComparisonSums, Any]:
         a, b = self._side_by_side(primary, candidate)
-        if self._multilabel or a.shape != b.shape:  # no distribution, or classes that no card names, and not as many
+        if self._multilabel or a.shape != b.shape:  # no distribution, or different numbers of unnamed classes
             return self._tensor(PROBABILITIES, a, b), None
         return comparison.probabilities(a, b, self._floor.get(PROBABILITIES, 0.0))
 
     def _side_by_side(self, primary: Any, candidate: Any) -> tuple[Any, Any]:
-        """Both models' probabilities as matrices, with the classes in the same order."""
+        """Both models' probabilities as matrices, with the same order of classes."""
         a, b = _matrix(primary), _matrix(candidate)
         yield_cpu()
         if self._aligned is not None:
@@ -178,7 +179,7 @@ class Pairs:
 
 
 def _both(batch: Sequence[Answered]) -> dict[int, tuple[Scores, Scores]]:
-    """The two models' scores of each exchange that both answered, at least some of its rows, by its place in the batch."""
+    """The scores of each exchange of which both models answered at least some rows, by its position in the batch."""
     return {
         i: (a, b)
         for i, e in enumerate(yielding(batch))
@@ -187,12 +188,12 @@ def _both(batch: Sequence[Answered]) -> dict[int, tuple[Scores, Scores]]:
 
 
 def _matrix(rows: Sequence[Sequence[float]]) -> Any:
-    # Twice as fast as to let numpy find out that these are lists of the same length.
+    # Twice as fast as np.array(rows), which checks that the lists have the same length.
     return np.array([value for row in rows for value in row], np.float64).reshape(len(rows), -1)
 
 
 def tolerances(policy: Policy, cards: Iterable[Card]) -> Mapping[str, Tolerance]:
-    """The rollout file's `compare`, after a look at what the models give.
+    """The rollout file's `compare`, checked against the models' outputs.
 
     Raises:
         ConfigurationError: when it names an output that none of them compares.
@@ -214,12 +215,12 @@ def tolerances(policy: Policy, cards: Iterable[Card]) -> Mapping[str, Tolerance]
 
 
 def judged_by_agreement(policy: Policy) -> bool:
-    """Whether quality is how often the two models' answers differ."""
+    """Whether the quality goal is how often the two models' answers differ."""
     return policy.goals.quality is not None and policy.goals.quality.loss == DISAGREEMENT
 
 
 def incomparable(primary: Card, candidate: Card) -> str | None:
-    """Why two models' answers can never be equal, whatever they answer, in words; None where they can."""
+    """Why the answers of two models can never be equal, as a sentence; None if they can."""
     ours, theirs = (
         {VALUE if o.role == "value" else o.role if o.role != "other" else o.name: o for o in card.outputs}
         for card in (primary, candidate)
@@ -235,7 +236,7 @@ def incomparable(primary: Card, candidate: Card) -> str | None:
         differ = len(a.shape) != len(b.shape) or any(
             x != y for x, y in zip(a.shape[1:], b.shape[1:], strict=True) if x and y
         )
-        named = name == PROBABILITIES and primary.classes and candidate.classes  # these are put in the same order
+        named = name == PROBABILITIES and primary.classes and candidate.classes  # classes with names are aligned
         if differ and name != "label" and not named:
             return (
                 f"{name} has shape {a.shape} in {primary.name} and {b.shape} in {candidate.name}: their answers would differ on "
@@ -247,7 +248,7 @@ def incomparable(primary: Card, candidate: Card) -> str | None:
 
 
 def joined(parts: Sequence[Scores]) -> Scores:
-    """Several batches of one model as one; what the first has, all have."""
+    """Several scores of one model as one. All have the outputs that the first one has."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -182,8 +182,8 @@ class Ratio(Strict):
 
     def levels(self) -> dict[str, tuple[float, float]]:
         """Name → (quantile, ratio), of those that are set."""
-        told = {"p50": (0.5, self.p50), "p95": (0.95, self.p95), "p99": (0.99, self.p99)}
-        return {name: (level, ratio) for name, (level, ratio) in told.items() if ratio is not None}
+        limits = {"p50": (0.5, self.p50), "p95": (0.95, self.p95), "p99": (0.99, self.p99)}
+        return {name: (level, ratio) for name, (level, ratio) in limits.items() if ratio is not None}
 
 
 class Latency(Strict):

@@ -184,7 +184,7 @@ class Pipeline:
         return max(0.0, whole_s - (self.now() - started))
 
     def past_deadline(self) -> DeadlineExceeded:
-        """What the caller is told whose answer did not come in time."""
+        """The error for a caller whose answer did not come in time."""
         return DeadlineExceeded(f"no answer within {self._parts.deadline_s * 1000:g} ms")
 
     def _model(self, exchange: Exchange) -> LocalModel | SpreadModel:

@@ -1,4 +1,4 @@
-"""What every process that reads the rollout file is made of."""
+"""The parts that every process has that reads the rollout file."""
 
 import os
 import secrets
@@ -27,12 +27,12 @@ from understudy.store import Tally
 
 
 def holder() -> str:
-    """What this process calls itself as a leader: who reads the lease finds it."""
+    """The name of this process in leases."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 class ProcessParts:
-    """What every process that reads the rollout file has: the models' cards, the fields, the metrics, the store, a writer."""
+    """The models' cards, the fields, the metrics, the store, and a writer."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.policy, self.clock = settings, loading.load_policy(settings), SystemClock()
@@ -48,7 +48,7 @@ class ProcessParts:
         )
         self.metrics = Metrics()
         self.readers = {variant: OutputReader(card) for variant, card in self.cards.items()}
-        # Ids sort by the start of their process and then by arrival, and no two processes ever share a prefix.
+        # Ids sort by the start time of their process and then by arrival. No two processes share a prefix.
         self.id_prefix = f"{int(time.time() * 1000):011x}{secrets.token_hex(4)}"
         self.rollout = loading.rollout_key(policy, self.cards)
         self.store, self.store_lost = open_store(

@@ -1,4 +1,4 @@
-"""What the process is made of that keeps the records: it writes, judges, sends webhooks and prunes for all workers."""
+"""The parts of the records process: it writes, judges, sends webhooks and prunes for all workers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from understudy.wiring.parts import ProcessParts, holder
 
 
 class RecordsParts(ProcessParts):
-    """What the process that keeps the records is made of: it writes, judges, tells and cleans up for all the workers."""
+    """The parts of the records process."""
 
     def __init__(self, settings: Settings, *, candidate_url: str | None = None) -> None:
         super().__init__(settings)
@@ -60,7 +60,7 @@ class RecordsParts(ProcessParts):
         )
 
     def start(self) -> None:
-        """Begin to judge and to clean up."""
+        """Start judging, pruning and sending webhooks."""
         settings = self.settings
         retention = Retention(settings.retention_days * 86400, settings.retention_max_mib * 2**20)
         self.housekeeping.start(
@@ -81,11 +81,11 @@ class RecordsParts(ProcessParts):
         return (await asyncio.get_running_loop().run_in_executor(self._write_thread, self._labels, batch)).fates
 
     def _labels(self, batch: LabelBatch) -> LabelReceipt:
-        batch.check()  # it may have waited behind a batch of records that waited for the database
+        batch.check()  # it may be too old by now: a batch of records before it may have waited for the database
         return self.writer.labels(batch.reports, self.clock.now, batch.batch_id)
 
     async def close(self) -> None:
-        """Stop judging, and let go of the store."""
+        """Stop judging, and close the store."""
         await self.webhooks.close()
         await self.housekeeping.close()
         if self._remote is not None:

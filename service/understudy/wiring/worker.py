@@ -1,4 +1,4 @@
-"""What one answering process is made of."""
+"""The parts of a worker, a process that answers requests."""
 
 import asyncio
 import contextlib
@@ -34,11 +34,11 @@ from understudy.wiring.parts import ProcessParts
 log = structlog.get_logger(__name__)
 
 CLOSE_GRACE_S = 1.0
-"""How long rehearsals may go on when the service stops; the candidate's process is being stopped at the same time."""
+"""How long rehearsals may continue when the service stops. The candidate's process is being stopped at the same time."""
 
 
 class Worker(ProcessParts):
-    """What one answering process is made of."""
+    """The parts of a worker."""
 
     def __init__(self, settings: Settings, *, candidate_url: str | None = None, records_url: str | None = None) -> None:
         super().__init__(settings)
@@ -61,7 +61,7 @@ class Worker(ProcessParts):
         self._candidate_timeout_s = deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
-        self.slots = ModelSlots(self._seat(Variant.PRIMARY, engine))
+        self.slots = ModelSlots(self._local_model(Variant.PRIMARY, engine))
         self.rehearsals = {Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)}
         if candidate_url is not None:
             self._connect_candidate(self.cards[Variant.CANDIDATE], candidate_url)
@@ -76,7 +76,7 @@ class Worker(ProcessParts):
             begin=self._first_plan,
         )
         self.promotion = Promotion(
-            self.slots, self._load, self._seat, self.rehearsals[Variant.PRIMARY].drained, self.spawn
+            self.slots, self._load, self._local_model, self.rehearsals[Variant.PRIMARY].drained, self.spawn
         )
         self.control.prepare, self.control.on_plan = self.promotion.prepare, self.promotion.follow
         self.control.primary_up = lambda: not self.promotion.released
@@ -98,13 +98,13 @@ class Worker(ProcessParts):
         )
 
     async def start(self) -> None:
-        """Begin to record and to follow the store's plan."""
+        """Start recording, and polling the store's plan."""
         self.recorder.start()
         self._files_task = asyncio.get_running_loop().create_task(self._look())
         self.control.start(self.settings.plan_poll_ms / 1000, self.settings.plan_stale_s)
 
     async def close(self) -> None:
-        """Finish rehearsals and records, then let go of everything."""
+        """Finish rehearsals and records, then close everything."""
         self._files_task.cancel()
         await self.control.close()
         for rehearsal in self.rehearsals.values():
@@ -122,7 +122,7 @@ class Worker(ProcessParts):
         self.store.close()
 
     async def _look(self) -> None:
-        """Look at what may change under a running service: its files, its store, its candidate."""
+        """Watch what may change while the service runs: its files, its store, its candidate."""
         while True:
             self.metrics.store_lost.set(self.store_lost() is not None)
             if self.slots.remote is not None:
@@ -137,7 +137,7 @@ class Worker(ProcessParts):
         return await self._labels.add(reports)
 
     async def _write_labels(self, reports: Sequence[LabelReport]) -> Sequence[Fate]:
-        """In the records process, and here while that is away: its id tells whether it has written them already."""
+        """Write labels in the records process, or here if it is down. The batch's id prevents writing them twice."""
         self._batches += 1
         batch_id, again = f"{self.id_prefix}-{self._batches}", False
         if self._records is not None:
@@ -147,12 +147,12 @@ class Worker(ProcessParts):
         return (await asyncio.to_thread(self.writer.labels, reports, self.clock.now, batch_id, again=again)).fates
 
     def _load(self, variant: Variant) -> OnnxEngine:
-        """A variant's model: the one that was checked at the start, whatever is in its place now."""
+        """Load a variant's model: the bytes that were checked at the start, even if the file has changed since."""
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
         assert source is not None
         return loading.open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
 
-    def _seat(self, variant: Variant, engine: Engine) -> LocalModel:
+    def _local_model(self, variant: Variant, engine: Engine) -> LocalModel:
         return LocalModel(
             engine,
             loading.inputs_of(engine.card, self.decoder.positions),
@@ -217,7 +217,7 @@ class Worker(ProcessParts):
         try:
             return self.store.load_plan() or self._first_plan()
         except StoreError:
-            return None  # the store is away
+            return None  # the store is unavailable
 
     def _first_plan(self) -> Plan | None:
         plan = dataclasses.replace(self.policy.first_plan(self.rollout), updated_at=self.clock.now())
@@ -241,7 +241,7 @@ class Worker(ProcessParts):
             return self.store.load_plan()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Let it run, and keep it alive: an event loop holds its tasks weakly."""
+        """Run a coroutine as a task, and keep a reference to it: the event loop has only a weak one."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)

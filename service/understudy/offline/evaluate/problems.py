@@ -46,7 +46,8 @@ def few_days(sample: Sample) -> list[str]:
     days = int(blocks_of(sample.at, len(sample.rows)).max()) + 1
     if days < BLOCKS_MIN:
         return [
-            f"the rows are of {days} days; intervals need at least {BLOCKS_MIN} days, to measure how much days differ"
+            f"the rows are of {days} days, so no intervals are shown: at least {BLOCKS_MIN} days are needed to measure how much "
+            "days differ"
         ]
     if days < BLOCKS_FEW:
         return [

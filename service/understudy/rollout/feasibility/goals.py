@@ -79,7 +79,7 @@ def served(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Proble
 
 
 def _callers(policy: Policy, models: Mapping[Variant, Subject]) -> Iterator[Problem]:
-    """Callers that are too few, or too many to be told apart, where a caller counts once."""
+    """Callers that are too few, or too many to be distinguished, if a caller counts once."""
     quality, drawn = policy.goals.quality, [needs.drawn_share(step) for step in policy.steps]
     served = quality is not None and quality.evidence == "served"
     amounts = [needs.quality(policy, step).labels or 0 for step in policy.steps if served and needs.drawn_share(step)]
