@@ -7,29 +7,16 @@ import argparse
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product, repeat
+from itertools import repeat
 from pathlib import Path
 
 from tests.matrix import page
-from tests.matrix.cells import TRUTHS, Cell, Outcome, cells, play
+from tests.matrix.cells import Outcome, cells, play_cell
 from tests.matrix.worlds import STYLES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "matrix.md"
-
-
-def play_cell(cell: Cell, requests: int, seeds: int) -> list[Outcome]:
-    """Play the rollouts of a cell. What could be decided and is not goes on with more requests."""
-    outcomes = []
-    with tempfile.TemporaryDirectory() as folder:
-        for truth, seed in product(TRUTHS, range(seeds)):
-            outcome = play(cell, truth, Path(folder), requests=requests, seed=seed)
-            if outcome.undecided:
-                outcome = play(cell, truth, Path(folder), requests=requests * page.LONGER, seed=seed)
-            outcomes.append(outcome)
-    return outcomes
 
 
 def main() -> int:

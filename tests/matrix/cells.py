@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,8 @@ from tests.matrix.harness import Service, serving
 from tests.matrix.worlds import BOTH_RAISE, CANDIDATE_NAN, CANDIDATE_RAISES, GUARD, POOL, World
 from understudy.errors import ConfigurationError
 
+LONGER = 8
+"""How many times as many requests a rollout gets that is not decided."""
 TRUTHS = ("better", "at the margin", "worse")
 HOUR, DAY = 3600.0, 86_400.0
 LIVE_FROM, REPLAY_FROM = 1_790_000_000.0, 1_372_636_800.0
@@ -132,6 +135,18 @@ def play(cell: Cell, truth: str, folder: Path, *, requests: int = 4_000, seed: i
         return asyncio.run(_played(cell, truth, world, pool, policy, own, rng, (difference, margin), requests))
     except ConfigurationError as refused:
         return Outcome(cell, truth, difference, margin, "refused", 0, 0, refused.detail, True, 0)
+
+
+def play_cell(cell: Cell, requests: int, seeds: int) -> list[Outcome]:
+    """Play the rollouts of a cell. What could be decided and is not goes on with more requests."""
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for truth, seed in itertools.product(TRUTHS, range(seeds)):
+            outcome = play(cell, truth, Path(folder), requests=requests, seed=seed)
+            if outcome.undecided:
+                outcome = play(cell, truth, Path(folder), requests=requests * LONGER, seed=seed)
+            outcomes.append(outcome)
+    return outcomes
 
 
 def hash_of(cell: Cell) -> int:

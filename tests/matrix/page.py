@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from scipy.stats import binom
 
-from tests.matrix.cells import TRUTHS, Outcome
+from tests.matrix.cells import LONGER, TRUTHS, Outcome
 from tests.matrix.worlds import STYLES
 
 WRONG_SHARE = 0.025
@@ -32,8 +32,6 @@ margin, and with one that is worse by twice the margin.
 | model | loss | conditions | candidate | true difference | margin | end | requests | labels | last reason |
 |---|---|---|---|---:|---:|---|---:|---:|---|
 """
-LONGER = 8
-"""How many times as many requests a rollout has that is not decided."""
 ENDS = {"promoted": "promoted", "aborted": "rolled back", "refused": "refused"}
 
 

@@ -45,10 +45,7 @@ def few_days(sample: Sample) -> list[str]:
         return []
     days = int(blocks_of(sample.at, len(sample.rows)).max()) + 1
     if days < BLOCKS_MIN:
-        return [
-            f"the rows are of {days} days, so no intervals are shown: at least {BLOCKS_MIN} days are needed to measure how much "
-            "days differ"
-        ]
+        return [f"the rows are of {days} days: intervals, which need at least {BLOCKS_MIN} days, are not shown"]
     if days < BLOCKS_FEW:
         return [
             f"the rows are of {days} days; with fewer than {BLOCKS_FEW} days intervals are unreliable: evaluate on more"
