@@ -144,7 +144,7 @@ class Service:
         worker = self.worker
         engine = worker.slots.primary.engine  # type: ignore[union-attr]  # nothing is promoted yet
         assert isinstance(engine, OnnxEngine)
-        worker.slots.primary = worker._seat(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
+        worker.slots.primary = worker._local_model(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
         candidate = worker._load(Variant.CANDIDATE)
         assert isinstance(candidate, OnnxEngine)
         faulty: Engine = FaultyEngine(candidate, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
