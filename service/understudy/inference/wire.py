@@ -141,6 +141,9 @@ def _unpacked(packed: Sequence[_Columns]) -> dict[str, Array]:
         if isinstance(columns.data, list):
             block: Array = np.array(columns.data, dtype=object)
         else:
-            block = np.frombuffer(columns.data, dtype=np.dtype(columns.dtype))
-        arrays.update(zip(columns.names, block.reshape(len(columns.names), *columns.shape), strict=True))
+            block = np.frombuffer(columns.data, dtype=columns.dtype)
+        if len(columns.names) == 1:  # to iterate over one block takes longer than all the rest
+            arrays[columns.names[0]] = block.reshape(columns.shape)
+        else:
+            arrays.update(zip(columns.names, block.reshape(len(columns.names), *columns.shape), strict=True))
     return arrays

@@ -227,9 +227,8 @@ class Evidence:
     ) -> None:
         observation, report, pair = row
         label = None if report is None else self._scorer.in_time(observation, report)
-        funnel.add(
-            *place(observation, pair, label=label, first=first, rules=self._rules[settled]), label=report is not None
-        )
+        stage, reason = place(observation, pair, label=label, first=first, rules=self._rules[settled])
+        funnel.add(stage, reason, label=report is not None)
 
     def standing(self, tail: Tail, met: frozenset[str] = frozenset()) -> Standing:
         """The progress of the rollout."""
