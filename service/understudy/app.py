@@ -36,6 +36,8 @@ loading.private_metrics_dir(settings)
 
 
 SWITCH_INTERVAL_S = 0.0005
+RECORDS_GC_THRESHOLD = 10_000
+"""New objects between two garbage collections of the records process: about what a batch of its rows makes."""
 EXTRA_DRAIN_S = 3.0
 """Extra drain time for the candidate and records processes, so that draining workers can still call them."""
 
@@ -125,7 +127,7 @@ class Records:
         router = router_of(Records)
         RecordsCalls(self._records, settings.body_timeout_s).open(router)
         drain_first(router, extra_s=EXTRA_DRAIN_S)
-        gc_freeze.settle()
+        gc_freeze.settle(RECORDS_GC_THRESHOLD)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -27,11 +27,15 @@ margin, and with one that is worse by twice the margin.
   explains up to {allowed} of {n}. Seen: **{wrong}**.
 - **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the
   worst case.
+- A better candidate that fails on 0.5 % of the rows may be held, too: with several rows a request, up to 0.9 % of its requests fail,
+  and the latency goal allows 1 %. To tell these apart can take more than {longer:,} requests.
 - `understudy verify` reached every decision again offline: **{agrees}**.
 
 | model | loss | conditions | candidate | true difference | margin | end | requests | labels | last reason |
 |---|---|---|---|---:|---:|---|---:|---:|---|
 """
+NEAR_THE_LIMIT = "candidate 0.5 %"
+"""Such a candidate fails nearly as often as the latency goal allows."""
 ENDS = {"promoted": "promoted", "aborted": "rolled back", "refused": "refused"}
 
 
@@ -44,7 +48,7 @@ def problems(outcomes: Sequence[Outcome]) -> list[str]:
         found += [f"  {line(outcome)}" for outcome in wrong]
     found += [f"not reached again offline: {line(outcome)}" for outcome in outcomes if not outcome.agrees]
     # Otherwise holding for ever would pass.
-    found += [f"not decided: {line(o)}" for o in outcomes if o.undecided]
+    found += [f"not decided: {line(o)}" for o in outcomes if o.undecided and o.cell.bad != NEAR_THE_LIMIT]
     found += [f"refused: {line(o)}" for o in outcomes if o.phase == "refused"]
     return found
 

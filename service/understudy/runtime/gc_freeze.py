@@ -14,7 +14,14 @@ def resume() -> None:
     gc.enable()
 
 
-def settle() -> None:
-    """After the start of a process: collect once, and ignore all objects that exist now."""
+def settle(threshold: int | None = None) -> None:
+    """After the start of a process: collect once, and ignore all objects that exist now.
+
+    Args:
+        threshold: new objects between two collections; None for Python's default. A process that handles thousands of rows at a
+            time would otherwise scan them again and again, and they are freed without the collector.
+    """
     gc.collect()
     gc.freeze()
+    if threshold is not None:
+        gc.set_threshold(threshold)
