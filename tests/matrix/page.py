@@ -27,7 +27,7 @@ margin, and with one that is worse by twice the margin.
   explains up to {allowed} of {n}. Seen: **{wrong}**.
 - **Held** is right at the margin. It is also right where labels or rehearsals are missing: what is missing counts as the
   worst case.
-- A better candidate that fails on 0.5 % of the rows may be held, too: with several rows a request, up to 0.9 % of its requests fail,
+- A better candidate that fails on 0.5 % of rows may be held, too: with several rows a request, up to 0.9 % of its requests fail,
   and the latency goal allows 1 %. To tell these apart can take more than {longer:,} requests.
 - `understudy verify` reached every decision again offline: **{agrees}**.
 
