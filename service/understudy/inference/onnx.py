@@ -1,51 +1,25 @@
-"""Runs models with ONNX Runtime: on the requested device, with threads that fit the CPU quota, warmed up before use.
+"""Runs models with ONNX Runtime, warmed up before use: the first request of each input shape is slow (onnxruntime#19838)."""
 
-The only importer of `onnxruntime`. It works around three known problems of the runtime: it falls back to the CPU without an
-error when a GPU was requested (microsoft/onnxruntime#23372), it sizes its thread pools by the host's cores instead of the
-container's quota (#3099), and the first request of each input shape is slow (#19838).
-"""
-
-import ctypes
-import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from understudy.errors import ConfigurationError, InferenceError, ModelChanged, WrongShape
 from understudy.inference import bare
 from understudy.inference.cards import (
-    CARD_FILE,
-    MODEL_FILE,
     MULTILABEL,
     Card,
     InputSpec,
-    ModelBytes,
     read_card,
     read_model,
 )
 from understudy.inference.decoding import Array
+from understudy.inference.devices import open_session
+from understudy.inference.locate import locate
 
-_PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-}
-# The libraries of each provider; an error names the first that cannot be loaded.
-_LIBRARIES = {
-    "cuda": [
-        "libcuda.so.1",
-        "libcudart.so.12",
-        "libcublasLt.so.12",
-        "libcublas.so.12",
-        "libcufft.so.11",
-        "libcudnn.so.9",
-    ],
-    "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
-}
 WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WARM_RUNS = 5
 WARM_MAX_S = 5.0
@@ -87,7 +61,7 @@ class OnnxEngine:
                 f"start was {expected}. Restore the file, or restart the service to serve the new one"
             )
         card = read_card(folder, model.digest) if folder is not None else None
-        session, self.device = _open(self.path, device, threads, model)
+        session, self.device = open_session(self.path, device, threads, model)
         self._session: bare.Session | None = session
         self.unnamed = 0
         if card is None:
@@ -177,64 +151,10 @@ class OnnxEngine:
         return costs
 
 
-def resolve(source: str | Path) -> tuple[Path, Card | None]:
-    """The model file and card that a rollout file's `primary` or `candidate` names; no card for a bare file.
-
-    Raises:
-        ConfigurationError: when nothing usable is there.
-    """
-    path, folder = locate(source)
-    return path, read_card(folder) if folder is not None else None
-
-
-def locate(source: str | Path) -> tuple[Path, Path | None]:
-    """The model file, and the folder with its card; None for a bare file.
-
-    Raises:
-        ConfigurationError: when nothing is there.
-    """
-    text = str(source)
-    if text.startswith("bentoml:"):
-        import bentoml
-
-        try:
-            folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
-        except Exception as error:
-            raise ConfigurationError(f"{text}: {error}") from error
-        return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
-    path = Path(text)
-    if path.suffix == ".onnx":
-        if not path.is_file():
-            raise ConfigurationError(f"{path} is missing")
-        return path, None
-    for name in (MODEL_FILE, CARD_FILE):
-        if not (path / name).is_file():
-            raise ConfigurationError(f"{path / name} is missing; `make models` builds the example models")
-    return path / MODEL_FILE, path
-
-
 def by_rows(costs: Mapping[int, float]) -> list[float]:
     """Measured seconds by batch size, interpolated for every number of rows up to the largest: it is looked up twice a request."""
     found: list[float] = np.interp(range(max(costs) + 1), list(costs), list(costs.values())).tolist()
     return found
-
-
-def cpu_quota() -> float:
-    """CPUs this process may use: its affinity mask, cut down to the cgroup's quota (v2, then v1)."""
-    cpus = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        if quota != "max":
-            cpus = min(cpus, int(quota) / int(period))
-    except (OSError, ValueError):
-        try:
-            root = Path("/sys/fs/cgroup/cpu")
-            micros = int((root / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-            if micros > 0:
-                cpus = min(cpus, micros / int((root / "cpu.cfs_period_us").read_text(encoding="ascii")))
-        except (OSError, ValueError):
-            pass
-    return cpus
 
 
 def typical(spec: InputSpec, rows: int) -> Array:
@@ -245,59 +165,6 @@ def typical(spec: InputSpec, rows: int) -> Array:
         return np.full(shape, max(shares, key=lambda k: shares[k]) if shares else "", dtype=object)
     mean = spec.profile.mean if spec.profile and spec.profile.kind == "numeric" else 0
     return np.full(shape, mean, dtype=spec.dtype)
-
-
-def device_of(wanted: str) -> str:
-    """The device that a rollout file's `device` stands for on this machine: "cpu", "cuda" or "tensorrt"."""
-    if wanted != "auto":
-        return wanted
-    usable = "CUDAExecutionProvider" in ort.get_available_providers() and _missing_library("cuda") is None
-    return "cuda" if usable else "cpu"
-
-
-def _open(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[bare.Session, str]:
-    available = ort.get_available_providers()
-    device = device_of(device)
-    wanted = _PROVIDERS[device]
-    if wanted[0] not in available:
-        raise ConfigurationError(
-            f"device: {device} was requested, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
-            "The library missing is onnxruntime-gpu: `pip uninstall -y onnxruntime && pip install 'understudy[gpu]'`, "
-            "or say device: cpu."
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    # A spinning pool would use the core that decodes the next request.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if model.data:
-        # Not by path: ONNX Runtime would map the files, so overwriting them would change the weights of a running session.
-        buffers, sizes = list(model.data.values()), [len(each) for each in model.data.values()]
-        options.add_external_initializers_from_files_in_memory(list(model.data), buffers, sizes)
-    try:
-        session = ort.InferenceSession(model.graph, options, providers=wanted)
-    except Exception as error:
-        raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
-    if session.get_providers()[0] != wanted[0]:
-        missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
-        raise ConfigurationError(
-            f"device: {device} was requested, but ONNX Runtime fell back to {session.get_providers()[0]}. "
-            f"The library missing is {missing}. Install it, or say device: cpu."
-        )
-    return session, device
-
-
-def _missing_library(device: str) -> str | None:
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    for name in _LIBRARIES["cuda"] + (_LIBRARIES["tensorrt"] if device == "tensorrt" else []):
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            return name
-    return None
 
 
 def _plain(value: bare.RawOutput, classes: Sequence[int | str]) -> Array:

@@ -12,8 +12,10 @@ from understudy.domain import Variant
 from understudy.errors import ConfigurationError, StoreLost
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Columns, Field
+from understudy.inference.devices import cpu_quota
 from understudy.inference.fetch import ModelCache
-from understudy.inference.onnx import OnnxEngine, cpu_quota, named, resolve
+from understudy.inference.locate import resolve
+from understudy.inference.onnx import OnnxEngine, named
 from understudy.inference.tasks import fitted, mismatch
 from understudy.records.pairs import incomparable, judged_by_agreement
 from understudy.rollout import policy as rollout_file

@@ -16,7 +16,7 @@ from understudy.domain import Variant
 from understudy.errors import UnderstudyError
 from understudy.inference.cards import CARD_FILE, Card, model_digest
 from understudy.inference.graph import external_files
-from understudy.inference.onnx import locate
+from understudy.inference.locate import locate
 from understudy.loading import local, rollout_text
 from understudy.rollout.policy import Policy
 from understudy.settings import Settings

@@ -11,7 +11,7 @@ import msgspec
 from understudy import __version__
 from understudy.domain import Variant
 from understudy.inference.cards import Card
-from understudy.inference.onnx import cpu_quota
+from understudy.inference.devices import cpu_quota
 from understudy.rollout.loadtest import LoadTestMachine, Setup
 from understudy.rollout.policy import Policy
 from understudy.settings import Settings

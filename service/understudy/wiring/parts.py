@@ -12,7 +12,7 @@ from understudy.domain import Variant
 from understudy.drift.watch import DriftMonitor
 from understudy.inference import OutputReader
 from understudy.inference.decoding import Decoder, Rows
-from understudy.inference.onnx import device_of
+from understudy.inference.devices import device_of
 from understudy.loading.store import open_store
 from understudy.observability import host
 from understudy.observability.metrics import Metrics

@@ -17,11 +17,13 @@ from onnx import TensorProto, helper
 from models import build
 from tests.support.graphs import BOOL, FLOAT, INT64, STRING, classifier, folder, save, summing
 from understudy.errors import ConfigurationError, InferenceError
-from understudy.inference import OutputReader, cards
+from understudy.inference import OutputReader, cards, devices
 from understudy.inference import onnx as engine_module
 from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
 from understudy.inference.decoding import Array, Columns, Field
-from understudy.inference.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, by_rows, cpu_quota, resolve, typical
+from understudy.inference.devices import cpu_quota
+from understudy.inference.locate import resolve
+from understudy.inference.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, by_rows, typical
 from understudy.inference.profile import CategoricalProfile, NumericProfile
 
 MODELS = Path(__file__).parents[3] / "models"
@@ -440,8 +442,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, missing: str | None, works: bool
         __version__="9.9",
     )
     monkeypatch.setattr(Pretended, "cuda_works", works)
-    monkeypatch.setattr(engine_module, "ort", build_of)
-    monkeypatch.setattr(engine_module.ctypes, "CDLL", load)
+    monkeypatch.setattr(devices, "ort", build_of)
+    monkeypatch.setattr(devices.ctypes, "CDLL", load)
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="a GPU build of ONNX Runtime")

@@ -1,0 +1,42 @@
+"""Where a model is: the file and the card that a rollout file's `primary` or `candidate` names."""
+
+from pathlib import Path
+
+from understudy.errors import ConfigurationError
+from understudy.inference.cards import CARD_FILE, MODEL_FILE, Card, read_card
+
+
+def resolve(source: str | Path) -> tuple[Path, Card | None]:
+    """The model file and card that a rollout file's `primary` or `candidate` names; no card for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing usable is there.
+    """
+    path, folder = locate(source)
+    return path, read_card(folder) if folder is not None else None
+
+
+def locate(source: str | Path) -> tuple[Path, Path | None]:
+    """The model file, and the folder with its card; None for a bare file.
+
+    Raises:
+        ConfigurationError: when nothing is there.
+    """
+    text = str(source)
+    if text.startswith("bentoml:"):
+        import bentoml
+
+        try:
+            folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
+        except Exception as error:
+            raise ConfigurationError(f"{text}: {error}") from error
+        return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
+    path = Path(text)
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise ConfigurationError(f"{path} is missing")
+        return path, None
+    for name in (MODEL_FILE, CARD_FILE):
+        if not (path / name).is_file():
+            raise ConfigurationError(f"{path / name} is missing; `make models` builds the example models")
+    return path / MODEL_FILE, path
