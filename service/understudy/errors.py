@@ -20,6 +20,7 @@
     ├── InferenceError         500   a model failed on input that matches its signature
     │   ├── NotFinite                its output has NaN or infinity: names rows
     │   ├── WrongShape               its output has another shape than its card declares
+    │   ├── RunCancelled             its run was cancelled, since nobody waits for it any longer
     │   └── CandidateAway            its process is down or starting; the primary answers instead
     └── ConfigurationError           the service does not start; the message says what to change
 
@@ -237,6 +238,15 @@ class WrongShape(InferenceError):
     """A model's output has another shape than its card declares, such as too few rows."""
 
     kind = "wrong-shape"
+
+
+class RunCancelled(InferenceError):
+    """The run was cancelled: everybody who waited for it has been answered, or the process stops."""
+
+    kind = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("the run was cancelled, because nobody waits for it any longer")
 
 
 class CandidateAway(InferenceError):

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from understudy.domain import Mode, Observation, Phase, Plan, Variant
 from understudy.errors import InferenceError, UnderstudyError
-from understudy.inference import Engine, OutputReader, Scores, wire
+from understudy.inference import Cancellation, Engine, OutputReader, Scores, wire
 from understudy.inference.batching import LocalModel, SpreadModel
 from understudy.inference.calls import Calls
 from understudy.inference.cards import Card, InputSpec, OutputSpec
@@ -72,7 +72,7 @@ class RowEngine:
         self.runs: list[int] = []
         self._cost_s = cost_s
 
-    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `Engine.run`."""
         x = columns["x"].reshape(-1)
         self.runs.append(len(x))

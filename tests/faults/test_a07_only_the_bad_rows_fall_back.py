@@ -71,7 +71,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure_of_the_candidate() -> None:
     """It was taken for a bug of the service, and its caller got a 500 instead of the primary's answer."""
 
     class Strange(RowEngine):
-        def run(self, columns: Any) -> Any:
+        def run(self, columns: Any, cancellation: Any = None) -> Any:
             return {"z": super().run(columns)["y"]}
 
     found = asyncio.run(model_of(Strange()).infer([[(5,)], [(1,)]], 1.0))

@@ -22,7 +22,7 @@ def test_rows_that_only_the_candidate_answers_with_nan(tmp_path: Path) -> None:
     bad = {number for number, row in enumerate(rows) if row["x"] < 0}
 
     class Tolerant(RowEngine):
-        def run(self, columns: Any) -> Any:
+        def run(self, columns: Any, cancellation: Any = None) -> Any:
             return {"y": abs(columns["x"].reshape(-1))}
 
     async def main() -> Any:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.api.test_v2_calls import INFER, Harness, about
 from understudy.domain import Status, Variant
+from understudy.inference import Cancellation
 from understudy.inference.cards import OutputSpec
 from understudy.inference.decoding import Array
 from understudy.testing import FakeEngine, card
@@ -23,7 +24,7 @@ def asked(*, nullable: bool, binary: bool) -> tuple[int, Any, Any]:
     own = card(outputs=outputs)
 
     class Embedding(FakeEngine):
-        def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+        def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
             x = columns["x"].reshape(-1)
             e = np.stack([x, np.where(x == 0.25, np.nan, x)], axis=1).astype(np.float32)
             return {**super().run(columns), "e": e}

@@ -24,7 +24,7 @@ from understudy.api.rest import ERROR_FORMATS, Rest
 from understudy.domain import LabelReport, Plan, Variant
 from understudy.errors import CandidateAway, InferenceError
 from understudy.http.router import AppRouter
-from understudy.inference import Engine, Scores, wire
+from understudy.inference import Cancellation, Engine, Scores, wire
 from understudy.inference.batching import SpreadModel
 from understudy.inference.calls import Calls
 from understudy.inference.cards import Card
@@ -71,7 +71,7 @@ class FaultyEngine:
         self._engine, self._raises, self._nan = engine, raises, nan
         self.card: Card = engine.card
 
-    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `understudy.inference.Engine.run`."""
         guard = columns["x"][:, GUARD]
         if np.isin(guard, self._raises).any():

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx import TensorProto, helper
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 from understudy.inference import cards
 from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
@@ -67,3 +68,65 @@ def folder(path: Path, **changes: Any) -> Path:
     }
     write_card(path, Card(**(fields | changes)))
     return path
+
+
+def attention(path: Path, *, width: int = 64, layers: int = 4, words: int = 100) -> Path:
+    """A transformer without its feed-forward parts: `input_ids` [N, T] → `y` [N, 1], in time and memory that grow with T²."""
+    chance = np.random.default_rng(0)
+    constants = [numpy_helper.from_array(chance.normal(size=(words, width)).astype(np.float32), "words")]
+    nodes = [helper.make_node("Gather", ["words", "input_ids"], ["h0"])]
+    for i in range(layers):
+        for part in "qkv":
+            weights = chance.normal(size=(width, width)).astype(np.float32) / width
+            constants.append(numpy_helper.from_array(weights, f"w{part}{i}"))
+            nodes.append(helper.make_node("MatMul", [f"h{i}", f"w{part}{i}"], [f"{part}{i}"]))
+        nodes += [
+            helper.make_node("Transpose", [f"k{i}"], [f"t{i}"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", [f"q{i}", f"t{i}"], [f"s{i}"]),
+            helper.make_node("Softmax", [f"s{i}"], [f"a{i}"], axis=-1),
+            helper.make_node("MatMul", [f"a{i}", f"v{i}"], [f"o{i}"]),
+            helper.make_node("Add", [f"h{i}", f"o{i}"], [f"h{i + 1}"]),
+        ]
+    constants += [
+        numpy_helper.from_array(np.array([1], np.int64), "axis"),
+        numpy_helper.from_array(chance.normal(size=(width, 1)).astype(np.float32), "head"),
+    ]
+    nodes += [
+        helper.make_node("ReduceMean", [f"h{layers}", "axis"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "head"], ["y"]),
+    ]
+    return save(path, nodes, [("input_ids", INT64, ["n", "t"])], [("y", FLOAT, ["n", 1])], constants)
+
+
+def looping(path: Path, *, divisor: float = 1.0) -> Path:
+    """y = x / `divisor`, computed after as many turns of a loop as the largest `turns` of the batch says."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Mul", ["before", "one"], ["same"]),
+            helper.make_node("Add", ["same", "zero"], ["after"]),
+        ],
+        "turn",
+        [
+            helper.make_tensor_value_info("turn", INT64, []),
+            helper.make_tensor_value_info("go", BOOL, []),
+            helper.make_tensor_value_info("before", FLOAT, ["n", 1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", BOOL, []),
+            helper.make_tensor_value_info("after", FLOAT, ["n", 1]),
+        ],
+    )
+    numbers = {"one": 1.0, "zero": 0.0, "divisor": divisor}
+    nodes = [
+        helper.make_node("ReduceMax", ["turns"], ["most"], keepdims=0),
+        helper.make_node("Loop", ["most", "", "x"], ["looped"], body=body),
+        helper.make_node("Div", ["looped", "divisor"], ["y"]),
+    ]
+    return save(
+        path,
+        nodes,
+        [("turns", INT64, ["n", 1]), ("x", FLOAT, ["n", 1])],
+        [("y", FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in numbers.items()],
+    )

@@ -4,14 +4,14 @@
 arrays into labels, probabilities and values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 
 from understudy.domain import Attempt, Label, Status
-from understudy.errors import NotFinite, WrongShape
+from understudy.errors import NotFinite, RunCancelled, WrongShape
 from understudy.inference.cards import MULTILABEL, Card, width_of
 from understudy.inference.decoding import Array
 
@@ -22,15 +22,52 @@ POSITIVE_FROM = 0.5
 """A multilabel classifier without a label output predicts the classes whose probability is at least this."""
 
 
+class Cancellation:
+    """Cancels one run from another thread. A kernel that has begun ends first; the runtime checks between two kernels.
+
+    Attributes:
+        cancelled: whether `cancel` was called.
+    """
+
+    __slots__ = ("_stop", "cancelled")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._stop: Callable[[], None] = lambda: None
+
+    def cancel(self) -> None:
+        """Stop the run as soon as possible; a run that has not begun does not begin. May be called more than once."""
+        self.cancelled = True
+        self._stop()
+
+    def begin(self, stop: Callable[[], None]) -> None:
+        """The engine calls this before each run of the runtime.
+
+        Args:
+            stop: stops that run. It is called in another thread.
+
+        Raises:
+            RunCancelled: the run was cancelled before.
+        """
+        self._stop = stop
+        if self.cancelled:  # checked last: `cancel` may have called the stop function of the run before
+            raise RunCancelled
+
+
 class Engine(Protocol):
     """Runs one model in this process."""
 
     card: Card
 
-    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """The outputs by name; the first axis of each is the rows of `columns`. Thread-safe; blocks.
 
+        Args:
+            columns: the inputs by name; the first axis of each is the rows.
+            cancellation: lets another thread cancel the run. It also makes the run give its memory back when it ends.
+
         Raises:
+            RunCancelled: it was cancelled.
             InferenceError: the runtime fails on these columns.
         """
         ...

@@ -71,7 +71,9 @@ class Session(Protocol):
         """The outputs of the graph."""
         ...
 
-    def run(self, output_names: Sequence[str] | None, input_feed: dict[str, Array], /) -> Sequence[RawOutput]:
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: dict[str, Array], run_options: object = None, /
+    ) -> Sequence[RawOutput]:
         """Run the graph; None stands for all outputs."""
         ...
 

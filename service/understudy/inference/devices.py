@@ -6,6 +6,7 @@ It works around two known problems of the runtime: it falls back to the CPU with
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime as ort
@@ -57,6 +58,22 @@ def device_of(wanted: str) -> str:
         return wanted
     usable = "CUDAExecutionProvider" in ort.get_available_providers() and _missing_library("cuda") is None
     return "cuda" if usable else "cpu"
+
+
+def cancellable(device: str) -> tuple[ort.RunOptions, Callable[[], None]]:
+    """Options of a run that can be cancelled and gives its memory back, and the function that cancels it from another thread.
+
+    The runtime's arena keeps the memory of the largest run for later ones otherwise.
+    """
+    options = ort.RunOptions()
+    options.log_severity_level = 4  # a cancelled Loop would be logged as an error
+    if device == "cpu":
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def stop() -> None:
+        options.terminate = True
+
+    return options, stop
 
 
 def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[bare.Session, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.errors import ConfigurationError, InferenceError, ModelChanged, WrongShape
-from understudy.inference import bare
+from understudy.errors import ConfigurationError, InferenceError, ModelChanged, RunCancelled, WrongShape
+from understudy.inference import Cancellation, bare
 from understudy.inference.cards import (
     MULTILABEL,
     Card,
@@ -17,7 +17,7 @@ from understudy.inference.cards import (
     read_model,
 )
 from understudy.inference.decoding import Array
-from understudy.inference.devices import open_session
+from understudy.inference.devices import cancellable, open_session
 from understudy.inference.locate import locate
 
 WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -87,15 +87,17 @@ class OnnxEngine:
         self._fixed_rows = batch
         self._seconds = by_rows(self._warm(warm_max_rows))
 
-    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `Engine.run`. A graph with a fixed batch dimension is run in pieces of that size, the last one padded."""
         try:
             if self._fixed_rows is None:
-                return self._run(columns)
-            return self._run_in_pieces(columns, self._fixed_rows)
-        except WrongShape:
+                return self._run(columns, cancellation)
+            return self._run_in_pieces(columns, self._fixed_rows, cancellation)
+        except (RunCancelled, WrongShape):
             raise
         except Exception as error:  # the runtime raises a dozen unrelated classes
+            if cancellation is not None and cancellation.cancelled:
+                raise RunCancelled from None
             raise InferenceError(f"{self.card.name} failed: {error}") from error
 
     def seconds(self, rows: int) -> float:
@@ -108,16 +110,23 @@ class OnnxEngine:
         """See `Engine.close`."""
         self._session = None
 
-    def _run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, columns: Mapping[str, Array], cancellation: Cancellation | None) -> dict[str, Array]:
         if self._session is None:
             raise RuntimeError("the engine is closed")
-        outputs = self._session.run(self._names, dict(columns))
+        if cancellation is None:
+            outputs = self._session.run(self._names, dict(columns))
+        else:
+            options, stop = cancellable(self.device)
+            cancellation.begin(stop)
+            outputs = self._session.run(self._names, dict(columns), options)
         plain = {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
         for name in self._of_two:
             plain[name] = _two_columns(plain[name])
         return plain
 
-    def _run_in_pieces(self, columns: Mapping[str, Array], size: int) -> dict[str, Array]:
+    def _run_in_pieces(
+        self, columns: Mapping[str, Array], size: int, cancellation: Cancellation | None
+    ) -> dict[str, Array]:
         rows = len(next(iter(columns.values())))
         pieces = []
         for start in range(0, rows, size):
@@ -127,7 +136,7 @@ class OnnxEngine:
                 piece = {
                     name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()
                 }
-            outputs = self._run(piece)
+            outputs = self._run(piece, cancellation)
             for name, array in outputs.items():
                 if array.ndim == 0 or len(array) != size:  # concatenating the pieces would mix up the rows
                     raise WrongShape(f"output {name!r} has shape {list(array.shape)} for a batch of {size} rows")

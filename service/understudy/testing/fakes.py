@@ -9,7 +9,7 @@ from typing_extensions import override
 from understudy.clock import Clock
 from understudy.domain import Plan
 from understudy.errors import InferenceError
-from understudy.inference import Engine
+from understudy.inference import Cancellation, Engine
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Array
 from understudy.testing.builders import card
@@ -32,7 +32,7 @@ class FakeEngine(Engine):
         self.closed = False
 
     @override
-    def run(self, columns: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         x = columns["x"].reshape(-1)
         self.runs.append(len(x))
         self._before(len(x))

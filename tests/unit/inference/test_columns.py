@@ -73,7 +73,7 @@ def test_requests_whose_free_dimensions_differ_do_not_fail_together() -> None:
     """They do not fit into one array; each is run by itself."""
 
     class Lengths(FakeEngine):
-        def run(self, columns: Any) -> Any:
+        def run(self, columns: Any, cancellation: Any = None) -> Any:
             shapes.append(columns["x"].shape)
             return super().run({"x": columns["x"][:, 0]})
 
