@@ -1,5 +1,6 @@
-"""Writes docs/reference/README.md from the code: `make docs`. A test holds the file against what this would write."""
+"""Writes docs/reference/ from the code: `make docs`. A test holds the files against what this would write."""
 
+import json
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from understudy.api import openapi
 from understudy.cli import app
 from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.inference.cards import card_schema
 from understudy.observability.metrics import TABLE
 from understudy.rollout.policy import Policy, json_schema
 from understudy.settings import Settings
@@ -198,5 +200,11 @@ def table(head: Sequence[str], rows: typing.Iterable[Sequence[str]]) -> list[str
     return lines + [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
 
 
+def card_json_schema() -> str:
+    """The JSON Schema of model cards."""
+    return json.dumps(card_schema(), indent=1) + "\n"
+
+
 if __name__ == "__main__":
+    (HERE / "reference" / "card.schema.json").write_text(card_json_schema(), encoding="utf-8")
     (HERE / "reference" / "README.md").write_text(reference(), encoding="utf-8")

@@ -82,15 +82,19 @@ def check(
         typer.Option(help="compare the models on these rows: one JSON object per line, as in `rows` of POST /predict"),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and exit")] = False,
+    card_schema: Annotated[
+        bool, typer.Option("--card-schema", help="print the JSON Schema of model cards and exit")
+    ] = False,
 ) -> None:
     """Dry run: load, warm up and compare the models, and report problems."""
     from understudy.cli import feasible
+    from understudy.inference.cards import card_schema as schema_of_cards
     from understudy.loading.preflight import examine
     from understudy.rollout.policy import json_schema
     from understudy.settings import read_settings
 
-    if schema:
-        print(json.dumps(json_schema(), indent=1))
+    if schema or card_schema:
+        print(json.dumps(json_schema() if schema else schema_of_cards(), indent=1))
         return
     with errors_reported():
         settings = read_settings(rollout_file=file)

@@ -35,7 +35,7 @@ def watched_by(cards: Mapping[Variant, Card], features_max: int) -> list[Watched
     """The inputs and predictions of each variant that have a profile on its card."""
     watched = []
     for variant, card in cards.items():
-        rows = card.training.rows if card.training else REFERENCE_ROWS
+        rows = card.profiled_rows or REFERENCE_ROWS
         plain = [spec for spec in card.inputs if all(size == 1 for size in spec.shape[1:])]
         profiles = [(spec.name, spec.profile) for spec in plain if spec.profile is not None][:features_max]
         if card.predictions is not None:

@@ -1,7 +1,7 @@
 """Model cards, and the check that a model file is the one that its card describes.
 
-A model is a folder with `model.onnx` and `card.json`, a bare `.onnx` file (its card is made from the graph), or
-`bentoml:<tag>` for one in BentoML's model store.
+A model is a folder with `model.onnx` and `card.json`, an `.onnx` file with `<stem>.card.json` beside it or without (its card is
+then made from the graph), or `bentoml:<tag>` for one in BentoML's model store.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from understudy.inference.profile import Profile
 
 CARD_FILE = "card.json"
 MODEL_FILE = "model.onnx"
+CARD_SUFFIX = ".card.json"
+"""The card of `poc.onnx` is `poc.card.json` beside it."""
 
 Task = Literal["binary-classification", "multiclass-classification", "multilabel-classification", "regression", "other"]
 MULTILABEL: Literal["multilabel-classification"] = "multilabel-classification"
@@ -111,6 +113,24 @@ class Training(_Strict):
     seed: int
 
 
+class Measured(_Strict):
+    """What `understudy init --data` measured on labelled data that the model need not have seen.
+
+    Attributes:
+        data: name of the file.
+        start: the day of the first row (UTC); empty without times.
+        end: the day of the last row (UTC); empty without times.
+        rows: number of rows with a label.
+        metrics: mean of each loss over these rows, in the unit of the loss.
+    """
+
+    data: str
+    start: str = ""
+    end: str = ""
+    rows: int
+    metrics: dict[str, float]
+
+
 class Card(_Strict):
     """The card of a model: its identity, inputs, outputs, training and quality.
 
@@ -134,6 +154,9 @@ class Card(_Strict):
     predictions: Profile | None = None
     training: Training | None = None
     held_out: list[HeldOut] = []
+    measured: Measured | None = pydantic.Field(
+        default=None, description="what `understudy init --data` measured; the profiles are of the same rows"
+    )
     parity: float | None = pydantic.Field(
         default=None, description="largest difference of a probability between the ONNX graph and the Python model"
     )
@@ -144,6 +167,12 @@ class Card(_Strict):
     def roles(self) -> frozenset[str]:
         """The roles of its outputs."""
         return frozenset(output.role for output in self.outputs)
+
+    @property
+    def profiled_rows(self) -> int | None:
+        """The number of rows that the profiles were made from; None if the card does not say."""
+        known = self.training or self.measured
+        return known.rows if known else None
 
 
 def digest_of(path: Path) -> str:
@@ -226,16 +255,33 @@ def _unreadable(path: Path, model: Path, error: OSError) -> ConfigurationError:
     )
 
 
-def read_card(folder: Path, digest: str | None = None) -> Card:
-    """Read the card of a model folder, and check that it describes the `model.onnx` beside it.
+def beside(model: Path) -> Path:
+    """The card file that belongs to an `.onnx` file.
+
+    >>> beside(Path("models/poc.onnx")).as_posix()
+    'models/poc.card.json'
+    """
+    return model.with_name(model.stem + CARD_SUFFIX)
+
+
+def files_of(place: Path) -> tuple[Path, Path]:
+    """The card file and the model file of a model folder, or of a card beside an `.onnx` file."""
+    if place.name.endswith(CARD_SUFFIX):
+        return place, place.with_name(place.name.removesuffix(CARD_SUFFIX) + ".onnx")
+    return place / CARD_FILE, place / MODEL_FILE
+
+
+def read_card(place: Path, digest: str | None = None) -> Card:
+    """Read a card, and check that it describes the model beside it.
 
     Args:
+        place: a model folder, or the card beside an `.onnx` file.
         digest: the model's digest, if it is known already.
 
     Raises:
         ConfigurationError: a file is missing, the card does not parse, or the digest differs.
     """
-    card_path, model_path = folder / CARD_FILE, folder / MODEL_FILE
+    card_path, model_path = files_of(place)
     for path in (model_path, card_path):
         if not path.is_file():
             raise ConfigurationError(f"{path} is missing; `make models` builds the example models")
@@ -248,16 +294,24 @@ def read_card(folder: Path, digest: str | None = None) -> Card:
         if digest_of(model_path) == card.digest:
             names = ", ".join(external_files(_read(model_path), str(model_path)))
             raise ConfigurationError(
-                f"{card_path}: its digest is that of {MODEL_FILE} alone, and the model keeps weights in {names}. Write the digest "
-                f"of all of them: {actual}"
+                f"{card_path}: its digest is that of {model_path.name} alone, and the model keeps weights in {names}. Write the "
+                f"digest of all of them: {actual}"
             )
+        way_out = "Build the model again, or restore the file."
+        if place == card_path:
+            way_out = f"Restore the file, or delete {card_path.name} and run `understudy init --data` again."
         raise ConfigurationError(
-            f"{model_path} is not the file that its card describes: its digest is {actual}, the card says {card.digest}. "
-            "Build the model again, or restore the file."
+            f"{model_path} is not the file that its card describes: its digest is {actual}, the card says "
+            f"{card.digest}. {way_out}"
         )
     return card
 
 
-def write_card(folder: Path, card: Card) -> None:
-    """Write `card` as indented JSON."""
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+def write_card(place: Path, card: Card) -> None:
+    """Write `card` as indented JSON, into a model folder or beside an `.onnx` file."""
+    files_of(place)[0].write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def card_schema() -> dict[str, object]:
+    """The JSON Schema of card files."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}

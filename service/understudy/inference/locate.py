@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import CARD_FILE, MODEL_FILE, Card, read_card
+from understudy.inference.cards import CARD_FILE, MODEL_FILE, Card, beside, read_card
 
 
 def resolve(source: str | Path) -> tuple[Path, Card | None]:
@@ -12,12 +12,12 @@ def resolve(source: str | Path) -> tuple[Path, Card | None]:
     Raises:
         ConfigurationError: when nothing usable is there.
     """
-    path, folder = locate(source)
-    return path, read_card(folder) if folder is not None else None
+    path, card = locate(source)
+    return path, read_card(card) if card is not None else None
 
 
 def locate(source: str | Path) -> tuple[Path, Path | None]:
-    """The model file, and the folder with its card; None for a bare file.
+    """The model file, and where its card is: its folder, or the card file beside an `.onnx` file; None for a bare file.
 
     Raises:
         ConfigurationError: when nothing is there.
@@ -35,7 +35,7 @@ def locate(source: str | Path) -> tuple[Path, Path | None]:
     if path.suffix == ".onnx":
         if not path.is_file():
             raise ConfigurationError(f"{path} is missing")
-        return path, None
+        return path, card if (card := beside(path)).is_file() else None
     for name in (MODEL_FILE, CARD_FILE):
         if not (path / name).is_file():
             raise ConfigurationError(f"{path / name} is missing; `make models` builds the example models")

@@ -53,14 +53,14 @@ class OnnxEngine:
         classes: Sequence[int | str] = (),
         task: str = "other",
     ) -> None:
-        self.path, folder = locate(source)
+        self.path, described = locate(source)
         model = read_model(self.path)
         if expected is not None and model.digest != expected:
             raise ModelChanged(
                 f"{self.path} is not the model that this service was started with: its digest is {model.digest}, that of the "
                 f"start was {expected}. Restore the file, or restart the service to serve the new one"
             )
-        card = read_card(folder, model.digest) if folder is not None else None
+        card = read_card(described, model.digest) if described is not None else None
         session, self.device = open_session(self.path, device, threads, model)
         self._session: bare.Session | None = session
         self.unnamed = 0

@@ -14,7 +14,7 @@ import structlog
 
 from understudy.domain import Variant
 from understudy.errors import UnderstudyError
-from understudy.inference.cards import CARD_FILE, Card, model_digest
+from understudy.inference.cards import Card, files_of, model_digest
 from understudy.inference.graph import external_files
 from understudy.inference.locate import locate
 from understudy.loading import local, rollout_text
@@ -133,11 +133,11 @@ def _model_problem(source: Path, *, wanted: str) -> str | None:
 def _files_of(source: Path) -> list[Path]:
     """The files of a model, as far as they exist."""
     try:
-        path, folder = locate(source)
+        path, described = locate(source)
         beside = external_files(path.read_bytes(), str(path))
     except (UnderstudyError, OSError):
         return [source]
-    return [path, *([folder / CARD_FILE] if folder else []), *(path.parent / name for name in beside)]
+    return [path, *([files_of(described)[0]] if described else []), *(path.parent / name for name in beside)]
 
 
 def _stat(path: Path) -> FileMark | None:

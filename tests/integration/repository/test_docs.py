@@ -104,6 +104,8 @@ def script(name: str) -> Any:
 def test_the_reference_is_what_the_code_says() -> None:
     """`make docs` writes it."""
     assert (ROOT / "docs" / "reference" / "README.md").read_text(encoding="utf-8") == script("generate").reference()
+    schema = (ROOT / "docs" / "reference" / "card.schema.json").read_text(encoding="utf-8")
+    assert schema == script("generate").card_json_schema()
 
 
 def test_the_picture_of_the_layers_is_the_contract_s() -> None:
