@@ -37,7 +37,7 @@ def evaluate(
     file: Annotated[Path, typer.Option(help="the rollout file with the goals and the models")] = Path("rollout.yaml"),
     data: Annotated[
         Path | None,
-        typer.Option(help="CSV with a header, or one JSON object per line; default: the example's flights"),
+        typer.Option(help="CSV with a header, one JSON object per line, or Parquet; default: the example's flights"),
     ] = None,
     label: Annotated[str | None, typer.Option(help="the column of --data with the label")] = None,
     at: Annotated[
@@ -102,7 +102,7 @@ def _show(evaluation: "Evaluation", html: Path | None) -> None:
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="a model folder, an .onnx file, or bentoml:<tag>")],
-    data: Annotated[Path, typer.Argument(help="the training data: CSV with a header, or one JSON object per line")],
+    data: Annotated[Path, typer.Argument(help="the training data: CSV with a header, one JSON object per line, or Parquet")],
     at: Annotated[
         str | None,
         typer.Option(

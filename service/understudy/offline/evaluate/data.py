@@ -1,6 +1,5 @@
 """Reads held-out data through the decoder of the service, so that rows that the service would reject are found here."""
 
-import csv
 import datetime
 import itertools
 import json
@@ -15,16 +14,20 @@ import numpy.typing as npt
 
 from understudy.domain import Label
 from understudy.errors import ConfigurationError, InvalidInput
-from understudy.inference.decoding import Decoder, Field, Row
+from understudy.inference.decoding import Decoder, Row
+from understudy.offline.matching import MISSING, Matching, match, number
+from understudy.offline.tables import Record, open_table
 
 CHUNK_ROWS = 1_000
+SECONDS_MAX = 1e11
+"""Larger times are no Unix seconds but milliseconds or less: as seconds, this is the year 5138."""
 REASONS_SHOWN = 5
 """Number of rejected rows whose reason is shown; further ones are only counted."""
 
 RowsDone: TypeAlias = Callable[[int], None]
 """Called with the number of rows that were read since the last call."""
-Record: TypeAlias = Mapping[str, object]
-"""One row of a file: column → value."""
+RowOf: TypeAlias = Callable[[Record], Mapping[str, object]]
+"""Makes the row that a caller would send of a record."""
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class Sample:
         predicted: the training pipeline's prediction for each row, if the file has it.
         rejected: number of rows that the service would reject.
         reasons: the first reasons.
+        notes: how the file was read, in sentences.
     """
 
     source: str
@@ -52,6 +56,7 @@ class Sample:
     predicted: list[float] | None = None
     rejected: int = 0
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,11 @@ class ColumnNames:
     by: tuple[str, ...] = ()
     month: str | None = None
 
+    @property
+    def taken(self) -> list[str]:
+        """The columns that have a meaning, so that they are an input only under its very name."""
+        return [name for name in (self.label, self.at, self.predicted, self.month) if name is not None]
+
 
 def read_file(
     path: Path,
@@ -80,15 +90,30 @@ def read_file(
     classes: Sequence[int | str],
     progress: RowsDone = lambda rows: None,
 ) -> Sample:
-    """Reads a CSV file with a header, or a file with one JSON object per line.
+    """Reads a table in any form that `understudy.offline.tables` knows. Columns are matched with the decoder's fields.
 
     Other columns are ignored. In CSV an empty cell is a missing value.
 
     Raises:
         ConfigurationError: if the file or one of the columns is missing, or a cell has the wrong type.
     """
-    records = _csv(path, decoder.fields) if path.suffix.lower() in {".csv", ".tsv"} else _json_lines(path)
-    return sample_of(str(path), records, decoder, columns, classes, progress)
+    table = open_table(path)
+    matching = match(decoder.fields, table.columns, columns.taken, decimal_comma=table.decimal_comma)
+    sample = sample_of(
+        str(path), table.read(), decoder, columns, classes, progress, rows_of(matching, decoder), table.decimal_comma
+    )
+    sample.notes = [*table.notes, *matching.notes]
+    return sample
+
+
+def rows_of(matching: Matching, decoder: Decoder) -> RowOf:
+    """Makes rows of a file's records: the matched fields, and the fields that only routing and counting read."""
+    context = decoder.context
+
+    def row(record: Record) -> Mapping[str, object]:
+        return matching.body(record) | {name: record[name] for name in context if name in record}
+
+    return row
 
 
 def sample_of(
@@ -98,8 +123,14 @@ def sample_of(
     columns: ColumnNames,
     classes: Sequence[int | str],
     progress: RowsDone = lambda rows: None,
+    row_of: RowOf | None = None,
+    decimal_comma: bool = False,
 ) -> Sample:
     """A sample from numbered records.
+
+    Args:
+        row_of: makes the row that a caller would send of a record; by default the fields of the same names.
+        decimal_comma: whether labels may be written 1,5.
 
     Raises:
         ConfigurationError: as `read_file`.
@@ -107,12 +138,16 @@ def sample_of(
     sample, at, predicted, months = Sample(source), list[float](), list[float](), list[str]()
     segments: dict[str, list[str]] = {name: [] for name in columns.by}
     for chunk in _chunks(records):
-        for number, record, row in _decoded(chunk, decoder, sample):
-            where = f"{source}, line {number}"
+        for line, record, row in _decoded(chunk, decoder, sample, row_of):
+            where = f"{source}, line {line}"
             sample.rows.append(row)
-            sample.labels.append(_label(record, columns.label, classes, where) if columns.label else None)
+            sample.labels.append(
+                label_of(_value(record, columns.label, where), classes, where, decimal_comma=decimal_comma)
+                if columns.label
+                else None
+            )
             if columns.at is not None:
-                at.append(_time(record, columns.at, where))
+                at.append(time_of(record, columns.at, where))
             if columns.predicted is not None:
                 predicted.append(_number(record, columns.predicted, where))
             if columns.at is not None or columns.month is not None:
@@ -158,67 +193,32 @@ def _chunks(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, R
 
 
 def _decoded(
-    chunk: Sequence[tuple[int, Record]], decoder: Decoder, sample: Sample
+    chunk: Sequence[tuple[int, Record]], decoder: Decoder, sample: Sample, row_of: RowOf | None
 ) -> Iterator[tuple[int, Record, Row]]:
     """The rows of a chunk that the service accepts, decoded from JSON as a caller's. The others are counted as rejected."""
-    names = {each.name for each in decoder.fields} | set(decoder.context)
-    bodies = [{name: record[name] for name in names & record.keys()} for _, record in chunk]
+    if row_of is None:
+        names = {each.name for each in decoder.fields} | set(decoder.context)
+        bodies: list[Mapping[str, object]] = [
+            {name: record[name] for name in names & record.keys()} for _, record in chunk
+        ]
+    else:
+        bodies = [row_of(record) for _, record in chunk]
     try:
         rows = decoder.decode(json.dumps({"rows": bodies}).encode()).rows
     except InvalidInput:
-        for (number, record), body in zip(chunk, bodies, strict=True):
+        for (line, record), body in zip(chunk, bodies, strict=True):
             try:
                 row = decoder.decode(json.dumps({"rows": [body]}).encode()).rows[0]
             except InvalidInput as error:
                 sample.rejected += 1
                 if len(sample.reasons) < REASONS_SHOWN:
                     problems = "; ".join(f"{e.get('field') or 'row'} {e['problem']}" for e in error.errors)
-                    sample.reasons.append(f"line {number}: {problems}")
+                    sample.reasons.append(f"line {line}: {problems}")
                 continue
-            yield number, record, row
+            yield line, record, row
         return
-    for (number, record), row in zip(chunk, rows, strict=True):
-        yield number, record, row
-
-
-def _csv(path: Path, fields: Sequence[Field]) -> Iterator[tuple[int, Record]]:
-    by_name = {each.name: each for each in fields}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        for record in reader:
-            if None in record or None in record.values():
-                raise ConfigurationError(f"{path}, line {reader.line_num}: the number of cells differs from the header")
-            yield reader.line_num, {name: _cell(text, by_name.get(name)) for name, text in record.items()}
-
-
-def _cell(text: str, own: Field | None) -> object:
-    """The value of a cell: a number, a boolean or an array if the model takes one, otherwise text."""
-    if text == "" or own is None or own.dtype == "string":
-        return text or None
-    if own.dtype == "bool":
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    try:
-        value: object = float(text) if own.scalar else json.loads(text)
-    except ValueError:
-        return text  # the decoder reports what is wrong with it
-    if not isinstance(value, float) or math.isinf(value):
-        return text if isinstance(value, float) else value
-    if math.isnan(value):  # many tools write a missing value like this
-        return None
-    return int(value) if value.is_integer() else value
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Record]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise ConfigurationError(f"{path}, line {number} is not JSON: {error}") from None
-                if not isinstance(record, dict):
-                    raise ConfigurationError(f"{path}, line {number} is not an object of fields and their values")
-                yield number, record
+    for (line, record), row in zip(chunk, rows, strict=True):
+        yield line, record, row
 
 
 def _value(record: Record, name: str, where: str) -> object:
@@ -227,28 +227,51 @@ def _value(record: Record, name: str, where: str) -> object:
     return record[name]
 
 
-def _label(record: Record, name: str, classes: Sequence[int | str], where: str) -> Label | None:
-    value = _value(record, name, where)
+def label_of(value: object, classes: Sequence[int | str], where: str, *, decimal_comma: bool = False) -> Label | None:
+    """The label in a cell: a class, or without classes a number; None if there is none.
+
+    Raises:
+        ConfigurationError: it is none of the classes, or no finite number.
+    """
     if value is None or value == "":
         return None
     if not classes:
-        number = _number(record, name, where)
-        if math.isinf(number):
-            raise ConfigurationError(f"{where}: the label {value!r} is not a finite number")
-        return None if math.isnan(number) else number  # many tools write a missing value as NaN
+        return _label_number(value, where, decimal_comma=decimal_comma)
     for each in classes:
         # A cell may have "1" or "1.0" for the class 1, and a JSON line may have true.
         if value == each or str(value) == str(each) or (isinstance(each, int) and _as_int(value) == each):
             return each
+    if isinstance(value, str) and value.strip().casefold() in MISSING:
+        return None  # tools write a missing value like this; a class of this name is found above
     raise ConfigurationError(f"{where}: the label {value!r} is none of the model's classes {list(classes)}")
 
 
+def _label_number(value: object, where: str, *, decimal_comma: bool) -> float | None:
+    if isinstance(value, str):
+        text = value.strip()
+        if text.casefold() in MISSING:
+            return None
+        found = number(text, decimal_comma=decimal_comma)
+        if found is None and text.casefold().lstrip("+-") in {"inf", "infinity"}:
+            raise ConfigurationError(f"{where}: the label {value!r} is not a finite number")
+        if found is None:
+            raise ConfigurationError(f"{where}: the label is {value!r}, and these models predict a number")
+        return float(found)
+    if not isinstance(value, int | float):
+        raise ConfigurationError(f"{where}: the label is {value!r}, and these models predict a number")
+    if math.isinf(value):
+        raise ConfigurationError(f"{where}: the label {value!r} is not a finite number")
+    return None if math.isnan(value) else float(value)
+
+
 def _as_int(value: object) -> int | None:
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0}.get(value.strip().casefold(), value)
     try:
-        number = float(cast("str | float", value))
+        whole = float(cast("str | float", value))
     except (TypeError, ValueError):
         return None
-    return int(number) if number.is_integer() else None
+    return int(whole) if whole.is_integer() else None
 
 
 def _number(record: Record, name: str, where: str) -> float:
@@ -258,12 +281,23 @@ def _number(record: Record, name: str, where: str) -> float:
         raise ConfigurationError(f"{where}: {name} is {record[name]!r}, not a number") from None
 
 
-def _time(record: Record, name: str, where: str) -> float:
+def time_of(record: Record, name: str, where: str) -> float:
+    """The time in a column, Unix seconds.
+
+    Raises:
+        ConfigurationError: the column is missing, or its cell is no time.
+    """
     value = _value(record, name, where)
     try:
-        return float(cast("str | float", value))
+        seconds = float(cast("str | float", value))
     except (TypeError, ValueError):
         pass
+    else:
+        if not abs(seconds) < SECONDS_MAX:
+            raise ConfigurationError(
+                f"{where}: {name} is {value!r}, too large for Unix seconds; divide milliseconds by 1,000"
+            )
+        return seconds
     try:
         time = datetime.datetime.fromisoformat(str(value))
     except ValueError:

@@ -123,6 +123,7 @@ def _run(request: EvaluationRequest, engines: Sequence[OnnxEngine], step: Progre
     if not models[0].losses:
         raise ConfigurationError(f"{sample.source} has no label with which {models[0].name}'s answers can be compared")
     found = evaluate(sample, models, goal)
+    found.notes = [*sample.notes, *found.notes]
     step("looking for problems in the data", 0)
     found.problems, found.drift = found_in(sample, models, decoder.positions, Limits())
     found.skew = skew_of_predictions(sample, models[0])
