@@ -5,6 +5,7 @@ what it is now, or refused in words; the rollout file's `task` says what the one
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
@@ -55,8 +56,8 @@ def test_the_rollout_file_says_that_a_matrix_holds_independent_probabilities(tmp
     assert (found.task, found.roles) == ("multilabel-classification", {"probabilities"})
 
 
-def test_several_labels_with_probabilities_of_another_shape_are_refused(tmp_path: Path) -> None:
-    """As scikit-learn's forests are exported: [labels, rows, 2]."""
+def test_several_labels_with_probabilities_of_both_sides_are_a_multilabel_classifier(tmp_path: Path) -> None:
+    """As scikit-learn's forests are exported: [labels, rows, 2]; callers get the probability that each label is true."""
     nodes = [
         helper.make_node("Cast", ["x"], ["label"], to=INT),
         helper.make_node("Concat", ["row", "row"], ["probabilities"], axis=0),
@@ -65,8 +66,11 @@ def test_several_labels_with_probabilities_of_another_shape_are_refused(tmp_path
     axes = helper.make_tensor("axes", INT, [1], [0])
     ends = [("x", FLOAT, ["n", 2])], [("label", INT, ["n", 2]), ("probabilities", FLOAT, [2, "n", 2])]
     save(tmp_path / "m.onnx", [nodes[0], nodes[2], nodes[1]], *ends, [axes])
-    with pytest.raises(ConfigurationError, match="its first axis is not the rows"):
-        opened(tmp_path / "m.onnx")
+    engine = opened(tmp_path / "m.onnx")
+    probabilities = engine.run({"x": np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)})["probabilities"]
+
+    assert (engine.card.task, engine.card.roles) == ("multilabel-classification", {"label", "probabilities"})
+    assert np.allclose(probabilities, [[0.1, 0.1], [0.8, 0.8]])
 
 
 def test_the_rollout_file_says_that_a_matrix_is_a_vector_of_numbers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from understudy.domain import Label, LabelReport, Scalar
 from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
-from understudy.inference.cards import MULTILABEL, Card, width_of
+from understudy.inference.cards import MULTILABEL, Card
 from understudy.rollout.losses import label_classes
 from understudy.times import TimeLimits
 
@@ -57,7 +57,7 @@ class FeedbackDecoder:
         self._times = times or TimeLimits()
         self._classes = label_classes(card.classes, candidate.classes if candidate else None)
         self._task, self._labels_max = "agreement" if judged == "agreement" else card.task, labels_max
-        widths = [width_of(output.shape) for output in card.outputs if output.role == "value"]
+        widths = [output.width for output in card.outputs if output.role == "value"]
         self._width = widths[0] if widths else 1
         self._decode = msgspec.json.Decoder(FeedbackRequest).decode
 

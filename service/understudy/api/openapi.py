@@ -15,7 +15,7 @@ from understudy.api.v2 import describe
 from understudy.api.v2.documents import V2Error
 from understudy.domain import JsonObject, Variant
 from understudy.errors import Problem
-from understudy.inference.cards import MULTILABEL, Card, width_of
+from understudy.inference.cards import MULTILABEL, Card
 from understudy.inference.decoding import Field
 from understudy.rollout.loadtest import Record
 from understudy.rollout.losses import label_classes
@@ -210,7 +210,7 @@ def _prediction(card: Card) -> JsonObject:
 
 
 def _is_vector(card: Card) -> bool:
-    return any(output.role == "value" and width_of(output.shape) != 1 for output in card.outputs)
+    return any(output.role == "value" and output.width != 1 for output in card.outputs)
 
 
 def _value(card: Card) -> JsonObject:

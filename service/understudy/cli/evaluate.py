@@ -102,7 +102,9 @@ def _show(evaluation: "Evaluation", html: Path | None) -> None:
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="a model folder, an .onnx file, or bentoml:<tag>")],
-    data: Annotated[Path, typer.Argument(help="the training data: CSV with a header, one JSON object per line, or Parquet")],
+    data: Annotated[
+        Path, typer.Argument(help="the training data: CSV with a header, one JSON object per line, or Parquet")
+    ],
     at: Annotated[
         str | None,
         typer.Option(

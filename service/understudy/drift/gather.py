@@ -36,7 +36,7 @@ def watched_by(cards: Mapping[Variant, Card], features_max: int) -> list[Watched
     watched = []
     for variant, card in cards.items():
         rows = card.profiled_rows or REFERENCE_ROWS
-        plain = [spec for spec in card.inputs if all(size == 1 for size in spec.shape[1:])]
+        plain = [spec for spec in card.inputs if all(size == 1 for size in spec.row_shape)]
         profiles = [(spec.name, spec.profile) for spec in plain if spec.profile is not None][:features_max]
         if card.predictions is not None:
             profiles.append((PREDICTION, card.predictions))

@@ -12,8 +12,9 @@ import numpy as np
 
 from understudy.domain import Attempt, Label, Status
 from understudy.errors import NotFinite, RunCancelled, WrongShape
-from understudy.inference.cards import MULTILABEL, Card, width_of
+from understudy.inference.cards import MULTILABEL, Card
 from understudy.inference.decoding import Array
+from understudy.inference.ragged import finite_rows, is_ragged, nested, of_rows
 
 _Value = TypeVar("_Value")
 Value: TypeAlias = float | list[float]
@@ -61,6 +62,9 @@ class Engine(Protocol):
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """The outputs by name; the first axis of each is the rows of `columns`. Thread-safe; blocks.
+
+        Where rows differ in shape, a column or an output is an object array of shape [rows] with one array per row; see
+        `understudy.inference.ragged`.
 
         Args:
             columns: the inputs by name; the first axis of each is the rows.
@@ -128,7 +132,7 @@ class Run:
         """The outputs without a role, by name. They may be large and are rarely used, so they are converted separately."""
         if self._others is None:
             names = self._reader.others if self._reader is not None else ()
-            self._others = {name: self.arrays[name].tolist() for name in names}
+            self._others = {name: nested(self.arrays[name]) for name in names}
         return self._others
 
     @property
@@ -136,7 +140,7 @@ class Run:
         """Like `others`, as arrays."""
         if self._reader is not None:
             return {name: self.arrays[name] for name in self._reader.others}
-        return {name: np.array(values) for name, values in self.others.items()}
+        return {name: of_rows([np.asarray(row) for row in values]) for name, values in self.others.items()}
 
 
 class Scores:
@@ -241,7 +245,9 @@ class OutputReader:
         self.positive_class = card.positive
         self.positive = card.classes.index(card.positive) if card.positive in card.classes else None
         self.multilabel = card.task == MULTILABEL
-        self.width = width_of(by_role["value"].shape) if self.value is not None else None
+        self.width = by_role["value"].width if self.value is not None else None
+        # Outputs whose rows may differ in shape; most models have none.
+        self._may_differ = [o.name for o in card.outputs if o.name in self._finite and None in o.row_shape]
 
     def read(self, outputs: Mapping[str, Array], rows: int) -> Scores:
         """The answers of a batch; `Scores.bad_rows` have a NaN or an infinity in an output that is not `nullable`.
@@ -255,7 +261,12 @@ class OutputReader:
             array = outputs[name]
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 bad = np.zeros(rows, bool) if bad is None else bad
-                bad |= ~np.isfinite(array).reshape(rows, -1).all(axis=1)
+                bad |= ~finite_rows(array)
+        for name in self._may_differ:
+            if is_ragged(outputs[name]) and outputs[name][0].dtype.kind == "f":
+                finite = finite_rows(outputs[name])
+                if not finite.all():
+                    bad = ~finite if bad is None else bad | ~finite
         return Scores(rows, run=Run(self, outputs, bad=bad))
 
     def check_shapes(self, outputs: Mapping[str, Array], rows: int) -> None:
@@ -288,6 +299,8 @@ class OutputReader:
     def _values_fit(self, array: Array, rows: int) -> bool:
         if self.width == 1:
             return array.size == rows
+        if is_ragged(array):
+            return self.width is None and all(row.ndim == 1 and len(row) > 0 for row in array)
         return array.ndim == 2 and array.shape[1] == (self.width or array.shape[1]) > 0
 
     def lists(self, outputs: Mapping[str, Array]) -> Lists:
@@ -305,7 +318,8 @@ class OutputReader:
                 lists.labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
             array = outputs[self.value]
-            lists.values = (array.reshape(-1) if self.width == 1 or array.shape[1:] == (1,) else array).tolist()
+            alone = self.width == 1 or array.shape[1:] == (1,)
+            lists.values = array.reshape(-1).tolist() if alone else nested(array)  # type: ignore[assignment]  # numbers
         return lists
 
     def _sets(self, outputs: Mapping[str, Array], lists: Lists) -> None:

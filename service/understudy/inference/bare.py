@@ -6,30 +6,15 @@ Nothing is guessed that could change a verdict: class names come from the graph 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import MULTILABEL, Card, Dtype, InputSpec, OutputSpec, Role, Task
+from understudy.inference.cards import MULTILABEL, Card, OutputSpec, Role, Task
 from understudy.inference.class_names import class_names, last_operator
 from understudy.inference.decoding import Array
+from understudy.inference.signature import Signature
 
-DTYPES: dict[str, Dtype] = {
-    "tensor(bool)": "bool",
-    "tensor(string)": "string",
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(uint8)": "uint8",
-    "tensor(uint16)": "uint16",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-}
 SUM_TOLERANCE = 1e-3
 """How much the sum of a row's probabilities may differ from 1: float16 has three digits."""
 
@@ -37,45 +22,8 @@ UNBOUNDED = {"Add", "Gemm", "LinearRegressor", "MatMul", "Mul", "Sub"}
 """Operators whose outputs are unbounded, so they are no probabilities even if one run's output is between 0 and 1."""
 
 Classes = list[int | str]
-RawOutput: TypeAlias = Array | list[dict[int | str, float]]
-"""An output of ONNX Runtime: an array, or one dict of probabilities per row from a ZipMap."""
-
-
-class Node(Protocol):
-    """An input or output of a session."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the graph."""
-        ...
-
-    @property
-    def type(self) -> str:
-        """Its ONNX type, such as `tensor(float)`."""
-        ...
-
-    @property
-    def shape(self) -> Sequence[int | str | None]:
-        """Its shape; a size that varies is a name or None."""
-        ...
-
-
-class Session(Protocol):
-    """The part of `onnxruntime.InferenceSession` that is used."""
-
-    def get_inputs(self) -> Sequence[Node]:
-        """The inputs of the graph."""
-        ...
-
-    def get_outputs(self) -> Sequence[Node]:
-        """The outputs of the graph."""
-        ...
-
-    def run(
-        self, output_names: Sequence[str] | None, input_feed: dict[str, Array], run_options: object = None, /
-    ) -> Sequence[RawOutput]:
-        """Run the graph; None stands for all outputs."""
-        ...
+_COLUMN = {(), (1,)}
+"""The shapes of a row that is one number."""
 
 
 @dataclass(slots=True)
@@ -91,11 +39,13 @@ class Bare:
 
 
 @dataclass(slots=True)
-class _Signature:
+class _Roles:
     outputs: list[OutputSpec]
+    maps: Mapping[str, Classes]
     classes: Classes = field(default_factory=list)
     width: int = 0
     multilabel: bool = False
+    column: str = ""
     description: str = "Made from the graph's signature."
 
     def names(self, *roles: str) -> list[str]:
@@ -103,85 +53,121 @@ class _Signature:
 
 
 def read(
-    session: Session,
+    signature: Signature,
     path: Path,
     graph: bytes,
     digest: str,
     classes: Sequence[int | str],
-    run: Callable[[Sequence[InputSpec]], Mapping[str, RawOutput]],
+    run: Callable[[], Mapping[str, Array]],
     task: str = "other",
 ) -> Bare:
-    """Make the card of a session's model.
+    """Make the card of a bare file.
 
     Args:
-        session: the opened model.
+        signature: its inputs and outputs.
         path: the `.onnx` file.
         graph: the bytes of the file.
         digest: the model's digest.
         classes: the class names in the rollout file, in the order of the probabilities; empty if it has none.
-        run: runs the smallest batch and returns its raw outputs.
+        run: runs a typical row and returns its outputs, with the row on the first axis.
         task: the task in the rollout file. Only the task tells a multilabel classifier from a multiclass one.
 
     Raises:
-        ConfigurationError: an input or output has an unsupported type, or `classes` does not fit the model.
-        InferenceError: the model fails on the smallest batch.
+        ConfigurationError: `classes` does not fit the model.
+        InferenceError: the model fails on a typical row.
     """
-    inputs = [InputSpec(name=i.name, dtype=_dtype(i, path), shape=_shape(i.shape)) for i in session.get_inputs()]
-    found = _Signature(
-        [_output(output, path, alone=len(session.get_outputs()) == 1) for output in session.get_outputs()]
-    )
+    alone = len(signature.outputs) == 1
+    found = _Roles([_with_role(output, signature, alone=alone) for output in signature.outputs], signature.maps)
     found.multilabel = task == MULTILABEL
     unnamed = 0
+    if task not in {"regression", MULTILABEL} and len(classes) in {0, 2}:
+        _find_column(found, graph, asked=bool(classes))
     if found.names("probabilities", "label"):
-        _name(found, path, graph, classes, run(inputs))
+        _name(found, path, graph, classes, run())
         unnamed = 0 if found.classes else found.width
     elif matrices := [
-        o for o in found.outputs if o.role == "other" and len(o.shape) == 2 and o.dtype.startswith("float")
+        o for o in found.outputs if o.role == "other" and len(o.row_shape) == 1 and o.dtype.startswith("float")
     ]:
-        unnamed = _matrix(found, path, matrices, classes, run(inputs))
-    elif found.names("value") and task != "regression":
-        unnamed = _column(found, path, graph, classes, run(inputs))
+        unnamed = _matrix(found, path, matrices, classes, run())
+    elif found.names("value") and task != "regression" and len(classes) == 2:
+        _check_column(found, path, graph, classes, run())
     return Bare(
         Card(
             name=path.stem,
             version="0",
             task=_task(found),
             description=found.description,
-            inputs=inputs,
+            inputs=signature.inputs,
             outputs=found.outputs,
             classes=found.classes,
             positive=None if found.multilabel else _positive(found.classes),
             digest=digest,
+            batch=signature.rows.batch,
+            layout=signature.layout,
         ),
         unnamed,
     )
 
 
-def _output(output: Node, path: Path, *, alone: bool) -> OutputSpec:
+def _with_role(output: OutputSpec, signature: Signature, *, alone: bool) -> OutputSpec:
     """An output with its role, by the conventions of converters: a label, a matrix of probabilities, or one number per row."""
-    if output.type.startswith("seq(map("):
-        return OutputSpec(name=output.name, dtype="float32", shape=[None, None], role="probabilities")
-    dtype, shape, name = _dtype(output, path), _shape(output.shape), output.name.lower()
+    shape, name = output.row_shape, output.name.lower()
     role: Role = "other"
-    if "label" in name and dtype in {"int64", "string"}:
-        role = "label"
-    elif "prob" in name and len(shape) == 2:
+    if output.name in signature.maps:
         role = "probabilities"
-    elif alone and (len(shape) == 1 or shape[1:] == [1]):
+    elif "label" in name and output.dtype in {"int64", "string"} and len(shape) <= 1:
+        role = "label"
+    elif "prob" in name and shape != (1,) and (len(shape) == 1 or shape[1:] == (2,)):
+        role = "probabilities"
+    elif alone and shape in _COLUMN:
         role = "value"
-    return OutputSpec(name=output.name, dtype=dtype, shape=shape, role=role)
+    return output.model_copy(update={"role": role})
 
 
-def _name(
-    found: _Signature, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, RawOutput]
-) -> None:
+def _find_column(found: _Roles, graph: bytes, *, asked: bool) -> None:
+    """Recognize one number per row as the probability of the second of two classes: a Sigmoid, or an output named so.
+
+    Args:
+        asked: whether the rollout file names two classes.
+    """
+    if found.names("probabilities"):
+        return
+    operators = {
+        o.name: last_operator(graph, o.name)
+        for o in found.outputs
+        if o.dtype.startswith("float") and o.row_shape in _COLUMN
+    }
+    columns = [
+        name
+        for name, operator in operators.items()
+        if operator == "Sigmoid" or ("prob" in name.lower() and operator not in UNBOUNDED)
+    ]
+    meant = asked or len(found.outputs) == 1 or bool(found.names("label"))
+    if len(columns) != 1 or not (meant or "prob" in columns[0].lower()):
+        return
+    _set_column(found, columns[0])
+
+
+def _set_column(found: _Roles, name: str) -> None:
+    """Make an output the probability of the second of two classes; callers get both."""
+    outputs = []
+    for output in found.outputs:
+        shape: list[int | None] = [2]
+        if output.batch_axis is not None:
+            shape.insert(min(output.batch_axis, 1), output.shape[output.batch_axis])
+        given = {"role": "probabilities", "shape": shape}
+        outputs.append(output.model_copy(update=given) if output.name == name else output)
+    found.outputs = outputs
+    found.column, found.width = name, 2
+
+
+def _name(found: _Roles, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Array]) -> None:
     """Find the class names in a ZipMap's dicts, in the graph, or in the rollout file."""
     names: Classes = []
-    _sets(found, path, ran)
+    _sets(found, ran)
     for name in found.names("probabilities"):
-        given = ran[name]
-        names = list(given[0]) if isinstance(given, list) else []
-        found.width = len(names) or int(np.asarray(given).shape[-1])
+        names = list(found.maps.get(name, ()))
+        found.width = len(names) or (2 if name == found.column else int(ran[name].shape[1]))
     if not names and not found.multilabel:  # its graph has a binary classifier per class
         names = class_names(graph, found.names("label", "probabilities"), found.width) or []
         names = names if _fit(names, found, ran) else []
@@ -198,23 +184,20 @@ def _name(
         )
 
 
-def _sets(found: _Signature, path: Path, ran: Mapping[str, RawOutput]) -> None:
+def _sets(found: _Roles, ran: Mapping[str, Array]) -> None:
     """Recognize a multilabel classifier: its label has a number per class, which says whether the class applies."""
     for name in found.names("label"):
         label = np.asarray(ran[name])
         if label.ndim != 2 or label.shape[1] < 2:
             continue
-        for other, values in ran.items():
-            if np.asarray(values).shape[:1] != label.shape[:1]:
-                raise ConfigurationError(
-                    f"{path} gives several labels a row, and its output {other} has shape {list(np.asarray(values).shape)} for "
-                    f"{len(label)} rows: its first axis is not the rows, so nothing says which row a number belongs to. Export the "
-                    "model with probabilities of the shape [rows, labels] (scikit-learn: `OneVsRestClassifier`), or without them"
-                )
         found.multilabel, found.width = True, label.shape[1]
+    # Probabilities are [labels], or [labels, 2] as scikit-learn's forests have them; what has another shape is no probability.
+    for name in found.names("probabilities"):
+        if ran[name].ndim > 2 and ran[name].shape[1:] != (found.width if found.multilabel else 0, 2):
+            found.outputs = [o.model_copy(update={"role": "other"}) if o.name == name else o for o in found.outputs]
 
 
-def _fit(names: Classes, found: _Signature, ran: Mapping[str, RawOutput]) -> bool:
+def _fit(names: Classes, found: _Roles, ran: Mapping[str, Array]) -> bool:
     """Whether there are as many names as probabilities, and the label of a run is one of them."""
     if found.width and len(names) != found.width:
         return False
@@ -232,11 +215,11 @@ def _from_rollout_file(classes: Sequence[int | str], width: int, path: Path) -> 
 
 
 def _matrix(
-    found: _Signature,
+    found: _Roles,
     path: Path,
     matrices: Sequence[OutputSpec],
     classes: Sequence[int | str],
-    ran: Mapping[str, RawOutput],
+    ran: Mapping[str, Array],
 ) -> int:
     """Treat a matrix as probabilities if `classes` names its columns, in a graph without named label or probabilities.
 
@@ -272,18 +255,12 @@ def _matrix(
     return 0
 
 
-def _column(
-    found: _Signature, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, RawOutput]
-) -> int:
-    """Treat one number per row as the probability of the second class, if `classes` names two.
-
-    Returns:
-        2 if the number comes from a Sigmoid and there are no class names; 0 otherwise.
-    """
+def _check_column(
+    found: _Roles, path: Path, graph: bytes, classes: Sequence[int | str], ran: Mapping[str, Array]
+) -> None:
+    """Treat one number per row as the probability of the second class, since `classes` names two; refuse what cannot be one."""
     (name,) = found.names("value")
     operator = last_operator(graph, name)
-    if len(classes) != 2:
-        return 2 if not classes and operator == "Sigmoid" else 0
     if operator not in UNBOUNDED and np.isnan(np.asarray(ran[name])).any():
         raise ConfigurationError(
             f"the output `{name}` of {path} was NaN on a row of zeros, which it is tried with, so nothing tells whether it is a "
@@ -296,23 +273,22 @@ def _column(
             f"{float(np.asarray(ran[name]).ravel()[0]):.4g}. If it is a logit, "
             "end the graph with a Sigmoid; if the model predicts a number, leave `classes` out and write `task: regression`"
         )
-    found.outputs = [o.model_copy(update={"role": "probabilities", "shape": [o.shape[0], 2]}) for o in found.outputs]
-    found.classes, found.width = list(classes), 2
+    _set_column(found, name)
+    found.classes = list(classes)
     found.description += f" {name} is the probability of {classes[1]}."
-    return 0
 
 
-def _between_0_and_1(values: RawOutput) -> bool:
+def _between_0_and_1(values: Array) -> bool:
     numbers = np.asarray(values, dtype=np.float64)
     return bool((numbers >= 0).all() and (numbers <= 1 + SUM_TOLERANCE).all())
 
 
-def _sums_to_one(values: RawOutput) -> bool:
+def _sums_to_one(values: Array) -> bool:
     numbers = np.asarray(values, dtype=np.float64)
     return bool((numbers >= 0).all() and (np.abs(numbers.sum(axis=-1) - 1.0) <= SUM_TOLERANCE).all())
 
 
-def _task(found: _Signature) -> Task:
+def _task(found: _Roles) -> Task:
     if found.names("value"):
         return "regression"
     if not found.names("probabilities", "label"):
@@ -327,15 +303,3 @@ def _positive(classes: Classes) -> int | str | None:
     if len(classes) != 2:
         return None
     return max(classes, key=lambda name: (isinstance(name, str), name))
-
-
-def _dtype(node: Node, path: Path) -> Dtype:
-    if node.type not in DTYPES:
-        raise ConfigurationError(
-            f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served"
-        )
-    return DTYPES[node.type]
-
-
-def _shape(raw: Sequence[object]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in raw]

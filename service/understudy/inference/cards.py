@@ -42,6 +42,8 @@ Dtype = Literal[
 
 
 Role = Literal["label", "probabilities", "value", "other"]
+Batch = Literal["dynamic", "fixed", "one"]
+"""How many rows a run of the model takes: any number, the fixed size of the batch axis, or one."""
 
 
 class _Strict(pydantic.BaseModel):
@@ -52,8 +54,10 @@ class InputSpec(_Strict):
     """One input of the graph, under the name that callers use.
 
     Attributes:
-        shape: as in the graph; None is a size that varies. The first axis is the batch.
+        shape: as in the graph; None is a size that varies.
         nullable: whether a row may have `null` (fed as NaN, or as the empty string).
+        batch_axis: the axis of the rows; None: it has none, so only rows with the same value share a run.
+        tried: where other sizes vary too, shapes of a row that the model has run with; the i-th of each input belong together.
     """
 
     name: str
@@ -62,6 +66,13 @@ class InputSpec(_Strict):
     nullable: bool = False
     description: str = ""
     profile: Profile | None = None
+    batch_axis: int | None = 0
+    tried: list[list[int]] = []
+
+    @property
+    def row_shape(self) -> tuple[int | None, ...]:
+        """The shape of one row's value; () is a single one."""
+        return _without(self.shape, self.batch_axis)
 
 
 class OutputSpec(_Strict):
@@ -70,6 +81,7 @@ class OutputSpec(_Strict):
     Attributes:
         role: how the service uses it.
         nullable: for the role "other", whether NaN and infinities are valid (`null` in JSON) instead of failures.
+        batch_axis: the axis of the rows; None: it has none. Then each row is run by itself, or the output is the same for all.
     """
 
     name: str
@@ -77,16 +89,23 @@ class OutputSpec(_Strict):
     shape: list[int | None]
     role: Role = "other"
     nullable: bool = False
+    batch_axis: int | None = 0
+
+    @property
+    def row_shape(self) -> tuple[int | None, ...]:
+        """The shape of one row's value, as callers get it. Of probabilities [labels, 2], they get the second of each label."""
+        shape = _without(self.shape, self.batch_axis)
+        return shape[:1] if self.role == "probabilities" and len(shape) == 2 else shape
+
+    @property
+    def width(self) -> int | None:
+        """How many numbers a row has; None if the graph leaves that open."""
+        shape = self.row_shape
+        return None if None in shape else math.prod(size for size in shape if size is not None)
 
 
-def width_of(shape: Sequence[int | None]) -> int | None:
-    """How many numbers per row an output of this shape has; None if the graph leaves that open.
-
-    >>> width_of([None]), width_of([None, 1]), width_of([None, 4]), width_of([None, None])
-    (1, 1, 4, None)
-    """
-    sizes = list(shape[1:])
-    return None if None in sizes else math.prod(size for size in sizes if size is not None)
+def _without(shape: Sequence[int | None], axis: int | None) -> tuple[int | None, ...]:
+    return tuple(size for i, size in enumerate(shape) if i != axis)
 
 
 class HeldOut(_Strict):
@@ -139,6 +158,8 @@ class Card(_Strict):
         positive: the class whose probability is the score of a binary classifier.
         predictions: the profile of the model's answers on its training rows: of its score or value, or else of its class.
         digest: the digest of all the model's bytes, see `model_digest`.
+        batch: how many rows a run takes; None: a trial finds it, and the batch axes, when the model is opened.
+        layout: sentences about inputs, outputs and runs where rows are not simply on the first axis of each.
     """
 
     schema_version: Literal[1] = 1
@@ -162,6 +183,8 @@ class Card(_Strict):
     )
     libraries: dict[str, str] = {}
     digest: str
+    batch: Batch | None = None
+    layout: list[str] = []
 
     @property
     def roles(self) -> frozenset[str]:

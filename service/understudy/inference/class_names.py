@@ -22,6 +22,8 @@ _LABELS = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
 _KEYS, _VALUES = ("keys_int64s", "keys_strings", "keys_tensor"), ("values_strings", "values_int64s", "values_tensor")
 _TAKES = {"ArrayFeatureExtractor", "Gather"}
 _PASSES = {"Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}  # these do not change the label
+_SIZED_BY_VALUES = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
+_SHAPES = frozenset({"Shape", "Size"})  # what they give depends on sizes only
 _INT32, _INT64, _STRING = 6, 7, 8
 
 
@@ -100,6 +102,52 @@ def last_operator(model: bytes, output: str) -> str:
     except (ValueError, RecursionError, struct.error):
         return ""
     return "" if node is None else node.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What an output is computed from.
+
+    Attributes:
+        tensors: the names of all tensors upstream of it, inputs of the graph among them.
+        sized_by_values: whether an operator upstream has as many results as its input's values say, such as NonZero.
+    """
+
+    tensors: frozenset[str]
+    sized_by_values: bool
+
+
+def upstream(model: bytes, output: str) -> Upstream | None:
+    """What an output is computed from; None if the file cannot be read.
+
+    Args:
+        model: the bytes of the `.onnx` file.
+    """
+    try:
+        graph = _Graph(model)
+    except (ValueError, RecursionError, struct.error):
+        return None
+    tensors, nodes = _reached(graph, [output])
+    sized = False
+    for node in nodes:
+        if node.kind in _SIZED_BY_VALUES:
+            behind, _ = _reached(graph, node.inputs, stop=_SHAPES)
+            sized = sized or any(name and name not in graph.made_by and name not in graph.constants for name in behind)
+    return Upstream(frozenset(tensors), sized)
+
+
+def _reached(graph: _Graph, start: Sequence[str], stop: frozenset[str] = frozenset()) -> tuple[set[str], list[_Node]]:
+    """All tensors and nodes upstream of some tensors, not beyond nodes of a kind in `stop`."""
+    waiting, known, nodes = deque(start), set(start), []
+    while waiting:
+        node = graph.made_by.get(waiting.popleft())
+        if node is None or node.kind in stop:
+            continue
+        nodes.append(node)
+        new = [name for name in node.inputs if name not in known]
+        known.update(new)
+        waiting.extend(new)
+    return known, nodes
 
 
 def _behind(graph: _Graph, start: Sequence[str]) -> Names | None:

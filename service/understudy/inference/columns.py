@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from understudy.errors import InvalidInput
+from understudy.inference import ragged
 from understudy.inference.decoding import Array, Batch, Columns, Field, Row, Rows
 
 
@@ -100,7 +101,12 @@ class Joined:
         """See `Columns.build`."""
         built = [columns.build(part) for part in self._parts]
         try:
-            return {name: np.concatenate([arrays[name] for arrays in built]) for name in built[0]}
+            return {
+                field.name: (ragged.joined if None in field.shape else np.concatenate)(
+                    [arrays[field.name] for arrays in built]
+                )
+                for field in columns.inputs
+            }
         except ValueError as error:
             raise InvalidInput([{"problem": f"these requests cannot share a batch: {error}"}]) from None
 

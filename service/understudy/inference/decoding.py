@@ -16,7 +16,7 @@ fails is decoded again to describe everything that is wrong.
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -25,6 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
+from understudy.inference.canonical import text_of, text_or_missing
+from understudy.inference.ragged import of_rows
 
 Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
@@ -123,8 +125,8 @@ class Decoder:
         names = {field.name for field in fields}
         self.context = tuple(dict.fromkeys(name for name in context if name and name not in names))
         self.rows_max, self.key_max_chars = rows_max, key_max_chars
-        texts = {field.name: _text_of(field) for field in fields if field.scalar}
-        self._texts = texts | dict.fromkeys(self.context, _text_or_missing)
+        texts = {f.name: text_of(f.dtype, may_be_missing=f.nullable or not f.required) for f in fields if f.scalar}
+        self._texts = texts | dict.fromkeys(self.context, text_or_missing)
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
         columns: list[tuple[str, Any] | tuple[str, Any, None]] = [
             (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
@@ -287,6 +289,8 @@ class Columns:
     def build(self, rows: Batch) -> dict[str, Array]:
         """Build arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; null is NaN or the empty string.
 
+        Where sizes vary and rows differ in shape, the column is an object array of shape [rows] with one array per row.
+
         Raises:
             InvalidInput: a null in an input that has no missing value, or an array that is ragged or too large.
         """
@@ -306,42 +310,38 @@ class Columns:
         return columns
 
 
-def _text_of(field: Field) -> Callable[[Any], str | None]:
-    """A function that gives the canonical text of a scalar field's values, see `Decoder.value`."""
-    if field.dtype == "string":
-        return _text_or_missing if field.nullable or not field.required else _text
-    if not field.dtype.startswith("float"):
-        return _text
-    dtype = np.dtype(field.dtype).type
-    wide = field.dtype == "float64"
-
-    def text(value: Any) -> str | None:
-        if value is None or value != value:
-            return None
-        # The shortest decimal of this number in the field's dtype; `+ 0.0` turns -0.0 into 0.0.
-        return repr((float(value) if wide else float(str(dtype(value)))) + 0.0)
-
-    return text
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _text_or_missing(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
 def _array(field: Field, values: Sequence[object]) -> Array:
-    if field.dtype == "string":
-        if field.nullable or not field.required:
-            values = ["" if value is None else value for value in values]
-        return np.array(values, dtype=object)
+    """A column; one array per row if sizes vary and rows have different shapes."""
+    if field.dtype == "string" and (field.nullable or not field.required):
+        values = ["" if value is None else value for value in values]
+    if field.scalar:
+        return _converted(field, values)
+    if None not in field.shape:
+        array = _converted(field, values)
+        if array.shape[1:] != field.shape:  # only where a dimension is 0, which a list cannot say
+            array = array.reshape(len(values), *field.shape)
+        return array
+    return of_rows([_row(field, value) for value in values])
+
+
+def _row(field: Field, value: object) -> Array:
+    array = _converted(field, value)
+    if array.ndim < len(field.shape) and not array.size:  # an empty list does not say its further sizes
+        array = array.reshape(*array.shape, *(size or 0 for size in field.shape[array.ndim :]))
+    if array.ndim != len(field.shape):
+        raise _does_not_fit(field, "its parts differ in length")
+    return array
+
+
+def _converted(field: Field, values: object) -> Array:
     try:
-        return np.array(values, dtype=field.dtype)
+        return np.array(values, dtype=object if field.dtype == "string" else field.dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        problem = f"takes {field.describe()}: {error}"
-        raise InvalidInput([{"row": None, "field": field.name, "problem": problem}]) from None
+        raise _does_not_fit(field, str(error)) from None
+
+
+def _does_not_fit(field: Field, why: str) -> InvalidInput:
+    return InvalidInput([{"row": None, "field": field.name, "problem": f"takes {field.describe()}: {why}"}])
 
 
 def element_type(field: Field) -> Any:

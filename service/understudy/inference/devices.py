@@ -12,8 +12,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from understudy.errors import ConfigurationError
-from understudy.inference import bare
 from understudy.inference.cards import ModelBytes
+from understudy.inference.signature import Session
 
 _PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
@@ -76,7 +76,7 @@ def cancellable(device: str) -> tuple[ort.RunOptions, Callable[[], None]]:
     return options, stop
 
 
-def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[bare.Session, str]:
+def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Session, str]:
     """Open a model on a device with ONNX Runtime.
 
     Args:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.errors import ConfigurationError, InferenceError, ModelChanged, RunCancelled, WrongShape
-from understudy.inference import Cancellation, bare
+from understudy.errors import InferenceError, ModelChanged, RunCancelled, WrongShape
+from understudy.inference import Cancellation, bare, signature
+from understudy.inference.arrange import Arranged
 from understudy.inference.cards import (
     MULTILABEL,
     Card,
@@ -62,43 +63,42 @@ class OnnxEngine:
             )
         card = read_card(described, model.digest) if described is not None else None
         session, self.device = open_session(self.path, device, threads, model)
-        self._session: bare.Session | None = session
+        self._session: signature.Session | None = session
+        graph = signature.read(session, self.path, model.graph, card)
+        self._names = [output.name for output in graph.outputs]
         self.unnamed = 0
         if card is None:
             found = bare.read(
-                session,
-                self.path,
-                model.graph,
-                model.digest,
-                classes,
-                lambda inputs: _one_run(session, self.path, inputs),
-                task,
+                graph, self.path, model.graph, model.digest, classes, lambda: _one_run(session, self.path, graph), task
             )
             card, self.unnamed = found.card, found.unnamed
+        else:
+            card = graph.on(card)
         del model
         self.card = named(card, classes)
-        _check_signature(session, self.card)
-        self._names = [output.name for output in self.card.outputs]
-        # A model of two classes may output the probability of the second alone.
-        of_two = len(self.card.classes) == 2 and self.card.task != MULTILABEL
-        self._of_two = [o.name for o in self.card.outputs if o.role == "probabilities" and of_two]
-        self._strings = [spec.name for spec in self.card.inputs if spec.dtype == "string"]
-        batch = self.card.inputs[0].shape[0] if self.card.inputs[0].shape else None
-        self._fixed_rows = batch
+        varies = any(None in spec.row_shape for spec in graph.inputs)
+        self._arranged = None if graph.rows.first_axis and not varies else Arranged(graph.rows)
+        self._of_two, self._of_sets = _columns(graph, self.card)
         self._seconds = by_rows(self._warm(warm_max_rows))
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
-        """See `Engine.run`. A graph with a fixed batch dimension is run in pieces of that size, the last one padded."""
+        """See `Engine.run`. Where a graph does not simply have its rows on the first axis, see `arrange.Arranged`."""
         try:
-            if self._fixed_rows is None:
-                return self._run(columns, cancellation)
-            return self._run_in_pieces(columns, self._fixed_rows, cancellation)
+            if self._arranged is None:
+                outputs = self._run(columns, cancellation)
+            else:
+                outputs = self._arranged.run(columns, lambda feed: self._run(feed, cancellation))
         except (RunCancelled, WrongShape):
             raise
         except Exception as error:  # the runtime raises a dozen unrelated classes
             if cancellation is not None and cancellation.cancelled:
                 raise RunCancelled from None
             raise InferenceError(f"{self.card.name} failed: {error}") from error
+        for name in self._of_two:
+            outputs[name] = _two_columns(outputs[name])
+        for name in self._of_sets:
+            outputs[name] = outputs[name][..., 1]
+        return outputs
 
     def seconds(self, rows: int) -> float:
         """See `Engine.seconds`: interpolated between the warm-up's batch sizes, extended in proportion beyond them."""
@@ -119,29 +119,9 @@ class OnnxEngine:
             options, stop = cancellable(self.device)
             cancellation.begin(stop)
             outputs = self._session.run(self._names, dict(columns), options)
-        plain = {name: _plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)}
-        for name in self._of_two:
-            plain[name] = _two_columns(plain[name])
-        return plain
-
-    def _run_in_pieces(
-        self, columns: Mapping[str, Array], size: int, cancellation: Cancellation | None
-    ) -> dict[str, Array]:
-        rows = len(next(iter(columns.values())))
-        pieces = []
-        for start in range(0, rows, size):
-            piece = {name: array[start : start + size] for name, array in columns.items()}
-            short = size - min(size, rows - start)
-            if short:
-                piece = {
-                    name: np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) for name, array in piece.items()
-                }
-            outputs = self._run(piece, cancellation)
-            for name, array in outputs.items():
-                if array.ndim == 0 or len(array) != size:  # concatenating the pieces would mix up the rows
-                    raise WrongShape(f"output {name!r} has shape {list(array.shape)} for a batch of {size} rows")
-            pieces.append(outputs)
-        return {name: np.concatenate([piece[name] for piece in pieces])[:rows] for name in self._names}
+        return {
+            name: signature.plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)
+        }
 
     def _warm(self, max_rows: int) -> dict[int, float]:
         """Run every batch size once and measure it; seconds by rows. Stops early for a model so slow that it would take long."""
@@ -167,21 +147,18 @@ def by_rows(costs: Mapping[int, float]) -> list[float]:
 
 
 def typical(spec: InputSpec, rows: int) -> Array:
-    """A plausible input for warming up: the profile's mean or commonest value, else zeros or empty strings."""
-    shape = [rows if i == 0 else (size or 1) for i, size in enumerate(spec.shape)] or []
+    """A plausible input for warming up: the profile's mean or commonest value, else zeros or empty strings.
+
+    Returns:
+        Shape [rows, *the shape of a row]; sizes that vary are those that the trial ran with.
+    """
+    tried = spec.tried[0] if spec.tried else [size or 1 for size in spec.row_shape]
+    shape = [rows, *tried]
     if spec.dtype == "string":
         shares = spec.profile.shares if spec.profile and spec.profile.kind == "categorical" else {}
         return np.full(shape, max(shares, key=lambda k: shares[k]) if shares else "", dtype=object)
     mean = spec.profile.mean if spec.profile and spec.profile.kind == "numeric" else 0
     return np.full(shape, mean, dtype=spec.dtype)
-
-
-def _plain(value: bare.RawOutput, classes: Sequence[int | str]) -> Array:
-    """Arrays as they are; a ZipMap's list of dicts as a matrix of probabilities in class order."""
-    if isinstance(value, list):
-        order = list(classes) or (list(value[0]) if value else [])
-        return np.array([[row[name] for name in order] for row in value], dtype=np.float32)
-    return np.asarray(value)
 
 
 def _two_columns(values: Array) -> Array:
@@ -192,32 +169,34 @@ def _two_columns(values: Array) -> Array:
     return np.concatenate([1 - second, second], axis=1)
 
 
-def _one_run(session: bare.Session, path: Path, inputs: Sequence[InputSpec]) -> dict[str, bare.RawOutput]:
-    """The raw outputs for the smallest batch there is."""
-    rows = (inputs[0].shape[0] if inputs[0].shape else None) or 1
+def _columns(graph: signature.Signature, card: Card) -> tuple[list[str], list[str]]:
+    """The outputs with the probability of the second of two classes alone, and those with both for each of several labels."""
+    rows = {output.name: output.row_shape for output in graph.outputs}
+    probabilities = [output for output in card.outputs if output.role == "probabilities"]
+    if card.task == MULTILABEL:
+        return [], [output.name for output in probabilities if len(rows[output.name]) == 2]
+    two = [o for o in probabilities if len(card.classes) == 2 or o.row_shape == (2,)]
+    return [output.name for output in two if rows[output.name] != (2,)], []
+
+
+def _one_run(session: signature.Session, path: Path, graph: signature.Signature) -> dict[str, Array]:
+    """The outputs for a typical row."""
+
+    def run(feed: Mapping[str, Array]) -> dict[str, Array]:
+        found = session.run(None, dict(feed))
+        return {o.name: signature.plain(value, ()) for o, value in zip(graph.outputs, found, strict=True)}
+
     try:
-        found = session.run(None, {spec.name: typical(spec, rows) for spec in inputs})
+        return Arranged(graph.rows).run({spec.name: typical(spec, 1) for spec in graph.inputs}, run)
     except Exception as error:  # the runtime raises a dozen unrelated classes
         raise InferenceError(f"{path.stem} failed: {error}") from error
-    return dict(zip([output.name for output in session.get_outputs()], found, strict=True))
 
 
 def named(card: Card, classes: Sequence[int | str]) -> Card:
     """A card that names its classes, or else as the rollout file names them where there are so many probabilities."""
-    widths = {output.shape[-1] for output in card.outputs if output.role == "probabilities" and output.shape}
+    widths = {o.row_shape[-1] for o in card.outputs if o.role == "probabilities" and o.row_shape}
     if card.classes or not classes or widths != {len(classes)}:
         return card
     two = len(classes) == 2 and card.positive is None and card.task != MULTILABEL
     positive = classes[1] if two else card.positive
     return card.model_copy(update={"classes": list(classes), "positive": positive})
-
-
-def _check_signature(session: bare.Session, card: Card) -> None:
-    """Check that the card has the same inputs and outputs as the graph."""
-    for what, specs, nodes in (
-        ("input", card.inputs, session.get_inputs()),
-        ("output", card.outputs, session.get_outputs()),
-    ):
-        said, found = [spec.name for spec in specs], [node.name for node in nodes]
-        if sorted(said) != sorted(found):
-            raise ConfigurationError(f"{card.name}: the card's {what}s are {said}, the graph's are {found}")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import MULTILABEL, Card, OutputSpec, width_of
+from understudy.inference.cards import MULTILABEL, Card, OutputSpec
 
 BINARY, MULTICLASS = "binary-classification", "multiclass-classification"
 UNJUDGED = frozenset({"agreement", "other"})
@@ -47,7 +47,7 @@ def _could_be(output: OutputSpec, role: str) -> bool:
     """Whether an output's dtype and shape fit a role: a number or vector per row, or a probability per class."""
     if not output.dtype.startswith("float"):
         return False
-    return len(output.shape) == 2 if role == "probabilities" else len(output.shape) in {1, 2}
+    return len(output.row_shape) == 1 if role == "probabilities" else len(output.row_shape) <= 1
 
 
 def mismatch(primary: Card, candidate: Card) -> str | None:
@@ -65,7 +65,7 @@ def mismatch(primary: Card, candidate: Card) -> str | None:
                 if own - other
             ]
             return f"the classes of two multilabel models must be the same: {'; '.join(only)}"
-    widths = [width_of(o.shape) for card in (primary, candidate) for o in card.outputs if o.role == "value"]
+    widths = [o.width for card in (primary, candidate) for o in card.outputs if o.role == "value"]
     if len(widths) == 2 and None not in widths and widths[0] != widths[1]:
         return f"{primary.name} predicts {_numbers(widths[0])} a row and {candidate.name} {_numbers(widths[1])}: no label fits both"
     return None

@@ -3,12 +3,14 @@
 Both ends run the same code on one machine, so the format has no version. A body that does not decode is an error.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from understudy.inference.decoding import Array
+from understudy.inference.ragged import is_ragged, of_rows
 
 DIGEST_HEADER = "X-Model-Digest"
 """Header with the digest of the model that a call is for; a process with another model rejects the call."""
@@ -16,12 +18,17 @@ MEDIA_TYPE = "application/vnd.msgpack"
 
 
 class _Columns(msgspec.Struct, array_like=True, gc=False):
-    """Columns with the same dtype and shape, one after the other; most columns of a table share both."""
+    """Columns with the same dtype and shape, one after the other; most columns of a table share both.
+
+    Attributes:
+        rows: of a single column whose rows differ in shape: the shape of each row. Their elements follow one another in `data`.
+    """
 
     names: list[str]
     dtype: str
     shape: tuple[int, ...]
     data: bytes | list[str]
+    rows: list[tuple[int, ...]] | None = None
 
 
 class _Call(msgspec.Struct, array_like=True, gc=False):
@@ -116,14 +123,27 @@ def pack(columns: Mapping[str, Array]) -> bytes:
 
 def _packed(columns: Mapping[str, Array]) -> list[_Columns]:
     alike: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    apart: list[_Columns] = []
     for name, array in columns.items():
+        if array.dtype.kind == "O" and is_ragged(array):
+            apart.append(_ragged(name, array))
+            continue
         alike.setdefault(("O" if array.dtype.kind in "OU" else array.dtype.str, array.shape), []).append(name)
     return [
         _Columns(names, dtype, shape, [text for name in names for text in columns[name].reshape(-1).tolist()])
         if dtype == "O"
         else _Columns(names, dtype, shape, b"".join([columns[name].tobytes() for name in names]))
         for (dtype, shape), names in alike.items()
-    ]
+    ] + apart
+
+
+def _ragged(name: str, array: Array) -> _Columns:
+    """A column whose rows differ in shape."""
+    rows = list(array)
+    shapes = [row.shape for row in rows]
+    if rows[0].dtype.kind in "OU":
+        return _Columns([name], "O", array.shape, [text for row in rows for text in row.reshape(-1).tolist()], shapes)
+    return _Columns([name], rows[0].dtype.str, array.shape, b"".join([row.tobytes() for row in rows]), shapes)
 
 
 def unpack(body: bytes) -> dict[str, Array]:
@@ -142,6 +162,13 @@ def _unpacked(packed: Sequence[_Columns]) -> dict[str, Array]:
             block: Array = np.array(columns.data, dtype=object)
         else:
             block = np.frombuffer(columns.data, dtype=columns.dtype)
+        if columns.rows is not None:
+            ends = np.cumsum([math.prod(shape) for shape in columns.rows])
+            parts = np.split(block, ends[:-1])
+            arrays[columns.names[0]] = of_rows(
+                [part.reshape(shape) for part, shape in zip(parts, columns.rows, strict=True)]
+            )
+            continue
         if len(columns.names) == 1:  # to iterate over one block takes longer than all the rest
             arrays[columns.names[0]] = block.reshape(columns.shape)
         else:

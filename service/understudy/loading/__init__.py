@@ -151,11 +151,11 @@ def fields_of(primary: Card, candidate: Card | None) -> list[Field]:
     Raises:
         ConfigurationError: the two models disagree on the kind of a field.
     """
-    fields = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in primary.inputs}
+    fields = {spec.name: Field(spec.name, spec.dtype, spec.row_shape, spec.nullable) for spec in primary.inputs}
     for spec in candidate.inputs if candidate else ():
         known = fields.get(spec.name)
         if known is None:
-            fields[spec.name] = Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable, required=False)
+            fields[spec.name] = Field(spec.name, spec.dtype, spec.row_shape, spec.nullable, required=False)
         elif (known.dtype == "string") != (spec.dtype == "string"):
             raise ConfigurationError(f"primary and candidate disagree on {spec.name}: {known.dtype} and {spec.dtype}")
     return list(fields.values())
@@ -182,7 +182,7 @@ def inputs_of(card: Card, positions: Mapping[str, int]) -> Columns:
     Args:
         positions: each field's position in a row.
     """
-    return Columns([Field(s.name, s.dtype, tuple(s.shape[1:]), s.nullable) for s in card.inputs], positions)
+    return Columns([Field(s.name, s.dtype, s.row_shape, s.nullable) for s in card.inputs], positions)
 
 
 def thread_count(settings: Settings, policy: Policy) -> int:

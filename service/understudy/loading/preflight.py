@@ -74,6 +74,7 @@ def examine(settings: Settings) -> Preflight:
             f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
             f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
         )
+        messages += [f"{source}: {sentence}" for sentence in engine.card.layout]
         seconds.append(engine.seconds(1))
         engine.close()
     tolerances(policy, cards)

@@ -120,6 +120,8 @@ def _signature(cards: list[Card]) -> list[str]:
             differences.append(f"only the {'candidate' if a is None else 'primary'} gives {name}")
         elif a.dtype != b.dtype:
             differences.append(f"{name} is {a.dtype} of the primary and {b.dtype} of the candidate")
-        elif len(a.shape) != len(b.shape) or any(x != y for x, y in zip(a.shape, b.shape, strict=True) if x and y):
+        elif len(a.row_shape) != len(b.row_shape) or any(
+            x != y for x, y in zip(a.row_shape, b.row_shape, strict=True) if x and y
+        ):
             differences.append(f"{name} has shape {a.shape} of the primary and {b.shape} of the candidate")
     return differences

@@ -54,7 +54,16 @@ def read(path: Path, decoder: Decoder, most: int) -> list[Row]:
 
 
 def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[object]:
-    shape = [size or 1 for size in spec.shape[1:]]
+    """The values of one field. Where sizes vary, rows take turns with the shapes that the model was tried with."""
+    shapes = spec.tried or [[size or 1 for size in spec.row_shape]]
+    if len(shapes) == 1:
+        return _values(spec, rows, shapes[0], chance)
+    parts = [iter(_values(spec, rows, shape, chance)) for shape in shapes]
+    return [[next(part) for part in parts][row % len(parts)] for row in range(rows)]
+
+
+def _values(spec: InputSpec, rows: int, shape: Sequence[int], chance: np.random.Generator) -> list[object]:
+    """The values of one field, all of one shape."""
     profile = spec.profile
     values: Values
     if isinstance(profile, CategoricalProfile) and profile.shares:
@@ -72,7 +81,7 @@ def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[obj
         values = chance.integers(0, 2 if spec.dtype == "bool" else 10, [rows, *shape])
     if not (spec.dtype == "string" or spec.dtype.startswith("float")):
         values = np.round(values.astype(np.float64)).astype(spec.dtype)
-    scalar = all(size == 1 for size in shape)
+    scalar = all(size == 1 for size in spec.row_shape)
     column: list[object] = [*(values.reshape(rows) if scalar else values).tolist()]
     if scalar and spec.nullable and profile is not None:
         missing = chance.random(rows) < profile.missing

@@ -14,6 +14,7 @@ from understudy.domain import SHARE_ONE, Attempt, Mode, Observation, Status, Var
 from understudy.inference import Lists, OutputReader, Run, Scores, wire
 from understudy.inference.columns import Table
 from understudy.inference.decoding import Rows
+from understudy.inference.ragged import nested
 from understudy.rollout import routing
 from understudy.runtime.fairness import yielding
 
@@ -232,7 +233,7 @@ def unpack(packed: bytes) -> Bundle:
     """
     batch = _decode(packed)
     others: list[dict[str, Any]] = [
-        {name: array.tolist() if array.dtype == object else array for name, array in wire.unpack(packed).items()}
+        {name: nested(array) if array.dtype == object else array for name, array in wire.unpack(packed).items()}
         for packed in batch.others
     ] or [{} for _ in batch.runs]
     runs = [Run(None, lists=lists, others=arrays) for lists, arrays in zip(batch.runs, others, strict=True)]

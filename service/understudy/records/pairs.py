@@ -233,8 +233,8 @@ def incomparable(primary: Card, candidate: Card) -> str | None:
         )
     for name in shared:
         a, b = ours[name], theirs[name]
-        differ = len(a.shape) != len(b.shape) or any(
-            x != y for x, y in zip(a.shape[1:], b.shape[1:], strict=True) if x and y
+        differ = len(a.row_shape) != len(b.row_shape) or any(
+            x != y for x, y in zip(a.row_shape, b.row_shape, strict=True) if x and y
         )
         named = name == PROBABILITIES and primary.classes and candidate.classes  # classes with names are aligned
         if differ and name != "label" and not named:

@@ -69,13 +69,13 @@ def test_a_model_that_reads_another_type_gets_it_if_the_values_allow() -> None:
             wants.build(Table({"x": np.array([value], np.float32)}, 1))
 
 
-def test_requests_whose_free_dimensions_differ_do_not_fail_together() -> None:
-    """They do not fit into one array; each is run by itself."""
+def test_requests_whose_free_dimensions_differ_reach_the_engine_together() -> None:
+    """They do not fit into one array, so the engine gets one array per row."""
 
     class Lengths(FakeEngine):
         def run(self, columns: Any, cancellation: Any = None) -> Any:
-            shapes.append(columns["x"].shape)
-            return super().run({"x": columns["x"][:, 0]})
+            shapes.extend(row.shape for row in columns["x"])
+            return super().run({"x": np.array([row[0] for row in columns["x"]])})
 
     engine, shapes = Lengths(), list[tuple[int, ...]]()
 
@@ -97,7 +97,8 @@ def test_requests_whose_free_dimensions_differ_do_not_fail_together() -> None:
         assert second.probabilities == [[0.5, 0.5]]
 
     asyncio.run(main())
-    assert shapes == [(2, 3), (1, 4)]
+    assert shapes == [(3,), (3,), (4,)]
+    assert engine.runs == [3]
 
 
 def test_texts_of_columns_are_the_texts_of_rows() -> None:

@@ -163,7 +163,7 @@ def test_the_classes_of_a_bare_zipmap_are_known(
 
 @pytest.mark.parametrize("kind", ["strings", "shifted", "computed", "one"])
 def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: str) -> None:
-    """A label that is taken from a list is named by it; one that is computed, or one probability alone, is answered as it is."""
+    """A label that is taken from a list is named by it; one that is computed is answered as it is."""
     width = 1 if kind == "one" else 2
     made = TensorProto.STRING if kind == "strings" else INT64
     names = [b"no", b"yes"] if kind == "strings" else [-1, 1]
@@ -181,13 +181,13 @@ def test_classes_that_a_graph_does_not_name_stay_unknown(tmp_path: Path, kind: s
     card = engine.card
     scores = OutputReader(card).read(engine.run({"x": np.eye(2, width, dtype=np.float32)}), 2)
 
-    known = {"strings": ["no", "yes"], "shifted": [-1, 1]}.get(kind, [])
-    assert (card.classes, card.positive, engine.unnamed) == (known, known[1] if known else None, 0 if known else width)
-    assert card.task == ("multiclass-classification" if kind == "one" else "binary-classification")
+    known = {"strings": ["no", "yes"], "computed": []}.get(kind, [-1, 1])
+    assert (card.classes, card.positive, engine.unnamed) == (known, known[1] if known else None, 0 if known else 2)
+    assert card.task == "binary-classification"
     assert ("card.json" in card.description) == (not known)
     assert scores.finite
     assert scores.probabilities is not None
-    assert [len(row) for row in scores.probabilities] == [width, width]
+    assert [len(row) for row in scores.probabilities] == [2, 2]
     if kind == "strings":
         assert scores.labels == ["no", "yes"]
 

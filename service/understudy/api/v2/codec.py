@@ -152,7 +152,7 @@ class Signature:
             V2Tensor(
                 name,
                 DATATYPES[output.spec.dtype],
-                [-1, *(-1 if size is None else size for size in output.spec.shape[1:])],
+                [-1, *(-1 if size is None else size for size in output.spec.row_shape)],
             )
             for name, output in self.outputs.items()
         ]
@@ -286,5 +286,5 @@ def _fields(decoder: Decoder, cards: Mapping[Variant, Card]) -> list[Field]:
     if len(cards) > 1:
         return list(decoder.fields)
     [card] = cards.values()
-    own = {spec.name: Field(spec.name, spec.dtype, tuple(spec.shape[1:]), spec.nullable) for spec in card.inputs}
+    own = {spec.name: Field(spec.name, spec.dtype, spec.row_shape, spec.nullable) for spec in card.inputs}
     return [own.get(f.name, Field(f.name, f.dtype, f.shape, f.nullable, required=False)) for f in decoder.fields]

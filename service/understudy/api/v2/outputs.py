@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy.domain import Variant
+from understudy.errors import MalformedRequest
 from understudy.inference import Scores
 from understudy.inference.cards import Card, OutputSpec
 from understudy.inference.decoding import Array
+from understudy.inference.ragged import is_ragged, of_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,25 @@ class Output:
     dtype: "np.dtype[np.generic] | None"
 
     def array(self, scores: Scores, variant: Variant) -> Array:
-        """The output's values, of shape [rows, …], in the spec's dtype and order of classes."""
+        """The output's values, of shape [rows, …], in the spec's dtype and order of classes.
+
+        Raises:
+            MalformedRequest: rows of the answer differ in shape, so that they are no tensor.
+        """
         source = self.sources[variant]
         values = scores.array(source.name)
+        if is_ragged(values):
+            values = of_rows(list(values))
+            if is_ragged(values):
+                shapes = ", ".join(str(list(shape)) for shape in dict.fromkeys(row.shape for row in values))
+                raise MalformedRequest(
+                    f"output {self.spec.name!r} has rows of different shapes ({shapes[:200]}), which one tensor cannot hold: send "
+                    "one row per request, leave the output out of `outputs`, or use /predict"
+                )
         if source.order is not None:
             values = values[:, source.order]
-        if values.ndim != len(self.spec.shape) and self.spec.role in {"label", "value"}:
-            values = values.reshape(len(values), *(1 for _ in self.spec.shape[1:]))
+        if values.ndim != 1 + len(self.spec.row_shape) and self.spec.role in {"label", "value"}:
+            values = values.reshape(len(values), *(1 for _ in self.spec.row_shape))
         return values if self.dtype is None else values.astype(self.dtype, copy=False)
 
 

@@ -63,7 +63,7 @@ def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: P
 
 
 def _input(spec: InputSpec, values: Array, at: Times | None) -> InputSpec:
-    if any(size != 1 for size in spec.shape[1:]):
+    if any(size != 1 for size in spec.row_shape):
         return spec  # a tensor has no profile of one number
     plain = values.reshape(-1)
     profile = categorical_profile(plain, at) if spec.dtype == "string" else _numeric(plain.astype(np.float64), at)

@@ -9,7 +9,7 @@ from understudy.domain import Attempt, Status
 from understudy.drift.alarms import Limits
 from understudy.errors import ConfigurationError
 from understudy.inference import Engine, OutputReader, Scores, ended
-from understudy.inference.cards import MULTILABEL, Card, width_of
+from understudy.inference.cards import MULTILABEL, Card
 from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
 from understudy.inference.onnx import OnnxEngine
@@ -84,7 +84,7 @@ def _check_task(card: Card, policy: Policy | None) -> None:
             f"the rollout is judged by `{policy.goals.quality.loss}`, which needs no labels, so there is nothing to evaluate: "
             "`understudy check --rows FILE` compares the two models' answers"
         )
-    several = card.task == MULTILABEL or any(o.role == "value" and width_of(o.shape) != 1 for o in card.outputs)
+    several = card.task == MULTILABEL or any(o.role == "value" and o.width != 1 for o in card.outputs)
     if several:
         what = "a set of classes" if card.task == MULTILABEL else "several numbers"
         raise ConfigurationError(
