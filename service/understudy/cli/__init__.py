@@ -1,6 +1,6 @@
 """The `understudy` command: serve, check, steer and inspect a rollout."""
 
-from understudy.cli import demo, drift, evaluate, history, loadtest, monitoring, report, start, steer, verify
+from understudy.cli import demo, drift, evaluate, history, init, loadtest, monitoring, report, start, steer, verify
 from understudy.cli.common import app
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "drift",
     "evaluate",
     "history",
+    "init",
     "loadtest",
     "monitoring",
     "report",

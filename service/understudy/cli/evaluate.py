@@ -79,7 +79,7 @@ def evaluate(
             named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
             models = [loading.local(model, settings) for model in named]
         wanted = ColumnNames(label, at, predicted, tuple(by or ()))
-        with _progress(show=not as_json) as step:
+        with progress(show=not as_json) as step:
             evaluation = run(
                 EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step
             )
@@ -123,7 +123,7 @@ def profile(
         folder = output or Path(model)
         if output is None and not folder.is_dir():
             raise ConfigurationError(f"{model} is not a model folder: give --output, the folder to write")
-        with _progress(show=True) as step:
+        with progress(show=True) as step:
             card, source = profiled(model, data, at, lambda rows: step("reading", rows))
         folder.mkdir(parents=True, exist_ok=True)
         if source.resolve() != (folder / MODEL_FILE).resolve():
@@ -139,14 +139,15 @@ def profile(
 
 
 @contextlib.contextmanager
-def _progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
+def progress(*, show: bool) -> Iterator[Callable[[str, int], None]]:
+    """Show activities on stderr; the function is called with an activity and the number of rows done since its last call."""
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
         TextColumn("{task.fields[rows]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, disable=not show, transient=True) as bar:
+    with Progress(*columns, console=err, disable=not (show and err.is_terminal), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def step(what: str, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Commands that prepare and start a service: init, check, serve, serve-candidate, migrate, token, webhook-secret."""
+"""Commands that prepare and start a service: check, serve, serve-candidate, migrate, token, webhook-secret."""
 
 import base64
 import errno
@@ -21,57 +21,6 @@ from understudy.runtime import programs
 
 if TYPE_CHECKING:
     from understudy.settings import Settings
-
-
-@app.command()
-def init(
-    poc: Annotated[Path, typer.Argument(help="the proof of concept: an .onnx file or a model folder")],
-    candidate: Annotated[Path, typer.Argument(help="the model to launch: an .onnx file or a model folder")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="the rollout file to write")] = Path("rollout.yaml"),
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="class names as in your labels, in the order of the probabilities, if the models have none: cat,dog or 0,1"
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option(help="overwrite an existing file")] = False,
-) -> None:
-    """Read both models' signatures and write a rollout file to start from."""
-    from understudy.cli import starter
-    from understudy.domain import Variant
-    from understudy.inference.tasks import BINARY, MULTICLASS
-    from understudy.loading import fields_of
-    from understudy.loading.preflight import subject
-    from understudy.records.pairs import incomparable
-
-    with errors_reported():
-        if output.exists() and not force:
-            raise ConfigurationError(f"{output} exists; use --force to overwrite it")
-        cards, seconds, names = starter.opened((poc, candidate), starter.names(classes))
-        subjects = [subject(card, took) for card, took in zip(cards, seconds, strict=True)]
-        tasks: list[str] = [card.task for card in cards]
-        if set(tasks) == {BINARY, MULTICLASS}:
-            tasks = [MULTICLASS, MULTICLASS]  # one of the models has only two of the classes
-        if tasks[0] != tasks[1] and "other" not in tasks:
-            raise ConfigurationError(
-                f"{poc} is a {tasks[0]} model and {candidate} a {tasks[1]} model: only models with the same task can be compared"
-            )
-        fields = fields_of(*cards)
-        named = poc.stem if poc.suffix else poc.name
-        text = starter.write(
-            named,
-            tasks[0],
-            (str(poc), str(candidate)),
-            dict(zip(Variant, subjects, strict=True)),
-            names,
-            comparable=incomparable(*cards) is None,
-        )
-        output.write_text(text, encoding="utf-8")
-        row = ", ".join(f"{f.name} ({f.describe()})" for f in fields)
-        out.print(f"written to {output}; each row of a request has {row}", markup=False, soft_wrap=True)
-        out.print(
-            "Next: set the goals (guesses are marked in comments), then run `understudy check` and `understudy serve`"
-        )
 
 
 @app.command()

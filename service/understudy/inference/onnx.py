@@ -38,6 +38,7 @@ class OnnxEngine:
         expected: the digest that the model must have; None accepts any.
         classes: the class names in the rollout file, for a model without its own.
         task: the task in the rollout file, for a bare file.
+        without_card: treat an `.onnx` file as a bare file even if a card lies beside it, to write a new one.
 
     Raises:
         ConfigurationError: the model cannot be loaded, or has another digest.
@@ -53,8 +54,11 @@ class OnnxEngine:
         expected: str | None = None,
         classes: Sequence[int | str] = (),
         task: str = "other",
+        without_card: bool = False,
     ) -> None:
         self.path, described = locate(source)
+        if without_card and self.path == Path(source):
+            described = None
         model = read_model(self.path)
         if expected is not None and model.digest != expected:
             raise ModelChanged(

@@ -79,7 +79,12 @@ def _run(
     columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
     threads = loading.thread_count(settings, policy)
     threaded = OnnxEngine(
-        loading.local(policy.primary, settings), device=policy.device, threads=2 if threads == 1 else 1, warm_max_rows=1
+        loading.local(policy.primary, settings),
+        device=policy.device,
+        threads=2 if threads == 1 else 1,
+        warm_max_rows=1,
+        classes=policy.classes,
+        task=policy.task,
     )
     noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readers[Variant.PRIMARY], rows)
     threaded.close()

@@ -10,7 +10,7 @@ from understudy.domain import Attempt, Status
 from understudy.drift.learn import Times, categorical_profile, numeric_profile
 from understudy.inference import OutputReader
 from understudy.inference.cards import Card, InputSpec, Training
-from understudy.inference.decoding import Array, Decoder
+from understudy.inference.decoding import Array, Columns, Decoder, Row
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.profile import CategoricalProfile, NumericProfile
 from understudy.offline.evaluate.data import ColumnNames, RowsDone, Sample, day_of, read_file
@@ -40,14 +40,26 @@ def profiled(source: str, data: Path, at: str | None, progress: RowsDone = lambd
         engine.close()
 
 
+def profiles_of(
+    card: Card, columns: Columns, rows: Sequence[Row], at: Times | None, answers: Sequence[Attempt]
+) -> tuple[list[InputSpec], NumericProfile | CategoricalProfile | None]:
+    """A card's inputs with the profiles of some rows, and the profile of the model's answers to them.
+
+    Args:
+        at: time of each row, in order; None without times.
+        answers: the model's answer to each row.
+    """
+    built = columns.build(list(rows))
+    return [_input(spec, built[spec.name], at) for spec in card.inputs], _predictions(answers, at)
+
+
 def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: Path) -> Card:
     columns, reader = loading.inputs_of(engine.card, decoder.positions), OutputReader(engine.card)
     answers: list[Attempt] = []
     for start in range(0, len(sample.rows), BATCH_ROWS):
         batch = sample.rows[start : start + BATCH_ROWS]
         answers += reader.attempts(scored(engine, columns, reader, batch), Status.OK, 0.0, len(batch))
-    built = columns.build(sample.rows)
-    inputs = [_input(spec, built[spec.name], sample.at) for spec in engine.card.inputs]
+    inputs, predictions = profiles_of(engine.card, columns, sample.rows, sample.at, answers)
     known = engine.card.training
     first, last = ("", "") if sample.at is None else (day_of(sample.at[0]), day_of(sample.at[-1]))
     training = Training(
@@ -58,7 +70,7 @@ def _with_profiles(engine: OnnxEngine, decoder: Decoder, sample: Sample, data: P
         algorithm=known.algorithm if known else "not said",
         seed=known.seed if known else 0,
     )
-    changes = {"inputs": inputs, "predictions": _predictions(answers, sample.at), "training": training}
+    changes = {"inputs": inputs, "predictions": predictions, "training": training}
     return engine.card.model_copy(update=changes)
 
 

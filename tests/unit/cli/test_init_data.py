@@ -1,0 +1,311 @@
+"""`understudy init --data`: two models and a table make a rollout that `check` accepts, and cards."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+from tests.support.commands import done, refused, understudy
+from tests.support.graphs import FLOAT, INT64, STRING, classifier, save, summing
+from tests.support.own_models import PAIRS, torch_like, write
+from understudy.cli import init as init_command
+from understudy.inference.cards import Card, card_schema
+from understudy.rollout.policy import Policy, parse
+
+
+def started(*options: Any) -> tuple[str, Policy]:
+    """What `init` printed, and the file that it wrote, which `check` accepts."""
+    said = done("init", "poc.onnx", "better.onnx", "--data", "held-out.csv", *options)
+    assert done("check").splitlines()[-1] == "ready to serve"
+    return said, parse(Path("rollout.yaml").read_text(encoding="utf-8"))
+
+
+def card(name: str = "poc") -> Card:
+    return Card.model_validate_json(Path(f"{name}.card.json").read_text(encoding="utf-8"))
+
+
+def refuses(*options: Any) -> str:
+    return refused("init", "poc.onnx", "better.onnx", "--data", "held-out.csv", *options)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_models_of_any_tool_and_a_table_make_a_rollout(tmp_path: Path, name: str) -> None:
+    """The next command is said, cards fit the schema, and goals have numbers from the data."""
+    make, options = PAIRS[name]
+    make(tmp_path)
+    said, policy = started(*options)
+
+    assert policy.goals.quality is not None
+    assert policy.goals.quality.loss == ("absolute_error" if name == "prices" else "brier")
+    assert (policy.goals.quality.clip is not None) is (name == "prices")
+    assert "better.onnx is better than poc.onnx" in said
+    assert "written to poc.card.json, better.card.json" in said
+    assert said.splitlines()[-1].startswith("Next: ")
+    assert "`understudy check`" in said.splitlines()[-1]
+    for each in ("poc", "better"):
+        jsonschema.validate(json.loads(Path(f"{each}.card.json").read_text(encoding="utf-8")), card_schema())
+    assert "# A guess" in Path("rollout.yaml").read_text(encoding="utf-8")
+
+
+def test_missing_values_times_and_keys_are_worked_out(tmp_path: Path) -> None:
+    """Of which the card says what may be missing, with profiles for drift."""
+    make, options = PAIRS["churn"]
+    make(tmp_path)
+    said, policy = started(*options)
+
+    assert "`age` is missing in" in said
+    assert {spec.name: spec.nullable for spec in card().inputs} == {"age": True, "usage": False}
+    age = card().inputs[0].profile
+    assert age is not None
+    assert age.missing > 0
+    assert age.windows is not None
+    measured = card().measured
+    assert measured is not None
+    assert (measured.data, measured.start, measured.rows) == ("held-out.csv", "2024-01-01", 4_000)
+    assert set(measured.metrics) == {"brier", "log_loss", "zero_one"}
+    assert policy.route_by == "customer"
+    assert policy.unit is None, "no customer came twice on a day"
+
+
+def test_a_key_that_repeats_within_a_day_is_the_unit(tmp_path: Path) -> None:
+    make, _ = PAIRS["churn"]
+    make(tmp_path)
+    _, policy = started("--label", "churned", "--key", "customer")
+    assert policy.unit == "customer"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_classes_that_nothing_names_are_worked_out_from_the_labels(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """In the order in which the models are right; the file says how sure that is, and the evidence depends on it."""
+    torch_like(tmp_path, order)
+    said, policy = started("--label", "kind")
+
+    assert policy.classes == [["cat", "dog", "eel"][i] for i in order]
+    assert "likeliest class is right" in said
+    text = " ".join(Path("rollout.yaml").read_text(encoding="utf-8").replace("# ", "").split())
+    assert "the labels of held-out.csv in" in text
+    assert card().classes == [], "the rollout file has them, where they can be corrected"
+
+
+def test_two_models_with_different_orders_get_them_on_their_cards(tmp_path: Path) -> None:
+    """The rollout file has one order for both."""
+    torch_like(tmp_path, (1, 0, 2))
+    turned = (tmp_path / "poc.onnx").read_bytes()
+    torch_like(tmp_path)
+    (tmp_path / "poc.onnx").write_bytes(turned)
+    _, policy = started("--label", "kind")
+
+    assert policy.classes == []
+    assert card("poc").classes == ["dog", "cat", "eel"]
+    assert card("better").classes == ["cat", "dog", "eel"]
+
+
+def sigmoid(path: Path, weight: float, node: str = "Sigmoid") -> None:
+    constant = numpy_helper.from_array(np.full((2, 1), weight, np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["z"]), helper.make_node(node, ["z"], ["y"])]
+    save(path, nodes, [("x", FLOAT, ["n", 2])], [("y", FLOAT, ["n", 1])], [constant])
+
+
+def two_labels(names: tuple[str, str], rows: int = 600) -> None:
+    chance = np.random.default_rng(1)
+    x = chance.normal(size=(rows, 2))
+    second = chance.random(rows) < 1 / (1 + np.exp(-2 * x.sum(axis=1)))
+    write(Path("held-out.csv"), {"x0": x[:, 0], "x1": x[:, 1], "y": [names[int(each)] for each in second]})
+
+
+def test_one_number_from_0_to_1_is_a_probability_if_the_labels_have_two_values(tmp_path: Path) -> None:
+    for name, weight in (("poc", 1.0), ("better", 2.0)):
+        sigmoid(tmp_path / f"{name}.onnx", weight)
+    two_labels(("no", "yes"))
+    said, policy = started("--label", "y")
+
+    assert (policy.task, policy.classes) == ("binary-classification", ["no", "yes"])
+    assert "better.onnx is better than poc.onnx" in said
+
+
+def test_numbers_that_are_no_probabilities_are_refused_for_labels_of_texts(tmp_path: Path) -> None:
+    """And are a regression where the labels are numbers."""
+    for name in ("poc", "better"):
+        sigmoid(tmp_path / f"{name}.onnx", 1.0, "Identity")
+    two_labels(("no", "yes"))
+    assert "if they are logits, end the graph with a Sigmoid" in refuses("--label", "y")
+    two_labels(("0", "1"))
+    _, policy = started("--label", "y")
+    assert policy.task == "regression"
+
+
+def test_an_input_without_which_the_model_has_no_answer_may_not_be_missing(tmp_path: Path) -> None:
+    """A sum with NaN is NaN: such rows are rejected, which is said."""
+    for name in ("poc", "better"):
+        nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+        save(tmp_path / f"{name}.onnx", nodes, [("a", FLOAT, ["n"]), ("b", FLOAT, ["n"])], [("y", FLOAT, ["n"])])
+    a = ["" if i % 9 == 0 else str(i) for i in range(400)]
+    write(Path("held-out.csv"), {"a": a, "b": range(400), "y": [2.0 * i + i % 5 for i in range(400)]})
+    said, _ = started("--label", "y")
+
+    assert "`a` is missing in 45 of 400 rows, and poc.onnx gives no finite answer then" in said
+    assert [spec.nullable for spec in card().inputs] == [False, False]
+
+
+def test_a_whole_number_cannot_be_missing(tmp_path: Path) -> None:
+    for name in ("poc", "better"):
+        nodes = [helper.make_node("Cast", ["n"], ["y"], to=FLOAT)]
+        save(tmp_path / f"{name}.onnx", nodes, [("n", INT64, ["b"])], [("y", FLOAT, ["b"])])
+    values = ["NA" if i == 7 else str(i) for i in range(400)]
+    write(Path("held-out.csv"), {"n": values, "y": [i + 0.5 for i in range(400)]})
+    said, _ = started("--label", "y")
+    assert "`n` is missing in 1 of 400 rows, and cannot be missing in a request (a whole number (int64))" in said
+
+
+def test_the_target_of_the_proof_of_concept_is_judged(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    said, policy = started("--label", "kind", "--target", "0.3")
+    assert "does poc.onnx reach the target of the proof of concept (brier 0.3)? yes" in said
+    assert policy.goals.quality is not None
+    assert policy.goals.quality.poc_target == 0.3
+
+
+def test_cards_are_kept_unless_told(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    started("--label", "kind")
+    own = Path("poc.card.json").read_text(encoding="utf-8").replace('"version": "0"', '"version": "9"')
+    Path("poc.card.json").write_text(own, encoding="utf-8")
+    Path("rollout.yaml").unlink()
+    said, _ = started("--label", "kind")
+    assert "poc.card.json exists and is kept; --force writes a new one" in said
+    assert card().version == "9"
+    started("--label", "kind", "--force")
+    assert card().version == "0"
+
+
+def test_force_replaces_the_card_of_an_earlier_model(tmp_path: Path) -> None:
+    """Its digest is another one."""
+    torch_like(tmp_path)
+    started("--label", "kind")
+    torch_like(tmp_path, (2, 0, 1))
+    assert "is not the file that its card describes" in refuses("--label", "kind", "-o", "r.yaml")
+    started("--label", "kind", "--force")
+
+
+def test_multilabel_answers_are_not_compared_with_a_column(tmp_path: Path) -> None:
+    """A vector has no single label; the rest is still worked out."""
+    for name in ("poc", "better"):
+        nodes = [helper.make_node("Identity", ["x"], ["y"])]
+        save(tmp_path / f"{name}.onnx", nodes, [("x", FLOAT, ["n", 2])], [("y", FLOAT, ["n", 2])])
+    write(Path("held-out.csv"), {"a": range(50), "b": range(50), "y": range(50)})
+    said, policy = started("--label", "y")
+    assert "labels were not looked at" in said
+    assert policy.goals.quality is not None
+    assert policy.goals.quality.loss == "disagreement"
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "told"),
+    [
+        ("x0,x1,x2,y\n1,2,3,1\n", ["--label", "label"], "has no column 'label' for --label; it has x0, x1, x2, y"),
+        ("x0,x1,y\n1,2,1\n", ["--label", "y"], "`x` takes 3 numbers a row, and 2 columns are left for it: `x0`, `x1`"),
+        (
+            "x0,x1,x2,y\n1,2,hot,1\n",
+            ["--label", "y"],
+            "line 2, one of the columns 'x0' to 'x2': 'hot' is not what the input",
+        ),
+        ("", ["--label", "y"], "held-out.csv is empty"),
+        ("x0,x1,x2,y\n", ["--label", "y"], "has no rows"),
+        (
+            "x0,x1,x2,y\n1,2,3,high\n",
+            ["--label", "y"],
+            "the models predict a number, and the labels are texts such as 'high'",
+        ),
+        ("x0,x1,x2,y\n1,2,3,\n", ["--label", "y"], "no row has a label"),
+        ("x0,x1,x2,y\n1,2,3,1\n", [], "--label names the column of --data with the label"),
+        ("x0,x1,x2,y\n1,2,3,1\n", ["--label", "y", "--label-at", "t"], "--label-at needs --at"),
+        ("x0,x1,x2,y,t\n1,2,3,1,soon\n", ["--label", "y", "--at", "t"], "line 2: t is 'soon'; a time is Unix seconds"),
+        ("x0,x1,x2,y,t\n1,2,3,1,1704067200000\n", ["--label", "y", "--at", "t"], "divide milliseconds by 1,000"),
+    ],
+)
+def test_what_is_wrong_with_the_data_is_said_in_one_line(
+    tmp_path: Path, table: str, options: list[str], told: str
+) -> None:
+    """And nothing is written."""
+    for name in ("poc", "better"):
+        summing(tmp_path / f"{name}.onnx")
+    Path("held-out.csv").write_text(table, encoding="utf-8")
+
+    assert told in refuses(*options)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["better.onnx", "held-out.csv", "poc.onnx"]
+
+
+def test_classes_that_no_model_has_are_refused(tmp_path: Path) -> None:
+    for name in ("poc", "better"):
+        classifier(tmp_path / f"{name}.onnx", zipmap=["no", "yes"])
+    Path("held-out.csv").write_text("x0,x1,y\n1,2,yes\n1,2,maybe\n", encoding="utf-8")
+    assert "the label 'maybe' is none of the model's classes ['no', 'yes']" in refuses("--label", "y")
+
+
+def test_more_labels_than_probabilities_are_refused(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    text = "f0,f1,f2,f3,y\n" + "".join(f"1,2,3,4,{i}\n" for i in range(5))
+    Path("held-out.csv").write_text(text, encoding="utf-8")
+    assert "the models give 3 probabilities a row, and the labels have 5 different values (0, 1, 2, 3, 4)" in refuses(
+        "--label", "y"
+    )
+
+
+def test_columns_of_data_need_data(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    assert "--label names a column of --data: give the file too" in refused(
+        "init", "poc.onnx", "better.onnx", "--label", "y"
+    )
+
+
+def test_without_data_it_says_what_it_worked_from(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    said = done("init", "poc.onnx", "better.onnx")
+    assert "made from the models' signatures alone; with --data and --label" in said
+    assert not Path("poc.card.json").exists()
+
+
+def test_questions_need_a_terminal(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    assert "there is no terminal to ask them on" in refused("init", "poc.onnx", "better.onnx", "-i")
+
+
+def test_a_person_is_asked_about_each_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the guess as default; answers replace it."""
+    torch_like(tmp_path)
+    monkeypatch.setattr(init_command, "at_a_terminal", lambda: True)
+    monkeypatch.setattr(
+        "typer.prompt",
+        lambda question, default: {"margin": "0.03", "deadline": "900"}.get(question.split()[0].rstrip(":"), default),
+    )
+    result = understudy("init", "poc.onnx", "better.onnx", "--data", "held-out.csv", "--label", "kind", "-i")
+    assert result.exit_code == 0, result.output
+    policy = parse(Path("rollout.yaml").read_text(encoding="utf-8"))
+    assert policy.goals.quality is not None
+    assert policy.goals.quality.margin == 0.03
+    assert policy.goals.latency.deadline_ms == 900
+
+
+def test_an_answer_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_like(tmp_path)
+    monkeypatch.setattr(init_command, "at_a_terminal", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda question, default: "much" if question.startswith("margin") else default)
+    result = understudy("init", "poc.onnx", "better.onnx", "-i")
+    assert "the margin is a number above 0, not 'much'" in result.stderr
+
+
+def test_texts_are_inputs_too(tmp_path: Path) -> None:
+    """An empty cell is a missing text."""
+    for name in ("poc", "better"):
+        table = {"keys_strings": ["a", "b", ""], "values_floats": [1.0, 2.0, 0.5], "default_float": 0.0}
+        nodes = [helper.make_node("LabelEncoder", ["s"], ["y"], domain="ai.onnx.ml", **table)]
+        save(tmp_path / f"{name}.onnx", nodes, [("s", STRING, ["n", 1])], [("y", FLOAT, ["n", 1])])
+    texts = ["a", "b", "", "NA"] * 100
+    write(Path("held-out.csv"), {"S": texts, "y": [1.1 if text == "a" else 2.2 for text in texts]})
+    said, _ = started("--label", "y")
+    assert "`s` is missing in 100 of 400 rows" in said
+    assert card().inputs[0].nullable
