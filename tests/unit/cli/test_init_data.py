@@ -127,6 +127,18 @@ def test_one_number_from_0_to_1_is_a_probability_if_the_labels_have_two_values(t
     assert "better.onnx is better than poc.onnx" in said
 
 
+def test_a_number_from_0_to_1_is_a_number_if_the_labels_have_many_values(tmp_path: Path) -> None:
+    """A share, predicted by a Sigmoid; the card says that it is a regression."""
+    for name, weight in (("poc", 1.0), ("better", 2.0)):
+        sigmoid(tmp_path / f"{name}.onnx", weight)
+    x = np.random.default_rng(1).normal(size=(600, 2))
+    write(Path("held-out.csv"), {"x0": x[:, 0], "x1": x[:, 1], "y": 1 / (1 + np.exp(-1.8 * x.sum(axis=1)))})
+    _, policy = started("--label", "y")
+
+    assert policy.task == "regression"
+    assert card().task == "regression"
+
+
 def test_numbers_that_are_no_probabilities_are_refused_for_labels_of_texts(tmp_path: Path) -> None:
     """And are a regression where the labels are numbers."""
     for name in ("poc", "better"):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from understudy.domain import Label
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import MULTILABEL, width_of
+from understudy.inference.cards import MULTILABEL
 from understudy.inference.decoding import Decoder, Row
 from understudy.inference.tasks import BINARY, MULTICLASS
 from understudy.offline.evaluate.data import Sample
@@ -38,7 +38,7 @@ class Naming:
 
 def scorable(model: Model) -> bool:
     """Whether a label of a model is one class or one number, which a column can hold."""
-    several = any(o.role == "value" and width_of(o.shape) != 1 for o in model.card.outputs)
+    several = any(o.role == "value" and o.width != 1 for o in model.card.outputs)
     return model.card.task != MULTILABEL and not several and (model.card.task != "other" or bool(model.engine.unnamed))
 
 
@@ -69,6 +69,8 @@ def vocabulary(models: Sequence[Model], found: Survey, source: str) -> list[int 
         return list(known[0] if len(known) == 1 else label_classes(known[0], known[1]))
     names = label_names(found)
     width = max((model.engine.unnamed for model in models), default=0)
+    if width == 2 < len(names or range(3)) and found.numeric and _are_numbers(models):
+        return []
     if not width or len(names) == width:
         return names
     whole = [name for name in names if isinstance(name, int)]
@@ -80,6 +82,17 @@ def vocabulary(models: Sequence[Model], found: Survey, source: str) -> list[int 
         f"{source}: the models give {width} probabilities a row, and the labels have {count}; is --label the right column? If it "
         "is, name the classes in the order of the probabilities with --classes"
     )
+
+
+def _are_numbers(models: Sequence[Model]) -> bool:
+    """Whether what looks like the probability of one of two classes may be a predicted number, and if so, open it as that."""
+    for model in models:
+        model.reopen((), "regression")
+    if all("value" in model.card.roles for model in models):
+        return True
+    for model in models:
+        model.reopen(())
+    return False
 
 
 def name_models(

@@ -50,13 +50,13 @@ class Model:
         """Its card."""
         return self.engine.card
 
-    def reopen(self, classes: Sequence[int | str]) -> None:
-        """Open it again with class names.
+    def reopen(self, classes: Sequence[int | str], task: str = "other") -> None:
+        """Open it again with class names, or as a model of another task.
 
         Raises:
             ConfigurationError: they do not fit the model.
         """
-        engine = _engine(self.source, classes, is_new=self.is_new)
+        engine = _engine(self.source, classes, is_new=self.is_new, task=task)
         self.engine.close()
         missing = [spec.name for spec in self.card.inputs if spec.nullable]
         self.engine, self.guessed = engine, bool(classes)
@@ -90,8 +90,8 @@ def open_models(sources: Sequence[Path], classes: Sequence[int | str], *, force:
     return models
 
 
-def _engine(source: Path, classes: Sequence[int | str], *, is_new: bool) -> OnnxEngine:
-    return OnnxEngine(source, device="cpu", warm_max_rows=1, classes=classes, without_card=is_new)
+def _engine(source: Path, classes: Sequence[int | str], *, is_new: bool, task: str = "other") -> OnnxEngine:
+    return OnnxEngine(source, device="cpu", warm_max_rows=1, classes=classes, task=task, without_card=is_new)
 
 
 def raw_outputs(model: Model, decoder: Decoder, rows: Sequence[Row]) -> dict[str, Array]:
