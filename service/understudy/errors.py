@@ -17,6 +17,7 @@
     │   └── Overloaded         429   with Retry-After
     ├── NotReady               503
     ├── DeadlineExceeded       504
+    │   └── ExpectedLate             it was not tried, because it is expected to take too long
     ├── InferenceError         500   a model failed on input that matches its signature
     │   ├── NotFinite                its output has NaN or infinity: names rows
     │   ├── WrongShape               its output has another shape than its card declares
@@ -200,6 +201,12 @@ class DeadlineExceeded(UnderstudyError):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     kind = "deadline"
+
+
+class ExpectedLate(DeadlineExceeded, TimeoutError):
+    """The answer is expected to take longer than the deadline, so the model was not asked."""
+
+    kind = "expected-late"
 
 
 class InferenceError(UnderstudyError):

@@ -1,5 +1,6 @@
 """Small ONNX models for the tests of faults, made on the spot, and a rollout of two of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +53,21 @@ def tables_rollout(folder: Path) -> Path:
     table_model(folder / "better.onnx", 2.0)
     file = folder / "rollout.yaml"
     file.write_text(yaml.safe_dump(TABLES, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def pair_rollout(folder: Path, make: Callable[[Path, int], Path], deadline_ms: float) -> Path:
+    """A folder with two models of one kind and a rollout of them; its rollout file.
+
+    Args:
+        make: writes the model with this number (1 or 2).
+        deadline_ms: of the rollout.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    make(folder / "poc.onnx", 1)
+    make(folder / "better.onnx", 2)
+    latency = {"p99_ms": deadline_ms, "deadline_ms": deadline_ms}
+    data = TABLES | {"model": "pair", "goals": TABLES["goals"] | {"latency": latency}}
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return file

@@ -15,19 +15,20 @@ from onnx import TensorProto, helper, numpy_helper
 from understudy.domain import Mode, Observation, Phase, Plan, Variant
 from understudy.errors import InferenceError, UnderstudyError
 from understudy.inference import Cancellation, Engine, OutputReader, Scores, wire
-from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.batching import LocalModel
 from understudy.inference.calls import Calls
 from understudy.inference.cards import Card, InputSpec, OutputSpec
 from understudy.inference.decoding import Array, Decoder
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteModel
+from understudy.inference.spread_model import SpreadModel
 from understudy.loading import fields_of, inputs_of
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
 from understudy.serving.pipeline import Pipeline, RequestOptions
 from understudy.serving.shadow import Rehearsal, rehearse_here
 from understudy.serving.slots import ModelSlots
-from understudy.testing import pipeline
+from understudy.testing import FixedCosts, pipeline
 
 SHADOW = Plan(Phase.SHADOW, weight=0, shadow=10_000, salt=7, revision=1)
 
@@ -71,6 +72,7 @@ class RowEngine:
         )
         self.runs: list[int] = []
         self._cost_s = cost_s
+        self.costs = FixedCosts(lambda rows: self.seconds(rows))
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `Engine.run`."""

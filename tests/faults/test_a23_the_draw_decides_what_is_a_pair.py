@@ -14,8 +14,9 @@ from tests.unit.rollout.world import policy
 from understudy.domain import Mode, Phase, Plan, Status, Variant
 from understudy.errors import InferenceError
 from understudy.inference import OutputReader
-from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.batching import LocalModel
 from understudy.inference.decoding import Decoder
+from understudy.inference.spread_model import SpreadModel
 from understudy.loading import fields_of, inputs_of
 from understudy.records.exchange import Exchange
 from understudy.rollout import routing

@@ -25,12 +25,12 @@ from understudy.domain import LabelReport, Plan, Variant
 from understudy.errors import CandidateAway, InferenceError
 from understudy.http.router import AppRouter
 from understudy.inference import Cancellation, Engine, Scores, wire
-from understudy.inference.batching import SpreadModel
 from understudy.inference.calls import Calls
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Array, Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.inference.spread_model import SpreadModel
 from understudy.loading.preflight import preflight
 from understudy.loading.store import stored_rollouts
 from understudy.rollout.controller import STATE, Controller, decided_at
@@ -70,6 +70,7 @@ class FaultyEngine:
     def __init__(self, engine: OnnxEngine, raises: Sequence[float], nan: Sequence[float]) -> None:
         self._engine, self._raises, self._nan = engine, raises, nan
         self.card: Card = engine.card
+        self.costs = engine.costs
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `understudy.inference.Engine.run`."""

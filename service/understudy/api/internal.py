@@ -1,6 +1,6 @@
 """The calls that the processes of a service make to each other, over sockets of their own."""
 
-import asyncio
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,13 +14,14 @@ from understudy.http.asgi import Receive, Scope, Send, header, read_body, respon
 from understudy.http.responses import json_response
 from understudy.http.router import AppRouter, route
 from understudy.inference import Engine, wire
-from understudy.inference.calls import Calls
+from understudy.inference.timed_calls import TimedCalls
 from understudy.records.client import LabelBatch, pack_fates, unpack_labels
 from understudy.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 DIGEST_HEADER = wire.DIGEST_HEADER.lower().encode()
+TIMEOUT_HEADER = wire.TIMEOUT_HEADER.lower().encode()
 BATCH_MAX_BYTES = 2**30
 """The senders have narrower limits: `flush_max_rows`, `batch_max_rows`, `shadow_batch_max_rows`, and `rows_max` per request."""
 
@@ -30,14 +31,14 @@ class CandidateCalls:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._calls: Calls | None = None
+        self._calls: TimedCalls | None = None
         self._reason = "the candidate is still loading"
         self._draining: Callable[[], bool] = lambda: False
 
     def load(self, engine: Callable[[], Engine]) -> None:
         """Load and warm the model. If it does not load, the process stays and answers every call with the reason."""
         try:
-            self._calls = Calls(engine())
+            self._calls = TimedCalls(engine(), self._settings.inline_max_ms / 1000)
         except UnderstudyError as error:
             self._reason = error.detail
             log.error("the candidate does not load", reason=error.detail)
@@ -58,10 +59,7 @@ class CandidateCalls:
             columns, sizes = wire.unpack_call(body)
         except ValueError as error:
             raise MalformedRequest(str(error)) from error
-        if calls.seconds(sizes) > self._settings.inline_max_ms / 1000:
-            reply = await asyncio.to_thread(calls.run, columns, sizes)
-        else:
-            reply = calls.run(columns, sizes)
+        reply = await calls.answer(columns, sizes, _timeout_s(scope))
         await respond(send, 200, [(b"content-type", wire.MEDIA_TYPE.encode())], reply)
 
     async def probe(self, request: Request) -> Response:
@@ -77,7 +75,7 @@ class CandidateCalls:
             raise NotReady("the candidate's process is being stopped")
         return PlainTextResponse("\n")
 
-    def _ready(self, scope: Scope) -> Calls:
+    def _ready(self, scope: Scope) -> TimedCalls:
         if self._calls is None:
             raise NotReady(self._reason)
         expected, digest = header(scope, DIGEST_HEADER), self._calls.engine.card.digest
@@ -86,6 +84,12 @@ class CandidateCalls:
                 f"the candidate's process has model {digest}, but the service expects {expected}: start both with the same model"
             )
         return self._calls
+
+
+def _timeout_s(scope: Scope) -> float:
+    """How long the caller waits; for ever if it does not say."""
+    text = header(scope, TIMEOUT_HEADER)
+    return int(text) / 1000 if text is not None and text.isascii() and text.isdigit() else math.inf
 
 
 class RecordWriter(Protocol):

@@ -13,6 +13,7 @@ import numpy as np
 from understudy.domain import Attempt, Label, Status
 from understudy.errors import NotFinite, RunCancelled, WrongShape
 from understudy.inference.cards import MULTILABEL, Card
+from understudy.inference.cost import Costs
 from understudy.inference.decoding import Array
 from understudy.inference.ragged import finite_rows, is_ragged, nested, of_rows
 
@@ -26,14 +27,17 @@ POSITIVE_FROM = 0.5
 class Cancellation:
     """Cancels one run from another thread. A kernel that has begun ends first; the runtime checks between two kernels.
 
+    Args:
+        frees: whether the run gives its memory back to the system when it ends.
+
     Attributes:
         cancelled: whether `cancel` was called.
     """
 
-    __slots__ = ("_stop", "cancelled")
+    __slots__ = ("_stop", "cancelled", "frees")
 
-    def __init__(self) -> None:
-        self.cancelled = False
+    def __init__(self, *, frees: bool = False) -> None:
+        self.cancelled, self.frees = False, frees
         self._stop: Callable[[], None] = lambda: None
 
     def cancel(self) -> None:
@@ -59,6 +63,7 @@ class Engine(Protocol):
     """Runs one model in this process."""
 
     card: Card
+    costs: Costs
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """The outputs by name; the first axis of each is the rows of `columns`. Thread-safe; blocks.
@@ -68,7 +73,7 @@ class Engine(Protocol):
 
         Args:
             columns: the inputs by name; the first axis of each is the rows.
-            cancellation: lets another thread cancel the run. It also makes the run give its memory back when it ends.
+            cancellation: lets another thread cancel the run.
 
         Raises:
             RunCancelled: it was cancelled.
@@ -77,7 +82,7 @@ class Engine(Protocol):
         ...
 
     def seconds(self, rows: int) -> float:
-        """The expected duration of `run` for this many rows, as measured in the warm-up."""
+        """The expected duration of `run` for this many rows of the usual size."""
         ...
 
     def close(self) -> None:

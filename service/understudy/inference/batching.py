@@ -6,18 +6,21 @@ there. A batch that fails is run again in smaller parts, so that only the bad re
 """
 
 import asyncio
-import functools
+import math
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, Required, TypeAlias, TypedDict, Unpack
 
-from understudy.errors import InferenceError, Overloaded
-from understudy.inference import Engine, OutputReader, Scores
+from understudy.errors import ExpectedLate, InferenceError, Overloaded, RunCancelled
+from understudy.inference import Cancellation, Engine, OutputReader, Scores
 from understudy.inference.columns import joined
 from understudy.inference.decoding import Batch, Columns
 from understudy.inference.joint import JointRuns, split, spread
+from understudy.inference.sizes import Size
+from understudy.inference.thread_runs import Answers, ThreadRun
 from understudy.runtime.fairness import yield_cpu
 
 
@@ -53,8 +56,13 @@ Waiter: TypeAlias = tuple[Batch, ScoresCallback]
 IDLE_POLL_S = 0.01
 RUN_S = 50e-6
 """Approximate overhead of a run: building the columns, reading the outputs, one event-loop iteration."""
-YOUNG_S = 0.002
-"""How long new requests wait for the last call to end before another call starts."""
+PATIENCE = 4.0
+"""A run in the thread may take this many times as long as expected, if that is longer than the deadline: a rehearsal's."""
+SURPRISE = 5.0
+"""A run on the event loop that took so many times as long as any may sends the next of its size to the thread. On a busy machine
+a run often loses the CPU for a few milliseconds, which says nothing about the model."""
+TRY_EVERY_S = 2.0
+"""How often a request is run that is expected to miss its deadline: nothing would be learned otherwise."""
 PAYS = 1.05
 """A batch is large enough if its cost per row is at most this multiple of the lowest cost per row."""
 
@@ -154,7 +162,16 @@ class Batcher(ABC):
 
 
 class LocalModel(Batcher):
-    """A model in this process. Short runs happen on the event loop, long ones on `executor`, one at a time."""
+    """A model in this process. Short runs happen on the event loop, long ones on `executor`, one at a time.
+
+    Here the cost of a run follows from its number of rows. `understudy.inference.sized.SizedModel` has the others.
+
+    Args:
+        executor: has one thread.
+        inline_max_s: a run that is expected to take longer goes to the thread.
+        deadline_s: a run in the thread is cancelled when nobody waits any longer, and after this time or several times as long as
+            it was expected to take.
+    """
 
     def __init__(
         self,
@@ -163,13 +180,18 @@ class LocalModel(Batcher):
         executor: Executor,
         *,
         inline_max_s: float,
+        deadline_s: float = math.inf,
         **options: Unpack[BatchOptions],
     ) -> None:
         super().__init__(**options)
         self._max_rows = rows_that_pay(engine.seconds, self._max_rows)
         self.engine, self.reader = engine, OutputReader(engine.card)
-        self._columns, self._executor, self._inline_max_s = columns, executor, inline_max_s
-        self._running = False  # a run is under way on the executor
+        self._columns, self._executor = columns, executor
+        self._inline_max_s, self._deadline_s = inline_max_s, deadline_s
+        self._surprise_s = SURPRISE * inline_max_s  # a run on the event loop that takes longer is learned from
+        self._waits = bool(self._max_delay_s)  # no request is run at once
+        self._running: ThreadRun | None = None
+        self._tried_at = -math.inf  # when a run that is expected to be late was last tried
 
     def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
         """Like `Batcher.submit`; fails with `InferenceError` or `InvalidInput`.
@@ -193,8 +215,38 @@ class LocalModel(Batcher):
             self.enqueue(rows, callback)
             return
         batch: list[Waiter] = [(rows, callback)]
-        _deliver(batch, self._run_all(batch))
+        began = time.perf_counter()
+        answers = self._run_all(batch)
+        if (seconds := time.perf_counter() - began) > self._surprise_s:
+            self._learn_inline(seconds, batch)
+        deliver(batch, answers)
         self.on_batch(len(rows))
+
+    def enqueue_by(self, rows: Batch, callback: ScoresCallback, left_s: float) -> None:
+        """Like `enqueue`, for a caller who needs the answer within `left_s`: is rejected at once if that cannot be.
+
+        Raises:
+            Overloaded: too much waits before it.
+            ExpectedLate: its own run takes longer.
+        """
+        size = self._size(rows)
+        busy_s = self._running.remaining_s() if self._running is not None else 0.0
+        least_s = self.engine.costs.least(size.rows, size.elements)
+        if least_s > left_s:
+            now = self._loop.time()
+            if self._running is not None or self._waiting or now < self._tried_at + TRY_EVERY_S:
+                raise ExpectedLate(
+                    f"this request is expected to take {least_s * 1000:,.0f} ms on this machine, longer than its deadline: send "
+                    "fewer or smaller rows in a request, or allow more with `deadline_ms` in the rollout file"
+                )
+            self._tried_at = now  # the machine may have become faster
+        elif busy_s or self._waiting:
+            expected_s = busy_s + self._queued_s(size)
+            if expected_s > left_s:
+                raise Overloaded(
+                    f"this request would wait for about {expected_s * 1000:,.0f} ms, longer than its deadline"
+                )
+        self.enqueue(rows, callback)
 
     def fills(self, rows: int) -> bool:
         """Whether this many rows fill most of a batch."""
@@ -202,12 +254,45 @@ class LocalModel(Batcher):
 
     def inline(self, rows: int) -> bool:
         """Whether this many rows would run on the event loop at once, so that no deadline is needed."""
-        return not (self._running or self._max_delay_s) and self.engine.seconds(rows) <= self._inline_max_s
+        return not (self._running or self._waits) and self.engine.seconds(rows) <= self._inline_max_s
 
     async def idle(self) -> None:
         """Wait until no request is queued or running."""
         while self._waiting or self._running:  # noqa: ASYNC110 - once in a promotion; an event would cost every run
             await asyncio.sleep(IDLE_POLL_S)
+
+    def stop(self) -> None:
+        """Cancel the run in the thread, if there is one: the process stops."""
+        if self._running is not None:
+            self._running.cancel()
+
+    def _size(self, rows: Batch) -> Size:
+        """The size of a request."""
+        return Size(len(rows), 0)
+
+    def _size_of(self, batch: list[Waiter]) -> Size:
+        """The size of a run."""
+        return Size(sum(len(rows) for rows, _ in batch), 0)
+
+    def _queued_s(self, size: Size) -> float:
+        """How long the requests that wait take, and one more of this size."""
+        whole, rest = divmod(self._waiting_rows + size.rows, self._max_rows)
+        return whole * self.engine.seconds(self._max_rows) + (self.engine.seconds(rest) if rest else 0.0)
+
+    def _is_short(self, batch: list[Waiter], rows: int) -> bool:  # noqa: ARG002 - `SizedModel` needs the requests
+        """Whether a run may happen on the event loop."""
+        return self.engine.seconds(rows) <= self._inline_max_s
+
+    def _turn_s(self) -> float:
+        """After how many seconds the run in the thread ends and is repeated later, so that others can go first."""
+        return math.inf
+
+    def _put_back(self, batch: list[Waiter]) -> None:
+        """Queue the requests of a run that gave way again."""
+        raise NotImplementedError
+
+    def _learn_inline(self, seconds: float, batch: list[Waiter]) -> None:
+        self.engine.costs.took(seconds, sum(len(rows) for rows, _ in batch))
 
     def _run_waiting(self) -> None:
         self._timer = None
@@ -217,37 +302,62 @@ class LocalModel(Batcher):
                 continue
             count = sum(len(rows) for rows, _ in batch)
             answers = None
-            if self.engine.seconds(count) <= self._inline_max_s:
+            if self._is_short(batch, count):
+                began = time.perf_counter()
                 answers = self._together(batch)
+                if (seconds := time.perf_counter() - began) > self._surprise_s:
+                    self._learn_inline(seconds, batch)
                 # The search for the bad requests blocks the event loop, so a long search goes to the thread as well.
                 if answers is None and len(batch) * self.engine.seconds(1) <= self._inline_max_s:
                     answers = self._in_parts(batch)
             if answers is None:
-                self._running = True
-                run = self._executor.submit(self._run_all, batch)
-                asyncio.wrap_future(run, loop=self._loop).add_done_callback(functools.partial(self._landed, batch))
+                self._begin(batch)
                 return  # requests that arrive during this run form the next batch
-            _deliver(batch, answers)
+            deliver(batch, answers)
             self.on_batch(count)
         self._scheduled = False
 
-    def _landed(self, batch: list[Waiter], done: "asyncio.Future[Sequence[Scores | Exception]]") -> None:
-        self._running = False
-        _deliver(batch, done.result())
-        self.on_batch(sum(len(rows) for rows, _ in batch))
+    def _begin(self, batch: list[Waiter]) -> None:
+        size = self._size_of(batch)
+        expected_s = self.engine.costs.seconds(size.rows, size.elements)
+        callbacks = [callback for _, callback in batch]
+        background = any(isinstance(callback, asyncio.Future) for callback in callbacks)  # nobody waits for a rehearsal
+        self._running = ThreadRun(
+            self._executor,
+            lambda cancellation: self._run_all(batch, cancellation),
+            callbacks,
+            expected_s=expected_s,
+            limit_s=max(self._deadline_s, PATIENCE * expected_s) if background else self._deadline_s,
+            give_way=lambda taken_s: taken_s > self._turn_s(),
+            landed=lambda run, answers: self._landed(batch, size, run, answers),
+        )
+
+    def _landed(self, batch: list[Waiter], size: Size, run: ThreadRun, answers: Answers | None) -> None:
+        self._running = None
+        if answers is not None or not run.gave_way:
+            self.on_batch(size.rows)
+            self.engine.costs.took(run.seconds, size.rows, size.elements, ended=answers is not None)
+        if answers is not None:
+            deliver(batch, answers)
+        elif run.gave_way:
+            self._put_back(batch)
+        else:
+            deliver(batch, [TimeoutError()] * len(batch))
         self._run_waiting()
 
-    def _run_all(self, batch: list[Waiter]) -> "Sequence[Scores | Exception]":
-        return self._together(batch) or self._in_parts(batch)
+    def _run_all(self, batch: list[Waiter], cancellation: Cancellation | None = None) -> Answers:
+        return self._together(batch, cancellation) or self._in_parts(batch, cancellation)
 
-    def _together(self, batch: list[Waiter]) -> "Sequence[Scores | Exception] | None":
+    def _together(self, batch: list[Waiter], cancellation: Cancellation | None = None) -> Answers | None:
         """The answers from one joint run; None if it failed or has too many requests."""
         joint = self.joint
         if len(batch) > joint.most:
             return None
         requests = [rows for rows, _ in batch]
         try:
-            answers = split(requests, self._run(requests))
+            answers = split(requests, self._run(requests, cancellation))
+        except RunCancelled:
+            raise
         except Exception as error:
             if len(batch) == 1:
                 return [error]
@@ -256,81 +366,22 @@ class LocalModel(Batcher):
         joint.succeeded()
         return answers
 
-    def _in_parts(self, batch: list[Waiter]) -> "Sequence[Scores | Exception]":
+    def _in_parts(self, batch: list[Waiter], cancellation: Cancellation | None = None) -> Answers:
         requests = [rows for rows, _ in batch]
-        return spread(requests, self.joint.run(requests, self._run))
+        return spread(requests, self.joint.run(requests, lambda part: self._run(part, cancellation)))
 
-    def _run(self, requests: Sequence[Batch]) -> Scores:
+    def _run(self, requests: Sequence[Batch], cancellation: Cancellation | None) -> Scores:
         rows = joined(requests)
         try:
-            return self.reader.read(self.engine.run(self._columns.build(rows)), len(rows))
+            columns = self._columns.build(rows)
+            outputs = self.engine.run(columns) if cancellation is None else self.engine.run(columns, cancellation)
+            return self.reader.read(outputs, len(rows))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise InferenceError(f"{self.engine.card.name} gave outputs that cannot be read: {error!r}") from error
 
 
-class SpreadModel(Batcher):
-    """A model in another process. Requests that arrive during a call form the next one; a slow call does not hold up new requests.
-
-    A call costs about as much for ten rows as for one, so as long as calls are short, one is in flight at a time. If the
-    last call takes longer than `YOUNG_S`, further calls start beside it.
-
-    A call that exceeds its time limit counts as a timeout of each of its requests, since nothing shows which of them was slow.
-
-    Args:
-        call: runs requests remotely; returns the scores or the error of each. An exception applies to all of them:
-            `InferenceError`, or `TimeoutError` past the time limit.
-        spawn: starts a coroutine as a task and keeps a reference to it (an event loop holds tasks weakly).
-    """
-
-    def __init__(
-        self,
-        call: Callable[[Sequence[Batch]], Awaitable["Sequence[Scores | Exception]"]],
-        spawn: Callable[[Coroutine[object, None, None]], None],
-        **options: Unpack[BatchOptions],
-    ) -> None:
-        super().__init__(**options)
-        self._call, self._spawn = call, spawn
-        self._calls = self._ended = 0  # the number of the last call that started, and of the last that ended
-        self._begun_at = 0.0  # when the last call started
-        self._look: asyncio.TimerHandle | None = None  # fires when the last call has taken `YOUNG_S`
-
-    def infer(self, rows: Batch) -> "asyncio.Future[Scores]":
-        """Like `Batcher.submit`; fails with `InferenceError` or `TimeoutError`."""
-        return self.submit(rows)
-
-    def _run_waiting(self) -> None:
-        self._scheduled, self._timer = False, None
-        self._go()
-
-    def _go(self) -> None:
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
-        while self._waiting:
-            now = self._loop.time()
-            if self._ended != self._calls and now < self._begun_at + YOUNG_S and self._waiting_rows < self._max_rows:
-                self._look = self._loop.call_at(self._begun_at + YOUNG_S, self._go)
-                return
-            batch = self._take()
-            if batch:
-                self._calls += 1
-                self._begun_at = now
-                self._spawn(self._one_call(batch, self._calls))
-
-    async def _one_call(self, batch: list[Waiter], number: int) -> None:
-        requests = [rows for rows, _ in batch]
-        try:
-            answers = await self._call(requests)
-        except Exception as error:
-            answers = [error] * len(batch)
-        self._ended = max(self._ended, number)
-        self.on_batch(sum(map(len, requests)))
-        _deliver(batch, answers)
-        if self._waiting and not self._scheduled:
-            self._go()
-
-
-def _deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> None:
+def deliver(batch: list[Waiter], answers: "Sequence[Scores | Exception]") -> None:
+    """Give each request its scores or its error."""
     for (_, future), answer in zip(batch, answers, strict=True):
         if future.done():
             continue  # the request was cancelled

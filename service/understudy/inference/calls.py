@@ -3,8 +3,8 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
-from understudy.errors import InferenceError, WrongShape
-from understudy.inference import Engine, OutputReader, wire
+from understudy.errors import InferenceError, RunCancelled, WrongShape
+from understudy.inference import Cancellation, Engine, OutputReader, wire
 from understudy.inference.decoding import Array
 from understudy.inference.joint import JointRuns
 
@@ -20,21 +20,33 @@ class Calls:
         self._retries = 0
         self._joint = JointRuns(self._count_retry)
 
-    def seconds(self, sizes: Sequence[int]) -> float:
+    def seconds(self, sizes: Sequence[int], elements: int = 0) -> float:
         """The expected duration of a call.
 
         Args:
             sizes: the number of rows of each request.
+            elements: the size of all requests.
         """
-        together = self.engine.seconds(sum(sizes))
-        return together if len(sizes) <= self._joint.most else max(together, len(sizes) * self.engine.seconds(1))
+        costs = self.engine.costs
+        together = costs.seconds(sum(sizes), elements)
+        if len(sizes) <= self._joint.most:
+            return together
+        return max(together, len(sizes) * costs.seconds(1, elements // sum(sizes)))
 
-    def run(self, columns: Mapping[str, Array], sizes: Sequence[int]) -> bytes:
-        """Run a call; returns the packed reply, see `wire.unpack_reply`. Thread-safe; blocks."""
+    def run(
+        self, columns: Mapping[str, Array], sizes: Sequence[int], cancellation: Cancellation | None = None
+    ) -> bytes:
+        """Run a call; returns the packed reply, see `wire.unpack_reply`. Thread-safe; blocks.
+
+        Raises:
+            RunCancelled: it was cancelled.
+        """
         rows = sum(sizes)
         if len(sizes) <= self._joint.most:
             try:
-                part = wire.Part(len(sizes), self._outputs(columns, rows))
+                part = wire.Part(len(sizes), self._outputs(columns, rows, cancellation))
+            except RunCancelled:
+                raise
             except Exception as error:
                 if len(sizes) == 1:
                     return self._reply([_part(1, error)])
@@ -46,12 +58,27 @@ class Calls:
 
         def run(numbers: Sequence[int]) -> Mapping[str, Array]:
             start, end = starts[numbers[0]], starts[numbers[-1] + 1]
-            return self._outputs({name: array[start:end] for name, array in columns.items()}, end - start)
+            return self._outputs({n: array[start:end] for n, array in columns.items()}, end - start, cancellation)
 
         return self._reply([_part(count, result) for count, result in self._joint.run(range(len(sizes)), run)])
 
-    def _outputs(self, columns: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
-        outputs = self.engine.run(columns)
+    def one(self, columns: Mapping[str, Array], rows: int, cancellation: Cancellation) -> wire.Part:
+        """The result of one request. Thread-safe; blocks.
+
+        Raises:
+            RunCancelled: it was cancelled.
+        """
+        try:
+            return wire.Part(1, self._outputs(columns, rows, cancellation))
+        except RunCancelled:
+            raise
+        except Exception as error:
+            return _part(1, error)
+
+    def _outputs(
+        self, columns: Mapping[str, Array], rows: int, cancellation: Cancellation | None
+    ) -> Mapping[str, Array]:
+        outputs = self.engine.run(columns) if cancellation is None else self.engine.run(columns, cancellation)
         self._reader.check_shapes(outputs, rows)
         return outputs
 

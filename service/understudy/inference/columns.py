@@ -88,18 +88,18 @@ class WithoutArrays:
 class Joined:
     """The rows of several requests as one batch."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("parts",)
 
     def __init__(self, parts: Sequence[Batch]) -> None:
-        self._parts = parts
+        self.parts = parts
 
     def __len__(self) -> int:
         """How many rows."""
-        return sum(map(len, self._parts))
+        return sum(map(len, self.parts))
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
         """See `Columns.build`."""
-        built = [columns.build(part) for part in self._parts]
+        built = [columns.build(part) for part in self.parts]
         try:
             return {
                 field.name: (ragged.joined if None in field.shape else np.concatenate)(

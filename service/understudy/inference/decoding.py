@@ -272,7 +272,7 @@ class Columns:
 
     def __init__(self, inputs: Sequence[Field], positions: Mapping[str, int]) -> None:
         self.inputs = tuple(inputs)
-        self._positions = positions
+        self.positions = positions
 
     @functools.cached_property
     def _plan(self) -> tuple[list[_Group], list[tuple[Field, int, bool]]]:
@@ -283,8 +283,8 @@ class Columns:
             if field.dtype == "float32" and field.scalar:
                 together.setdefault(field.shape, []).append(field.name)
             else:
-                alone.append((field, self._positions[field.name], field.scalar))
-        return [(shape, names, [self._positions[n] for n in names]) for shape, names in together.items()], alone
+                alone.append((field, self.positions[field.name], field.scalar))
+        return [(shape, names, [self.positions[n] for n in names]) for shape, names in together.items()], alone
 
     def build(self, rows: Batch) -> dict[str, Array]:
         """Build arrays of shape [rows, *field.shape], C-contiguous, in the model's dtypes; null is NaN or the empty string.

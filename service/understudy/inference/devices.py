@@ -60,14 +60,16 @@ def device_of(wanted: str) -> str:
     return "cuda" if usable else "cpu"
 
 
-def cancellable(device: str) -> tuple[ort.RunOptions, Callable[[], None]]:
-    """Options of a run that can be cancelled and gives its memory back, and the function that cancels it from another thread.
+def cancellable(device: str, *, frees: bool) -> tuple[ort.RunOptions, Callable[[], None]]:
+    """Options of a run that can be cancelled, and the function that cancels it from another thread.
 
-    The runtime's arena keeps the memory of the largest run for later ones otherwise.
+    Args:
+        device: the device of the session.
+        frees: give the memory back when the run ends. The runtime's arena keeps that of the largest run for later ones otherwise.
     """
     options = ort.RunOptions()
     options.log_severity_level = 4  # a cancelled Loop would be logged as an error
-    if device == "cpu":
+    if frees and device == "cpu":
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def stop() -> None:

@@ -15,6 +15,7 @@ successful run raises the number by a quarter. The number carries over from batc
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from understudy.errors import RunCancelled
 from understudy.inference import Scores
 from understudy.inference.decoding import Batch
 
@@ -52,6 +53,9 @@ class JointRuns:
 
         Returns:
             For each final run, the number of its requests and its result or, for a single request, its error.
+
+        Raises:
+            RunCancelled: a run was cancelled, and so are those that were left.
         """
         results: list[tuple[int, _Result | Exception]] = []
         start = 0
@@ -59,6 +63,8 @@ class JointRuns:
             part = requests[start : start + self.most]
             try:
                 result: _Result | Exception = run(part)
+            except RunCancelled:
+                raise
             except Exception as error:
                 if len(part) > 1:
                     self.failed(len(part))

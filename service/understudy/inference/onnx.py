@@ -1,8 +1,6 @@
 """Runs models with ONNX Runtime, warmed up before use: the first request of each input shape is slow (onnxruntime#19838)."""
 
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +15,12 @@ from understudy.inference.cards import (
     read_card,
     read_model,
 )
+from understudy.inference.cost import RowCosts
 from understudy.inference.decoding import Array
 from understudy.inference.devices import cancellable, open_session
+from understudy.inference.graph_costs import graph_costs
 from understudy.inference.locate import locate
-
-WARM_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-WARM_RUNS = 5
-WARM_MAX_S = 5.0
+from understudy.inference.warmup import USUAL_ELEMENTS, measured_costs
 
 
 class OnnxEngine:
@@ -31,6 +28,7 @@ class OnnxEngine:
 
     Attributes:
         card: the model's card; for a bare file, one made from the graph's signature.
+        costs: what its runs take.
         device: the device that runs it: "cpu", "cuda" or "tensorrt".
         unnamed: how many probabilities a row has without class names; 0 if there are none or they have names.
 
@@ -78,12 +76,17 @@ class OnnxEngine:
             card, self.unnamed = found.card, found.unnamed
         else:
             card = graph.on(card)
+        values = graph_costs(model.graph, [spec.name for spec in graph.inputs])
         del model
         self.card = named(card, classes)
         varies = any(None in spec.row_shape for spec in graph.inputs)
         self._arranged = None if graph.rows.first_axis and not varies else Arranged(graph.rows)
         self._of_two, self._of_sets = _columns(graph, self.card)
-        self._seconds = by_rows(self._warm(warm_max_rows))
+        self.costs = costs = measured_costs(self.run, typical, self.card.inputs, values, warm_max_rows)
+        # Asked several times per request: without a method of this class between.
+        self.seconds: Callable[[int], float] = (
+            costs.seconds if isinstance(costs, RowCosts) else lambda rows: costs.seconds(rows, rows * USUAL_ELEMENTS)
+        )
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `Engine.run`. Where a graph does not simply have its rows on the first axis, see `arrange.Arranged`."""
@@ -104,12 +107,6 @@ class OnnxEngine:
             outputs[name] = outputs[name][..., 1]
         return outputs
 
-    def seconds(self, rows: int) -> float:
-        """See `Engine.seconds`: interpolated between the warm-up's batch sizes, extended in proportion beyond them."""
-        if rows < len(self._seconds):
-            return self._seconds[rows]
-        return self._seconds[-1] * rows / (len(self._seconds) - 1)
-
     def close(self) -> None:
         """See `Engine.close`."""
         self._session = None
@@ -120,34 +117,12 @@ class OnnxEngine:
         if cancellation is None:
             outputs = self._session.run(self._names, dict(columns))
         else:
-            options, stop = cancellable(self.device)
+            options, stop = cancellable(self.device, frees=cancellation.frees)
             cancellation.begin(stop)
             outputs = self._session.run(self._names, dict(columns), options)
         return {
             name: signature.plain(value, self.card.classes) for name, value in zip(self._names, outputs, strict=True)
         }
-
-    def _warm(self, max_rows: int) -> dict[int, float]:
-        """Run every batch size once and measure it; seconds by rows. Stops early for a model so slow that it would take long."""
-        costs: dict[int, float] = {}
-        started = time.perf_counter()
-        for rows in [n for n in WARM_ROWS if n <= max_rows] or [1]:
-            columns = {spec.name: typical(spec, rows) for spec in self.card.inputs}
-            timings = []
-            for _ in range(WARM_RUNS):
-                begin = time.perf_counter()
-                self.run(columns)
-                timings.append(time.perf_counter() - begin)
-            costs[rows] = statistics.median(timings)
-            if time.perf_counter() - started > WARM_MAX_S:
-                break
-        return costs
-
-
-def by_rows(costs: Mapping[int, float]) -> list[float]:
-    """Measured seconds by batch size, interpolated for every number of rows up to the largest: it is looked up twice a request."""
-    found: list[float] = np.interp(range(max(costs) + 1), list(costs), list(costs.values())).tolist()
-    return found
 
 
 def typical(spec: InputSpec, rows: int) -> Array:

@@ -115,8 +115,11 @@ class RemoteEngine:
             raise CandidateAway(ever_up=self._ever_up)
         try:
             async with asyncio.timeout(timeout_s):
-                status, body = await self._channel.post("/infer", wire.pack_call(columns, sizes))
-            if status != 200:
+                limit = f"{wire.TIMEOUT_HEADER}: {timeout_s * 1000:.0f}\r\n"
+                status, body = await self._channel.post("/infer", wire.pack_call(columns, sizes), limit)
+            if status == HTTPStatus.GATEWAY_TIMEOUT:
+                raise TimeoutError
+            if status != HTTPStatus.OK:
                 raise InferenceError(
                     f"the candidate's process answered {status}: {body[:300].decode(errors='replace')}"
                 )
@@ -241,6 +244,8 @@ class RemoteModel:
         return answers
 
     def _read(self, part: wire.Part, requests: Sequence[Batch]) -> Sequence[Scores | Exception]:
+        if part.late:
+            return [TimeoutError()] * part.requests
         if part.error is not None:
             error = (WrongShape if part.misshapen else InferenceError)(part.error)
             return [error] * part.requests

@@ -14,6 +14,8 @@ from understudy.inference.ragged import is_ragged, of_rows
 
 DIGEST_HEADER = "X-Model-Digest"
 """Header with the digest of the model that a call is for; a process with another model rejects the call."""
+TIMEOUT_HEADER = "X-Timeout-Ms"
+"""Header with the time after which the caller no longer waits; the process cancels the run then."""
 MEDIA_TYPE = "application/vnd.msgpack"
 
 
@@ -43,6 +45,7 @@ class _Part(msgspec.Struct, array_like=True, gc=False):
     columns: list[_Columns] = []
     error: str | None = None
     misshapen: bool = False
+    late: bool = False
 
 
 class _Reply(msgspec.Struct, array_like=True, gc=False):
@@ -58,12 +61,14 @@ class Part(msgspec.Struct, gc=False):
         outputs: the outputs by name.
         error: why the run failed; None if it did not.
         misshapen: whether it failed because an output has another shape than on the card.
+        late: whether it was not done in time.
     """
 
     requests: int
     outputs: Mapping[str, Array] = {}
     error: str | None = None
     misshapen: bool = False
+    late: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -102,7 +107,7 @@ def pack_reply(parts: Sequence[Part], retries: int) -> bytes:
         parts: the results of the runs.
         retries: how many joint runs failed and were repeated in parts.
     """
-    packed = [_Part(part.requests, _packed(part.outputs), part.error, part.misshapen) for part in parts]
+    packed = [_Part(part.requests, _packed(part.outputs), part.error, part.misshapen, part.late) for part in parts]
     return _encode(_Reply(packed, retries))
 
 
@@ -113,7 +118,7 @@ def unpack_reply(body: bytes) -> tuple[list[Part], int]:
         ValueError: the bytes are no output of `pack_reply`.
     """
     reply = _decode_reply(body)
-    return [Part(p.requests, _unpacked(p.columns), p.error, p.misshapen) for p in reply.parts], reply.retries
+    return [Part(p.requests, _unpacked(p.columns), p.error, p.misshapen, p.late) for p in reply.parts], reply.retries
 
 
 def pack(columns: Mapping[str, Array]) -> bytes:

@@ -86,8 +86,13 @@ class Channel:
         self._slots = asyncio.Semaphore(connections_max)
         self._closed = False
 
-    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, body: bytes, headers: str = "") -> tuple[int, bytes]:
         """Send a request; returns status and body.
+
+        Args:
+            path: the request's path.
+            body: its body.
+            headers: additional headers of this request, each with its line end.
 
         Raises:
             OSError: the process is unavailable, closed the connection, or does not speak HTTP.
@@ -96,7 +101,7 @@ class Channel:
             connection = await self._connect()
             try:
                 answer = await connection.ask(
-                    (_HEAD % (path, self._media_type, self._headers, len(body))).encode() + body
+                    (_HEAD % (path, self._media_type, self._headers + headers, len(body))).encode() + body
                 )
             except BaseException:
                 connection.close()  # a late response would be taken for that of the next request

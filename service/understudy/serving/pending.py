@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from understudy.domain import Plan, Variant
-from understudy.errors import UnderstudyError
+from understudy.errors import ExpectedLate, UnderstudyError
 from understudy.http.asgi import CompleteRequest, Headers
 from understudy.inference import Scores
 from understudy.records.exchange import Exchange
@@ -49,9 +49,10 @@ class Pending:
         self._begun = self._pipeline.now()
         try:
             if not self._pipeline.ask(self._exchange, self, alone=self._whole.alone):
-                deadline = Deadline(self, self._pipeline.left_s(self._exchange, self._started))
+                left_s = self._pipeline.left_s(self._exchange, self._started)
+                deadline = Deadline(self, left_s)
                 try:
-                    self._pipeline.ask_by(self._exchange, deadline)
+                    self._pipeline.ask_by(self._exchange, deadline, left_s)
                 except UnderstudyError:
                     deadline.cancel()
                     raise
@@ -78,7 +79,8 @@ class Pending:
         """Receive the error."""
         try:
             if self._exchange.variant is Variant.PRIMARY or not isinstance(error, CANDIDATES_FAULT):
-                self._fail(self._pipeline.past_deadline() if isinstance(error, TimeoutError) else error)
+                late = isinstance(error, TimeoutError) and not isinstance(error, ExpectedLate)
+                self._fail(self._pipeline.past_deadline() if late else error)
             else:
                 self._candidate_ended(error)
         except Exception as bug:

@@ -13,6 +13,7 @@ from understudy.domain import Mode, Plan, Status, Variant
 from understudy.errors import (
     CandidateAway,
     DeadlineExceeded,
+    ExpectedLate,
     InferenceError,
     InvalidInput,
     MalformedRequest,
@@ -25,8 +26,9 @@ from understudy.errors import (
 from understudy.http.asgi import Scope, header, headers_under, peer, text_of
 from understudy.http.auth import Tokens
 from understudy.inference import Scores, ended
-from understudy.inference.batching import LocalModel, ScoresCallback, SpreadModel
+from understudy.inference.batching import LocalModel, ScoresCallback
 from understudy.inference.decoding import Decoder, Rows
+from understudy.inference.spread_model import SpreadModel
 from understudy.records.exchange import Exchange
 from understudy.rollout import routing
 from understudy.serving.shadow import Rehearsal
@@ -50,6 +52,7 @@ _FAILURES = {
     NotFinite: Status.INVALID,
     WrongShape: Status.INVALID,
     DeadlineExceeded: Status.TIMEOUT,
+    ExpectedLate: Status.TIMEOUT,
 }
 """The status of a model's attempt, by the error; other errors are not the model's fault."""
 
@@ -173,9 +176,19 @@ class Pipeline:
         (model.enqueue_alone if alone or model.fills(exchange.count) else model.enqueue)(exchange.rows, callback)
         return True
 
-    def ask_by(self, exchange: Exchange, deadline: ScoresCallback) -> None:
-        """Like `ask`, for a run that is long or has to wait for another run."""
-        self._model(exchange).enqueue(exchange.rows, deadline)
+    def ask_by(self, exchange: Exchange, deadline: ScoresCallback, left_s: float) -> None:
+        """Like `ask`, for a run that is long or has to wait for another run.
+
+        Args:
+            left_s: the seconds within which `deadline` needs the result.
+
+        Raises:
+            ExpectedLate: its run takes longer.
+            Overloaded: so much waits before it that it would take longer.
+        """
+        model = self._model(exchange)
+        assert isinstance(model, LocalModel)
+        model.enqueue_by(exchange.rows, deadline, left_s)
 
     def left_s(self, exchange: Exchange, started: float) -> float:
         """Seconds that a model in this process has to answer: a candidate leaves some to the primary, where there is one."""

@@ -162,7 +162,7 @@ async def rehearse_here(model: LocalModel, requests: Sequence[Batch]) -> Sequenc
     if len(requests) <= model.joint.most:
         try:
             return split(requests, await model.infer(joined(requests)))
-        except Overloaded:
+        except (Overloaded, TimeoutError):
             raise
         except Exception as error:
             if len(requests) == 1:

@@ -14,8 +14,9 @@ import structlog
 from understudy.domain import Phase, Plan, Variant
 from understudy.errors import ConfigurationError, NotReady
 from understudy.inference import Engine
-from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.batching import LocalModel
 from understudy.inference.remote import RemoteEngine
+from understudy.inference.spread_model import SpreadModel
 
 log = structlog.get_logger(__name__)
 

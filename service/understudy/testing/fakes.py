@@ -11,8 +11,40 @@ from understudy.domain import Plan
 from understudy.errors import InferenceError
 from understudy.inference import Cancellation, Engine
 from understudy.inference.cards import Card
+from understudy.inference.cost import Costs
 from understudy.inference.decoding import Array
 from understudy.testing.builders import card
+
+
+class FixedCosts(Costs):
+    """Costs by rows that a test states; nothing is learned.
+
+    Attributes:
+        runs: what `took` was told: seconds, rows, and whether the run ended.
+    """
+
+    free = text = ()
+    foreseeable = True
+
+    def __init__(self, stated: Callable[[int], float]) -> None:
+        self._stated = stated
+        self.runs: list[tuple[float, int, bool]] = []
+
+    @override
+    def seconds(self, rows: int, elements: int = 0) -> float:
+        return self._stated(rows)
+
+    @override
+    def least(self, rows: int, elements: int = 0) -> float:
+        return 0.0
+
+    @override
+    def measured(self, rows: int, elements: int = 0) -> bool:
+        return True
+
+    @override
+    def took(self, seconds: float, rows: int, elements: int = 0, *, ended: bool = True) -> None:
+        self.runs.append((seconds, rows, ended))
 
 
 class FakeEngine(Engine):
@@ -27,6 +59,7 @@ class FakeEngine(Engine):
         self, own: Card | None = None, *, cost_s: float = 0.0, before: Callable[[int], None] = lambda rows: None
     ) -> None:
         self.card = own or card()
+        self.costs = FixedCosts(lambda rows: self.seconds(rows))
         self.cost_s, self._before = cost_s, before
         self.runs: list[int] = []
         self.closed = False

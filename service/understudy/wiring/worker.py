@@ -14,12 +14,14 @@ from understudy.domain import Event, Fate, LabelReceipt, LabelReport, Plan, Vari
 from understudy.errors import NotAllowedNow, StoreError
 from understudy.http.auth import Tokens
 from understudy.inference import Engine, Scores
-from understudy.inference.batching import LocalModel, SpreadModel
+from understudy.inference.batching import LocalModel
 from understudy.inference.cards import Card
 from understudy.inference.columns import WithoutArrays
 from understudy.inference.decoding import Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
+from understudy.inference.sized import local_model
+from understudy.inference.spread_model import SpreadModel
 from understudy.loading.changed_files import start_files
 from understudy.records.client import RecordsClient, RecordsUnavailable
 from understudy.records.label_queue import LabelQueue
@@ -115,10 +117,12 @@ class Worker(ProcessParts):
             self._records.close()
         if self.slots.remote is not None:
             await self.slots.remote.close()
+        local = [m for m in (self.slots.primary, self.slots.candidate) if isinstance(m, LocalModel)]
+        for model in local:
+            model.stop()
         self._executor.shutdown(wait=True)
-        for model in (self.slots.primary, self.slots.candidate):
-            if isinstance(model, LocalModel):
-                model.engine.close()
+        for model in local:
+            model.engine.close()
         self.store.close()
 
     async def _look(self) -> None:
@@ -153,11 +157,12 @@ class Worker(ProcessParts):
         return loading.open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
 
     def _local_model(self, variant: Variant, engine: Engine) -> LocalModel:
-        return LocalModel(
+        return local_model(
             engine,
             loading.inputs_of(engine.card, self.decoder.positions),
             self._executor,
             inline_max_s=self.settings.inline_max_ms / 1000,
+            deadline_s=self.policy.goals.latency.deadline_ms / 1000,
             **self._limits(variant),
         )
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.errors import InferenceError, Overloaded
-from understudy.inference import Scores, batching
-from understudy.inference.batching import YOUNG_S, LocalModel, SpreadModel
+from understudy.inference import Scores, spread_model
+from understudy.inference.batching import LocalModel
 from understudy.inference.decoding import Columns, Field
+from understudy.inference.spread_model import YOUNG_S, SpreadModel
 from understudy.testing import FakeEngine
 
 COLUMNS = Columns([Field("x", "float32", (1,), True), Field("s", "string", (1,))], {"x": 0, "s": 1})
@@ -224,7 +225,7 @@ async def turns(n: int = 4) -> None:
 
 
 def test_what_comes_while_a_young_call_is_under_way_is_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
+    monkeypatch.setattr(spread_model, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
 
     async def main() -> None:
         there = Elsewhere()
@@ -269,7 +270,7 @@ def test_a_call_that_takes_long_holds_up_nobody() -> None:
 
 
 def test_a_full_batch_waits_for_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batching, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
+    monkeypatch.setattr(spread_model, "YOUNG_S", 60.0)  # also on a machine that is busy with something else
 
     async def main() -> None:
         there = Elsewhere(max_rows=2)

@@ -17,14 +17,15 @@ from onnx import TensorProto, helper
 from models import build
 from tests.support.graphs import BOOL, FLOAT, INT64, STRING, classifier, folder, save, summing
 from understudy.errors import ConfigurationError, InferenceError
-from understudy.inference import OutputReader, cards, devices
-from understudy.inference import onnx as engine_module
+from understudy.inference import OutputReader, cards, devices, warmup
 from understudy.inference.cards import Card, InputSpec, OutputSpec, digest_of, write_card
+from understudy.inference.cost import RowCosts
 from understudy.inference.decoding import Array, Columns, Field
 from understudy.inference.devices import cpu_quota
 from understudy.inference.locate import resolve
-from understudy.inference.onnx import WARM_ROWS, WARM_RUNS, OnnxEngine, by_rows, typical
+from understudy.inference.onnx import OnnxEngine, typical
 from understudy.inference.profile import CategoricalProfile, NumericProfile
+from understudy.inference.warmup import WARM_ROWS, WARM_RUNS
 
 MODELS = Path(__file__).parents[3] / "models"
 
@@ -263,7 +264,7 @@ def test_every_batch_size_is_warmed_before_the_first_request(
 
 def test_a_slow_model_is_not_warmed_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Past the time limit the sizes that are left are not tried, and costs are still known."""
-    monkeypatch.setattr(engine_module, "WARM_MAX_S", 0.0)
+    monkeypatch.setattr(warmup, "WARM_MAX_S", 0.0)
     runs = watched(monkeypatch)
     engine = opened(summing(tmp_path / "m.onnx"), warm_max_rows=1024)
 
@@ -275,7 +276,7 @@ def test_a_slow_model_is_not_warmed_for_ever(tmp_path: Path, monkeypatch: pytest
 def test_costs_are_interpolated_between_sizes_and_extended_beyond(tmp_path: Path, rows: int, seconds: float) -> None:
     """Linear between two measured sizes; in proportion after the last."""
     engine = opened(summing(tmp_path / "m.onnx"))
-    engine._seconds = by_rows({1: 0.001, 2: 0.002, 4: 0.006})
+    engine.seconds = RowCosts({1: 0.001, 2: 0.002, 4: 0.006}).seconds
 
     assert engine.seconds(rows) == pytest.approx(seconds)
 
