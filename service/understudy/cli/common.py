@@ -3,12 +3,15 @@
 import contextlib
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
-from understudy.errors import UnderstudyError
+from understudy.errors import ConfigurationError, UnderstudyError
+
+if TYPE_CHECKING:
+    from understudy.offline.starting.survey import Roles
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,3 +57,27 @@ def interruptible(job: Coroutine[object, object, Result]) -> Result:
     except KeyboardInterrupt:
         err.print("interrupted")
         raise typer.Exit(130) from None
+
+
+def roles_of(
+    data: Path | None, label: str | None, at: str | None, key: str | None, label_at: str | None
+) -> "Roles | None":
+    """The columns of a table that are no inputs; None without a table.
+
+    Raises:
+        ConfigurationError: options that need each other are not all there.
+    """
+    from understudy.offline.starting.survey import Roles
+
+    if data is None:
+        options = (("--label", label), ("--at", at), ("--key", key), ("--label-at", label_at))
+        if named := [option for option, value in options if value]:
+            raise ConfigurationError(f"{named[0]} names a column of --data: give the file too")
+        return None
+    if label is None:
+        raise ConfigurationError(
+            "--data and --label belong together: --label names the column of --data with the label"
+        )
+    if label_at is not None and at is None:
+        raise ConfigurationError("--label-at needs --at, the column with the time of the request")
+    return Roles(label, at, key, label_at)

@@ -3,48 +3,70 @@
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from understudy.cli.common import Json, SourceName, Token, Url, app, err, errors_reported, interruptible, out
+from understudy.cli.common import Json, SourceName, Token, Url, app, err, errors_reported, interruptible, out, roles_of
 from understudy.domain import JsonObject
+from understudy.errors import ConfigurationError
 from understudy.offline import sources
 from understudy.offline.client import DEFAULT_URL, Client
 
 if TYPE_CHECKING:
     from understudy.offline.replay import ReplaySummary
+    from understudy.offline.starting.survey import Roles
 
 
 @app.command()
 def replay(
-    month: Annotated[int, typer.Option(help="month of 2013", min=1, max=12)],
+    month: Annotated[int | None, typer.Option(help="month of 2013", min=1, max=12)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="rows with labels to send: CSV, one JSON object per line, or Parquet")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="the column of --data with the label")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="the column of --data with the time, as Unix seconds or ISO 8601")
+    ] = None,
+    label_at: Annotated[
+        str | None, typer.Option(help="the column of --data with the time at which the label became known")
+    ] = None,
+    days: Annotated[
+        float, typer.Option(help="days over which rows of --data without times are spread evenly", min=0.001)
+    ] = 7.0,
     url: Url = DEFAULT_URL,
     rate: Annotated[
         float | None, typer.Option(help="requests per second; default: as fast as possible", min=0.001)
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="send only this many flights from the start of the month", min=1)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="send only this many rows from the start", min=1)] = None,
     connections: Annotated[int, typer.Option(help="concurrent requests", min=1, max=256)] = 16,
     source: SourceName = sources.FLIGHTS,
     token: Token = None,
     as_json: Json = False,
 ) -> None:
-    """Send a month of real flights in time order, each label when it became known, and check the service's counts."""
+    """Send history in time order, each label when it became known, and check the service's counts."""
     from understudy.offline import replay as history_
 
     with errors_reported(), Client(url, token) as client:
-        history = sources.find(source)
-        client.get("/rollout")
-        flights = history.moments(month, limit)
+        if (month is None) == (data is None):
+            raise ConfigurationError("name what to send: --data FILE with --label COLUMN, or --month of a data source")
+        if data is not None:
+            moments, count = _table(client, data, roles_of(data, label, at, None, label_at), days, limit)
+        else:
+            assert month is not None
+            history = sources.find(source)
+            client.get("/rollout")
+            held = history.moments(month, limit)
+            moments, count = held, len(held)
         before = _readings(client)
-        with _progress(len(flights), show=not as_json) as step:
+        with _progress(count, show=not as_json) as step:
             job = history_.Replay(url, token=token, rate=rate, connections=connections, progress=step)
-            summary = interruptible(job.run(flights))
+            summary = interruptible(job.run(moments))
         store = history_.difference(
             interruptible(history_.settled(lambda: client.get("/rollout/evidence")["counters"])), before[0]
         )
@@ -58,6 +80,20 @@ def replay(
             raise typer.Exit(1)
         if summary.interrupted:
             raise typer.Exit(130)
+
+
+def _table(
+    client: Client, data: Path, roles: "Roles | None", days: float, limit: int | None
+) -> "tuple[Iterable[sources.Moment], int]":
+    """The rows of a table as requests, and how many there are. Says how the table is read."""
+    from understudy.offline.table_history import history
+
+    assert roles is not None
+    found = history(data, roles, client.get("/rollout/policy"), over_s=days * 86_400, now=time.time(), limit=limit)
+    counts = "the rows count as evidence; to rehearse only, serve with a state folder of its own (UNDERSTUDY_STATE_DIR)"
+    for note in (*found.notes, counts):
+        err.print(note, markup=False, soft_wrap=True)
+    return found.requests, found.rows
 
 
 def _readings(client: Client) -> tuple[Mapping[str, float], Mapping[str, float]]:
@@ -76,7 +112,7 @@ def _progress(total: int, *, show: bool) -> Iterator[Callable[["ReplaySummary", 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, disable=not show) as bar:
-        task = bar.add_task("flights", total=total, rate="")
+        task = bar.add_task("rows", total=total, rate="")
 
         def step(summary: "ReplaySummary", at: float) -> None:
             if summary.sent % 50 == 0 or summary.sent == total:

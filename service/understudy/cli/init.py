@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.common import app, errors_reported, out
+from understudy.cli.common import app, errors_reported, out, roles_of
 from understudy.cli.evaluate import progress
 from understudy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from understudy.offline.starting.run import Started
-    from understudy.offline.starting.survey import Roles
 
 
 @app.command()
@@ -63,7 +62,7 @@ def init(
             raise ConfigurationError(
                 "--interactive asks questions, and there is no terminal to ask them on: leave it out"
             )
-        roles = _roles(data, label, at, key, label_at)
+        roles = roles_of(data, label, at, key, label_at)
         request = StartRequest((poc, candidate), names(classes), data, roles, target, force)
         with progress(show=data is not None and not interactive) as step:
             started = start(request, step, _ask) if interactive else start(request, step)
@@ -76,29 +75,6 @@ def init(
 def at_a_terminal() -> bool:
     """Whether a person can be asked."""
     return sys.stdin.isatty()
-
-
-def _roles(
-    data: Path | None, label: str | None, at: str | None, key: str | None, label_at: str | None
-) -> "Roles | None":
-    """The columns of the data that are no inputs.
-
-    Raises:
-        ConfigurationError: options that need each other are not all there.
-    """
-    from understudy.offline.starting.survey import Roles
-
-    if data is None:
-        if named := [o for o, v in (("--label", label), ("--at", at), ("--key", key), ("--label-at", label_at)) if v]:
-            raise ConfigurationError(f"{named[0]} names a column of --data: give the file too")
-        return None
-    if label is None:
-        raise ConfigurationError(
-            "--data and --label belong together: --label names the column of --data with the label"
-        )
-    if label_at is not None and at is None:
-        raise ConfigurationError("--label-at needs --at, the column with the time of the request")
-    return Roles(label, at, key, label_at)
 
 
 def _ask(question: str, default: str) -> str:

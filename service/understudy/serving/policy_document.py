@@ -48,7 +48,7 @@ def about(
 
 def _model(card: Card) -> JsonObject:
     """A card without its signature: where the model comes from, and how good it was on data it had not seen."""
-    members = {"name", "version", "description", "digest", "training", "held_out", "parity", "libraries"}
+    members = {"name", "version", "description", "digest", "training", "held_out", "measured", "parity", "libraries"}
     return card.model_dump(mode="json", include=members)
 
 

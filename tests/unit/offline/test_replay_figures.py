@@ -117,6 +117,8 @@ def test_refused_requests_are_no_difference() -> None:
     assert disagreements({}, {"requests/primary/live/504": 3.0}) == []
     assert len(disagreements({}, {"requests/candidate/shadow/500": 3.0})) == 1
     assert disagreements({"labels/matched": 3.0, "rows/live": 1.0}, {}) == []
+    assert disagreements({"compare/rows_outside/value": 3.0, "compare/rows/value": 3.0}, {}) == []
+    assert len(disagreements({"compare/rows": 3.0}, {})) == 1
 
 
 def test_rounding_of_sums_is_no_difference_and_a_millionth_is() -> None:
