@@ -49,7 +49,8 @@ class Matching:
                 row[field.name] = cell(record[columns[0]], field, decimal_comma=self.decimal_comma)
             else:
                 one = element(field)
-                row[field.name] = [cell(record.get(name), one, decimal_comma=self.decimal_comma) for name in columns]
+                values = [cell(record.get(name), one, decimal_comma=self.decimal_comma) for name in columns]
+                row[field.name] = _nested(values, field.shape)
         return row
 
 
@@ -82,7 +83,7 @@ def match(
         if spread := _numbered(field, free, width) or (tuple(free) if len(free) == width else ()):
             found[field.name] = spread
             notes.append(
-                f"input `{field.name}` ({width} numbers) is read from the columns {listed(spread)}, in this order"
+                f"input `{field.name}` ({sizes_of(field)} numbers) is read from the columns {listed(spread)}, in this order"
             )
     lacking = tuple(field for field in fields if field.name not in found)
     return Matching(tuple(fields), found, lacking, tuple(notes), decimal_comma)
@@ -132,9 +133,23 @@ def element(field: Field) -> Field:
 
 
 def _width(field: Field) -> int | None:
-    """How many columns a field may be spread over; None if it is no vector of a known size."""
-    sizes = [size for size in field.shape if size != 1]
-    return sizes[0] if len(sizes) == 1 and sizes[0] is not None and sizes[0] > 1 else None
+    """How many columns a field may be spread over; None if it is a single value, or a size of it varies."""
+    sizes = [size for size in field.shape if size is not None]
+    width = math.prod(sizes)
+    return width if len(sizes) == len(field.shape) and width > 1 else None
+
+
+def sizes_of(field: Field) -> str:
+    """The shape of a field in words: 2 x 3."""
+    return " x ".join(str(size) for size in field.shape)
+
+
+def _nested(values: Sequence[object], shape: Sequence[int | None]) -> list[object]:
+    """Values as lists of a shape, in the order of C."""
+    found = list(values)
+    for size in reversed([size for size in shape[1:] if size is not None]):
+        found = [found[start : start + size] for start in range(0, len(found), size)]
+    return found
 
 
 def _numbered(field: Field, free: Sequence[str], width: int) -> tuple[str, ...]:

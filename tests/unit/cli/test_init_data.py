@@ -321,3 +321,76 @@ def test_texts_are_inputs_too(tmp_path: Path) -> None:
     said, _ = started("--label", "y")
     assert "`s` is missing in 100 of 400 rows" in said
     assert card().inputs[0].nullable
+
+
+def test_a_poc_that_knows_nothing_is_warned_of(tmp_path: Path) -> None:
+    """The wrong label column looks like this."""
+    torch_like(tmp_path)
+    assert "for comparison, the best answer that is the same for every row has" in done(
+        "init", "poc.onnx", "better.onnx", "--data", "held-out.csv", "--label", "kind"
+    )
+    table = Path("held-out.csv").read_text(encoding="utf-8").splitlines()
+    turned = [line.rsplit(",", 1)[0] + "," + ["cat", "dog", "eel"][i % 3] for i, line in enumerate(table[1:])]
+    Path("held-out.csv").write_text("\n".join([table[0], *turned]), encoding="utf-8")
+    said, _ = started("--label", "kind", "--force")
+    assert "warning: the POC is no better than an answer that is the same for every row" in said
+
+
+def test_a_key_with_few_values_is_warned_of(tmp_path: Path) -> None:
+    """Three plans do not tell callers apart, and would leave three rows a day as evidence."""
+    make, _ = PAIRS["churn"]
+    make(tmp_path)
+    said, policy = started("--label", "churned", "--key", "plan")
+    assert "warning: `plan` has 3 different values, too few to tell callers apart" in said
+    assert policy.unit is None
+
+
+def test_labels_that_are_all_the_same_are_warned_of(tmp_path: Path) -> None:
+    make, _ = PAIRS["churn"]
+    make(tmp_path)
+    table = Path("held-out.csv").read_text(encoding="utf-8").splitlines()
+    Path("held-out.csv").write_text(
+        "\n".join([table[0], *(row for row in table[1:] if row.endswith("0"))]), encoding="utf-8"
+    )
+    said, _ = started("--label", "churned")
+    assert "warning: all labels are the same" in said
+
+
+def test_what_it_says_that_the_rollout_needs_is_what_check_says(tmp_path: Path) -> None:
+    """With few rows the latency goal takes most."""
+    torch_like(tmp_path)
+    table = Path("held-out.csv").read_text(encoding="utf-8").splitlines()
+    Path("held-out.csv").write_text("\n".join(table[:200]), encoding="utf-8")
+    said, _ = started("--label", "kind")
+    assert "805 requests if the models are equal; held-out.csv has 199" in said
+
+
+def test_an_image_may_be_spread_over_columns(tmp_path: Path) -> None:
+    """Row by row, as NumPy flattens it."""
+    for name, scale in (("poc", 0.5), ("better", 2.0)):
+        weights = numpy_helper.from_array(scale * np.eye(6, 2, dtype=np.float32), "w")
+        shape = numpy_helper.from_array(np.array([-1, 6]), "s")
+        nodes = [
+            helper.make_node("Reshape", ["image", "s"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["z"]),
+            helper.make_node("Softmax", ["z"], ["p"], axis=1),
+        ]
+        save(
+            tmp_path / f"{name}.onnx",
+            nodes,
+            [("image", FLOAT, ["n", 2, 3])],
+            [("p", FLOAT, ["n", 2])],
+            [weights, shape],
+        )
+    x = np.random.default_rng(1).normal(size=(500, 6))
+    columns = {f"px{i}": x[:, i] for i in range(6)}
+    write(Path("held-out.csv"), columns | {"digit": (x[:, 1] > x[:, 0]).astype(int)})
+    said, policy = started("--label", "digit")
+    assert "input `image` (2 x 3 numbers) is read from the columns `px0`, `px1`" in said
+    assert policy.classes == [0, 1]
+
+
+def test_the_same_model_twice_is_said(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    said = done("init", "poc.onnx", "poc.onnx", "--data", "held-out.csv", "--label", "kind")
+    assert "warning: both are the same model" in said

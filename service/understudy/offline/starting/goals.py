@@ -1,11 +1,13 @@
 """Goals that fit the errors of two models on data, and the traffic that there is. Pure."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from understudy.domain import Label
 from understudy.offline.evaluate.by_row import Judged, proposed_clip
 from understudy.rollout.feasibility import needs
 from understudy.rollout.goals import Errors, Quality
@@ -86,6 +88,25 @@ def _of_errors(models: Sequence[Judged]) -> tuple[str, float | None, str]:
         return "win_rate", None, why
     why = f"the mean absolute error in label units, where an error of more than {clip:,.6g} counts as that: of each model's errors"
     return "absolute_error", clip, f"{why} on the data at least 99.5 % are smaller"
+
+
+def constant_loss(loss: str, labels: Sequence[Label | None], most: float) -> float | None:
+    """The mean loss of the best answer that is the same for every row; None for a loss of two models.
+
+    Args:
+        most: the largest loss.
+
+    >>> constant_loss("zero_one", ["a", "a", "b", None], 1.0), constant_loss("absolute_error", [1.0, 2.0, 9.0], 5.0)
+    (0.3333333333333333, 2.0)
+    """
+    known = [label for label in labels if label is not None]
+    if loss == "absolute_error":
+        numbers = np.array([label for label in known if isinstance(label, int | float)], dtype=np.float64)
+        return float(np.minimum(np.abs(numbers - np.median(numbers)), most).mean()) if numbers.size else None
+    shares = np.array(list(Counter(known).values()), dtype=np.float64) / max(len(known), 1)
+    if not shares.size or loss not in {"brier", "zero_one"}:
+        return None
+    return float((1.0 - (shares**2).sum()) / 2.0 if loss == "brier" else 1.0 - shares.max())
 
 
 def margins(least: float, most: float) -> list[float]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy import loading
-from understudy.domain import Attempt, Variant
+from understudy.domain import Attempt, Label, Variant
 from understudy.errors import ConfigurationError
 from understudy.inference.cards import Card, Measured
 from understudy.loading.preflight import subject
@@ -32,6 +32,7 @@ from understudy.offline.starting.rollout_file import (
     write,
 )
 from understudy.records.pairs import incomparable
+from understudy.rollout.feasibility.table import table
 from understudy.rollout.goals import Quality
 from understudy.rollout.loss_table import LOSSES
 from understudy.rollout.policy import Policy, parse
@@ -84,14 +85,15 @@ class Found:
             why = f"{data.name}: the answers of these models cannot be compared with one label a row, so labels were not looked at"
             proposals = asked(list(goals_without_data(self.task, comparable=comparable)), ask)
             return write(starter, proposals, subjects), [why, *lines]
-        goal, margin, policy = self._goal(bare, starter, ask)
+        goal, policy = self._goal(bare, starter, ask)
         starter = dataclasses.replace(starter, amount=goals.first_labels(self._traffic().rows))
-        errors, errors_needed = goals.error_margin(policy, self._traffic().rows)
+        errors, _ = goals.error_margin(policy, self._traffic().rows)
         if errors != starter.errors_margin:
             why = f"{ERRORS_WHY}; the smallest that {self._traffic().rows:,} requests can decide"
             starter = dataclasses.replace(starter, errors_margin=errors, errors_why=why)
         text = write(starter, [goal, *goals_without_data(self.task, comparable=comparable)], subjects)
-        quality = parse(text).goals.quality
+        own = parse(text)
+        quality = own.goals.quality
         if quality is None or not goal.labelled or quality.loss != (goal.keys or {}).get("loss"):
             return text, lines
         scored_models = [
@@ -99,7 +101,12 @@ class Found:
             for model, own in zip(self.models, self.attempts, strict=True)
         ]
         found = evaluate(dataclasses.replace(data.sample, segments={}, months=None), scored_models, quality)
-        return text, [*summary(found, scored_models, quality), *lines, self._need(margin, errors_needed)]
+        return text, [
+            *summary(found, scored_models, quality),
+            *_beside_constant(found, quality, labels),
+            *lines,
+            self._need(own),
+        ]
 
     def _starter(self, ask: Ask) -> tuple[Starter, list[str]]:
         """The file without its goals for quality and failures."""
@@ -111,7 +118,10 @@ class Found:
         keys: list[tuple[str, str]] = []
         if key is not None:
             keys.append((f"route_by: {scalar(key)}", "a caller with the same value stays on one model (--key)"))
-            if data.survey.repeats:
+            if data.survey.few_keys:
+                values = f"{len(data.survey.keys):,} different values"
+                lines.append(f"warning: `{key}` has {values}, too few to tell callers apart; name an id with --key")
+            elif data.survey.unit:
                 why_unit = f"values repeat within a day in {data.name}, so only the first request of each counts"
                 keys.append((f"unit: {scalar(key)}", why_unit))
             if data.survey.keyless:
@@ -153,10 +163,10 @@ class Found:
 
     def _traffic(self) -> goals.Traffic:
         found = self.data.survey
-        what = f"first requests of a `{self.data.roles.key}` a day" if found.repeats else "rows with a label"
+        what = f"first requests of a `{self.data.roles.key}` a day" if found.unit else "rows with a label"
         return goals.traffic(self.data.name, found.counted, found.rows, found.days, what)
 
-    def _goal(self, models: Sequence[Judged], starter: Starter, ask: Ask) -> tuple[Goal, goals.Margin, Policy]:
+    def _goal(self, models: Sequence[Judged], starter: Starter, ask: Ask) -> tuple[Goal, Policy]:
         """The quality goal, with the smallest margin that the traffic can decide."""
         loss, clip, what = goals.loss_of(models)
         if clip is not None:
@@ -186,13 +196,14 @@ class Found:
                     f"--target is a mean loss of one model, and `{loss}` compares two: leave it out"
                 )
             keys["poc_target"] = self.target
-        return Goal(keys, why), found, policy
+        return Goal(keys, why), policy
 
-    def _need(self, margin: goals.Margin, errors_needed: int) -> str:
-        """How many labels the rollout needs, in a sentence."""
-        traffic = self._traffic()
-        requests = max(margin.labels, errors_needed)
-        text = f"each step needs about {margin.labels:,} labels and {requests:,} requests if the models are equal"
+    def _need(self, policy: Policy) -> str:
+        """How many labels the rollout needs, by the table of `understudy check`, in a sentence."""
+        traffic, needs = self._traffic(), list(table(policy))
+        labels = max((need.labels or 0 for need in needs), default=0)
+        requests = max((need.requests or 0 for need in needs), default=0)
+        text = f"each step needs about {labels:,} labels and {requests:,} requests if the models are equal"
         if traffic.a_day is None:
             return f"{text}; {self.data.name} has {traffic.rows:,}"
         days = max(1, math.ceil(requests / max(traffic.a_day, 1e-9)))
@@ -219,9 +230,25 @@ def summary(found: Evaluation, models: Sequence[Judged], goal: Quality) -> list[
         for answer in found.answers
         if goal.poc_target is not None and "target" in answer.question
     ]
-    if goal.poc_target is None and goal.scale.loss.of_one:
-        lines.append("whether the POC is good enough is not known: give --target, the mean loss that it was to reach")
     return lines
+
+
+def _beside_constant(found: Evaluation, goal: Quality, labels: Sequence[Label | None]) -> list[str]:
+    """How good the proof of concept is, beside an answer that is the same for every row."""
+    constant = goals.constant_loss(goal.loss, labels, goal.scale.most)
+    if constant is None:
+        return []
+    poc, form = found.everything.loss[0].mean, f",.{goal.scale.digits}f"
+    if len(set(labels) - {None}) == 1:
+        return ["warning: all labels are the same, so nothing shows how the models tell the others"]
+    if poc < constant:
+        target = (
+            "" if goal.poc_target is not None else "; --target judges the POC by the mean loss that it was to reach"
+        )
+        return [f"for comparison, the best answer that is the same for every row has {constant:{form}}{target}"]
+    doubt = "are the label column, the classes and the columns of the inputs the right ones"
+    doubt += ", and its probabilities calibrated?" if goal.loss == "brier" else "?"
+    return [f"warning: the POC is no better than an answer that is the same for every row ({constant:{form}}): {doubt}"]
 
 
 def _between(found: Interval, digits: int) -> str:

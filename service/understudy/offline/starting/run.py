@@ -133,6 +133,8 @@ def _with_data(request: StartRequest, models: list[Model], data: Data, step: Ste
         else:
             notes += naming.notes
         _ask_positive(models, named, ask)
+    if models[0].card.digest == models[1].card.digest:
+        notes.append("warning: both are the same model, so nothing can be won by this rollout")
     task = labelling.common_task(models)
     attempts = [
         answers(model, data.fields, data.sample.rows, lambda rows: step("asking the models", rows)) for model in models

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from understudy.errors import ConfigurationError
 from understudy.inference.decoding import Field
 from understudy.offline.evaluate.data import label_of, time_of
-from understudy.offline.matching import MISSING, Matching, number
+from understudy.offline.matching import MISSING, Matching, element, number
 from understudy.offline.tables import Record
 
 DAY_S = 86_400.0
@@ -17,6 +17,8 @@ LABELS_DISTINCT_MAX = 1_000
 UNITS_MAX = 2_000_000
 """So many pairs of key and day are told apart; a longer table is taken to go on as it began."""
 DELAYS_MAX = 100_000
+KEYS_FEW = 50
+"""A column with fewer values than this is a category and no caller."""
 LONG_TEXT_CHARS = 60
 
 
@@ -72,6 +74,7 @@ class Survey:
         delays: seconds from a request to its label, of the first rows.
         units: pairs of a key and a day, of the rows with a label that were told apart; `unit_rows` is the number of these rows.
         keyless: rows without a key.
+        keys: the first `KEYS_FEW` different values of the key, hashed.
     """
 
     rows: int = 0
@@ -88,6 +91,7 @@ class Survey:
     units: set[int] = field(default_factory=set)
     unit_rows: int = 0
     keyless: int = 0
+    keys: set[int] = field(default_factory=set)
 
     @property
     def days(self) -> float | None:
@@ -97,14 +101,19 @@ class Survey:
     @property
     def counted(self) -> int:
         """Labelled rows that count as evidence: with a key, only the first of its value and day."""
-        if not self.unit_rows:
+        if not self.unit:
             return self.labelled
         return round(self.labelled * len(self.units) / self.unit_rows)
 
     @property
-    def repeats(self) -> bool:
-        """Whether a value of the key occurs more than once a day."""
-        return len(self.units) < self.unit_rows
+    def few_keys(self) -> bool:
+        """Whether the key has too few values to be one of callers."""
+        return 0 < len(self.keys) < KEYS_FEW
+
+    @property
+    def unit(self) -> bool:
+        """Whether only the first request of a key and day counts: values of the key occur more than once a day."""
+        return not self.few_keys and len(self.units) < self.unit_rows
 
 
 class Surveyor:
@@ -131,7 +140,7 @@ class Surveyor:
         found.rows += 1
         for each in self._fields:
             value, cells = body.get(each.name), found.cells[each.name]
-            if value is None or (isinstance(value, list) and None in value):
+            if None in flat(value):
                 cells.missing += 1
             elif not takes(each, value):
                 cells.wrong += 1
@@ -176,15 +185,15 @@ class Surveyor:
             found.keyless += 1
         elif len(found.units) < UNITS_MAX:
             found.unit_rows += 1
+            if len(found.keys) < KEYS_FEW:
+                found.keys.add(hash(key))
             found.units.add(hash((key, None if at is None else at // DAY_S)))
 
 
 def takes(each: Field, value: object) -> bool:
     """Whether a field takes a value that is present; an array is looked at by its shape later, when it is decoded."""
     if not each.scalar:
-        return isinstance(value, list) and all(
-            isinstance(one, list) or takes(Field(each.name, each.dtype), one) for one in value
-        )
+        return isinstance(value, list) and all(takes(element(each), one) for one in flat(value))
     if each.dtype == "string":
         return isinstance(value, str)
     if each.dtype == "bool":
@@ -195,10 +204,17 @@ def takes(each: Field, value: object) -> bool:
 def _wrong_one(each: Field, value: object) -> object:
     """The first wrong element of a vector, else the value."""
     if isinstance(value, list):
-        return next(
-            (one for one in value if not isinstance(one, list) and not takes(Field(each.name, each.dtype), one)), value
-        )
+        return next((one for one in flat(value) if not takes(element(each), one)), value)
     return value
+
+
+def flat(value: object) -> Iterator[object]:
+    """The elements of nested lists, or the value itself."""
+    if isinstance(value, list):
+        for one in value:
+            yield from flat(one)
+    else:
+        yield value
 
 
 def check_roles(source: str, columns: Sequence[str], roles: Roles, matching: Matching) -> None:

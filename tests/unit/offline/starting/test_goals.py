@@ -84,3 +84,11 @@ def test_failures_get_a_margin_that_the_requests_can_decide() -> None:
     margin, needed = goals.error_margin(POLICY, 1_400)
     assert margin == 0.005
     assert needed <= 1_400
+
+
+def test_the_loss_of_a_constant_answer() -> None:
+    """The base rates, the commonest class, the median."""
+    assert goals.constant_loss("brier", [0, 0, 0, 1, None], 1.0) == pytest.approx(0.75 * 0.25)
+    assert goals.constant_loss("zero_one", ["a", "a", "b", "c"], 1.0) == 0.5
+    assert goals.constant_loss("absolute_error", [0.0, 1.0, 100.0], 10.0) == pytest.approx(11 / 3)
+    assert goals.constant_loss("win_rate", [1.0], 1.0) is None

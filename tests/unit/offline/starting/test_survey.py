@@ -123,8 +123,16 @@ def test_times_delays_and_repeats(tmp_path: Path) -> None:
 
     assert found.days == 3.0
     assert found.delays == [7_200.0, 86_400.0]
-    assert found.repeats
-    assert (found.labelled, found.counted) == (3, 2)
+    assert (len(found.units), found.unit_rows) == (2, 3)
+    assert found.few_keys, "a category, and no caller"
+    assert (found.labelled, found.counted) == (3, 3)
+
+
+def test_of_callers_only_the_first_request_a_day_counts(tmp_path: Path) -> None:
+    text = "age,n,city,y,who\n" + "".join(f"1,2,Ulm,1,c{i % 100}\n" for i in range(150))
+    found = surveyed(tmp_path, text, Roles("y", key="who"))
+    assert found.unit
+    assert (found.labelled, found.counted) == (150, 100)
 
 
 def test_a_decimal_comma_is_read_where_semicolons_separate(tmp_path: Path) -> None:
