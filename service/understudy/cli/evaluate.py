@@ -116,21 +116,26 @@ def profile(
     ] = None,
 ) -> None:
     """Write profiles of the training data to a model's card, so that the service can detect drift."""
-    from understudy.inference.cards import MODEL_FILE, write_card
+    from understudy.inference.cards import MODEL_FILE, beside, files_of, write_card
     from understudy.offline.evaluate.profiles import profiled
 
     with errors_reported():
-        folder = output or Path(model)
-        if output is None and not folder.is_dir():
-            raise ConfigurationError(f"{model} is not a model folder: give --output, the folder to write")
+        bare = Path(model).suffix == ".onnx"
+        place = output or (beside(Path(model)) if bare else Path(model))
+        if output is None and not bare and not place.is_dir():
+            raise ConfigurationError(
+                f"{model} is no model folder and no .onnx file: give --output, the folder to write"
+            )
         with progress(show=True) as step:
             card, source = profiled(model, data, at, lambda rows: step("reading", rows))
-        folder.mkdir(parents=True, exist_ok=True)
-        if source.resolve() != (folder / MODEL_FILE).resolve():
-            shutil.copyfile(source, folder / MODEL_FILE)
-        write_card(folder, card)
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            if source.resolve() != (output / MODEL_FILE).resolve():
+                shutil.copyfile(source, output / MODEL_FILE)
+        write_card(place, card)
         rows = card.training.rows if card.training else 0
-        out.print(f"{folder}: profiles of {sum(i.profile is not None for i in card.inputs)} inputs from {rows:,} rows")
+        profiles = sum(spec.profile is not None for spec in card.inputs)
+        out.print(f"{files_of(place)[0]}: profiles of {profiles} inputs from {rows:,} rows")
         if at is None:
             out.print(
                 "without --at there are no profiles of single days, so drift is judged by a rule of thumb",

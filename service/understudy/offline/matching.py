@@ -45,7 +45,7 @@ class Matching:
             columns = self.columns.get(field.name, ())
             if not columns or columns[0] not in record:
                 continue
-            if len(columns) == 1:
+            if columns == (field.name,) or (len(columns) == 1 and field.shape != (None,)):
                 row[field.name] = cell(record[columns[0]], field, decimal_comma=self.decimal_comma)
             else:
                 one = element(field)
@@ -76,14 +76,15 @@ def match(
             found[field.name] = (near[0],)
             notes.append(f"input `{field.name}` is read from the column `{near[0]}`")
     for field in fields:
-        if field.name in found or (width := _width(field)) is None:
+        if field.name in found:
             continue
         used = {name for several in found.values() for name in several}
         free = [name for name in columns if name not in used and name not in taken]
-        if spread := _numbered(field, free, width) or (tuple(free) if len(free) == width else ()):
+        if spread := _spread(field, free):
             found[field.name] = spread
+            sizes = sizes_of(field) if None not in field.shape else str(len(spread))
             notes.append(
-                f"input `{field.name}` ({sizes_of(field)} numbers) is read from the columns {listed(spread)}, in this order"
+                f"input `{field.name}` ({sizes} numbers) is read from the columns {listed(spread)}, in this order"
             )
     lacking = tuple(field for field in fields if field.name not in found)
     return Matching(tuple(fields), found, lacking, tuple(notes), decimal_comma)
@@ -132,6 +133,18 @@ def element(field: Field) -> Field:
     return Field(field.name, field.dtype, (), field.nullable)
 
 
+def _spread(field: Field, free: Sequence[str]) -> tuple[str, ...]:
+    """The columns over which a vector may be spread; none if there are others."""
+    if (width := _width(field)) is not None:
+        return _numbered(field, free, width) or (tuple(free) if len(free) == width else ())
+    if field.shape == (None,) and field.dtype != "string":  # of any width: the model says whether it takes this one
+        for width in range(len(free), 1, -1):
+            if spread := _numbered(field, free, width):
+                return spread
+        return tuple(free)
+    return ()
+
+
 def _width(field: Field) -> int | None:
     """How many columns a field may be spread over; None if it is a single value, or a size of it varies."""
     sizes = [size for size in field.shape if size is not None]
@@ -141,7 +154,7 @@ def _width(field: Field) -> int | None:
 
 def sizes_of(field: Field) -> str:
     """The shape of a field in words: 2 x 3."""
-    return " x ".join(str(size) for size in field.shape)
+    return " x ".join("any" if size is None else str(size) for size in field.shape)
 
 
 def _nested(values: Sequence[object], shape: Sequence[int | None]) -> list[object]:

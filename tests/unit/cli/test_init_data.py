@@ -394,3 +394,22 @@ def test_the_same_model_twice_is_said(tmp_path: Path) -> None:
     torch_like(tmp_path)
     said = done("init", "poc.onnx", "poc.onnx", "--data", "held-out.csv", "--label", "kind")
     assert "warning: both are the same model" in said
+
+
+def test_rows_that_a_model_does_not_answer_are_counted(tmp_path: Path) -> None:
+    """A division by zero."""
+    for name in ("poc", "better"):
+        nodes = [helper.make_node("Div", ["a", "b"], ["y"])]
+        save(tmp_path / f"{name}.onnx", nodes, [("a", FLOAT, ["n"]), ("b", FLOAT, ["n"])], [("y", FLOAT, ["n"])])
+    b = [i % 10 for i in range(400)]
+    write(Path("held-out.csv"), {"a": range(400), "b": b, "y": [i / (j or 1) + 0.1 for i, j in enumerate(b)]})
+    said, _ = started("--label", "y")
+    assert "warning: poc.onnx gave no answer, or none that is finite, to 40 of 400 rows" in said
+
+
+def test_profile_writes_the_card_beside_an_onnx_file(tmp_path: Path) -> None:
+    torch_like(tmp_path)
+    said = done("profile", "poc.onnx", "held-out.csv")
+    assert said.startswith("poc.card.json: profiles of 0 inputs from 4,000 rows")
+    assert card().training is not None
+    assert "is no model folder and no .onnx file" in refused("profile", "nothing", "held-out.csv")

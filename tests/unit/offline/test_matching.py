@@ -127,3 +127,20 @@ def test_a_field_whose_column_a_record_lacks_is_left_out() -> None:
     """JSON lines: the decoder then says that it is missing."""
     found = match([Field("a", "float32"), Field("b", "float32")], ["a", "b"])
     assert found.body({"a": 1.0}) == {"a": 1.0}
+
+
+def test_a_vector_of_any_width_takes_numbered_columns_or_all_that_are_left() -> None:
+    """The model says whether it takes so many."""
+    field = Field("x", "float32", (None,))
+    assert columns(match([field], ["x0", "x1", "other", "y"], ["y"])) == {"x": ("x0", "x1")}
+    assert columns(match([field], ["a", "b", "y"], ["y"])) == {"x": ("a", "b")}
+    only = match([field], ["a", "y"], ["y"])
+    assert only.body({"a": "1", "y": "0"}) == {"x": [1]}
+    assert match([Field("s", "string", (None,))], ["a", "b"]).lacking
+
+
+def test_an_image_is_nested_in_the_order_of_c() -> None:
+    field = Field("x", "int64", (2, 2))
+    found = match([field], ["x0", "x1", "x2", "x3"])
+    assert found.body({f"x{i}": str(i) for i in range(4)}) == {"x": [[0, 1], [2, 3]]}
+    assert "(2 x 2 numbers)" in found.notes[0]

@@ -92,21 +92,27 @@ class Found:
             why = f"{ERRORS_WHY}; the smallest that {self._traffic().rows:,} requests can decide"
             starter = dataclasses.replace(starter, errors_margin=errors, errors_why=why)
         text = write(starter, [goal, *goals_without_data(self.task, comparable=comparable)], subjects)
-        own = parse(text)
-        quality = own.goals.quality
+        policy = parse(text)
+        quality = policy.goals.quality
         if quality is None or not goal.labelled or quality.loss != (goal.keys or {}).get("loss"):
             return text, lines
-        scored_models = [
+        return text, [*self._compared(quality), *lines, self._need(policy)]
+
+    def _compared(self, quality: Quality) -> list[str]:
+        """The result on the data, in lines."""
+        labels = self.data.sample.labels
+        models = [
             judged(model.source.name, model.card, own, labels, quality)
             for model, own in zip(self.models, self.attempts, strict=True)
         ]
-        found = evaluate(dataclasses.replace(data.sample, segments={}, months=None), scored_models, quality)
-        return text, [
-            *summary(found, scored_models, quality),
-            *_beside_constant(found, quality, labels),
-            *lines,
-            self._need(own),
+        failed = [
+            f"warning: {each.name} gave no answer, or none that is finite, to {each.failed:,} of {len(labels):,} rows: in the "
+            "rollout each is a failure"
+            for each in models
+            if each.failed
         ]
+        found = evaluate(dataclasses.replace(self.data.sample, segments={}, months=None), models, quality)
+        return [*summary(found, models, quality), *_beside_constant(found, quality, labels), *failed]
 
     def _starter(self, ask: Ask) -> tuple[Starter, list[str]]:
         """The file without its goals for quality and failures."""

@@ -301,7 +301,7 @@ def test_profiles_of_one_s_own_data_let_drift_be_told(tmp_path: Path, good: Path
 
     assert drift(records(6_000, seed=2, days=30), "same.jsonl") == []
     assert any("x is unlike good's training" in line for line in drift(warmer, "warmer.jsonl"))
-    refused = understudy("profile", good, trained)
+    refused = understudy("profile", tmp_path / "nothing", trained)
     assert refused.exit_code == 1
     assert "give --output, the folder" in refused.output
     without = understudy("profile", tmp_path / "own", trained)
