@@ -91,6 +91,13 @@ class MalformedRequest(RequestError):
     kind = "malformed"
 
 
+def not_json(error: Exception) -> MalformedRequest:
+    """The error for a body that cannot be read."""
+    if isinstance(error, RecursionError):
+        return MalformedRequest("the body is nested too deeply")
+    return MalformedRequest(f"the body is not {'UTF-8' if isinstance(error, UnicodeDecodeError) else 'JSON'}: {error}")
+
+
 class Unauthorized(RequestError):
     """A token is required, and none or an unknown one was sent."""
 

@@ -56,6 +56,14 @@ class Settings(pydantic_settings.BaseSettings):
     )
 
     body_max_bytes: int = pydantic.Field(8 * 2**20, ge=1024, description="largest request body; more is 413")
+    large_from_bytes: int = pydantic.Field(
+        131_072,
+        ge=1_024,
+        description="a request body of this size or more is decoded in a thread, piece by piece, so that it holds no other caller",
+    )
+    large_queue_max_bytes: int = pydantic.Field(
+        64 * 2**20, ge=1_024, description="bytes of such bodies waiting to be decoded, per worker; more is 429"
+    )
     rows_max: int = pydantic.Field(5_000, ge=1, description="most rows in one request; more is 413")
     labels_max: int = pydantic.Field(10_000, ge=1, description="most labels in one /feedback call; more is 413")
     queue_max_labels: int = pydantic.Field(

@@ -15,6 +15,7 @@ from understudy.observability.metrics import Metrics
 from understudy.records.recorder import Recorder
 from understudy.rollout.policy import Policy
 from understudy.rollout.requirements import Requirements
+from understudy.serving.offload import Offload
 from understudy.serving.pipeline import Pipeline
 from understudy.serving.plan import Control
 from understudy.serving.slots import ModelSlots
@@ -29,6 +30,7 @@ class ApiParts:
 
     Attributes:
         add_labels: stores labels; once it returns they survive `kill -9`.
+        offload: runs work on large bodies and answers; None does it on the event loop.
         store_lost: why the store is no longer the one that was opened; None while it is.
     """
 
@@ -50,6 +52,7 @@ class ApiParts:
     watch: DriftMonitor
     files: StartFiles
     add_labels: Callable[[Sequence[LabelReport]], Awaitable[LabelReceipt]]
+    offload: Offload | None = None
 
     @classmethod
     def of(cls, worker: Worker) -> "ApiParts":
@@ -73,6 +76,7 @@ class ApiParts:
             watch=worker.watch,
             files=worker.files,
             add_labels=worker.labels,
+            offload=worker.offload,
         )
 
     @property

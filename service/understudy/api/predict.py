@@ -4,11 +4,15 @@ Most requests are complete within milliseconds and come straight from the connec
 reads their bodies first; from then on there is no difference.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import structlog
+
+from understudy.api import answers
 from understudy.api.parts import ApiParts
 from understudy.domain import Variant
-from understudy.errors import InvalidInput, UnderstudyError
+from understudy.errors import InvalidInput, UnderstudyError, unexpected_error
 from understudy.http.asgi import (
     BufferedRequest,
     CompleteRequest,
@@ -23,8 +27,12 @@ from understudy.http.asgi import (
     require_json,
 )
 from understudy.inference import Scores
+from understudy.inference.decoding import InferenceRequest
+from understudy.inference.pieces import LargeDecoder
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
+
+log = structlog.get_logger(__name__)
 
 _JSON = (b"content-type", b"application/json")
 
@@ -45,6 +53,11 @@ class Predict:
         }
         self._named = {variant: (b"x-rollout-variant", variant.encode()) for variant in Variant}
         self._clock, self._max_bytes = parts.clock, parts.settings.body_max_bytes
+        self._offload, self._large_from = parts.offload, parts.settings.large_from_bytes
+        self._large_decoder = LargeDecoder(parts.decoder)
+        self._may_be_large = {v: answers.may_be_large(card, parts.settings.rows_max) for v, card in parts.cards.items()}
+        large = parts.offload is not None and any(self._may_be_large.values())
+        self._aside = self._encode_large if large else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a body that arrives in pieces, then proceed as `take` does."""
@@ -65,25 +78,81 @@ class Predict:
         try:
             check_size(complete.body, self._max_bytes)
             require_json(scope)
+            if len(complete.body) >= self._large_from and self._offload is not None:
+                self._offload.run(
+                    len(complete.body),
+                    lambda: self._large_decoder.decode(complete.body),
+                    lambda result: self._decoded(complete, result, started),
+                )
+                return
             request = parts.decoder.decode(complete.body)
-            options = self._pipeline.options(scope, request.key)
+            self._begin(complete, request, started)
         except UnderstudyError as error:
-            parts.recorder.refused(int(error.status), error.errors if isinstance(error, InvalidInput) else ())
-            reply_problem(complete, error)
-            return
+            self._refuse(complete, error)
+
+    def _begin(self, complete: CompleteRequest, request: InferenceRequest, started: float) -> None:
+        """Route a decoded request, and ask a model.
+
+        Raises:
+            UnderstudyError: a header is invalid.
+        """
+        options = self._pipeline.options(complete.scope, request.key)
         exchange, plan = self._pipeline.begin(request.rows, options)
-        Pending(self._pipeline, complete, exchange, plan, started, self._response, reply_problem).ask()
+        Pending(self._pipeline, complete, exchange, plan, started, self._response, reply_problem, self._aside).ask()
+
+    def _decoded(self, complete: CompleteRequest, result: InferenceRequest | Exception, started: float) -> None:
+        """Proceed with a large request. Raises nothing."""
+        try:
+            if isinstance(result, Exception):
+                raise result
+            self._begin(complete, result, started)
+        except UnderstudyError as error:
+            self._refuse(complete, error)
+        except Exception as error:  # a bug: the caller needs an answer nevertheless
+            log.error("a bug: please report it", exc_info=error)
+            reply_problem(complete, unexpected_error())
+
+    def _refuse(self, complete: CompleteRequest, error: UnderstudyError) -> None:
+        problems = error.errors if isinstance(error, InvalidInput) else ()
+        self._parts.recorder.refused(int(error.status), problems)
+        reply_problem(complete, error)
+
+    def _encode_large(
+        self, exchange: Exchange, scores: Scores, done: Callable[[tuple[Headers, bytes] | Exception], None]
+    ) -> bool:
+        """Encode an answer in the thread if it is large."""
+        if not self._may_be_large[exchange.variant] or not answers.is_large(scores):
+            return False
+        assert self._offload is not None
+        self._offload.run(0, lambda: self._large_response(exchange, scores), done)
+        return True
+
+    def _large_response(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
+        """Like `_response`, in pieces."""
+        variant, others = exchange.variant, scores.run.other_arrays
+        parts = []
+        for at, item in enumerate(self._predictions(exchange, scores, self._classes[variant], {}), scores.start):
+            for name in ("value", "probabilities"):
+                if isinstance(item.get(name), list):
+                    item[name] = answers.numbers(item[name])
+            if others:
+                item["outputs"] = answers.row_of(others, at)
+            parts.append(encode(item))
+        body = b"".join((self._heads[variant, exchange.fallback is not None], b"[", b",".join(parts), b"]}"))
+        return [_JSON, self._named[variant], (b"x-prediction-id", exchange.prediction_id(0).encode())], body
 
     def _response(self, exchange: Exchange, scores: Scores) -> tuple[Headers, bytes]:
         variant = exchange.variant
-        predictions = self._predictions(exchange, scores, self._classes[variant])
+        predictions = self._predictions(exchange, scores, self._classes[variant], scores.run.others)
         body = b"".join((self._heads[variant, exchange.fallback is not None], encode(predictions), b"}"))
         return [_JSON, self._named[variant], (b"x-prediction-id", predictions[0]["prediction_id"].encode())], body
 
-    def _predictions(self, exchange: Exchange, scores: Scores, classes: list[str]) -> list[dict[str, Any]]:
+    def _predictions(
+        self, exchange: Exchange, scores: Scores, classes: list[str], others: Mapping[str, Sequence[object]]
+    ) -> list[dict[str, Any]]:
         # By position in the lists of the whole run: slicing them for each request took as long as all the rest.
         run, start, prefix, first = scores.run.lists, scores.start, exchange.prefix, exchange.first_id
-        labels, probabilities, values, others = run.labels, run.probabilities, run.values, scores.run.others
+        labels, probabilities, values = run.labels, run.probabilities, run.values
         predictions = []
         for i in range(scores.rows):
             item: dict[str, Any] = {"prediction_id": f"{prefix}-{first + i}"}

@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 _CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """Characters that no header may contain (RFC 9110, section 5.5)."""
+JOIN_MAX = 256 * 1024
+"""Bodies from this size on are written by themselves: to copy one of 100 MB takes a tenth of a second."""
 _WITHOUT_BODY = frozenset({204, 304})
 
 
@@ -90,8 +92,12 @@ class CompleteRequest:
         for name, value in headers:
             parts += (name, b": ", value, b"\r\n")
         parts += (b"content-length: ", str(len(body)).encode(), b"\r\n")
-        parts += (b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n", body)
-        connection.transport.write(b"".join(parts))
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        if len(body) < JOIN_MAX:
+            parts.append(body)
+            connection.transport.write(b"".join(parts))
+        else:
+            _write(connection.transport, b"".join(parts), body)
         self.response_complete = True
         if not self.keep_alive:
             connection.transport.close()
@@ -204,7 +210,7 @@ class Cycle:
             self._left -= len(body)
             if self._left < 0 or (self._left and not more):
                 raise RuntimeError("the body is not as long as its content-length")
-        connection.transport.write(head + body)
+        _write(connection.transport, head, body)
         self._head_sent = True
         if not more:
             self.response_complete = True
@@ -237,3 +243,11 @@ class Cycle:
             parts.append(b"connection: close\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+
+def _write(transport: asyncio.Transport, head: bytes, body: bytes) -> None:
+    if len(body) < JOIN_MAX:
+        transport.write(head + body)
+    else:
+        transport.write(head)
+        transport.write(body)

@@ -318,13 +318,13 @@ class OutputReader:
             lists.labels = outputs[self.label].reshape(-1).tolist()
         if self.probabilities is not None:
             array = outputs[self.probabilities]
-            lists.probabilities = array.tolist()
+            lists.probabilities = nested(array)
             if lists.labels is None and self.classes and array.ndim == 2 and array.shape[1] == len(self.classes):
                 lists.labels = [self.classes[i] for i in array.argmax(axis=1)]
         if self.value is not None:
             array = outputs[self.value]
             alone = self.width == 1 or array.shape[1:] == (1,)
-            lists.values = array.reshape(-1).tolist() if alone else nested(array)  # type: ignore[assignment]  # numbers
+            lists.values = array.reshape(-1).tolist() if alone else nested(array)
         return lists
 
     def _sets(self, outputs: Mapping[str, Array], lists: Lists) -> None:
@@ -332,7 +332,7 @@ class OutputReader:
         true = None
         if self.probabilities is not None:
             array = outputs[self.probabilities]
-            lists.probabilities, true = array.tolist(), array >= POSITIVE_FROM
+            lists.probabilities, true = nested(array), array >= POSITIVE_FROM
         if self.label is not None:
             true = outputs[self.label] != 0
         if true is not None and true.ndim == 2 and true.shape[1] == len(self.classes):

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge
+from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge, not_json
 from understudy.inference.canonical import text_of, text_or_missing
 from understudy.inference.ragged import of_rows
 
@@ -61,6 +61,8 @@ Batch: TypeAlias = list[Row] | Columnar
 Rows: TypeAlias = list[Row] | Tabular
 """The rows of one request."""
 
+LARGE = 4 * 1024
+"""Numbers of an array from which on it is converted by itself."""
 _FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
 
 
@@ -109,6 +111,10 @@ class InferenceRequest:
 class Decoder:
     """Decodes the bodies of `POST /predict`.
 
+    Attributes:
+        positions: each field's position in a row.
+        row_type: the msgspec type of a row; `key_type` and `context_type` are those of the key and of a context field.
+
     Args:
         fields: the fields of a row.
         context: names of further fields that are used for routing or counting and are no input of a model.
@@ -129,13 +135,15 @@ class Decoder:
         self._texts = texts | dict.fromkeys(self.context, text_or_missing)
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
         columns: list[tuple[str, Any] | tuple[str, Any, None]] = [
-            (f"f{i}", _type(f)) if f.required else (f"f{i}", _type(f) | None, None) for i, f in enumerate(fields)
+            (f"f{i}", value_type(f)) if f.required else (f"f{i}", value_type(f) | None, None)
+            for i, f in enumerate(fields)
         ]
         text = Annotated[str, msgspec.Meta(max_length=key_max_chars)]
         whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-        columns += [(f"f{len(fields) + i}", text | whole | None, None) for i in range(len(self.context))]
+        self.key_type, self.context_type = text, text | whole | None
+        columns += [(f"f{len(fields) + i}", self.context_type, None) for i in range(len(self.context))]
         columns.sort(key=len)  # a struct's required fields come first
-        row = msgspec.defstruct(
+        self.row_type = row = msgspec.defstruct(
             "Row",
             columns,
             rename={f"f{i}": name for name, i in self.positions.items()},
@@ -165,18 +173,18 @@ class Decoder:
         except msgspec.ValidationError as error:
             errors = list(itertools.islice(self.explain(body), self.ERRORS_MAX))
             raise InvalidInput(errors or [{"problem": str(error)}]) from None
-        except msgspec.DecodeError as error:
-            raise MalformedRequest(f"the body is not JSON: {error}") from None
-        except UnicodeDecodeError as error:
-            raise MalformedRequest(f"the body is not UTF-8: {error}") from None
-        except RecursionError:
-            raise MalformedRequest("the body is nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise not_json(error) from None
         if len(decoded.rows) > self.rows_max:
             raise TooLarge(f"{len(decoded.rows)} rows; one request takes at most {self.rows_max}: send several")
-        rows = [msgspec.structs.astuple(row) for row in decoded.rows]
+        return InferenceRequest(self.tuples(decoded.rows), decoded.key)
+
+    def tuples(self, decoded: Sequence[Any]) -> list[Row]:
+        """Rows in the order of `positions`, from instances of `row_type`."""
+        rows = [msgspec.structs.astuple(row) for row in decoded]
         if not self._identity:
             rows = [tuple(value for _, value in sorted(zip(self._order, row, strict=True))) for row in rows]
-        return InferenceRequest(rows, decoded.key)
+        return rows
 
     def value(self, row: Row, name: str | None) -> str | None:
         """A field's value in a row as canonical text, for the routing key and the unit. None if the row has no value.
@@ -213,10 +221,8 @@ class Decoder:
             data = msgspec.json.decode(body)
         except msgspec.ValidationError:
             return  # a number out of every float's range: the error of the fast path names it
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise MalformedRequest(f"the body is not JSON: {error}") from None
-        except RecursionError:
-            raise MalformedRequest("the body is nested too deeply") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise not_json(error) from None
         if not isinstance(data, dict):
             raise MalformedRequest('the body must be an object: {"rows": [{"feature": value, …}, …]}')
         for name in data.keys() - {"rows", "key"}:
@@ -251,7 +257,7 @@ class Decoder:
                 continue
             value = row[field.name]
             try:
-                msgspec.convert(value, _type(field) if field.required else _type(field) | None)
+                msgspec.convert(value, value_type(field) if field.required else value_type(field) | None)
             except msgspec.ValidationError as error:
                 problem = f"takes {field.describe()}, not {_shown(value)}"
                 if isinstance(value, list) or _right_kind(value, field):
@@ -317,7 +323,9 @@ def _array(field: Field, values: Sequence[object]) -> Array:
     if field.scalar:
         return _converted(field, values)
     if None not in field.shape:
-        array = _converted(field, values)
+        each = math.prod(size or 0 for size in field.shape)
+        # Many large arrays one by one: other threads run in between.
+        array = np.stack([_converted(field, value) for value in values]) if each > LARGE else _converted(field, values)
         if array.shape[1:] != field.shape:  # only where a dimension is 0, which a list cannot say
             array = array.reshape(len(values), *field.shape)
         return array
@@ -359,7 +367,7 @@ def element_type(field: Field) -> Any:
     return Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
 
 
-def _type(field: Field) -> Any:
+def value_type(field: Field) -> Any:
     """The msgspec type of one row's value of a field."""
     kind: Any = element_type(field)
     if field.scalar:

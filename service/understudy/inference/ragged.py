@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+PIECE = 16 * 1024
+"""Elements that are converted to Python values at once: other threads run in between."""
 
 
 def is_ragged(array: Array) -> bool:
@@ -36,10 +38,18 @@ def joined(parts: Sequence[Array]) -> Array:
     return of_rows([row for part in parts for row in part])
 
 
-def nested(array: Array) -> list[object]:
-    """The rows as plain Python values: nested lists."""
-    values: list[object] = [row.tolist() for row in array] if is_ragged(array) else array.tolist()
-    return values
+def nested(array: Array) -> list[Any]:
+    """The rows as plain Python values: nested lists. Other threads run in between, where it is large."""
+    if is_ragged(array):
+        return [row.tolist() for row in array]
+    if array.size <= PIECE or array.ndim == 0:
+        values: list[Any] = array.tolist()
+        return values
+    own = array.size // len(array)
+    if own > PIECE:
+        return [nested(row) for row in array]
+    step = PIECE // max(own, 1)
+    return [value for at in range(0, len(array), step) for value in array[at : at + step].tolist()]
 
 
 def finite_rows(array: Array) -> Array:

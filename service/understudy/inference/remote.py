@@ -7,6 +7,7 @@ owns the listening socket.
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -19,6 +20,11 @@ from understudy.inference.columns import joined
 from understudy.inference.decoding import Array, Batch, Columns
 from understudy.inference.joint import JointRuns, split
 from understudy.runtime.ipc import Channel
+
+BUILD_MAX = 64 * 1024
+"""Numbers of a call's arrays that are converted on the event loop; more are converted in a thread."""
+LONG = 256
+"""The assumed size of an axis that varies."""
 
 
 class RemoteEngine:
@@ -194,6 +200,8 @@ class RemoteModel:
     def __init__(self, remote: RemoteEngine, columns: Columns, reader: OutputReader) -> None:
         self._remote, self._columns, self._reader = remote, columns, reader
         self._joint = JointRuns(lambda: remote.on_retry())
+        # The numbers of a row's arrays; an axis that varies is taken for a long one.
+        self._numbers = sum(math.prod(size or LONG for size in f.shape) for f in columns.inputs if not f.scalar)
 
     async def infer(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
         """The scores or the error of each request.
@@ -202,8 +210,12 @@ class RemoteModel:
             InferenceError: the process is down, the call failed, or its reply cannot be decoded.
             TimeoutError: no reply within `timeout_s`.
         """
+        together = joined(requests)
         try:
-            built = self._columns.build(joined(requests))
+            if self._numbers * len(together) > BUILD_MAX:
+                built = await asyncio.to_thread(self._columns.build, together)
+            else:
+                built = self._columns.build(together)
         except Exception as error:
             if len(requests) == 1:
                 return [error]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeAlias
 
 import structlog
 
@@ -13,6 +14,9 @@ from understudy.records.exchange import Exchange
 from understudy.serving.pipeline import CANDIDATES_FAULT, Pipeline
 
 log = structlog.get_logger(__name__)
+
+Answer: TypeAlias = tuple[Headers, bytes]
+"""The headers and the body of a response."""
 
 
 class Pending:
@@ -26,9 +30,10 @@ class Pending:
         started: when the handling of the request began, on the performance clock.
         answer: returns the headers and the body of the response for an exchange and its scores.
         refuse: replies with an error.
+        aside: encodes a large answer in a thread and passes it on; returns False for an answer that is not large. None: none is.
     """
 
-    __slots__ = ("_answer", "_begun", "_exchange", "_pipeline", "_plan", "_refuse", "_started", "_whole")
+    __slots__ = ("_answer", "_aside", "_begun", "_exchange", "_pipeline", "_plan", "_refuse", "_started", "_whole")
 
     def __init__(
         self,
@@ -37,12 +42,13 @@ class Pending:
         exchange: Exchange,
         plan: Plan,
         started: float,
-        answer: Callable[[Exchange, Scores], tuple[Headers, bytes]],
+        answer: Callable[[Exchange, Scores], Answer],
         refuse: Callable[[CompleteRequest, UnderstudyError], None],
+        aside: Callable[[Exchange, Scores, Callable[[Answer | Exception], None]], bool] | None = None,
     ) -> None:
         self._pipeline, self._whole, self._exchange, self._plan = pipeline, whole, exchange, plan
         self._started = self._begun = started
-        self._answer, self._refuse = answer, refuse
+        self._answer, self._refuse, self._aside = answer, refuse, aside
 
     def ask(self) -> None:
         """Queue the request at its model. A long run gets a deadline; the candidate's process has its own."""
@@ -94,8 +100,21 @@ class Pending:
             self.ask()  # a fallback: the exchange's variant is the primary now
 
     def _reply(self, scores: Scores) -> None:
-        exchange = self._exchange
-        headers, body = self._answer(exchange, scores)
+        if self._aside is None or not self._aside(self._exchange, scores, self._encoded):
+            self._send(self._answer(self._exchange, scores))
+
+    def _encoded(self, answer: Answer | Exception) -> None:
+        """Receive a large answer. Raises nothing."""
+        try:
+            if isinstance(answer, Exception):
+                self._fail(answer)
+            else:
+                self._send(answer)
+        except Exception as bug:
+            self._fail(bug)
+
+    def _send(self, answer: Answer) -> None:
+        exchange, (headers, body) = self._exchange, answer
         self._whole.reply(200, headers, body)
         exchange.total_seconds = self._pipeline.now() - self._started
         self._pipeline.hand_over(exchange, self._plan)

@@ -26,6 +26,7 @@ from understudy.loading.changed_files import start_files
 from understudy.records.client import RecordsClient, RecordsUnavailable
 from understudy.records.label_queue import LabelQueue
 from understudy.records.recorder import Recorder
+from understudy.serving.offload import Offload
 from understudy.serving.pipeline import Pipeline, PipelineParts
 from understudy.serving.plan import Control
 from understudy.serving.shadow import Rehearsal, rehearse_here
@@ -63,6 +64,7 @@ class Worker(ProcessParts):
         self._candidate_timeout_s = deadline_s * settings.candidate_timeout_share
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
+        self.offload = Offload(settings.large_from_bytes, settings.large_queue_max_bytes)
         self.slots = ModelSlots(self._local_model(Variant.PRIMARY, engine))
         self.rehearsals = {Variant.PRIMARY: self._rehearsal(Variant.PRIMARY, self._rehearse_primary)}
         if candidate_url is not None:
@@ -121,6 +123,7 @@ class Worker(ProcessParts):
         for model in local:
             model.stop()
         self._executor.shutdown(wait=True)
+        self.offload.close()
         for model in local:
             model.engine.close()
         self.store.close()

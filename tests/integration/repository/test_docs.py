@@ -81,7 +81,13 @@ def test_the_calls_described_are_the_calls_answered() -> None:
     cards = {Variant.PRIMARY: card()}
     decoder = Decoder(fields_of(cards[Variant.PRIMARY], None), rows_max=1, key_max_chars=16)
     parts: Any = SimpleNamespace(
-        cards=cards, decoder=decoder, settings=Settings(), clock=ManualClock(), policy=policy, pipeline=None
+        cards=cards,
+        decoder=decoder,
+        settings=Settings(),
+        clock=ManualClock(),
+        policy=policy,
+        pipeline=None,
+        offload=None,
     )
     routes = Rest(parts, lambda: True, dict).routes()
     answered = {(method, each.path) for each in routes for method in each.methods or ()}

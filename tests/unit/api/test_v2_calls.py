@@ -82,6 +82,7 @@ class Harness:
             recorder=notes,
             slots=self.slots,
             pipeline=self.pipeline,
+            offload=None,
         )
         self.router = AppRouter(SimpleNamespace(routes=[]))
         infer = Infer(parts)

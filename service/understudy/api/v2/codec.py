@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta
 
+from understudy.api.answers import json_of
 from understudy.api.v2.documents import V2Tensor
 from understudy.api.v2.outputs import outputs_of
 from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, Values, to_bytes, to_json
@@ -95,11 +96,12 @@ class Signature:
         self.outputs = {output.spec.name: output for output in outputs_of(cards)}
         self._all = {binary: [RequestedOutput(name, binary) for name in self.outputs] for binary in (False, True)}
 
-    def decode(self, body: bytes, header_length: int | None) -> InferenceRequest:
+    def decode(self, body: bytes, header_length: int | None, *, in_pieces: bool = False) -> InferenceRequest:
         """Decode a request.
 
         Args:
             header_length: length of the JSON in front of the raw tensors, or None if the body is nothing but JSON.
+            in_pieces: let other threads run in between, for a large body in a thread.
 
         Raises:
             MalformedRequest: not JSON, or no request of the protocol.
@@ -112,16 +114,27 @@ class Signature:
             )
         raw = memoryview(body)
         request = _parse(raw[:header_length])
-        count, elements = self._read(request.inputs, raw[len(body) if header_length is None else header_length :])
+        tail = raw[len(body) if header_length is None else header_length :]
+        count, elements = self._read(request.inputs, tail, in_pieces=in_pieces)
         return InferenceRequest(self._rows(elements, count), request.id, self._requested_outputs(request))
 
     def encode(
-        self, head: Mapping[str, object], request: InferenceRequest, scores: Scores, variant: Variant
+        self,
+        head: Mapping[str, object],
+        request: InferenceRequest,
+        scores: Scores,
+        variant: Variant,
+        *,
+        in_pieces: bool = False,
     ) -> tuple[bytes, int | None]:
         """Encode a response: its body, and the length of its JSON if raw tensors follow.
 
         Args:
             head: members of the response in front of its outputs.
+            request: as decoded.
+            scores: the answers.
+            variant: the model that answered.
+            in_pieces: let other threads run in between, for a large answer in a thread.
         """
         outputs, tail = [], []
         for requested in request.outputs:
@@ -135,7 +148,7 @@ class Signature:
                 tail.append(to_bytes(array))
                 tensor["parameters"] = {"binary_data_size": len(tail[-1])}
             else:
-                tensor["data"] = to_json(array)
+                tensor["data"] = msgspec.Raw(json_of(array.reshape(-1))) if in_pieces else to_json(array)
             outputs.append(tensor)
         text = _encode({**head, **({} if request.id is None else {"id": request.id}), "outputs": outputs})
         return (b"".join((text, *tail)), len(text)) if tail else (text, None)
@@ -158,7 +171,7 @@ class Signature:
         ]
         return inputs, outputs
 
-    def _read(self, inputs: Sequence[V2InputTensor], raw: memoryview) -> tuple[int, Elements]:
+    def _read(self, inputs: Sequence[V2InputTensor], raw: memoryview, *, in_pieces: bool) -> tuple[int, Elements]:
         """The number of rows, and the elements of each input: a list from JSON, an array from raw bytes."""
         elements: Elements = {}
         problems: list[InputProblem] = []
@@ -178,7 +191,8 @@ class Signature:
                     )
                 rows = count
                 if size is None:
-                    elements[tensor.name] = slot, slot.from_json(tensor.data, tensor.shape), tensor.shape
+                    read = slot.from_large_json if in_pieces else slot.from_json
+                    elements[tensor.name] = slot, read(tensor.data, tensor.shape), tensor.shape
                 else:
                     elements[tensor.name] = slot, slot.from_bytes(raw[at - size : at], tensor.shape), tensor.shape
             except TensorError as error:

@@ -1,12 +1,22 @@
 """`POST /v2/models/{model}[/versions/{version}]/infer`: routed, recorded and rehearsed as `POST /predict`; a version pins it."""
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+import structlog
+
+from understudy.api.answers import is_large, may_be_large
 from understudy.api.parts import ApiParts
 from understudy.api.v2.codec import InferenceRequest, Signature
 from understudy.domain import Mode, Variant
-from understudy.errors import InvalidInput, MalformedRequest, NotFound, UnderstudyError, WrongMediaType
+from understudy.errors import (
+    InvalidInput,
+    MalformedRequest,
+    NotFound,
+    UnderstudyError,
+    WrongMediaType,
+    unexpected_error,
+)
 from understudy.http.asgi import (
     BufferedRequest,
     CompleteRequest,
@@ -26,6 +36,8 @@ from understudy.inference.cards import Card
 from understudy.records.exchange import Exchange
 from understudy.serving.pending import Pending
 from understudy.serving.pipeline import RequestOptions
+
+log = structlog.get_logger(__name__)
 
 _MEDIA_TYPES = frozenset({None, "application/json", "application/octet-stream"})
 
@@ -53,6 +65,9 @@ class Infer:
         self._max_bytes = parts.settings.body_max_bytes
         self._routed = Signature(parts.decoder, parts.cards)
         self._pinned = {v: Signature(parts.decoder, {v: card}) for v, card in parts.cards.items()}
+        self._offload, self._large_from = parts.offload, parts.settings.large_from_bytes
+        self._may_be_large = {v: may_be_large(card, parts.settings.rows_max) for v, card in parts.cards.items()}
+        self._any_large = parts.offload is not None and any(self._may_be_large.values())
         self.path = f"/v2/models/{parts.policy.model}/infer"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,27 +84,88 @@ class Infer:
 
     def take(self, complete: CompleteRequest, started: float | None = None) -> None:
         """Decode, route, infer, reply; then hand over to recorder and rehearsal."""
-        parts, scope = self._parts, complete.scope
+        scope = complete.scope
         started = self._clock.perf() if started is None else started
         try:
             check_size(complete.body, self._max_bytes)
             options = self._options(scope)
             signature = self.signature(options.pin)
-            request = signature.decode(complete.body, _header_length(scope))
+            length = _header_length(scope)
+            if len(complete.body) >= self._large_from and self._offload is not None:
+                self._offload.run(
+                    len(complete.body),
+                    lambda: signature.decode(complete.body, length, in_pieces=True),
+                    lambda result: self._decoded(complete, options, signature, result, started),
+                )
+                return
+            self._begin(complete, options, signature, signature.decode(complete.body, length), started)
         except UnderstudyError as error:
-            parts.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
-            reply_error(complete, error)
-            return
+            self._refuse(complete, error)
+
+    def _begin(
+        self,
+        complete: CompleteRequest,
+        options: RequestOptions,
+        signature: Signature,
+        request: InferenceRequest,
+        started: float,
+    ) -> None:
+        """Route a decoded request, and ask a model."""
         exchange, plan = self._pipeline.begin(request.rows, options)
         response = functools.partial(self._response, signature, request)
-        Pending(self._pipeline, complete, exchange, plan, started, response, reply_error).ask()
+        aside = functools.partial(self._encode_large, signature, request) if self._any_large else None
+        Pending(self._pipeline, complete, exchange, plan, started, response, reply_error, aside).ask()
+
+    def _decoded(
+        self,
+        complete: CompleteRequest,
+        options: RequestOptions,
+        signature: Signature,
+        result: InferenceRequest | Exception,
+        started: float,
+    ) -> None:
+        """Proceed with a large request. Raises nothing."""
+        try:
+            if isinstance(result, Exception):
+                raise result
+            self._begin(complete, options, signature, result, started)
+        except UnderstudyError as error:
+            self._refuse(complete, error)
+        except Exception as error:  # a bug: the caller needs an answer nevertheless
+            log.error("a bug: please report it", exc_info=error)
+            reply_error(complete, unexpected_error())
+
+    def _refuse(self, complete: CompleteRequest, error: UnderstudyError) -> None:
+        self._parts.recorder.refused(_status(error), error.errors if isinstance(error, InvalidInput) else ())
+        reply_error(complete, error)
+
+    def _encode_large(
+        self,
+        signature: Signature,
+        request: InferenceRequest,
+        exchange: Exchange,
+        scores: Scores,
+        done: Callable[[tuple[Headers, bytes] | Exception], None],
+    ) -> bool:
+        """Encode an answer in the thread if it is large."""
+        if not self._may_be_large[exchange.variant] or not is_large(scores):
+            return False
+        assert self._offload is not None
+        self._offload.run(0, lambda: self._response(signature, request, exchange, scores, in_pieces=True), done)
+        return True
 
     def signature(self, pin: Variant | None) -> Signature:
         """Inputs and outputs of one variant, or of the routed model."""
         return self._routed if pin is None else self._pinned[pin]
 
     def _response(
-        self, signature: Signature, request: InferenceRequest, exchange: Exchange, scores: Scores
+        self,
+        signature: Signature,
+        request: InferenceRequest,
+        exchange: Exchange,
+        scores: Scores,
+        *,
+        in_pieces: bool = False,
     ) -> tuple[Headers, bytes]:
         parts, variant, prediction_id = self._parts, exchange.variant, exchange.prediction_id(0)
         head = {
@@ -101,7 +177,7 @@ class Infer:
                 "prediction_id": prediction_id,
             },
         }
-        body, json_length = signature.encode(head, request, scores, variant)
+        body, json_length = signature.encode(head, request, scores, variant, in_pieces=in_pieces)
         headers: Headers = [(b"x-rollout-variant", variant.encode()), (b"x-prediction-id", prediction_id.encode())]
         if json_length is None:
             return [(b"content-type", b"application/json"), *headers], body

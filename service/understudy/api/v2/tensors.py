@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from understudy.inference.decoding import Array, Field, element_type
+from understudy.inference.pieces import ArrayReader, NotAList
 
 DATATYPES = {
     "bool": "BOOL",
@@ -61,6 +62,7 @@ class Slot:
         kind: Any = element_type(field)
         if self.optional_values:
             kind = kind | None
+        self._reader = ArrayReader(field, optional=self.optional_values)
         self._decoders: list[Callable[[msgspec.Raw], Any]] = []
         for _ in range(max(2, len(field.shape) + 1)):
             kind = list[kind]
@@ -89,6 +91,25 @@ class Slot:
                 f"its shape is {_short(shape)}; the model takes {self.shape}, where -1 stands for any number"
             )
         return shape[0]
+
+    def from_large_json(self, data: msgspec.Raw, shape: Sequence[int]) -> Array:
+        """Like `from_json`, in pieces, as an array of shape `shape`; NaN or "" for a missing value.
+
+        Raises:
+            TensorError: wrong types, sizes or nesting.
+        """
+        nested = len(shape) > 1 and _NESTED.match(data) is not None
+        try:
+            array = self._reader.read(data, len(shape) if nested else 1)
+        except (NotAList, ValueError, TypeError, OverflowError) as error:  # msgspec's errors are ValueErrors
+            raise TensorError(f"its data are invalid: {str(error) or 'no list'}; it takes {self._takes()}") from None
+        if array.size != math.prod(shape):
+            raise TensorError(f"its data have {array.size} elements; shape {_short(shape)} has {math.prod(shape)}")
+        if nested and list(array.shape) != list(shape):
+            raise TensorError(f"its data are not nested as in its shape {_short(shape)}")
+        if self._max_chars is not None:
+            self._limit(array.reshape(-1).tolist())
+        return array.reshape(shape)
 
     def from_json(self, data: msgspec.Raw, shape: Sequence[int]) -> Values:
         """The elements of flat or nested `data`.
