@@ -1,5 +1,7 @@
 """`understudy init`: writes a rollout file for two models, and cards for bare files if there are held-out data."""
 
+import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,9 @@ from understudy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from understudy.offline.starting.run import Started
+
+EXAMPLE_MAX_CHARS = 400
+"""A longer row is not printed as an example."""
 
 
 @app.command()
@@ -66,9 +71,9 @@ def init(
         request = StartRequest((poc, candidate), names(classes), data, roles, target, force)
         with progress(show=data is not None and not interactive) as step:
             started = start(request, step, _ask) if interactive else start(request, step)
-        output.write_text(started.text, encoding="utf-8")
         for card_file, card in started.cards.items():
             write_card(card_file, card)
+        output.write_text(started.text, encoding="utf-8")
         _show(started, output)
 
 
@@ -92,6 +97,11 @@ def _show(started: "Started", output: Path) -> None:
         )
     row = ", ".join(f"{field.name} ({field.describe()})" for field in started.fields)
     lines.append(f"written to {output}; each row of a request has {row}")
+    body = json.dumps({"rows": [started.example]})
+    if started.example and len(body) <= EXAMPLE_MAX_CHARS:
+        lines.append(
+            f"once it is served: curl localhost:3000/predict -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+        )
     lines.append("Next: read the guesses in its comments, then run `understudy check` and `understudy serve`")
     for line in lines:
         out.print(line, markup=False, soft_wrap=True)

@@ -55,7 +55,7 @@ class InputSpec(_Strict):
 
     Attributes:
         shape: as in the graph; None is a size that varies.
-        nullable: whether a row may have `null` (fed as NaN, or as the empty string).
+        nullable: whether a row may have `null` (fed as NaN, or as the empty string); in an array, in place of a number.
         batch_axis: the axis of the rows; None: it has none, so only rows with the same value share a run.
         tried: where other sizes vary too, shapes of a row that the model has run with; the i-th of each input belong together.
     """

@@ -73,7 +73,7 @@ class Field:
     Attributes:
         dtype: as in a model card.
         shape: the shape of one row's value; () is a number or string, None in it a size that varies.
-        nullable: `null` may stand for a missing value (fed as NaN, or as the empty string).
+        nullable: `null` may stand for a missing value (fed as NaN, or as the empty string); in an array, for one of its numbers.
         required: whether each row must have the field. Inputs that only the candidate has are optional.
     """
 
@@ -94,9 +94,9 @@ class Field:
             self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
         )
         if not self.scalar:
-            kind = (
-                f"an array of shape [{', '.join('any' if n is None else str(n) for n in self.shape)}] of {self.dtype}"
-            )
+            shape = ", ".join("any" if n is None else str(n) for n in self.shape)
+            kind = f"an array of shape [{shape}] of {self.dtype}"
+            return f"{kind}, whose numbers may be null" if self.nullable and self.dtype.startswith("float") else kind
         return kind + (" or null" if self.nullable else "")
 
 
@@ -372,6 +372,8 @@ def value_type(field: Field) -> Any:
     kind: Any = element_type(field)
     if field.scalar:
         return kind | None if field.nullable else kind
+    if field.nullable and field.dtype.startswith("float"):
+        kind = kind | None  # a number of an array; an array cannot be missing
     for size in reversed(field.shape):
         kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
     return kind

@@ -90,14 +90,17 @@ class Signature:
     maps: Mapping[str, list[int | str]] = field(default_factory=dict)
 
     def on(self, card: Card) -> Card:
-        """A card with this layout. Where the card's shape has another rank than the graph's, the graph's is right."""
+        """A card with this layout. Where the card's shape has another rank than the graph's, the graph's is right.
+
+        Shapes of a row are those on the card if it has some, since they may be of real rows.
+        """
         found = {spec.name: spec for spec in self.inputs}
         given = {spec.name: spec for spec in self.outputs}
         return card.model_copy(
             update={
                 "inputs": [
                     spec.model_copy(
-                        update={"batch_axis": (f := found[spec.name]).batch_axis, "tried": f.tried}
+                        update={"batch_axis": (f := found[spec.name]).batch_axis, "tried": spec.tried or f.tried}
                         | ({"shape": f.shape} if len(f.shape) != len(spec.shape) else {})
                     )
                     for spec in card.inputs

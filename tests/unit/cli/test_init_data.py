@@ -1,6 +1,7 @@
 """`understudy init --data`: two models and a table make a rollout that `check` accepts, and cards."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -413,3 +414,62 @@ def test_profile_writes_the_card_beside_an_onnx_file(tmp_path: Path) -> None:
     assert said.startswith("poc.card.json: profiles of 0 inputs from 4,000 rows")
     assert card().training is not None
     assert "is no model folder and no .onnx file" in refused("profile", "nothing", "held-out.csv")
+
+
+def test_a_row_of_the_data_is_an_example_of_a_request(tmp_path: Path) -> None:
+    """As a shell reads it."""
+    make, options = PAIRS["churn"]
+    make(tmp_path)
+    said, _ = started(*options)
+    (line,) = (line for line in said.splitlines() if "curl" in line)
+    body = json.loads(shlex.split(line)[-1])
+    assert set(body["rows"][0]) == {"age", "usage", "plan"}
+
+
+def trees(path: Path, shape: list[Any]) -> None:
+    """1 where the third number is large or missing, for any width."""
+    attributes: dict[str, Any] = {
+        "n_targets": 1,
+        "nodes_treeids": [0, 0, 0],
+        "nodes_nodeids": [0, 1, 2],
+        "nodes_featureids": [2, 0, 0],
+        "nodes_values": [0.0, 0.0, 0.0],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"],
+        "nodes_truenodeids": [1, 0, 0],
+        "nodes_falsenodeids": [2, 0, 0],
+        "nodes_missing_value_tracks_true": [0, 0, 0],
+        "target_treeids": [0, 0],
+        "target_nodeids": [1, 2],
+        "target_ids": [0, 0],
+        "target_weights": [0.25, 1.0],
+    }
+    node = helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", **attributes)
+    save(path, [node], [("x", FLOAT, shape)], [("y", FLOAT, ["n", 1])])
+
+
+def test_numbers_of_a_matrix_may_be_missing(tmp_path: Path) -> None:
+    """As gradient boosting is trained."""
+    for name in ("poc", "better"):
+        trees(tmp_path / f"{name}.onnx", ["n", 3])
+    third = [-1.0, 1.0, ""] * 200
+    write(Path("held-out.csv"), {"a": range(600), "b": range(600), "c": third, "y": [0.3, 0.9, 1.1] * 200})
+    said, _ = started("--label", "y")
+    assert "some of `x` is missing in 200 of 600 rows, so a request may have null there" in said
+    assert card().inputs[0].nullable
+
+
+def test_a_matrix_of_any_width_gets_that_of_the_data(tmp_path: Path) -> None:
+    """Which `check` and the warm-up then use; a width that the model does not take is refused with the columns."""
+    for name in ("poc", "better"):
+        trees(tmp_path / f"{name}.onnx", ["n", None])
+    columns: dict[str, Any] = {"a": range(600), "b": range(600), "c": [-1.0, 1.0] * 300}
+    write(Path("held-out.csv"), columns | {"y": [0.3, 0.9] * 300})
+    started("--label", "y")
+    assert card().inputs[0].tried == [[3]]
+    write(Path("held-out.csv"), {"a": range(600), "b": range(600), "y": [0.3, 0.9] * 300})
+    said = understudy("init", "poc.onnx", "better.onnx", "--data", "held-out.csv", "--label", "y", "--force")
+    assert said.exit_code == 1
+    assert (
+        "answers no row of held-out.csv (input `x` (2 numbers) is read from the columns `a`, `b`, in this order)"
+        in said.stderr
+    )

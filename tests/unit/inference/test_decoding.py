@@ -171,3 +171,27 @@ def test_a_key_that_no_machine_word_holds_is_refused() -> None:
 
     assert "tailnum" in error["problem"]
     assert decoder().decode(body(GOOD | {"tailnum": 2**63 - 1})).rows[0][-1] == 2**63 - 1
+
+
+def test_numbers_of_an_array_may_be_null_where_the_input_may_be_missing() -> None:
+    """They are NaN for the model; the array itself is not null, and one that is not nullable has no null."""
+    for nullable in (True, False):
+        field = Field("x", "float32", (3,), nullable=nullable)
+        decoder = Decoder([field], rows_max=10, key_max_chars=10)
+        body = b'{"rows": [{"x": [1, null, 2.5]}]}'
+        if not nullable:
+            with pytest.raises(InvalidInput):
+                decoder.decode(body)
+            continue
+        built = Columns([field], decoder.positions).build(decoder.decode(body).rows)["x"]
+        assert built.dtype == np.float32
+        np.testing.assert_array_equal(built, np.array([[1, np.nan, 2.5]], np.float32))
+        assert "whose numbers may be null" in field.describe()
+        with pytest.raises(InvalidInput):
+            decoder.decode(b'{"rows": [{"x": null}]}')
+
+
+def test_whole_numbers_of_an_array_are_never_null() -> None:
+    decoder = Decoder([Field("x", "int64", (2,), nullable=True)], rows_max=10, key_max_chars=10)
+    with pytest.raises(InvalidInput):
+        decoder.decode(b'{"rows": [{"x": [1, null]}]}')

@@ -136,10 +136,15 @@ def bears_missing(model: Model, fields: Sequence[Field], rows: Sequence[Row], na
     if spec is None:
         return True
     place = [field.name for field in fields].index(name)
-    probed = [(*row[:place], None, *row[place + 1 :]) for row in rows[:PROBED_ROWS]]
+    probed = [(*row[:place], _without_one(row[place]), *row[place + 1 :]) for row in rows[:PROBED_ROWS]]
     return all(
         attempt.given for attempt in answers(model, [dataclasses.replace(f, nullable=True) for f in fields], probed)
     )
+
+
+def _without_one(value: object) -> object:
+    """A value that is missing, or an array of which the first number is."""
+    return [_without_one(value[0]), *value[1:]] if isinstance(value, list) and value else None
 
 
 def answers(

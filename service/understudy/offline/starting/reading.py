@@ -12,7 +12,7 @@ from understudy.offline.evaluate.data import ColumnNames, Sample, rows_of, sampl
 from understudy.offline.matching import Matching, lacking, match
 from understudy.offline.starting import labelling
 from understudy.offline.starting.models import Model, bears_missing
-from understudy.offline.starting.survey import Roles, Survey, Surveyor, check_cells, check_labels, check_roles
+from understudy.offline.starting.survey import Roles, Survey, Surveyor, check_cells, check_labels, check_roles, flat
 from understudy.offline.tables import Records, Table, open_table
 
 SAMPLE_ROWS = 100_000
@@ -110,13 +110,14 @@ def settle_missing(models: Sequence[Model], data: Data) -> list[str]:
         missing = data.survey.cells[each.name].missing
         if not missing:
             continue
-        share = f"`{each.name}` is missing in {missing:,} {count}"
+        some = "" if each.scalar else "some of "
+        share = f"{some}`{each.name}` is missing in {missing:,} {count}"
         declared = any(spec.name == each.name and spec.nullable for model in models for spec in model.card.inputs)
         if not each.nullable:
             kind = each.describe()
             notes.append(f"{share}, and cannot be missing in a request ({kind}): the service rejects such rows")
             continue
-        whole = [row for row in data.sample.rows if None not in row] or data.sample.rows
+        whole = [row for row in data.sample.rows if None not in flat(list(row))] or data.sample.rows
         unable = [str(m.source) for m in models if not bears_missing(m, data.fields, whole, each.name)]
         if str(models[0].source) in unable and not declared:
             data.fields[place] = dataclasses.replace(each, nullable=False)
@@ -126,7 +127,7 @@ def settle_missing(models: Sequence[Model], data: Data) -> list[str]:
             )
             _drop(data, place)
             continue
-        notes.append(f"{share}, so a request may leave it out or send null")
+        notes.append(f"{share}, so a request may have null there")
         notes += [
             f"{source} gives no finite answer without `{each.name}`: that counts as a failure" for source in unable
         ]
@@ -142,7 +143,7 @@ def settle_missing(models: Sequence[Model], data: Data) -> list[str]:
 def _drop(data: Data, place: int) -> None:
     """Remove the rows without a value from the sample."""
     sample = data.sample
-    kept = [i for i, row in enumerate(sample.rows) if row[place] is not None]
+    kept = [i for i, row in enumerate(sample.rows) if None not in flat(row[place])]
     sample.rejected += len(sample.rows) - len(kept)
     sample.rows = [sample.rows[i] for i in kept]
     sample.labels = [sample.labels[i] for i in kept]
@@ -154,11 +155,8 @@ def _drop(data: Data, place: int) -> None:
 
 def _may_miss(each: Field, found: Survey) -> bool:
     """Whether a missing value of a field can be given to a model: as NaN or as the empty string."""
-    return (
-        bool(found.cells[each.name].missing)
-        and each.scalar
-        and (each.dtype == "string" or each.dtype.startswith("float"))
-    )
+    kind = each.dtype.startswith("float") or (each.dtype == "string" and each.scalar)
+    return bool(found.cells[each.name].missing) and kind
 
 
 def _every(stride: int, records: Records) -> Iterator[tuple[int, dict[str, object]]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from understudy import loading
 from understudy.domain import Attempt, Label, Variant
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import Card, Measured
+from understudy.inference.cards import Card, InputSpec, Measured
+from understudy.inference.decoding import Row
 from understudy.loading.preflight import subject
 from understudy.offline.evaluate.by_row import Judged, judged
 from understudy.offline.evaluate.data import day_of
@@ -36,6 +37,9 @@ from understudy.rollout.feasibility.table import table
 from understudy.rollout.goals import Quality
 from understudy.rollout.loss_table import LOSSES
 from understudy.rollout.policy import Policy, parse
+
+SHAPES_MAX = 4
+"""So many shapes of rows are kept on a card."""
 
 
 @dataclass(slots=True)
@@ -302,8 +306,9 @@ def card_of(model: Model, data: Data, attempts: Sequence[Attempt], own: Sequence
     first, last = ("", "") if sample.at is None else (day_of(sample.at[0]), day_of(sample.at[-1]))
     metrics = {loss: float(f"{np.nanmean(values):.6g}") for loss, values in found.items()}
     rows = sum(label is not None for label in sample.labels) or len(sample.rows)
+    places = {field.name: place for place, field in enumerate(data.fields)}
     changes: dict[str, object] = {
-        "inputs": inputs,
+        "inputs": _with_shapes(inputs, sample.rows, places),
         "predictions": predictions,
         "measured": Measured(data=data.name, start=first, end=last, rows=rows, metrics=metrics),
     }
@@ -311,6 +316,18 @@ def card_of(model: Model, data: Data, attempts: Sequence[Attempt], own: Sequence
         usual = len(card.classes) == 2 and card.positive == card.classes[1]
         changes |= {"classes": [], "positive": None if usual else card.positive}
     return card.model_copy(update=changes)
+
+
+def _with_shapes(inputs: Sequence[InputSpec], rows: Sequence[Row], places: Mapping[str, int]) -> list[InputSpec]:
+    """Inputs whose sizes vary, with the shapes of some real rows: the service is warmed up and checked with them."""
+    varying = [spec.name for spec in inputs if None in spec.row_shape]
+    shapes: dict[tuple[tuple[int, ...], ...], None] = {}
+    for row in rows if varying else ():
+        shapes[tuple(np.shape(np.asarray(row[places[name]], dtype=object)) for name in varying)] = None
+        if len(shapes) == SHAPES_MAX:
+            break
+    tried = {name: [list(each[i]) for each in shapes] for i, name in enumerate(varying)}
+    return [spec.model_copy(update={"tried": tried[spec.name]}) if spec.name in tried else spec for spec in inputs]
 
 
 def _mean(model: Judged, loss: str, most: float) -> float | None:

@@ -1,12 +1,12 @@
 """Works out a new rollout: the order of things. The parts are in the other modules of this package."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy import loading
-from understudy.domain import Variant
-from understudy.errors import ConfigurationError
+from understudy.domain import Attempt, Variant
+from understudy.errors import ConfigurationError, InferenceError
 from understudy.inference.cards import Card, beside
 from understudy.inference.decoding import Field
 from understudy.loading.preflight import subject
@@ -58,6 +58,7 @@ class Started:
         cards: card file → card, of those to be written.
         lines: what was found, for the user.
         kept: cards that exist and are kept.
+        example: a row of the data as callers send it; empty without data.
     """
 
     text: str
@@ -65,6 +66,7 @@ class Started:
     cards: dict[Path, Card] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
+    example: Mapping[str, object] = field(default_factory=dict)
 
 
 def start(
@@ -136,9 +138,7 @@ def _with_data(request: StartRequest, models: list[Model], data: Data, step: Ste
     if models[0].card.digest == models[1].card.digest:
         notes.append("warning: both are the same model, so nothing can be won by this rollout")
     task = labelling.common_task(models)
-    attempts = [
-        answers(model, data.fields, data.sample.rows, lambda rows: step("asking the models", rows)) for model in models
-    ]
+    attempts = [_answers(model, data, step) for model in models]
     seconds = [seconds_of(model, data.decoder, data.sample.rows) for model in models]
     found = result.Found(models, data, named, task, attempts, seconds, request.target)
     text, lines = found.rollout(ask)
@@ -148,7 +148,21 @@ def _with_data(request: StartRequest, models: list[Model], data: Data, step: Ste
         if model.is_new
     }
     kept = [beside(model.source) for model in models if model.source.suffix == ".onnx" and not model.is_new]
-    return Started(text, data.fields, cards, [*notes, *lines], kept)
+    example = dict(zip([each.name for each in data.fields], data.sample.rows[0], strict=False))
+    return Started(text, data.fields, cards, [*notes, *lines], kept, example)
+
+
+def _answers(model: Model, data: Data, step: Step) -> list[Attempt]:
+    """A model's answers to the sample.
+
+    Raises:
+        ConfigurationError: it answers no row.
+    """
+    try:
+        return answers(model, data.fields, data.sample.rows, lambda rows: step("asking the models", rows))
+    except InferenceError as error:
+        read = "; ".join(data.matching.notes) or "each input is read from the column of its name"
+        raise ConfigurationError(f"{model.source} answers no row of {data.name} ({read}): {error.detail}") from None
 
 
 def _guessed_names(models: Sequence[Model], unnamed: int) -> Names:
