@@ -15,7 +15,7 @@ from understudy.api import openapi
 from understudy.cli import app
 from understudy.domain import JsonObject
 from understudy.errors import ConfigurationError, UnderstudyError
-from understudy.inference.cards import card_schema
+from understudy.inference.card_schema import card_schema
 from understudy.observability.metrics import TABLE
 from understudy.rollout.policy import Policy, json_schema
 from understudy.settings import Settings

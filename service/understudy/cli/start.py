@@ -37,7 +37,7 @@ def check(
 ) -> None:
     """Dry run: load, warm up and compare the models, and report problems."""
     from understudy.cli import feasible
-    from understudy.inference.cards import card_schema as schema_of_cards
+    from understudy.inference.card_schema import card_schema as schema_of_cards
     from understudy.loading.preflight import examine
     from understudy.rollout.policy import json_schema
     from understudy.settings import read_settings

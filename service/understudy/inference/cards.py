@@ -333,8 +333,3 @@ def read_card(place: Path, digest: str | None = None) -> Card:
 def write_card(place: Path, card: Card) -> None:
     """Write `card` as indented JSON, into a model folder or beside an `.onnx` file."""
     files_of(place)[0].write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def card_schema() -> dict[str, object]:
-    """The JSON Schema of card files."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}

@@ -14,7 +14,8 @@ from tests.support.commands import done, refused, understudy
 from tests.support.graphs import FLOAT, INT64, STRING, classifier, save, summing
 from tests.support.own_models import PAIRS, torch_like, write
 from understudy.cli import init as init_command
-from understudy.inference.cards import Card, card_schema
+from understudy.inference.card_schema import card_schema
+from understudy.inference.cards import Card
 from understudy.rollout.policy import Policy, parse
 
 

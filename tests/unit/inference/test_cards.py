@@ -8,7 +8,8 @@ import pytest
 
 from tests.support.graphs import summing
 from understudy.errors import ConfigurationError
-from understudy.inference.cards import beside, card_schema, files_of, read_card, write_card
+from understudy.inference.card_schema import card_schema
+from understudy.inference.cards import beside, files_of, read_card, write_card
 from understudy.inference.locate import locate, resolve
 from understudy.inference.onnx import OnnxEngine
 
@@ -65,3 +66,12 @@ def test_a_card_file_fits_the_published_schema(described: Path) -> None:
     assert read_card(beside(described)).name == "sum"
     with pytest.raises(jsonschema.ValidationError):
         schema.validate(document | {"clases": []})
+
+
+def test_the_schema_says_what_each_key_means() -> None:
+    """From the docstrings, which say it to developers."""
+    schema = card_schema()
+    nullable = schema["$defs"]["InputSpec"]["properties"]["nullable"]["description"]
+    assert nullable.startswith("whether a row may have `null`")
+    assert "Attributes" not in json.dumps(schema)
+    assert schema["properties"]["digest"]["description"] == "the digest of all the model's bytes, see `model_digest`."
