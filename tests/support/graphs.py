@@ -130,3 +130,16 @@ def looping(path: Path, *, divisor: float = 1.0) -> Path:
         [("y", FLOAT, ["n", 1])],
         [numpy_helper.from_array(np.array(value, np.float32), name) for name, value in numbers.items()],
     )
+
+
+def scaling(path: Path, factor: float = 2.0, *, x: str = "x", y: str = "y", width: int = 3) -> Path:
+    """`y` = `factor` · `x` for rows of `width` numbers, under any names."""
+    constant = numpy_helper.from_array(np.array(factor, np.float32), "the factor")
+    node = helper.make_node("Mul", [x, "the factor"], [y])
+    return save(path, [node], [(x, FLOAT, ["n", width])], [(y, FLOAT, ["n", width])], [constant])
+
+
+def passing(path: Path, *inputs: Value, suffix: str = "_out") -> Path:
+    """Each output is its input, under the input's name and `suffix`."""
+    nodes = [helper.make_node("Identity", [name], [name + suffix]) for name, _, _ in inputs]
+    return save(path, nodes, list(inputs), [(name + suffix, kind, shape) for name, kind, shape in inputs])

@@ -60,6 +60,7 @@ def read(
     classes: Sequence[int | str],
     run: Callable[[], Mapping[str, Array]],
     task: str = "other",
+    public: Callable[[str], str] = str,
 ) -> Bare:
     """Make the card of a bare file.
 
@@ -71,17 +72,19 @@ def read(
         classes: the class names in the rollout file, in the order of the probabilities; empty if it has none.
         run: runs a typical row and returns its outputs, with the row on the first axis.
         task: the task in the rollout file. Only the task tells a multilabel classifier from a multiclass one.
+        public: the service's name of an output, by which its role is recognized.
 
     Raises:
         ConfigurationError: `classes` does not fit the model.
         InferenceError: the model fails on a typical row.
     """
     alone = len(signature.outputs) == 1
-    found = _Roles([_with_role(output, signature, alone=alone) for output in signature.outputs], signature.maps)
+    outputs = [_with_role(each, public(each.name).lower(), signature, alone=alone) for each in signature.outputs]
+    found = _Roles(outputs, signature.maps)
     found.multilabel = task == MULTILABEL
     unnamed = 0
     if task not in {"regression", MULTILABEL} and len(classes) in {0, 2}:
-        _find_column(found, graph, asked=bool(classes))
+        _find_column(found, graph, public, asked=bool(classes))
     if found.names("probabilities", "label"):
         _name(found, path, graph, classes, run())
         unnamed = 0 if found.classes else found.width
@@ -109,9 +112,9 @@ def read(
     )
 
 
-def _with_role(output: OutputSpec, signature: Signature, *, alone: bool) -> OutputSpec:
+def _with_role(output: OutputSpec, name: str, signature: Signature, *, alone: bool) -> OutputSpec:
     """An output with its role, by the conventions of converters: a label, a matrix of probabilities, or one number per row."""
-    shape, name = output.row_shape, output.name.lower()
+    shape = output.row_shape
     role: Role = "other"
     if output.name in signature.maps:
         role = "probabilities"
@@ -124,7 +127,7 @@ def _with_role(output: OutputSpec, signature: Signature, *, alone: bool) -> Outp
     return output.model_copy(update={"role": role})
 
 
-def _find_column(found: _Roles, graph: bytes, *, asked: bool) -> None:
+def _find_column(found: _Roles, graph: bytes, public: Callable[[str], str], *, asked: bool) -> None:
     """Recognize one number per row as the probability of the second of two classes: a Sigmoid, or an output named so.
 
     Args:
@@ -140,10 +143,10 @@ def _find_column(found: _Roles, graph: bytes, *, asked: bool) -> None:
     columns = [
         name
         for name, operator in operators.items()
-        if operator == "Sigmoid" or ("prob" in name.lower() and operator not in UNBOUNDED)
+        if operator == "Sigmoid" or ("prob" in public(name).lower() and operator not in UNBOUNDED)
     ]
     meant = asked or len(found.outputs) == 1 or bool(found.names("label"))
-    if len(columns) != 1 or not (meant or "prob" in columns[0].lower()):
+    if len(columns) != 1 or not (meant or "prob" in public(columns[0]).lower()):
         return
     _set_column(found, columns[0])
 

@@ -20,6 +20,7 @@ from understudy.inference.decoding import Array
 from understudy.inference.devices import cancellable, open_session
 from understudy.inference.graph_costs import graph_costs
 from understudy.inference.locate import locate
+from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames
 from understudy.inference.warmup import USUAL_ELEMENTS, measured_costs
 
 
@@ -37,6 +38,7 @@ class OnnxEngine:
         classes: the class names in the rollout file, for a model without its own.
         task: the task in the rollout file, for a bare file.
         without_card: treat an `.onnx` file as a bare file even if a card lies beside it, to write a new one.
+        names: how the service calls the graph's inputs and outputs, and which inputs may be missing.
 
     Raises:
         ConfigurationError: the model cannot be loaded, or has another digest.
@@ -53,6 +55,7 @@ class OnnxEngine:
         classes: Sequence[int | str] = (),
         task: str = "other",
         without_card: bool = False,
+        names: ModelNames = AS_IN_THE_GRAPH,
     ) -> None:
         self.path, described = locate(source)
         if without_card and self.path == Path(source):
@@ -71,17 +74,26 @@ class OnnxEngine:
         self.unnamed = 0
         if card is None:
             found = bare.read(
-                graph, self.path, model.graph, model.digest, classes, lambda: _one_run(session, self.path, graph), task
+                graph,
+                self.path,
+                model.graph,
+                model.digest,
+                classes,
+                lambda: _one_run(session, self.path, graph),
+                task,
+                names.public_output,
             )
             card, self.unnamed = found.card, found.unnamed
         else:
             card = graph.on(card)
         values = graph_costs(model.graph, [spec.name for spec in graph.inputs])
         del model
-        self.card = named(card, classes)
+        card = named(card, classes)
         varies = any(None in spec.row_shape for spec in graph.inputs)
         self._arranged = None if graph.rows.first_axis and not varies else Arranged(graph.rows)
-        self._of_two, self._of_sets = _columns(graph, self.card)
+        self._of_two, self._of_sets = _columns(graph, card)
+        self.card = names.card(card)
+        self._renames = names if names.renamed else None
         self.costs = costs = measured_costs(self.run, typical, self.card.inputs, values, warm_max_rows)
         # Asked several times per request: without a method of this class between.
         self.seconds: Callable[[int], float] = (
@@ -90,6 +102,8 @@ class OnnxEngine:
 
     def run(self, columns: Mapping[str, Array], cancellation: Cancellation | None = None) -> dict[str, Array]:
         """See `Engine.run`. Where a graph does not simply have its rows on the first axis, see `arrange.Arranged`."""
+        if self._renames is not None:
+            columns = self._renames.to_graph(columns)
         try:
             if self._arranged is None:
                 outputs = self._run(columns, cancellation)
@@ -105,7 +119,7 @@ class OnnxEngine:
             outputs[name] = _two_columns(outputs[name])
         for name in self._of_sets:
             outputs[name] = outputs[name][..., 1]
-        return outputs
+        return outputs if self._renames is None else self._renames.to_service(outputs)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -15,6 +15,8 @@ from understudy.inference.decoding import Columns, Field
 from understudy.inference.devices import cpu_quota
 from understudy.inference.fetch import ModelCache
 from understudy.inference.locate import resolve
+from understudy.inference.mapping import check_fit, check_names
+from understudy.inference.names import ModelNames, names_of
 from understudy.inference.onnx import OnnxEngine, named
 from understudy.inference.tasks import fitted, mismatch
 from understudy.records.pairs import incomparable, judged_by_agreement
@@ -202,10 +204,23 @@ def local(source: str, settings: Settings) -> str:
     return cache.local(source)
 
 
-def open_engine(source: str, settings: Settings, policy: Policy, expected: str | None = None) -> OnnxEngine:
+def model_names(policy: Policy, variant: Variant) -> ModelNames:
+    """How the service calls the inputs and outputs of one of the rollout file's models."""
+    return names_of(policy.inputs, policy.outputs, candidate=variant is Variant.CANDIDATE)
+
+
+def open_engine(
+    source: str,
+    settings: Settings,
+    policy: Policy,
+    expected: str | None = None,
+    *,
+    variant: Variant = Variant.PRIMARY,
+) -> OnnxEngine:
     """Load and warm up one of the rollout file's models.
 
     Args:
+        variant: which one it is. The candidate gets the primary's names of inputs and outputs.
         expected: the digest that the model must have; None accepts any.
 
     Raises:
@@ -220,6 +235,7 @@ def open_engine(source: str, settings: Settings, policy: Policy, expected: str |
         classes=policy.classes,
         task=policy.task,
         expected=expected,
+        names=model_names(policy, variant),
     )
     engine.card = fitted(engine.card, policy.task)
     return engine
@@ -235,7 +251,7 @@ def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
     assert policy.candidate is not None
     configuration = started.read()
     expected = configuration.expected(Variant.CANDIDATE) if configuration is not None else None
-    return open_engine(policy.candidate, settings, policy, expected)
+    return open_engine(policy.candidate, settings, policy, expected, variant=Variant.CANDIDATE)
 
 
 def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
@@ -260,7 +276,7 @@ def hand_on_candidate(settings: Settings, policy: Policy) -> None:
         ConfigurationError: the candidate cannot be read, or the rollout file was changed since the check.
     """
     if not started.models_handed_on() and policy.candidate is not None:
-        hand_on_models(settings, {Variant.CANDIDATE: _card_of(local(policy.candidate, settings), policy)})
+        hand_on_models(settings, {Variant.CANDIDATE: _card_of(policy, settings, Variant.CANDIDATE)})
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
@@ -272,20 +288,23 @@ def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
     if (start := started.read()) is not None and start.cards and Path(start.cards).exists():
         documents: dict[str, object] = pydantic_core.from_json(Path(start.cards).read_bytes())
         return {Variant(name): Card.model_validate(card) for name, card in documents.items()}
-    primary = _card_of(local(policy.primary, settings), policy)
+    primary = _card_of(policy, settings, Variant.PRIMARY)
     if policy.candidate is None:
+        check_names(primary, None, policy.inputs, policy.outputs)
         return {Variant.PRIMARY: primary}
-    candidate = _card_of(local(policy.candidate, settings), policy)
+    candidate = _card_of(policy, settings, Variant.CANDIDATE)
     check_together(policy, primary, candidate)
     return {Variant.PRIMARY: primary, Variant.CANDIDATE: candidate}
 
 
 def check_together(policy: Policy, primary: Card, candidate: Card) -> None:
-    """Check that the answers of the two models can be compared.
+    """Check that one request fits both models, that callers get the same outputs of both, and that their answers can be compared.
 
     Raises:
         ConfigurationError: they cannot, with the reason.
     """
+    check_names(primary, candidate, policy.inputs, policy.outputs)
+    check_fit(primary, candidate, policy.inputs)
     why = incomparable(primary, candidate) if judged_by_agreement(policy) else mismatch(primary, candidate)
     if why is not None and policy.task != "other":
         raise ConfigurationError(why)
@@ -297,13 +316,18 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
     return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
 
 
-def _card_of(source: str, policy: Policy) -> Card:
+def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
     """A model's card. The graph of a bare file is opened for it and closed again."""
+    given = policy.primary if variant is Variant.PRIMARY else policy.candidate
+    assert given is not None
+    source, names = local(given, settings), model_names(policy, variant)
     _, card = resolve(source)
     if card is not None:
-        card = named(card, policy.classes)
+        card = named(names.card(card), policy.classes)
     else:
-        engine = OnnxEngine(source, device="cpu", warm_max_rows=1, classes=policy.classes, task=policy.task)
+        engine = OnnxEngine(
+            source, device="cpu", warm_max_rows=1, classes=policy.classes, task=policy.task, names=names
+        )
         card = engine.card
         engine.close()
     return fitted(card, policy.task)

@@ -10,9 +10,12 @@ from understudy.domain import Variant
 from understudy.errors import ConfigurationError
 from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
+from understudy.inference.mapping import check_names, only_read_by
+from understudy.inference.names import listed, quoted, shown
 from understudy.observability import webhooks
 from understudy.records.pairs import tolerances
 from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
+from understudy.rollout.policy import Policy
 from understudy.settings import Settings
 
 
@@ -67,8 +70,9 @@ def examine(settings: Settings) -> Preflight:
     messages = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
     cards: list[Card] = []
     seconds: list[float] = []
-    for source in [policy.primary] + ([policy.candidate] if policy.candidate else []):
-        engine = loading.open_engine(source, settings, policy)
+    sources = {Variant.PRIMARY: policy.primary} | ({Variant.CANDIDATE: policy.candidate} if policy.candidate else {})
+    for variant, source in sources.items():
+        engine = loading.open_engine(source, settings, policy, variant=variant)
         cards.append(engine.card)
         messages.append(
             f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
@@ -80,9 +84,12 @@ def examine(settings: Settings) -> Preflight:
     tolerances(policy, cards)
     if len(cards) > 1:
         loading.check_together(policy, *cards)
+        messages += names_in_use(policy, *cards)
+    else:
+        check_names(cards[0], None, policy.inputs, policy.outputs)
     fields = loading.fields_of(cards[0], cards[1] if len(cards) > 1 else None)
     loading.check_keys(policy, fields)
-    messages.append(f"a row has {len(fields)} fields: {', '.join(field.name for field in fields)}")
+    messages.append(f"a row has {len(fields)} fields: {', '.join(shown(field.name) for field in fields)}")
     Tokens(settings.tokens_file)
     if urls := webhooks.read_urls(settings.webhook_urls):
         webhooks.read_secrets(settings.webhook_secret_file)
@@ -93,6 +100,16 @@ def examine(settings: Settings) -> Preflight:
     return Preflight(
         messages, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
     )
+
+
+def names_in_use(policy: Policy, primary: Card, candidate: Card) -> list[str]:
+    """What `check` says about the names that the two models call differently, and about inputs that only one of them has."""
+    renamed = {name: keys.rename for name, keys in policy.inputs.items() if keys.rename is not None}
+    pairs = [f"the input {quoted(a)} is {quoted(b)} of the candidate" for a, b in renamed.items()]
+    pairs += [f"the output {quoted(a)} is {quoted(b)} of the candidate" for a, b in policy.outputs.items()]
+    if only := only_read_by(candidate, primary):
+        pairs.append(f"only the candidate reads {listed(only)}, which requests may leave out")
+    return [f"names: {'; '.join(pairs)}"] if pairs else []
 
 
 def subject(card: Card, seconds: float | None = None) -> Subject:

@@ -50,7 +50,9 @@ def run(settings: Settings, rows_file: Path | None = None) -> ModelComparison:
     """
     policy = loading.load_policy(settings)
     engine = loading.open_engine(policy.primary, settings, policy)
-    other = loading.open_engine(policy.candidate, settings, policy) if policy.candidate else None
+    other = (
+        loading.open_engine(policy.candidate, settings, policy, variant=Variant.CANDIDATE) if policy.candidate else None
+    )
     try:
         return _run(settings, policy, engine, other, rows_file)
     finally:

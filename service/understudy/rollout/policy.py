@@ -17,6 +17,7 @@ from understudy.domain import SHARE_ONE, JsonObject, Phase, Plan
 from understudy.errors import ConfigurationError
 from understudy.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 from understudy.rollout.loss_table import DISAGREEMENT, LOSSES
+from understudy.rollout.names import InputKeys, check_renames, checked_classes, checked_names
 
 Task = Literal[
     "binary-classification",
@@ -33,7 +34,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
 """Schemes of URLs from which models may be fetched."""
-JUDGED = ("model", "task", "classes", "goals", "labels", "unit")
+JUDGED = ("model", "task", "classes", "inputs", "outputs", "goals", "labels", "unit")
 """The keys of the rollout file that evidence depends on."""
 UNITS = "raw"
 """The unit of margins of clipped losses. Earlier they were a share of the clip; evidence of that kind is not continued."""
@@ -121,6 +122,14 @@ class Policy(Strict):
         description="names of the classes as the labels have them, in the order of the probabilities; for a model whose graph and "
         "card do not name them",
     )
+    inputs: dict[str, InputKeys] = pydantic.Field(
+        default={},
+        description="by input, under the primary's name: whether it may be missing, and what the candidate calls it",
+    )
+    outputs: dict[str, str] = pydantic.Field(
+        default={},
+        description="the primary's output: the candidate's name for it. Outputs of the same name or role need no entry",
+    )
     route_by: str | None = pydantic.Field(
         default=None,
         description="a request field whose value keeps a caller on one variant; absent: the request's key or id",
@@ -161,24 +170,13 @@ class Policy(Strict):
             raise ValueError("a URL needs the digest of its file: `#sha256=` and the output of `sha256sum`")
         return source
 
-    @pydantic.field_validator("classes", mode="before")
-    @classmethod
-    def _classes_are_names(cls, classes: object) -> object:
-        if isinstance(classes, list):
-            for name in classes:
-                if isinstance(name, bool):
-                    raise ValueError(
-                        f"`classes` has {name}: YAML reads yes, no, on and off as booleans; put them in quotes"
-                    )
-                if not isinstance(name, int | str):
-                    raise ValueError(f"`classes` has {name!r}; a class is a whole number or a string")
-            if len({type(name) for name in classes}) > 1:
-                raise ValueError("`classes` has both whole numbers and strings; use one kind, the same as the labels")
-            if len(set(classes)) < len(classes):
-                raise ValueError("`classes` has a name twice")
-            if len(classes) == 1:
-                raise ValueError("`classes` has one class; at least two are needed")
-        return classes
+    _classes_are_names = pydantic.field_validator("classes", mode="before")(checked_classes)
+    _names_are_strings = pydantic.field_validator("inputs", "outputs", mode="before")(checked_names)
+
+    @pydantic.model_validator(mode="after")
+    def _names_are_clear(self) -> "Policy":
+        check_renames(self.inputs, self.outputs, has_candidate=self.candidate is not None)
+        return self
 
     @pydantic.model_validator(mode="after")
     def _steps_make_sense(self) -> "Policy":

@@ -157,7 +157,9 @@ class Worker(ProcessParts):
         """Load a variant's model: the bytes that were checked at the start, even if the file has changed since."""
         source = self.policy.primary if variant is Variant.PRIMARY else self.policy.candidate
         assert source is not None
-        return loading.open_engine(source, self.settings, self.policy, expected=self.cards[variant].digest)
+        return loading.open_engine(
+            source, self.settings, self.policy, expected=self.cards[variant].digest, variant=variant
+        )
 
     def _local_model(self, variant: Variant, engine: Engine) -> LocalModel:
         return local_model(

@@ -363,5 +363,5 @@ def test_outputs_that_only_one_model_gives_are_not_promised() -> None:
         classes=["a", "b"],
     )
 
-    assert list(signature(CARD, words).outputs) == []
+    assert list(signature(CARD, words).outputs) == ["probabilities"]
     assert list(signature(CARD).outputs) == ["label", "probabilities"]

@@ -118,7 +118,10 @@ def change(file: Path, **keys: Any) -> None:
         ({"candidate": "gone.onnx"}, "gone.onnx is missing"),
         ({"task": "regression"}, "poc is a binary-classification model, and the rollout file says `task: regression`"),
         ({"device": "cuda"}, "device: cuda was requested"),
-        ({"candidate": "words.onnx"}, "primary and candidate disagree on x: float32 and string"),
+        (
+            {"candidate": "words.onnx"},
+            "the input `x` is float32 [n, 2] of the primary and string [n, 2] of the candidate",
+        ),
     ],
 )
 def test_check_says_what_keeps_the_service_from_starting(tmp_path: Path, keys: dict[str, Any], says: str) -> None:

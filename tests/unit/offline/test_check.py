@@ -142,16 +142,24 @@ def refused_late(*arguments: Any) -> str:
 
 
 def test_outputs_of_another_kind_are_said(tmp_path: Path) -> None:
-    """Before anything is served: what only one of them gives."""
+    """Before anything is served: what only the candidate gives."""
     classifier(tmp_path / "poc.onnx")
     save(
         tmp_path / "better.onnx",
-        [helper.make_node("Softmax", ["x"], ["probabilities"], axis=1)],
+        [
+            helper.make_node("Softmax", ["x"], ["probabilities"], axis=1),
+            helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0),
+            helper.make_node("Neg", ["x"], ["extra"]),
+        ],
         [("x", TensorProto.FLOAT, ["n", 2])],
-        [("probabilities", TensorProto.FLOAT, ["n", 2])],
+        [
+            ("label", TensorProto.INT64, ["n"]),
+            ("probabilities", TensorProto.FLOAT, ["n", 2]),
+            ("extra", TensorProto.FLOAT, ["n", 2]),
+        ],
     )
     rollout(tmp_path)
-    assert "  only the primary gives label" in done("check")
+    assert "  only the candidate gives extra" in done("check")
 
 
 def test_a_tolerance_for_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class Slot:
         self.datatype = DATATYPES[field.dtype]
         self.optional_values = field.scalar and (field.nullable or not field.required)
         self._rest = list(field.shape)
-        self._dtype = np.dtype(object) if field.dtype == "string" else np.dtype(field.dtype).newbyteorder("<")
+        self.dtype = np.dtype(object) if field.dtype == "string" else np.dtype(field.dtype).newbyteorder("<")
         kind: Any = element_type(field)
         if self.optional_values:
             kind = kind | None
@@ -139,25 +139,25 @@ class Slot:
             TensorError: too many or too few bytes, or values that the model does not take: NaN, infinity, invalid UTF-8.
         """
         count = math.prod(shape)
-        if self._dtype.kind == "O":
+        if self.dtype.kind == "O":
             texts = _texts(data, count)
             self._limit(texts)
             return _object_array(texts).reshape(shape)
-        if len(data) != count * self._dtype.itemsize:
-            expected = f"{self.datatype} of shape {_short(shape)} has {count * self._dtype.itemsize}"
+        if len(data) != count * self.dtype.itemsize:
+            expected = f"{self.datatype} of shape {_short(shape)} has {count * self.dtype.itemsize}"
             raise TensorError(f"its binary data have {len(data)} bytes; {expected}")
         array = (
-            np.frombuffer(data, self._dtype if self._dtype.kind != "b" else np.uint8)
+            np.frombuffer(data, self.dtype if self.dtype.kind != "b" else np.uint8)
             if count
-            else np.empty(0, self._dtype)
+            else np.empty(0, self.dtype)
         )
-        if self._dtype.kind == "b":
+        if self.dtype.kind == "b":
             if (array > 1).any():
                 raise TensorError("its binary data have bytes that are neither 0 nor 1")
             array = array.view(np.bool_)
         if not array.flags.aligned:
             array = array.copy()
-        if self._dtype.kind == "f":
+        if self.dtype.kind == "f":
             self._check_finite(array, shape)
         return array.reshape(shape)
 
@@ -167,10 +167,10 @@ class Slot:
         Raises:
             TensorError: a number that is too large, or a missing value in a type that cannot express it.
         """
-        if self._dtype.kind == "O":
+        if self.dtype.kind == "O":
             return _object_array(["" if value is None else value for value in values]).reshape(shape)
         try:
-            return np.array(values, dtype=self._dtype).reshape(shape)
+            return np.array(values, dtype=self.dtype).reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
             raise TensorError(f"its data are invalid: {error}; it takes {self._takes()}") from None
 

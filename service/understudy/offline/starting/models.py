@@ -15,6 +15,8 @@ from understudy.inference import OutputReader
 from understudy.inference.cards import Card, beside
 from understudy.inference.decoding import Array, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
+from understudy.inference.mapping import check_fit, only_read_by, proposed_mapping
+from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames, listed, yaml_name
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline.evaluate.run import BATCH_ROWS, answers_of
 from understudy.serving.noise_floor import scored
@@ -38,12 +40,14 @@ class Model:
         is_new: whether its card is to be written: it is an `.onnx` file, and has none that is kept.
         engine: the opened model.
         guessed: whether its class names are not its own: they were worked out.
+        names: how the service calls its inputs and outputs, if not as its graph.
     """
 
     source: Path
     is_new: bool
     engine: OnnxEngine
     guessed: bool = False
+    names: ModelNames = AS_IN_THE_GRAPH
 
     @property
     def card(self) -> Card:
@@ -56,7 +60,7 @@ class Model:
         Raises:
             ConfigurationError: they do not fit the model.
         """
-        engine = _engine(self.source, classes, is_new=self.is_new, task=task)
+        engine = _engine(self.source, classes, is_new=self.is_new, task=task, names=self.names)
         self.engine.close()
         missing = [spec.name for spec in self.card.inputs if spec.nullable]
         self.engine, self.guessed = engine, bool(classes)
@@ -90,8 +94,71 @@ def open_models(sources: Sequence[Path], classes: Sequence[int | str], *, force:
     return models
 
 
-def _engine(source: Path, classes: Sequence[int | str], *, is_new: bool, task: str = "other") -> OnnxEngine:
-    return OnnxEngine(source, device="cpu", warm_max_rows=1, classes=classes, task=task, without_card=is_new)
+def map_inputs(primary: Model, candidate: Model, classes: Sequence[int | str]) -> None:
+    """Give the candidate's inputs the primary's names, where its graph has others and only one pairing fits.
+
+    Args:
+        classes: the class names that the user gave.
+    """
+    inputs, _ = proposed_mapping(primary.card, candidate.card)
+    if inputs:
+        candidate.names = ModelNames(inputs)
+        candidate.reopen(classes)
+        candidate.guessed = False
+
+
+def map_outputs(primary: Model, candidate: Model, classes: Sequence[int | str]) -> None:
+    """Like `map_inputs`, for outputs: their roles are known once their classes have names."""
+    _, outputs = proposed_mapping(primary.card, candidate.card)
+    if outputs:
+        guessed = candidate.guessed
+        candidate.names = ModelNames(candidate.names.inputs, outputs)
+        candidate.reopen(classes)
+        candidate.guessed = guessed
+
+
+def check_mapped(primary: Model, candidate: Model) -> None:
+    """Check that each input of the candidate has a value, and that it gives every output of the primary.
+
+    An input that only the candidate has may be a field of its own, if no input of the primary is left for it.
+
+    Raises:
+        ConfigurationError: the candidate has names that are not the primary's, and nothing says which are the same.
+    """
+    read = {spec.name for spec in candidate.card.inputs}
+    unread = any(spec.name not in read for spec in primary.card.inputs)
+    check_fit(primary.card, candidate.card, () if unread else only_read_by(candidate.card, primary.card))
+
+
+def name_lines(primary: Model, candidate: Model) -> list[tuple[str, str]]:
+    """The keys `inputs` and `outputs` of the rollout file, each line with a comment."""
+    names, others = candidate.names, only_read_by(candidate.card, primary.card)
+    why = "a guess: the two graphs have other names, and no other two fit each other"
+    lines = []
+    entries = [f"{yaml_name(a)}: {{rename: {yaml_name(b)}}}" for a, b in names.inputs.items()]
+    entries += [f"{yaml_name(name)}: {{}}" for name in others]
+    if others:
+        sent = f"only the candidate reads {listed(others)}: where a caller leaves it out, the candidate may fail"
+        lines.append((f"inputs: {{{', '.join(entries)}}}", f"{why}; {sent}" if names.inputs else sent))
+    elif entries:
+        lines.append((f"inputs: {{{', '.join(entries)}}}", why))
+    if names.outputs:
+        pairs = ", ".join(f"{yaml_name(a)}: {yaml_name(b)}" for a, b in names.outputs.items())
+        lines.append((f"outputs: {{{pairs}}}", "a guess, in the same way"))
+    return lines
+
+
+def _engine(
+    source: Path,
+    classes: Sequence[int | str],
+    *,
+    is_new: bool,
+    task: str = "other",
+    names: ModelNames = AS_IN_THE_GRAPH,
+) -> OnnxEngine:
+    return OnnxEngine(
+        source, device="cpu", warm_max_rows=1, classes=classes, task=task, without_card=is_new, names=names
+    )
 
 
 def raw_outputs(model: Model, decoder: Decoder, rows: Sequence[Row]) -> dict[str, Array]:

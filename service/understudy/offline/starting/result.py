@@ -19,7 +19,7 @@ from understudy.offline.evaluate.figures import Interval
 from understudy.offline.evaluate.judge import Evaluation, evaluate
 from understudy.offline.evaluate.profiles import profiles_of
 from understudy.offline.starting import goals
-from understudy.offline.starting.models import Ask, Model
+from understudy.offline.starting.models import Ask, Model, name_lines
 from understudy.offline.starting.reading import Data
 from understudy.offline.starting.rollout_file import (
     ERRORS_WHY,
@@ -125,7 +125,7 @@ class Found:
         p99_ms, deadline_ms, why = latency_of(slowest, f"one row of {data.name} (all but the slowest 5 %)")
         wait, wait_why = goals.wait_for(data.survey.delays)
         key, lines = data.roles.key, []
-        keys: list[tuple[str, str]] = []
+        keys = name_lines(*self.models)
         if key is not None:
             keys.append((f"route_by: {scalar(key)}", "a caller with the same value stays on one model (--key)"))
             if data.survey.few_keys:
@@ -315,7 +315,7 @@ def card_of(model: Model, data: Data, attempts: Sequence[Attempt], own: Sequence
     if model.guessed and not own:
         usual = len(card.classes) == 2 and card.positive == card.classes[1]
         changes |= {"classes": [], "positive": None if usual else card.positive}
-    return card.model_copy(update=changes)
+    return model.names.graph_card(card.model_copy(update=changes))
 
 
 def _with_shapes(inputs: Sequence[InputSpec], rows: Sequence[Row], places: Mapping[str, int]) -> list[InputSpec]:

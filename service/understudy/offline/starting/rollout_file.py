@@ -1,13 +1,13 @@
 """The rollout file that `understudy init` writes: YAML with a comment on each guess. Pure."""
 
 import dataclasses
-import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from understudy.domain import Variant
 from understudy.errors import ConfigurationError
+from understudy.inference.names import yaml_name
 from understudy.offline.starting.goals import milliseconds
 from understudy.rollout.feasibility import Subject, feasibility
 from understudy.rollout.loss_table import DISAGREEMENT
@@ -233,7 +233,7 @@ def scalar(value: str | float) -> str:
     if not isinstance(value, str):
         return f"{value:.10g}"
     plain = value.replace("/", "a").replace("_", "a").replace("-", "a").replace(".", "a")
-    return value if plain.isalpha() and value[0].isalpha() and value.lower() not in _WORDS else json.dumps(value)
+    return value if plain.isalpha() and value[0].isalpha() and value.lower() not in _WORDS else yaml_name(value)
 
 
 _WORDS = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}

@@ -11,7 +11,17 @@ from understudy.inference.cards import Card, beside
 from understudy.inference.decoding import Field
 from understudy.loading.preflight import subject
 from understudy.offline.starting import labelling, result
-from understudy.offline.starting.models import Ask, Model, answers, open_models, seconds_of
+from understudy.offline.starting.models import (
+    Ask,
+    Model,
+    answers,
+    check_mapped,
+    map_inputs,
+    map_outputs,
+    name_lines,
+    open_models,
+    seconds_of,
+)
 from understudy.offline.starting.reading import Data, Step, read, settle_missing
 from understudy.offline.starting.rollout_file import (
     Goal,
@@ -81,6 +91,7 @@ def start(
     force = request.force and request.data is not None  # without data no card is written, so none is replaced
     models = open_models(request.sources, request.names.classes, force=force)
     try:
+        map_inputs(models[0], models[1], request.names.classes)
         if request.data is None or request.roles is None:
             return _without_data(request, models, ask)
         return _with_data(request, models, read(models, request.data, request.roles, step), step, ask)
@@ -97,7 +108,9 @@ def _without_data(request: StartRequest, models: list[Model], ask: Ask) -> Start
         named = _asked_names(_guessed_names(models, unnamed), ask)
         for model in models:
             model.reopen(named.classes)
+    map_outputs(models[0], models[1], named.classes if models[1].guessed else request.names.classes)
     task = labelling.common_task(models)
+    check_mapped(models[0], models[1])
     seconds = [model.engine.seconds(1) for model in models]
     cards = [model.card for model in models]
     subjects = dict(zip(Variant, map(subject, cards, seconds), strict=True))
@@ -114,6 +127,7 @@ def _without_data(request: StartRequest, models: list[Model], ask: Ask) -> Start
         p99_ms,
         deadline,
         why,
+        keys=name_lines(*models),
     )
     goals = result.asked(list(goals_without_data(task, comparable=incomparable(cards[0], cards[1]) is None)), ask)
     line = "made from the models' signatures alone; with --data and --label, held-out rows say more"
@@ -137,7 +151,9 @@ def _with_data(request: StartRequest, models: list[Model], data: Data, step: Ste
         _ask_positive(models, named, ask)
     if models[0].card.digest == models[1].card.digest:
         notes.append("warning: both are the same model, so nothing can be won by this rollout")
+    map_outputs(models[0], models[1], named.classes if models[1].guessed else request.names.classes)
     task = labelling.common_task(models)
+    check_mapped(models[0], models[1])
     attempts = [_answers(model, data, step) for model in models]
     seconds = [seconds_of(model, data.decoder, data.sample.rows) for model in models]
     found = result.Found(models, data, named, task, attempts, seconds, request.target)
