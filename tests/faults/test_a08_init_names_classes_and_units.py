@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from onnx import helper, numpy_helper
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner
 
 from tests.faults.test_a09_class_names_come_from_the_graph import fitted, softmax
+from tests.support.graphs import FLOAT, save
 from understudy.cli import app
 from understudy.errors import ConfigurationError
 from understudy.loading.preflight import preflight
@@ -54,9 +56,14 @@ def test_a_guess_at_the_classes_is_there_to_be_seen(tmp_path: Path) -> None:
 
 def test_names_that_the_other_model_has_are_the_better_guess(tmp_path: Path) -> None:
     fitted("linear", ["low", "mid", "high"], tmp_path / "a.onnx")
-    model_input = softmax(tmp_path / "b.onnx", name="probabilities")
-    assert model_input.exists()
-    done = CliRunner().invoke(app, ["init", str(tmp_path / "a.onnx"), str(model_input), "-o", str(tmp_path / "r.yaml")])
+    weights = numpy_helper.from_array(np.ones((2, 3), np.float32), "w")
+    nodes = [
+        helper.make_node("MatMul", ["X", "w"], ["z"]),
+        helper.make_node("Softmax", ["z"], ["probabilities"], axis=1),
+    ]
+    save(tmp_path / "b.onnx", nodes, [("X", FLOAT, ["n", 2])], [("probabilities", FLOAT, ["n", 3])], [weights])
+    sources = [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    done = CliRunner().invoke(app, ["init", *sources, "-o", str(tmp_path / "r.yaml")])
 
     assert done.exit_code == 0, done.output
     assert yaml.safe_load((tmp_path / "r.yaml").read_text())["classes"] == ["high", "low", "mid"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 from onnx import helper, numpy_helper
 
@@ -474,3 +475,48 @@ def test_a_matrix_of_any_width_gets_that_of_the_data(tmp_path: Path) -> None:
         "answers no row of held-out.csv (input `x` (2 numbers) is read from the columns `a`, `b`, in this order)"
         in said.stderr
     )
+
+
+def test_missing_values_are_in_the_rollout_file_where_a_card_is_kept(tmp_path: Path) -> None:
+    """It does not say so itself."""
+    make, options = PAIRS["churn"]
+    make(tmp_path)
+    started(*options)
+    for name in ("poc", "better"):
+        file = Path(f"{name}.card.json")
+        file.write_text(
+            file.read_text(encoding="utf-8").replace('"nullable": true', '"nullable": false'), encoding="utf-8"
+        )
+    Path("rollout.yaml").unlink()
+    _, policy = started(*options)
+
+    assert [name for name, own in policy.inputs.items() if own.nullable] == ["age"]
+    assert "`age` may be missing (null)" in Path("rollout.yaml").read_text(encoding="utf-8")
+
+
+def test_without_data_a_person_is_asked_what_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that is none is refused."""
+    make, _ = PAIRS["churn"]
+    make(tmp_path)
+    monkeypatch.setattr(init_command, "at_a_terminal", lambda: True)
+    monkeypatch.setattr("typer.prompt", lambda question, default: "age, plan" if "missing" in question else default)
+    assert understudy("init", "poc.onnx", "better.onnx", "-i").exit_code == 0
+    policy = parse(Path("rollout.yaml").read_text(encoding="utf-8"))
+    assert {name for name, own in policy.inputs.items() if own.nullable} == {"age", "plan"}
+    monkeypatch.setattr("typer.prompt", lambda question, default: "size" if "missing" in question else default)
+    wrong = understudy("init", "poc.onnx", "better.onnx", "-i", "--force")
+    assert "'size' is no input that can be missing; those are age, usage, plan" in wrong.stderr
+
+
+def test_names_that_differ_between_the_models_are_mapped(tmp_path: Path) -> None:
+    """The data are read once, for the primary's names."""
+    torch_like(tmp_path)
+    model = onnx.load("better.onnx")
+    model.graph.input[0].name = model.graph.node[0].input[0] = "x"
+    model.graph.output[0].name = model.graph.node[1].output[0] = "probs"
+    onnx.save(model, "better.onnx")
+    said, policy = started("--label", "kind")
+
+    assert policy.inputs["input"].rename == "x"
+    assert "better.onnx is better than poc.onnx" in said
+    assert card("better").inputs[0].name == "x", "a card has the names of its graph"

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class Model:
         engine: the opened model.
         guessed: whether its class names are not its own: they were worked out.
         names: how the service calls its inputs and outputs, if not as its graph.
+        nullable: inputs that may be missing by the rollout file, since no card of its own says so.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class Model:
     engine: OnnxEngine
     guessed: bool = False
     names: ModelNames = AS_IN_THE_GRAPH
+    nullable: set[str] = field(default_factory=set)
 
     @property
     def card(self) -> Card:
@@ -64,10 +66,16 @@ class Model:
         self.engine.close()
         missing = [spec.name for spec in self.card.inputs if spec.nullable]
         self.engine, self.guessed = engine, bool(classes)
-        self.allow_missing(missing)
+        self.allow_missing(missing, on_card=True)
 
-    def allow_missing(self, names: Sequence[str]) -> None:
-        """Let some inputs be missing."""
+    def allow_missing(self, names: Sequence[str], *, on_card: bool) -> None:
+        """Let some inputs be missing.
+
+        Args:
+            on_card: whether a card of the model says so, or will be written; otherwise the rollout file does.
+        """
+        if not on_card:
+            self.nullable |= {spec.name for spec in self.card.inputs if spec.name in names and not spec.nullable}
         inputs = [s.model_copy(update={"nullable": True}) if s.name in names else s for s in self.card.inputs]
         self.engine.card = self.card.model_copy(update={"inputs": inputs})
 
@@ -133,15 +141,23 @@ def check_mapped(primary: Model, candidate: Model) -> None:
 def name_lines(primary: Model, candidate: Model) -> list[tuple[str, str]]:
     """The keys `inputs` and `outputs` of the rollout file, each line with a comment."""
     names, others = candidate.names, only_read_by(candidate.card, primary.card)
-    why = "a guess: the two graphs have other names, and no other two fit each other"
-    lines = []
-    entries = [f"{yaml_name(a)}: {{rename: {yaml_name(b)}}}" for a, b in names.inputs.items()]
-    entries += [f"{yaml_name(name)}: {{}}" for name in others]
+    nullable = primary.nullable | candidate.nullable
+    keys: dict[str, list[str]] = {name: [f"rename: {yaml_name(own)}"] for name, own in names.inputs.items()}
+    for name in dict.fromkeys((*sorted(nullable), *others)):
+        keys.setdefault(name, []).extend(["nullable: true"] if name in nullable else [])
+    reasons = []
+    if names.inputs:
+        reasons.append("a guess: the two graphs have other names, and no other two fit each other")
+    if nullable:
+        reasons.append(f"{listed(sorted(nullable))} may be missing (null)")
     if others:
-        sent = f"only the candidate reads {listed(others)}: where a caller leaves it out, the candidate may fail"
-        lines.append((f"inputs: {{{', '.join(entries)}}}", f"{why}; {sent}" if names.inputs else sent))
-    elif entries:
-        lines.append((f"inputs: {{{', '.join(entries)}}}", why))
+        reasons.append(
+            f"only the candidate reads {listed(others)}: where a caller leaves it out, the candidate may fail"
+        )
+    lines = []
+    if keys:
+        entries = ", ".join(f"{yaml_name(name)}: {{{', '.join(given)}}}" for name, given in keys.items())
+        lines.append((f"inputs: {{{entries}}}", "; ".join(reasons)))
     if names.outputs:
         pairs = ", ".join(f"{yaml_name(a)}: {yaml_name(b)}" for a, b in names.outputs.items())
         lines.append((f"outputs: {{{pairs}}}", "a guess, in the same way"))

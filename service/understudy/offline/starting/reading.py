@@ -132,7 +132,7 @@ def settle_missing(models: Sequence[Model], data: Data) -> list[str]:
             f"{source} gives no finite answer without `{each.name}`: that counts as a failure" for source in unable
         ]
         for model in models:
-            model.allow_missing([each.name])
+            model.allow_missing([each.name], on_card=model.is_new)
     if data.sample.rejected:
         notes.append(f"the service would reject {data.sample.rejected:,} rows: {'; '.join(data.sample.reasons)}")
     if not data.sample.rows:

@@ -167,8 +167,8 @@ class Found:
         head += [f"{note[0].upper()}{note[1:]}." for note in data.matching.notes]
         missing = [f"`{field.name}`" for field in data.fields if field.nullable]
         if missing:
-            where = "on the cards" if any(model.is_new for model in self.models) else "on the models' cards"
-            head.append(f"May be missing, since they are in the data ({where}: `nullable`): {', '.join(missing)}.")
+            where = "`inputs` below" if any(model.nullable for model in self.models) else "`nullable` on the cards"
+            head.append(f"May be missing (null), as in the data or by a card ({where}): {', '.join(missing)}.")
         return head
 
     def _traffic(self) -> goals.Traffic:

@@ -111,6 +111,7 @@ def _without_data(request: StartRequest, models: list[Model], ask: Ask) -> Start
     map_outputs(models[0], models[1], named.classes if models[1].guessed else request.names.classes)
     task = labelling.common_task(models)
     check_mapped(models[0], models[1])
+    _ask_missing(models, ask)
     seconds = [model.engine.seconds(1) for model in models]
     cards = [model.card for model in models]
     subjects = dict(zip(Variant, map(subject, cards, seconds), strict=True))
@@ -195,6 +196,24 @@ def _asked_names(guess: Names, ask: Ask) -> Names:
     default = ",".join(map(str, guess.classes))
     answer = ask("classes as your labels have them, in the order of the probabilities", default)
     return guess if answer == default else names(answer)
+
+
+def _ask_missing(models: Sequence[Model], ask: Ask) -> None:
+    """Which inputs may be missing: without data nothing shows it, and by default none may.
+
+    Raises:
+        ConfigurationError: an input of this name is not there, or has no missing value.
+    """
+    fields = {field.name: field for field in loading.fields_of(*(model.card for model in models))}
+    able = [name for name, field in fields.items() if field.dtype == "string" or field.dtype.startswith("float")]
+    if not able:
+        return
+    answer = ask(f"inputs that may be missing (null), of {', '.join(able)}; separated by commas, or none", "none")
+    names_ = [] if answer.strip() == "none" else [part.strip() for part in answer.split(",") if part.strip()]
+    if wrong := [name for name in names_ if name not in able]:
+        raise ConfigurationError(f"{wrong[0]!r} is no input that can be missing; those are {', '.join(able)}")
+    for model in models:
+        model.allow_missing(names_, on_card=False)
 
 
 def _ask_positive(models: Sequence[Model], named: Names, ask: Ask) -> None:
