@@ -49,6 +49,8 @@ class Table:
                 converted = found.astype(wanted)
             if wanted.kind != "f" and not np.array_equal(converted, found):
                 raise _invalid(field, f"takes {field.describe()}")
+            if wanted.kind == "f" and np.isinf(converted).any():  # what was sent is finite
+                raise _invalid(field, f"has a number that is too large for {field.dtype}")
             found = converted
         return found.reshape(self._count, *field.shape) if field.scalar else found
 

@@ -16,7 +16,8 @@ fails is decoded again to describe everything that is wrong.
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -24,9 +25,27 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from understudy.errors import InputProblem, InvalidInput, MalformedRequest, TooLarge, not_json
+from understudy.errors import InvalidInput, TooLarge, not_json
 from understudy.inference.canonical import text_of, text_or_missing
+from understudy.inference.explain import Explainer
+from understudy.inference.fields import Field, element_type, value_type, whole_numbers
 from understudy.inference.ragged import of_rows
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Columnar",
+    "Columns",
+    "Decoder",
+    "Field",
+    "InferenceRequest",
+    "Row",
+    "Rows",
+    "Tabular",
+    "element_type",
+    "value_type",
+    "without_null",
+]
 
 Row: TypeAlias = tuple[Any, ...]
 Array: TypeAlias = npt.NDArray[Any]
@@ -61,43 +80,9 @@ Batch: TypeAlias = list[Row] | Columnar
 Rows: TypeAlias = list[Row] | Tabular
 """The rows of one request."""
 
+_UNSAFE = re.compile(r'["\\\x00-\x1f]')
 LARGE = 4 * 1024
 """Numbers of an array from which on it is converted by itself."""
-_FLOAT_LIMIT = {"float16": 65504.0, "float32": float(np.finfo(np.float32).max), "float64": math.inf}
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a request row.
-
-    Attributes:
-        dtype: as in a model card.
-        shape: the shape of one row's value; () is a number or string, None in it a size that varies.
-        nullable: `null` may stand for a missing value (fed as NaN, or as the empty string); in an array, for one of its numbers.
-        required: whether each row must have the field. Inputs that only the candidate has are optional.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...] = ()
-    nullable: bool = False
-    required: bool = True
-
-    @property
-    def scalar(self) -> bool:
-        """Whether a row's value is one number or string."""
-        return all(size == 1 for size in self.shape)
-
-    def describe(self) -> str:
-        """The values that the field takes, for an error message."""
-        kind = {"string": "a string", "bool": "true or false"}.get(
-            self.dtype, "a number" if self.dtype.startswith("float") else f"a whole number ({self.dtype})"
-        )
-        if not self.scalar:
-            shape = ", ".join("any" if n is None else str(n) for n in self.shape)
-            kind = f"an array of shape [{shape}] of {self.dtype}"
-            return f"{kind}, whose numbers may be null" if self.nullable and self.dtype.startswith("float") else kind
-        return kind + (" or null" if self.nullable else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +119,10 @@ class Decoder:
         texts = {f.name: text_of(f.dtype, may_be_missing=f.nullable or not f.required) for f in fields if f.scalar}
         self._texts = texts | dict.fromkeys(self.context, text_or_missing)
         self.positions = {name: i for i, name in enumerate([f.name for f in fields] + list(self.context))}
+        # msgspec decodes no key with a quote, a backslash or a control character: the second try renames all keys then.
+        plain = all(not _UNSAFE.search(name) for name in self.positions)
+        self._keys = {name: name if plain else f"\uf8ff{i}" for name, i in self.positions.items()}
+        self._renamed = not plain
         columns: list[tuple[str, Any] | tuple[str, Any, None]] = [
             (f"f{i}", value_type(f)) if f.required else (f"f{i}", value_type(f) | None, None)
             for i, f in enumerate(fields)
@@ -146,7 +135,7 @@ class Decoder:
         self.row_type = row = msgspec.defstruct(
             "Row",
             columns,
-            rename={f"f{i}": name for name, i in self.positions.items()},
+            rename={f"f{i}": self._keys[name] for name, i in self.positions.items()},
             forbid_unknown_fields=True,
             gc=False,
         )
@@ -158,7 +147,10 @@ class Decoder:
             forbid_unknown_fields=True,
             gc=False,
         )
+        self._body_type = body
         self._decode = msgspec.json.Decoder(body).decode
+        self._whole = [field.name for field in fields if field.whole]
+        self.explain = Explainer(self.fields, self.context, rows_max).problems
 
     def decode(self, body: bytes) -> InferenceRequest:
         """Decode a body.
@@ -171,13 +163,41 @@ class Decoder:
         try:
             decoded: Any = self._decode(body)
         except msgspec.ValidationError as error:
-            errors = list(itertools.islice(self.explain(body), self.ERRORS_MAX))
-            raise InvalidInput(errors or [{"problem": str(error)}]) from None
+            decoded = self._second_try(body, self._body_type)
+            if decoded is None:
+                errors = list(itertools.islice(self.explain(body), self.ERRORS_MAX))
+                raise InvalidInput(errors or [{"problem": str(error)}]) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise not_json(error) from None
         if len(decoded.rows) > self.rows_max:
             raise TooLarge(f"{len(decoded.rows)} rows; one request takes at most {self.rows_max}: send several")
         return InferenceRequest(self.tuples(decoded.rows), decoded.key)
+
+    def rows_of(self, text: bytes) -> list[Row] | None:
+        """The rows in the text of a JSON list, decoded as on the second try; None if they do not match the fields."""
+        decoded = self._second_try(b'{"rows":' + text + b"}", self._body_type)
+        return None if decoded is None else self.tuples(decoded.rows)
+
+    def _second_try(self, body: bytes, kind: Any) -> Any:
+        """Decode a body that the fast path refused: whole floats are whole numbers, and any name is a key.
+
+        Returns:
+            An instance of `kind`; None if the body does not match the fields.
+        """
+        if not self._whole and not self._renamed:
+            return None
+        try:
+            data = msgspec.json.decode(body)
+            rows = data["rows"]
+            for row in rows:
+                for name in self._whole:
+                    if name in row:
+                        row[name] = whole_numbers(row[name])
+            if self._renamed:
+                data["rows"] = [{self._keys[name]: value for name, value in row.items()} for row in rows]
+            return msgspec.convert(data, kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, AttributeError):
+            return None  # the explanation says what is wrong
 
     def tuples(self, decoded: Sequence[Any]) -> list[Row]:
         """Rows in the order of `positions`, from instances of `row_type`."""
@@ -210,62 +230,6 @@ class Decoder:
             return [text(value) for value in rows.values(name)]
         position = self.positions[name]
         return [text(row[position]) for row in rows]
-
-    def explain(self, body: bytes) -> Iterator[InputProblem]:
-        """Everything that is wrong in a JSON body.
-
-        Raises:
-            MalformedRequest: as `decode`.
-        """
-        try:
-            data = msgspec.json.decode(body)
-        except msgspec.ValidationError:
-            return  # a number out of every float's range: the error of the fast path names it
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise not_json(error) from None
-        if not isinstance(data, dict):
-            raise MalformedRequest('the body must be an object: {"rows": [{"feature": value, …}, …]}')
-        for name in data.keys() - {"rows", "key"}:
-            yield {"row": None, "field": name, "problem": "unknown; the body has `rows` and may have `key`"}
-        if not isinstance(data.get("key"), str | None):
-            yield {"row": None, "field": "key", "problem": f"must be a string, not {_shown(data['key'])}"}
-        rows = data.get("rows")
-        if not isinstance(rows, list) or not rows:
-            problem = "is missing" if "rows" not in data else "must be a list with at least one row"
-            yield {"row": None, "field": "rows", "problem": problem}
-            return
-        if len(rows) > self.rows_max:
-            raise TooLarge(f"{len(rows)} rows; one request takes at most {self.rows_max}: send several")
-        for number, row in enumerate(rows):
-            yield from self._explain_row(number, row)
-
-    def _explain_row(self, number: int, row: Any) -> Iterator[InputProblem]:
-        if not isinstance(row, Mapping):
-            yield {"row": number, "field": None, "problem": f"must be an object of features, not {_shown(row)}"}
-            return
-        for name in row.keys() - self.positions.keys():
-            yield {"row": number, "field": name, "problem": f"unknown; the model takes {', '.join(self.positions)}"}
-        for field in self.fields:
-            if field.name not in row:
-                if field.required:
-                    hint = " (null is allowed for a value that is missing)" if field.nullable else ""
-                    yield {
-                        "row": number,
-                        "field": field.name,
-                        "problem": f"is missing; it takes {field.describe()}{hint}",
-                    }
-                continue
-            value = row[field.name]
-            try:
-                msgspec.convert(value, value_type(field) if field.required else value_type(field) | None)
-            except msgspec.ValidationError as error:
-                problem = f"takes {field.describe()}, not {_shown(value)}"
-                if isinstance(value, list) or _right_kind(value, field):
-                    problem += f": {error}"
-                yield {"row": number, "field": field.name, "problem": problem}
-        for name in self.context:
-            if name in row and not isinstance(row[name], str | int | None):
-                yield {"row": number, "field": name, "problem": f"takes a string, not {_shown(row[name])}"}
 
 
 class Columns:
@@ -319,7 +283,7 @@ class Columns:
 def _array(field: Field, values: Sequence[object]) -> Array:
     """A column; one array per row if sizes vary and rows have different shapes."""
     if field.dtype == "string" and (field.nullable or not field.required):
-        values = ["" if value is None else value for value in values]
+        values = [without_null(value) for value in values]
     if field.scalar:
         return _converted(field, values)
     if None not in field.shape:
@@ -343,6 +307,10 @@ def _row(field: Field, value: object) -> Array:
 
 def _converted(field: Field, values: object) -> Array:
     try:
+        if field.whole and _has_floats(values):  # the field's numbers are floats, and this model takes whole ones
+            values = whole_numbers(list(values))  # type: ignore[call-overload]  # a sequence
+            if _has_fractions(values):
+                raise ValueError("a number is not whole")
         return np.array(values, dtype=object if field.dtype == "string" else field.dtype)
     except (ValueError, TypeError, OverflowError) as error:
         raise _does_not_fit(field, str(error)) from None
@@ -352,47 +320,21 @@ def _does_not_fit(field: Field, why: str) -> InvalidInput:
     return InvalidInput([{"row": None, "field": field.name, "problem": f"takes {field.describe()}: {why}"}])
 
 
-def element_type(field: Field) -> Any:
-    """The msgspec type of one number or string of a field."""
-    if field.dtype == "string":
-        return str
-    if field.dtype == "bool":
-        return bool
-    if field.dtype.startswith("float"):
-        limit = _FLOAT_LIMIT[field.dtype]
-        return float if limit == math.inf else Annotated[float, msgspec.Meta(ge=-limit, le=limit)]
-    info = np.iinfo(field.dtype)
-    # msgspec's bounds are 64-bit signed; numpy rejects numbers beyond uint64.
-    high = None if info.max > np.iinfo(np.int64).max else int(info.max)
-    return Annotated[int, msgspec.Meta(ge=int(info.min), le=high)]
-
-
-def value_type(field: Field) -> Any:
-    """The msgspec type of one row's value of a field."""
-    kind: Any = element_type(field)
-    if field.scalar:
-        return kind | None if field.nullable else kind
-    if field.nullable and field.dtype.startswith("float"):
-        kind = kind | None  # a number of an array; an array cannot be missing
-    for size in reversed(field.shape):
-        kind = Annotated[list[kind], msgspec.Meta(min_length=size, max_length=size)] if size else list[kind]
-    return kind
-
-
-def _right_kind(value: object, field: Field) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and field.dtype not in {"string", "bool"}
-
-
-def _shown(value: object) -> str:
-    """A value for an error message: its kind, and the value itself if it is short."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        return "an object"
+def without_null(value: Any) -> Any:
+    """Texts, nested or not, with "" for null."""
     if isinstance(value, list):
-        return "an array"
-    if isinstance(value, str):
-        return f"the string {value!r}" if len(value) <= 40 else f"a string of {len(value)} characters"
-    return f"the number {value}"
+        return [without_null(each) for each in value]
+    return "" if value is None else value
+
+
+def _has_fractions(values: Any) -> bool:
+    return any(map(_has_fractions, values)) if isinstance(values, list) else isinstance(values, float)
+
+
+def _has_floats(values: Any) -> bool:
+    """Whether values of one field are floats: their first number says it, because a decoder gives each field one type."""
+    while isinstance(values, list | tuple):
+        if not values:
+            return False
+        values = values[0]
+    return isinstance(values, float)

@@ -106,6 +106,7 @@ class ModelNames:
         return card.model_copy(update={"inputs": inputs})
 
 
+KEY_MAX_CHARS = 1_000
 SHOWN_MAX_CHARS = 80
 """Longer names are cut in messages."""
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -142,6 +143,12 @@ def yaml_name(name: str) -> str:
     if _PLAIN.fullmatch(name) and name.lower() not in _WORDS:
         return name
     return yaml.dump(name, default_style='"', width=2**30).removesuffix("\n")
+
+
+def yaml_key(name: str) -> str:
+    """A string as a key of a YAML mapping in braces; a key of more than 1,024 characters needs a question mark."""
+    text = yaml_name(name)
+    return text if len(text) < KEY_MAX_CHARS else f"? {text} "
 
 
 def names_of(inputs: Mapping[str, InputKeys], outputs: Renames, *, candidate: bool) -> ModelNames:

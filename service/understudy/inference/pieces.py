@@ -23,9 +23,9 @@ from understudy.inference.decoding import (
     Field,
     InferenceRequest,
     Row,
-    element_type,
-    value_type,
+    without_null,
 )
+from understudy.inference.fields import element_type, list_decoder, value_type
 
 PIECE = 32 * 1024
 """Bytes of a piece."""
@@ -128,7 +128,7 @@ class ArrayReader:
         self._decoders: list[Callable[[bytes], list[Any]]] = []
         for _ in range(max(2, len(field.shape) + 1)):
             kind = list[kind]
-            self._decoders.append(msgspec.json.Decoder(kind).decode)
+            self._decoders.append(list_decoder(field, kind))
 
     def read(self, text: msgspec.Raw | bytes | memoryview, depth: int) -> Array:
         """The array that is nested `depth` lists deep.
@@ -156,9 +156,9 @@ class ArrayReader:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _array(self, values: list[Any], depth: int) -> Array:
-        if self._optional and depth == 1:
-            values = [("" if self._text else np.nan) if value is None else value for value in values]
-        array = np.array(values, self._dtype)
+        if self._optional and self._text:
+            values = without_null(values)
+        array = np.array(values, self._dtype)  # None is NaN
         if array.ndim != depth:
             if array.size:
                 raise ValueError("its parts differ in length")
@@ -179,8 +179,10 @@ class LargeDecoder:
         )
         self._top = msgspec.json.Decoder(body).decode
         self._rows = msgspec.json.Decoder(list[decoder.row_type]).decode  # type: ignore[name-defined]  # a class made at run time
-        self._readers = {field.name: ArrayReader(field) for field in decoder.fields if not field.scalar}
-        self._small = {field.name: msgspec.json.Decoder(value_type(field)).decode for field in decoder.fields}
+        self._readers = {
+            field.name: ArrayReader(field, optional=field.nullable) for field in decoder.fields if not field.scalar
+        }
+        self._small = {field.name: list_decoder(field, value_type(field)) for field in decoder.fields}
         self._context = msgspec.json.Decoder(decoder.context_type).decode
 
     def decode(self, body: bytes) -> InferenceRequest:
@@ -222,7 +224,10 @@ class LargeDecoder:
         try:
             return self._decoder.tuples(self._rows(text))
         except msgspec.ValidationError as error:
-            raise _Invalid(text, str(error)) from None
+            rows = self._decoder.rows_of(text)
+            if rows is None:
+                raise _Invalid(text, str(error)) from None
+            return rows
 
     def _explained(self, error: "_Invalid", first: int) -> list[InputProblem]:
         """What is wrong in a list of rows, the first of which has this number."""

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from understudy.inference.decoding import Array, Field, element_type
+from understudy.inference.fields import list_decoder
 from understudy.inference.pieces import ArrayReader, NotAList
 
 DATATYPES = {
@@ -56,7 +57,7 @@ class Slot:
     def __init__(self, field: Field, *, max_chars: int | None = None) -> None:
         self.field, self.name, self.required, self._max_chars = field, field.name, field.required, max_chars
         self.datatype = DATATYPES[field.dtype]
-        self.optional_values = field.scalar and (field.nullable or not field.required)
+        self.optional_values = field.nullable or (field.scalar and not field.required)
         self._rest = list(field.shape)
         self.dtype = np.dtype(object) if field.dtype == "string" else np.dtype(field.dtype).newbyteorder("<")
         kind: Any = element_type(field)
@@ -66,7 +67,7 @@ class Slot:
         self._decoders: list[Callable[[msgspec.Raw], Any]] = []
         for _ in range(max(2, len(field.shape) + 1)):
             kind = list[kind]
-            self._decoders.append(msgspec.json.Decoder(kind).decode)
+            self._decoders.append(list_decoder(field, kind))
 
     @property
     def shape(self) -> list[int]:

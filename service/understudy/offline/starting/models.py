@@ -16,7 +16,7 @@ from understudy.inference.cards import Card, beside
 from understudy.inference.decoding import Array, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
 from understudy.inference.mapping import check_fit, only_read_by, proposed_mapping
-from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames, listed, yaml_name
+from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames, listed, yaml_key, yaml_name
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline.evaluate.run import BATCH_ROWS, answers_of
 from understudy.serving.noise_floor import scored
@@ -156,10 +156,10 @@ def name_lines(primary: Model, candidate: Model) -> list[tuple[str, str]]:
         )
     lines = []
     if keys:
-        entries = ", ".join(f"{yaml_name(name)}: {{{', '.join(given)}}}" for name, given in keys.items())
+        entries = ", ".join(f"{yaml_key(name)}: {{{', '.join(given)}}}" for name, given in keys.items())
         lines.append((f"inputs: {{{entries}}}", "; ".join(reasons)))
     if names.outputs:
-        pairs = ", ".join(f"{yaml_name(a)}: {yaml_name(b)}" for a, b in names.outputs.items())
+        pairs = ", ".join(f"{yaml_key(a)}: {yaml_name(b)}" for a, b in names.outputs.items())
         lines.append((f"outputs: {{{pairs}}}", "a guess, in the same way"))
     return lines
 
