@@ -194,10 +194,13 @@ def _sets(found: _Roles, ran: Mapping[str, Array]) -> None:
         if label.ndim != 2 or label.shape[1] < 2:
             continue
         found.multilabel, found.width = True, label.shape[1]
-    # Probabilities are [labels], or [labels, 2] as scikit-learn's forests have them; what has another shape is no probability.
+    # Probabilities are [labels], or [labels, 2] as scikit-learn's forests have them; what has another shape, or does not sum to
+    # 1 (as skl2onnx exports trees of several labels), is no probability.
     for name in found.names("probabilities"):
-        if ran[name].ndim > 2 and ran[name].shape[1:] != (found.width if found.multilabel else 0, 2):
+        wanted = (found.width, 2) if found.multilabel else ()
+        if ran[name].ndim > 2 and (ran[name].shape[1:] != wanted or not _sums_to_one(ran[name])):
             found.outputs = [o.model_copy(update={"role": "other"}) if o.name == name else o for o in found.outputs]
+            found.description += f" {name} holds no probabilities, and is passed on as it is."
 
 
 def _fit(names: Classes, found: _Roles, ran: Mapping[str, Array]) -> bool:

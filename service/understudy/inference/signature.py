@@ -209,7 +209,8 @@ def _output(node: Node, path: Path) -> OutputSpec:
 def _dtype(node: Node, path: Path) -> Dtype:
     if node.type not in DTYPES:
         raise ConfigurationError(
-            f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served"
+            f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served. Export the model "
+            "with a tensor in its place (ConcatFromSequence makes one of a sequence), or without it"
         )
     return DTYPES[node.type]
 

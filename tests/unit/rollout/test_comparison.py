@@ -213,3 +213,13 @@ def test_the_floor_is_the_largest_difference_by_output() -> None:
     summary, _ = comparison.probabilities(binary([0.5, 0.5]), binary([0.5001, 0.5]))
     summary.merge(comparison.tensors("a/b", [1.0], [1.5], Tolerance()))
     assert comparison.floor_of(summary) == {"probabilities": pytest.approx(0.0001), "a/b": 0.5}
+
+
+def test_rows_without_elements_are_equal_in_every_form() -> None:
+    """No boxes as an array of shape [rows, 0, 4], and as lists, which do not say the 4."""
+    none = np.zeros((1, 0, 4), np.float32)
+    boxes = [[], [[1.0, 2.0, 3.0, 4.0]]]
+    assert comparison.tensors("boxes", none, [[]], Tolerance()).sums == {"rows/boxes": 1.0}
+    assert comparison.close(none, [[]], Tolerance()).tolist() == [True]
+    assert comparison.close(boxes, boxes, Tolerance()).tolist() == [True, True]
+    assert comparison.close(boxes, boxes[::-1], Tolerance()).tolist() == [False, False]
