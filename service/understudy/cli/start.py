@@ -20,6 +20,7 @@ from understudy.http import auth
 from understudy.runtime import programs
 
 if TYPE_CHECKING:
+    from understudy.offline.check import RowsSource
     from understudy.settings import Settings
 
 
@@ -30,6 +31,11 @@ def check(
         Path | None,
         typer.Option(help="compare the models on these rows: one JSON object per line, as in `rows` of POST /predict"),
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="compare the models on the rows of a table: CSV, one JSON object per line, or Parquet"),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="the column of --data with the label")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and exit")] = False,
     card_schema: Annotated[
         bool, typer.Option("--card-schema", help="print the JSON Schema of model cards and exit")
@@ -39,6 +45,7 @@ def check(
     from understudy.cli import feasible
     from understudy.inference.card_schema import card_schema as schema_of_cards
     from understudy.loading.preflight import examine
+    from understudy.offline.check import RowsSource
     from understudy.rollout.policy import json_schema
     from understudy.settings import read_settings
 
@@ -46,21 +53,25 @@ def check(
         print(json.dumps(json_schema() if schema else schema_of_cards(), indent=1))
         return
     with errors_reported():
+        if rows is not None and data is not None:
+            raise ConfigurationError("--rows and --data both name the rows to compare the models on: give one of them")
+        if label is not None and data is None:
+            raise ConfigurationError("--label names a column of --data: give the file too")
         settings = read_settings(rollout_file=file)
         preflight = examine(settings)
         for line in preflight.messages:
             out.print(line, markup=False, soft_wrap=True)
         feasible.show(out, preflight)
         preflight.refuse()
-        for line in _comparison(settings, rows):
+        for line in _comparison(settings, RowsSource(rows, data, label)):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")
 
 
-def _comparison(settings: "Settings", rows: Path | None) -> Iterator[str]:
+def _comparison(settings: "Settings", rows_from: "RowsSource") -> Iterator[str]:
     from understudy.offline import check as comparing
 
-    result = comparing.run(settings, rows)
+    result = comparing.run(settings, rows_from)
     yield f"compared on {result.rows:,} rows ({result.source}):"
     floor = ", ".join(f"{name} {value:.3g}" for name, value in result.floor.items()) or "could not be measured"
     yield f"  noise floor (the primary's own differences across batch sizes and threads): {floor}; saved in {result.floor_file}"

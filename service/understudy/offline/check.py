@@ -41,7 +41,25 @@ class ModelComparison:
     signature: list[str]
 
 
-def run(settings: Settings, rows_file: Path | None = None) -> ModelComparison:
+@dataclass(frozen=True, slots=True)
+class RowsSource:
+    """Where the rows come from on which the models are compared; without files they are drawn from the cards' profiles.
+
+    Attributes:
+        requests: a file with one JSON object per line, as in `rows` of `POST /predict`.
+        table: a table.
+        label: the column of the table with the label, which is no input.
+    """
+
+    requests: Path | None = None
+    table: Path | None = None
+    label: str | None = None
+
+
+DRAWN = RowsSource()
+
+
+def run(settings: Settings, rows_from: RowsSource = DRAWN) -> ModelComparison:
     """Measure the noise floor, and compare the two models on rows of a file or on drawn ones.
 
     Raises:
@@ -54,7 +72,7 @@ def run(settings: Settings, rows_file: Path | None = None) -> ModelComparison:
         loading.open_engine(policy.candidate, settings, policy, variant=Variant.CANDIDATE) if policy.candidate else None
     )
     try:
-        return _run(settings, policy, engine, other, rows_file)
+        return _run(settings, policy, engine, other, rows_from)
     finally:
         for each in (engine, other):
             if each is not None:
@@ -62,7 +80,7 @@ def run(settings: Settings, rows_file: Path | None = None) -> ModelComparison:
 
 
 def _run(
-    settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_file: Path | None
+    settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_from: RowsSource
 ) -> ModelComparison:
     cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
     decoder = Decoder(
@@ -71,8 +89,10 @@ def _run(
         rows_max=settings.rows_max,
         key_max_chars=settings.key_max_chars,
     )
-    if rows_file is not None:
-        rows, source = samples.read(rows_file, decoder, settings.check_max_rows), str(rows_file)
+    if rows_from.requests is not None:
+        rows, source = samples.read(rows_from.requests, decoder, settings.check_max_rows), str(rows_from.requests)
+    elif rows_from.table is not None:
+        rows, source = samples.from_table(rows_from.table, decoder, settings.check_max_rows, rows_from.label)
     else:
         specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
         rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)

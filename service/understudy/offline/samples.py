@@ -1,5 +1,6 @@
 """Sample rows for models: drawn from the profiles on their cards, or read from a file."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -11,6 +12,9 @@ from understudy.errors import ConfigurationError, InvalidInput, UnderstudyError
 from understudy.inference.cards import InputSpec
 from understudy.inference.decoding import Decoder, Row
 from understudy.inference.profile import CategoricalProfile, NumericProfile
+from understudy.offline.evaluate.data import ColumnNames, rows_of, sample_of
+from understudy.offline.matching import lacking, match
+from understudy.offline.tables import open_table
 
 SEED = 20130131
 
@@ -26,6 +30,32 @@ def drawn(specs: Sequence[InputSpec], rows: int) -> list[Row]:
     chance = np.random.default_rng(SEED)
     columns = [_column(spec, rows, chance) for spec in specs]
     return list(zip(*columns, strict=True))
+
+
+def from_table(path: Path, decoder: Decoder, most: int, label: str | None) -> tuple[list[Row], str]:
+    """Rows of a table in any form that `understudy.offline.tables` knows: its first ones, and where they come from, in words.
+
+    Args:
+        most: so many rows are read.
+        label: the column with the label, which is no input.
+
+    Raises:
+        ConfigurationError: the table cannot be read, a field has no column, or the service accepts no row.
+    """
+    table = open_table(path)
+    taken = [label] if label is not None else []
+    if label is not None and label not in table.columns:
+        raise ConfigurationError(f"{path} has no column {label!r} for --label; it has {', '.join(table.columns)}")
+    matching = match(decoder.fields, table.columns, taken, decimal_comma=table.decimal_comma)
+    if why := lacking(matching, table.columns, taken):
+        hint = "" if label is not None else ". If one of the columns is the label, name it with --label"
+        raise ConfigurationError(f"{path}: {why}{hint}")
+    records = itertools.islice(table.read(), most)
+    sample = sample_of(str(path), records, decoder, ColumnNames(None), (), row_of=rows_of(matching, decoder))
+    notes = [*table.notes, *matching.notes]
+    if sample.rejected:
+        notes.append(f"the service would reject {sample.rejected:,} rows: {'; '.join(sample.reasons)}")
+    return sample.rows, "; ".join([f"the first of {path}", *notes])
 
 
 def read(path: Path, decoder: Decoder, most: int) -> list[Row]:

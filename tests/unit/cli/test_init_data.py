@@ -520,3 +520,28 @@ def test_names_that_differ_between_the_models_are_mapped(tmp_path: Path) -> None
     assert policy.inputs["input"].rename == "x"
     assert "better.onnx is better than poc.onnx" in said
     assert card("better").inputs[0].name == "x", "a card has the names of its graph"
+
+
+def test_check_compares_the_models_on_a_table(tmp_path: Path) -> None:
+    """Read as `init` reads it; the label is told from the inputs."""
+    make, options = PAIRS["iris"]
+    make(tmp_path)
+    started(*options)
+    said = done("check", "--data", "held-out.csv", "--label", "species")
+    assert "(the first of held-out.csv; input `X` (4 numbers) is read from the columns `sepal length`" in said
+    assert said.splitlines()[-1] == "ready to serve"
+    assert "name it with --label" in understudy("check", "--data", "held-out.csv").stderr
+    assert "no column 'kind' for --label" in understudy("check", "--data", "held-out.csv", "--label", "kind").stderr
+    assert "give one of them" in refused("check", "--data", "held-out.csv", "--rows", "held-out.csv")
+    assert "--label names a column of --data" in refused("check", "--label", "y")
+
+
+def test_check_counts_rows_of_a_table_that_the_service_rejects(tmp_path: Path) -> None:
+    make, options = PAIRS["churn"]
+    make(tmp_path)
+    started(*options)
+    table = Path("held-out.csv").read_text(encoding="utf-8").splitlines()[:50]
+    cells = table[3].split(",")
+    cells[3] = ""
+    Path("d.csv").write_text("\n".join([*table[:3], ",".join(cells), *table[4:]]), encoding="utf-8")
+    assert "the service would reject 1 rows: line 4: usage takes a number, not null" in done("check", "--data", "d.csv")
