@@ -6,12 +6,15 @@ It works around two known problems of the runtime: it falls back to the CPU with
 
 import ctypes
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime as ort
+from onnxruntime import OrtValue
 
 from understudy.errors import ConfigurationError
+from understudy.inference.bfloat16 import with_float32
 from understudy.inference.cards import ModelBytes
 from understudy.inference.signature import Session
 
@@ -116,14 +119,16 @@ def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tu
     try:
         session = ort.InferenceSession(model.graph, options, providers=wanted)
     except Exception as error:
-        raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+        found = re.search(r"complex(64|128)|float8\w*|float4\w*|u?int[24]\b", str(error))
+        hint = f" ({found[0]} is not served: export the model with inputs and outputs of float32)" if found else ""
+        raise ConfigurationError(f"{path} cannot be loaded{hint}: {error}") from error
     if session.get_providers()[0] != wanted[0]:
         missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
         raise ConfigurationError(
             f"device: {device} was requested, but ONNX Runtime fell back to {session.get_providers()[0]}. "
             f"The library missing is {missing}. Install it, or say device: cpu."
         )
-    return session, device
+    return with_float32(session, OrtValue), device
 
 
 def _missing_library(device: str) -> str | None:

@@ -10,6 +10,8 @@ from understudy.errors import ConfigurationError
 from understudy.inference.cards import Card, InputSpec, OutputSpec
 from understudy.inference.names import InputKeys, Renames, listed, quoted, yaml_name
 
+_HOLDS = {"float": {"float", "integer", "bool"}, "integer": {"integer", "bool"}, "bool": {"bool"}, "string": {"string"}}
+"""Kinds of outputs that can be answered in the kind of the primary's without cutting anything off."""
 _Spec = TypeVar("_Spec", InputSpec, OutputSpec)
 
 
@@ -44,7 +46,7 @@ def counterpart(spec: OutputSpec, candidate: Card) -> OutputSpec | None:
     """
     for own in candidate.outputs:
         same = own.name == spec.name if spec.role == "other" else own.role == spec.role
-        if same and (own.dtype == "string") == (spec.dtype == "string"):
+        if same and _kind(own.dtype) in _HOLDS[_kind(spec.dtype)]:
             return own
     return None
 

@@ -13,6 +13,7 @@ from understudy.inference.class_names import upstream
 from understudy.inference.decoding import Array
 from understudy.inference.layout import Hypothesis, Layout, Tensor
 from understudy.inference.layout_trial import Answers, Found, Trial
+from understudy.inference.names import quoted
 
 DTYPES: dict[str, Dtype] = {
     "tensor(bool)": "bool",
@@ -209,8 +210,8 @@ def _output(node: Node, path: Path) -> OutputSpec:
 def _dtype(node: Node, path: Path) -> Dtype:
     if node.type not in DTYPES:
         raise ConfigurationError(
-            f"{path}: {node.name} is {node.type}; only tensors of numbers, booleans and strings are served. Export the model "
-            "with a tensor in its place (ConcatFromSequence makes one of a sequence), or without it"
+            f"{path}: {quoted(node.name)} is {node.type}, which is not served. Export the model with a tensor of float32 in its "
+            "place (ConcatFromSequence makes one of a sequence), or without it"
         )
     return DTYPES[node.type]
 

@@ -381,7 +381,7 @@ def test_a_graph_with_an_output_that_is_no_tensor_is_refused(tmp_path: Path) -> 
         tmp_path / "m.onnx", [helper.make_node("SequenceConstruct", ["x"], ["q"])], [("x", FLOAT, ["n", 1])], [sequence]
     )
 
-    with pytest.raises(ConfigurationError, match=r"q is seq\(tensor\(float\)\); only tensors"):
+    with pytest.raises(ConfigurationError, match=r"`q` is seq\(tensor\(float\)\), which is not served"):
         opened(path)
 
 

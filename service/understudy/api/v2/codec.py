@@ -20,6 +20,8 @@ from understudy.inference.decoding import Array, Decoder, Field, Row, Rows
 
 ERRORS_MAX = 20
 """Most problems of one request that its response lists."""
+BFLOAT16 = "BF16"
+"""Each of its numbers is a float32, so inputs of FP32 take it as raw bytes."""
 _CONTEXT_DATATYPES = {DATATYPES[dtype]: dtype for dtype in ("string", "int64", "int32", "uint64", "uint32")}
 
 
@@ -194,7 +196,8 @@ class Signature:
                     read = slot.from_large_json if in_pieces else slot.from_json
                     elements[tensor.name] = slot, read(tensor.data, tensor.shape), tensor.shape
                 else:
-                    elements[tensor.name] = slot, slot.from_bytes(raw[at - size : at], tensor.shape), tensor.shape
+                    take = slot.from_bfloat16 if tensor.datatype == BFLOAT16 else slot.from_bytes
+                    elements[tensor.name] = slot, take(raw[at - size : at], tensor.shape), tensor.shape
             except TensorError as error:
                 problems.append({"row": None, "field": tensor.name, "problem": str(error)})
         named = {tensor.name for tensor in inputs}
@@ -220,7 +223,10 @@ class Signature:
             if of_kind is None:
                 raise TensorError(f"unknown; the model takes {', '.join(self._order)}")
             slot = of_kind.get(tensor.datatype, of_kind["BYTES"])
-        if tensor.datatype != slot.datatype:
+        if tensor.datatype == BFLOAT16 and slot.datatype == "FP32":
+            if bytes(tensor.data):
+                raise TensorError("BF16 is sent as binary data; JSON takes FP32")
+        elif tensor.datatype != slot.datatype:
             raise TensorError(f"its datatype is {tensor.datatype[:40]!r}; the model takes {slot.datatype}")
         return slot
 

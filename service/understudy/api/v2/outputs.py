@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from understudy.domain import Variant
-from understudy.errors import MalformedRequest
+from understudy.errors import InferenceError, MalformedRequest
 from understudy.inference import Scores
 from understudy.inference.cards import Card, OutputSpec
 from understudy.inference.decoding import Array
@@ -66,7 +66,20 @@ class Output:
             ]  # the last column, of zeros, stands for the classes that the variant does not know
         if values.ndim != 1 + len(self.spec.row_shape) and self.spec.role in {"label", "value"}:
             values = values.reshape(len(values), *(1 for _ in self.spec.row_shape))
-        return values if self.dtype is None else values.astype(self.dtype, copy=False)
+        return values if self.dtype is None or values.dtype == self.dtype else self._converted(values, self.dtype)
+
+    def _converted(self, values: Array, dtype: "np.dtype[np.generic]") -> Array:
+        """The values of a model that gives another type than the first card's.
+
+        Raises:
+            InferenceError: a number does not fit the type.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            converted = values.astype(dtype)
+        exact = np.isfinite(converted) == np.isfinite(values) if dtype.kind == "f" else converted == values
+        if not np.all(exact):
+            raise InferenceError(f"output {self.spec.name!r} has a number that is too large for {dtype.name}")
+        return converted
 
     def _labels(self, scores: Scores) -> Array:
         """The likeliest classes; their places where the classes are strings and the label is a number."""

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
+from understudy.inference.bfloat16 import to_float
 from understudy.inference.decoding import Array, Field, element_type
 from understudy.inference.fields import list_decoder
 from understudy.inference.pieces import ArrayReader, NotAList
@@ -132,6 +133,20 @@ class Slot:
         if self._max_chars is not None:
             self._limit(values)
         return values
+
+    def from_bfloat16(self, data: memoryview, shape: Sequence[int]) -> Array:
+        """Like `from_bytes`, for BF16, of which each number is a float32.
+
+        Raises:
+            TensorError: as `from_bytes`.
+        """
+        if len(data) != math.prod(shape) * 2:
+            raise TensorError(
+                f"its binary data have {len(data)} bytes; BF16 of shape {_short(shape)} has {math.prod(shape) * 2}"
+            )
+        array = to_float(np.frombuffer(data, "<u2")) if data else np.empty(0, np.float32)
+        self._check_finite(array, shape)
+        return array.reshape(shape)
 
     def from_bytes(self, data: memoryview, shape: Sequence[int]) -> Array:
         """Decode raw bytes: a view if they are aligned, else a copy.
