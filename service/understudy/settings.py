@@ -117,6 +117,11 @@ class Settings(pydantic_settings.BaseSettings):
     shadow_queue_max_rows: int = pydantic.Field(
         20_000, ge=1, description="rows waiting for their rehearsal; more are dropped"
     )
+    shadow_queue_max_elements: int = pydantic.Field(
+        4_000_000,
+        ge=1,
+        description="elements of arrays (texts, images) in the rows waiting for their rehearsal; more are dropped",
+    )
     shadow_gather_ms: float = pydantic.Field(
         5, ge=0, description="how long the first request of a rehearsal call waits for others; no caller waits for it"
     )

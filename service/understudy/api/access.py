@@ -4,9 +4,12 @@ import msgspec
 from starlette.requests import Request
 
 from understudy.api.parts import ApiParts
-from understudy.errors import MalformedRequest
+from understudy.errors import MalformedRequest, TooLarge
 from understudy.http.asgi import peer, read_body
 from understudy.http.auth import Actor
+
+SMALL_MAX = 128 * 1024
+"""Bytes of an order or another small object. Decoding 8 MiB of anything would hold all callers for seconds."""
 
 
 def actor(parts: ApiParts, request: Request) -> Actor:
@@ -45,12 +48,19 @@ async def read(parts: ApiParts, request: Request) -> bytes:
     return await read_body(request.scope, request.receive, **parts.body_limits)
 
 
-def json_object(body: bytes) -> dict[str, object]:
+def json_object(body: bytes, max_bytes: int = SMALL_MAX) -> dict[str, object]:
     """Decode a small JSON object. An empty body is an empty object.
 
+    Args:
+        body: the text.
+        max_bytes: the largest body that is decoded.
+
     Raises:
+        TooLarge: it is not small.
         MalformedRequest: for anything else.
     """
+    if len(body) > max_bytes:
+        raise TooLarge(f"the body has {len(body)} bytes; this call takes at most {max_bytes}")
     if not body.strip():
         return {}
     try:

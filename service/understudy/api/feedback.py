@@ -73,6 +73,9 @@ class FeedbackDecoder:
             TooLarge: more labels than `labels_max`.
             InvalidInput: JSON of another form, a label that is no class of the models, or an implausible time.
         """
+        # Each label has this key. Its text may also be the label itself, so twice as many are surely too many.
+        if body.count(b'"prediction_id"') > 2 * self._labels_max:
+            raise TooLarge(f"more than {self._labels_max} labels; one call takes at most so many: send several")
         try:
             items = self._decode(body).labels
         except msgspec.ValidationError as error:

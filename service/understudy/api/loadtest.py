@@ -50,7 +50,7 @@ class LoadTestCalls:
         if len(body) > limit:
             raise TooLarge(f"the record has {len(body)} bytes; the limit is {limit} (UNDERSTUDY_LOADTEST_MAX_BYTES)")
         try:
-            record = Record.model_validate(json_object(body))
+            record = Record.model_validate(json_object(body, limit))
         except pydantic.ValidationError as error:
             raise InvalidInput(
                 [

@@ -63,6 +63,8 @@ SURPRISE = 5.0
 a run often loses the CPU for a few milliseconds, which says nothing about the model."""
 TRY_EVERY_S = 2.0
 """How often a request is run that is expected to miss its deadline: nothing would be learned otherwise."""
+TRY_WITHIN = 20.0
+"""Only if it is expected to take up to this many times as long as it may: millions of tokens could take all the memory."""
 PAYS = 1.05
 """A batch is large enough if its cost per row is at most this multiple of the lowest cost per row."""
 
@@ -234,7 +236,8 @@ class LocalModel(Batcher):
         least_s = self.engine.costs.least(size.rows, size.elements)
         if least_s > left_s:
             now = self._loop.time()
-            if self._running is not None or self._waiting or now < self._tried_at + TRY_EVERY_S:
+            hopeless = least_s > TRY_WITHIN * left_s
+            if hopeless or self._running is not None or self._waiting or now < self._tried_at + TRY_EVERY_S:
                 raise ExpectedLate(
                     f"this request is expected to take {least_s * 1000:,.0f} ms on this machine, longer than its deadline: send "
                     "fewer or smaller rows in a request, or allow more with `deadline_ms` in the rollout file"

@@ -7,7 +7,6 @@ owns the listening socket.
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -19,12 +18,13 @@ from understudy.inference import OutputReader, Scores, wire
 from understudy.inference.columns import joined
 from understudy.inference.decoding import Array, Batch, Columns
 from understudy.inference.joint import JointRuns, split
+from understudy.inference.sizes import elements_of_arrays
 from understudy.runtime.ipc import Channel
 
 BUILD_MAX = 64 * 1024
 """Numbers of a call's arrays that are converted on the event loop; more are converted in a thread."""
-LONG = 256
-"""The assumed size of an axis that varies."""
+PACK_MAX = 2**20
+"""Bytes of a call that are packed on the event loop; more are packed in a thread."""
 
 
 class RemoteEngine:
@@ -122,7 +122,11 @@ class RemoteEngine:
         try:
             async with asyncio.timeout(timeout_s):
                 limit = f"{wire.TIMEOUT_HEADER}: {timeout_s * 1000:.0f}\r\n"
-                status, body = await self._channel.post("/infer", wire.pack_call(columns, sizes), limit)
+                if sum(array.nbytes for array in columns.values()) > PACK_MAX:
+                    packed = await asyncio.to_thread(wire.pack_call, columns, sizes)
+                else:
+                    packed = wire.pack_call(columns, sizes)
+                status, body = await self._channel.post("/infer", packed, limit)
             if status == HTTPStatus.GATEWAY_TIMEOUT:
                 raise TimeoutError
             if status != HTTPStatus.OK:
@@ -200,8 +204,7 @@ class RemoteModel:
     def __init__(self, remote: RemoteEngine, columns: Columns, reader: OutputReader) -> None:
         self._remote, self._columns, self._reader = remote, columns, reader
         self._joint = JointRuns(lambda: remote.on_retry())
-        # The numbers of a row's arrays; an axis that varies is taken for a long one.
-        self._numbers = sum(math.prod(size or LONG for size in f.shape) for f in columns.inputs if not f.scalar)
+        self._elements_of = elements_of_arrays(columns.inputs, columns.positions)
 
     async def infer(self, requests: Sequence[Batch], timeout_s: float) -> list[Scores | Exception]:
         """The scores or the error of each request.
@@ -212,7 +215,7 @@ class RemoteModel:
         """
         together = joined(requests)
         try:
-            if self._numbers * len(together) > BUILD_MAX:
+            if self._elements_of is not None and self._elements_of(together) > BUILD_MAX:
                 built = await asyncio.to_thread(self._columns.build, together)
             else:
                 built = self._columns.build(together)

@@ -1,13 +1,13 @@
 """The size of a request before its columns are built: what its run will cost, and which requests may share one. Pure."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from understudy.inference.columns import Joined, Table
-from understudy.inference.decoding import Batch, Columns
+from understudy.inference.decoding import Batch, Columns, Field
 from understudy.inference.ragged import is_ragged
 
 Shape = tuple[int, ...]
@@ -68,6 +68,15 @@ class Sizer:
         elements = sum(sum(row.size for row in c) if is_ragged(c) else c.size for c in free)
         elements += sum(_characters(value) for column in texts for value in column.reshape(-1).tolist())
         return Size(len(rows), elements, tuple(c[0].shape if is_ragged(c) else c.shape[1:] for c in free))
+
+
+def elements_of_arrays(fields: Sequence[Field], positions: Mapping[str, int]) -> Callable[[Batch], int] | None:
+    """A function that counts the elements of the arrays in a request; None if no field is an array."""
+    arrays = [field.name for field in fields if not field.scalar]
+    if not arrays:
+        return None
+    sizer = Sizer(Columns(fields, positions), arrays, ())
+    return lambda rows: sizer(rows).elements
 
 
 def _shape(value: object) -> Shape:

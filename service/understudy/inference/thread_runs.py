@@ -8,6 +8,7 @@ from typing import Protocol
 
 from understudy.errors import RunCancelled
 from understudy.inference import Cancellation, Scores
+from understudy.runtime.memory import give_back
 
 WATCH_S = 0.01
 """How often a run in a thread is looked at."""
@@ -105,6 +106,8 @@ class ThreadRun:
             return work(self.cancellation)
         finally:
             self.seconds = time.perf_counter() - self._began
+            if self.seconds > FREES_FROM_S:
+                give_back()
 
     def _ended(self, done: "asyncio.Future[Answers]") -> None:
         self._watch.cancel()

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from understudy.errors import DeadlineExceeded, MalformedRequest, RunCancelled
 from understudy.inference import Cancellation, Engine, wire
+from understudy.inference.batching import TRY_WITHIN
 from understudy.inference.calls import Calls
 from understudy.inference.cost import elements_of
 from understudy.inference.decoding import Array
@@ -61,6 +62,8 @@ class TimedCalls:
             if (taken := time.perf_counter() - began) > self._inline_max_s:
                 costs.took(taken, rows, elements)
             return reply
+        if costs.least(rows, elements) > TRY_WITHIN * timeout_s and (self._plain or len(sizes) == 1):
+            raise _late()
         ends = began + timeout_s * ANSWER_SHARE
         alike = self._plain or (costs.foreseeable and expected_s <= timeout_s * JOIN_SHARE)
         if not alike and (len(sizes) > 1 or not costs.foreseeable):
@@ -108,7 +111,7 @@ class TimedCalls:
     ) -> _Result | None:
         """The result of a run in a thread; None if it was cancelled."""
         left_s = ends - time.perf_counter()
-        if left_s <= 0:
+        if left_s <= 0 or self.engine.costs.least(rows, elements) > TRY_WITHIN * left_s:
             return None
         cancellation = Cancellation(frees=expected_s > FREES_FROM_S)
         timer = None

@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
+JOIN_MAX = 256 * 1024
+"""Bodies from this size on are written by themselves, without a copy."""
 _HEAD = "POST %s HTTP/1.1\r\nHost: understudy\r\nContent-Type: %s\r\n%sContent-Length: %d\r\n\r\n"
 
 
@@ -48,11 +50,16 @@ class _Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result((status, body))
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        """Send a request; returns status and body. Close the connection after a cancellation: a response is still to come."""
+    async def ask(self, request: bytes, body: bytes = b"") -> tuple[int, bytes]:
+        """Send a request, and a large body behind it; returns status and body.
+
+        Close the connection after a cancellation: a response is still to come.
+        """
         assert self.transport is not None
         self._waiter = asyncio.get_running_loop().create_future()
         self.transport.write(request)
+        if body:
+            self.transport.write(body)
         return await self._waiter
 
     def close(self) -> None:
@@ -100,9 +107,11 @@ class Channel:
         async with self._slots:
             connection = await self._connect()
             try:
-                answer = await connection.ask(
-                    (_HEAD % (path, self._media_type, self._headers + headers, len(body))).encode() + body
-                )
+                head = (_HEAD % (path, self._media_type, self._headers + headers, len(body))).encode()
+                if len(body) < JOIN_MAX:
+                    answer = await connection.ask(head + body)
+                else:
+                    answer = await connection.ask(head, body)
             except BaseException:
                 connection.close()  # a late response would be taken for that of the next request
                 raise

@@ -6,6 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from understudy.errors import Overloaded
+from understudy.runtime.memory import give_back
+
+TRIM_AFTER_S = 0.5
+"""How long after large work its memory is given back to the system: by then it is usually answered."""
 
 _Result = TypeVar("_Result")
 
@@ -23,6 +27,7 @@ class Offload:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="large")
         self._loop = asyncio.get_running_loop()
         self._waiting = 0  # bytes
+        self._trim: asyncio.TimerHandle | None = None
 
     def run(self, size: int, work: Callable[[], _Result], done: Callable[[_Result | Exception], None]) -> None:
         """Run `work` in the thread, and `done` with its result or error on the event loop.
@@ -43,6 +48,8 @@ class Offload:
 
         def ended(future: "asyncio.Future[_Result]") -> None:
             self._waiting -= size
+            if self._trim is None:
+                self._trim = self._loop.call_later(TRIM_AFTER_S, self._give_back)
             error = future.exception()
             if error is None:
                 done(future.result())
@@ -51,6 +58,13 @@ class Offload:
 
         self._loop.run_in_executor(self._executor, work).add_done_callback(ended)
 
+    def _give_back(self) -> None:
+        """Give back the memory of what has been answered by now."""
+        self._trim = None
+        self._loop.run_in_executor(self._executor, give_back)
+
     def close(self) -> None:
         """Wait for the work in progress, and drop the rest."""
+        if self._trim is not None:
+            self._trim.cancel()
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -19,7 +19,7 @@ from understudy.errors import CandidateAway, NotReady, Overloaded, UnderstudyErr
 from understudy.inference import Scores, ended
 from understudy.inference.batching import LocalModel
 from understudy.inference.columns import joined
-from understudy.inference.decoding import Batch
+from understudy.inference.decoding import Batch, Rows
 from understudy.inference.joint import split
 from understudy.records.exchange import Exchange
 
@@ -49,6 +49,8 @@ class Rehearsal:
         batch_max_rows: the most rows in a call.
         timeout_s: the time limit of a call.
         gather_s: how long the first request of a call waits for others.
+        queue_max_elements: the most elements of arrays that wait.
+        elements_of: counts them in the rows of a request; None if no field is an array.
     """
 
     def __init__(
@@ -61,12 +63,16 @@ class Rehearsal:
         batch_max_rows: int,
         timeout_s: float,
         gather_s: float = 0.0,
+        queue_max_elements: int = 0,
+        elements_of: Callable[[Rows], int] | None = None,
     ) -> None:
         self.variant = variant
         self._infer, self._done = infer, done
         self._queue: deque[Exchange] = deque()
         self._under_way: deque[Exchange] = deque()
-        self._rows = 0
+        self._rows = self._elements = 0  # of those in the queue
+        self._sizes: deque[int] = deque()  # the elements of each
+        self._queue_max_elements, self._elements_of = queue_max_elements, elements_of
         self._queue_max_rows, self._batch_max_rows, self._timeout_s = queue_max_rows, batch_max_rows, timeout_s
         self._gather_s = gather_s
         self._worker: asyncio.Task[None] | None = None
@@ -75,10 +81,14 @@ class Rehearsal:
     def offer(self, exchange: Exchange) -> None:
         """Queue an exchange, or drop it if the queue is full. Never blocks, never raises."""
         exchange.rehearsal = self.variant
-        if self._rows + exchange.count > self._queue_max_rows and self._queue:
+        elements = 0 if self._elements_of is None else self._elements_of(exchange.rows)
+        full = self._rows + exchange.count > self._queue_max_rows
+        if (full or self._elements + elements > self._queue_max_elements) and self._queue:
             self._drop([exchange])
             return
         self._queue.append(exchange)
+        self._sizes.append(elements)
+        self._elements += elements
         self._rows += exchange.count
         if self._worker is None:
             self._worker = self._loop.create_task(self._work())
@@ -101,6 +111,7 @@ class Rehearsal:
             exchange.sampled = False  # not evidence: the reason is that the service stops
         self._drop(left)
         self._queue.clear()
+        self._sizes.clear()
 
     def _drop(self, exchanges: Sequence[Exchange]) -> None:
         for exchange in exchanges:
@@ -123,6 +134,7 @@ class Rehearsal:
         rows = 0
         while self._queue and (not batch or rows + self._queue[0].count <= self._batch_max_rows):
             exchange = self._queue.popleft()
+            self._elements -= self._sizes.popleft()
             rows += exchange.count
             batch.append(exchange)
         self._rows -= rows

@@ -21,11 +21,13 @@ from understudy.inference.decoding import Batch
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.remote import RemoteEngine, RemoteModel
 from understudy.inference.sized import local_model
+from understudy.inference.sizes import elements_of_arrays
 from understudy.inference.spread_model import SpreadModel
 from understudy.loading.changed_files import start_files
 from understudy.records.client import RecordsClient, RecordsUnavailable
 from understudy.records.label_queue import LabelQueue
 from understudy.records.recorder import Recorder
+from understudy.runtime.memory import give_back
 from understudy.serving.offload import Offload
 from understudy.serving.pipeline import Pipeline, PipelineParts
 from understudy.serving.plan import Control
@@ -62,6 +64,7 @@ class Worker(ProcessParts):
         )
         deadline_s = policy.goals.latency.deadline_ms / 1000
         self._candidate_timeout_s = deadline_s * settings.candidate_timeout_share
+        self._has_arrays = any(not field.scalar for field in self.fields)
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
         self.offload = Offload(settings.large_from_bytes, settings.large_queue_max_bytes)
@@ -136,6 +139,8 @@ class Worker(ProcessParts):
                 await self.slots.remote.check()
             for role, changed in (await asyncio.to_thread(self.files.look_and_log)).items():
                 self.metrics.file_changed.labels(file=role).set(changed)
+            if self._has_arrays:  # texts and images that were answered, recorded and rehearsed by now
+                await asyncio.to_thread(give_back)
             await asyncio.sleep(self.settings.files_interval_s)
 
     async def labels(self, reports: Sequence[LabelReport]) -> LabelReceipt:
@@ -205,6 +210,8 @@ class Worker(ProcessParts):
             queue_max_rows=settings.shadow_queue_max_rows,
             batch_max_rows=settings.shadow_batch_max_rows,
             gather_s=settings.shadow_gather_ms / 1000,
+            queue_max_elements=settings.shadow_queue_max_elements,
+            elements_of=elements_of_arrays(self.fields, self.decoder.positions),
             timeout_s=settings.shadow_timeout_ms / 1000 * 2 + 1,  # waiting for the process, then for its answer
         )
 

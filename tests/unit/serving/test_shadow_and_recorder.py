@@ -537,3 +537,22 @@ def test_columns_travel_as_columns() -> None:
     assert back.rows.values("s") == ["a", "ß"]
     assert back.rows.columns["x"].tolist() == [[0.5], [1.5]]
     assert back.primary == made.primary
+
+
+def test_arrays_that_wait_are_limited_by_their_elements() -> None:
+    """A thousand texts of ten thousand words are few rows, and much memory."""
+
+    async def main() -> None:
+        sink = Sink()
+        bounded = rehearsal(candidate, sink, queue_max_elements=10, elements_of=lambda rows: 6 * len(rows))
+        for number in range(3):
+            bounded.offer(exchange(number, 0.5))
+        assert [each.first_id for each in sink] == [1, 2]
+        assert {each.candidate.status for each in sink} == {Status.DROPPED}
+        await bounded.drained()
+        bounded.offer(exchange(3, 0.5))  # there is room again
+        await bounded.drained()
+        assert [each.first_id for each in sink] == [1, 2, 0, 3]
+        await bounded.close(0.1)
+
+    asyncio.run(main())

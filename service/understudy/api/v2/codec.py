@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import TypeAlias
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 
 from understudy.api.answers import json_of
+from understudy.api.v2 import large
 from understudy.api.v2.documents import V2Tensor
+from understudy.api.v2.large import V2InferRequest, V2InputTensor
 from understudy.api.v2.outputs import outputs_of
 from understudy.api.v2.tensors import DATATYPES, Slot, TensorError, Values, to_bytes, to_json
 from understudy.domain import JsonObject, Variant
@@ -23,32 +25,6 @@ ERRORS_MAX = 20
 BFLOAT16 = "BF16"
 """Each of its numbers is a float32, so inputs of FP32 take it as raw bytes."""
 _CONTEXT_DATATYPES = {DATATYPES[dtype]: dtype for dtype in ("string", "int64", "int32", "uint64", "uint32")}
-
-
-class V2InputTensor(msgspec.Struct):
-    """One input of a request. `data` is flat or nested; absent with `binary_data_size` in `parameters`."""
-
-    name: str
-    shape: list[Annotated[int, Meta(ge=0)]]
-    datatype: str
-    parameters: JsonObject | None = None
-    data: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-
-
-class V2RequestedOutput(msgspec.Struct):
-    """An output that the response shall have."""
-
-    name: str
-    parameters: JsonObject | None = None
-
-
-class V2InferRequest(msgspec.Struct):
-    """Rows to predict, as tensors."""
-
-    inputs: list[V2InputTensor]
-    id: str | None = None
-    parameters: JsonObject | None = None
-    outputs: list[V2RequestedOutput] | None = None
 
 
 Elements: TypeAlias = dict[str, tuple[Slot, Values | Array, list[int]]]
@@ -115,7 +91,8 @@ class Signature:
                 f"Inference-Header-Content-Length is {header_length}; the body has {len(body)} bytes"
             )
         raw = memoryview(body)
-        request = _parse(raw[:header_length])
+        text = raw[:header_length]
+        request = large.parse(text, len(self._order)) if in_pieces else _parse(text)
         tail = raw[len(body) if header_length is None else header_length :]
         count, elements = self._read(request.inputs, tail, in_pieces=in_pieces)
         return InferenceRequest(self._rows(elements, count), request.id, self._requested_outputs(request))
@@ -264,14 +241,8 @@ class Signature:
 def _parse(text: memoryview) -> V2InferRequest:
     try:
         return _decode(text)
-    except msgspec.ValidationError as error:
-        raise MalformedRequest(f"the request does not follow the protocol: {error}") from None
-    except msgspec.DecodeError as error:
-        raise MalformedRequest(f"the request is not JSON: {error}") from None
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"the request is not UTF-8: {error}") from None
-    except RecursionError:
-        raise MalformedRequest("the request is nested too deeply") from None
+    except large.NOT_PARSED as error:
+        raise large.not_parsed(error) from None
 
 
 def _binary_size(tensor: V2InputTensor, left: int) -> int | None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from understudy.api.operation import BODY_ERRORS, KEY, Operation, parameter
-from understudy.api.v2.codec import V2InferRequest
 from understudy.api.v2.documents import V2Health, V2InferResponse, V2Model, V2Ready, V2Server
+from understudy.api.v2.large import V2InferRequest
 from understudy.errors import (
     DeadlineExceeded,
     Forbidden,
