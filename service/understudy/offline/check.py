@@ -130,9 +130,8 @@ def _drawn_from(specs: list[InputSpec]) -> str:
     made_up = (
         "made up, since no card has a profile of them" if not known else f"made up for {len(specs) - known} fields"
     )
-    return (
-        f"{made_up}: on real rows the models may differ far more or less; `--rows FILE` compares them on your own rows"
-    )
+    way = "`--data FILE` or `--rows FILE` compares them on your own rows"
+    return f"{made_up}: on real rows the models may differ far more or less; {way}"
 
 
 def _signature(cards: list[Card]) -> list[str]:

@@ -425,7 +425,7 @@ def test_a_row_of_the_data_is_an_example_of_a_request(tmp_path: Path) -> None:
     said, _ = started(*options)
     (line,) = (line for line in said.splitlines() if "curl" in line)
     body = json.loads(shlex.split(line)[-1])
-    assert set(body["rows"][0]) == {"age", "usage", "plan"}
+    assert set(body["rows"][0]) == {"age", "usage", "plan", "customer"}
 
 
 def trees(path: Path, shape: list[Any]) -> None:

@@ -237,11 +237,12 @@ def label_of(value: object, classes: Sequence[int | str], where: str, *, decimal
         return None
     if not classes:
         return _label_number(value, where, decimal_comma=decimal_comma)
+    text = str(value).strip()
     for each in classes:
-        # A cell may have "1" or "1.0" for the class 1, and a JSON line may have true.
-        if value == each or str(value) == str(each) or (isinstance(each, int) and _as_int(value) == each):
+        # A cell may have blanks around it, "1" or "1.0" for the class 1, and a JSON line may have true.
+        if value == each or text == str(each) or (isinstance(each, int) and _as_int(value) == each):
             return each
-    if isinstance(value, str) and value.strip().casefold() in MISSING:
+    if isinstance(value, str) and text.casefold() in MISSING:
         return None  # tools write a missing value like this; a class of this name is found above
     raise ConfigurationError(f"{where}: the label {value!r} is none of the model's classes {list(classes)}")
 

@@ -165,7 +165,7 @@ def _with_data(request: StartRequest, models: list[Model], data: Data, step: Ste
         if model.is_new
     }
     kept = [beside(model.source) for model in models if model.source.suffix == ".onnx" and not model.is_new]
-    example = dict(zip([each.name for each in data.fields], data.sample.rows[0], strict=False))
+    example = dict(zip(data.decoder.positions, data.sample.rows[0], strict=True))  # with the routing key
     return Started(text, data.fields, cards, [*notes, *lines], kept, example)
 
 

@@ -14,7 +14,7 @@ from understudy.offline.tables import Record
 DAY_S = 86_400.0
 LABELS_DISTINCT_MAX = 1_000
 """Labels with more different values are numbers and no classes."""
-UNITS_MAX = 2_000_000
+UNITS_MAX = 500_000
 """So many pairs of key and day are told apart; a longer table is taken to go on as it began."""
 DELAYS_MAX = 100_000
 KEYS_FEW = 50
