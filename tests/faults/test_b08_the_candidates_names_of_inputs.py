@@ -173,3 +173,22 @@ def test_evidence_begins_anew_when_the_names_change(tmp_path: Path) -> None:
     assert policy.key("a", "b") == loading.load_policy(Settings(rollout_file=rollout(tmp_path, inputs={}))).key(
         "a", "b"
     )
+
+
+def test_evaluate_reads_the_names_of_the_rollout_file(tmp_path: Path) -> None:
+    """The table has the primary's names, and the candidate's graph has others; only the candidate is right."""
+    scaling(tmp_path / "poc.onnx", width=1)
+    scaling(tmp_path / "better.onnx", 3.0, x="input", y="output", width=1)
+    rollout(
+        tmp_path,
+        task="regression",
+        goals={"quality": {"loss": "win_rate", "margin": 0.1}},
+        inputs={"x": {"rename": "input"}},
+        outputs={"y": "output"},
+    )
+    lines = "".join(f"{n},{3 * n}\n" for n in range(1, 40))
+    (tmp_path / "held-out.csv").write_text(f"x,label\n{lines}", encoding="utf-8")
+
+    said = json.loads(done("evaluate", "--data", "held-out.csv", "--label", "label", "--json"))
+    assert [model["failed"] for model in said["models"]] == [0, 0]
+    assert (said["everything"]["difference"]["mean"], said["everything"]["difference"]["rows"]) == (-1.0, 39)

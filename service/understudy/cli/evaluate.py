@@ -74,6 +74,7 @@ def evaluate(
             file, models = Path(models[0]), models[1:]
         settings = read_settings(rollout_file=file)
         policy = loading.load_policy(settings, for_a_clip=True) if file.exists() or not models else None
+        of_policy = not models
         if not models:
             assert policy is not None  # otherwise `load_policy` has raised
             named = [policy.primary] + ([policy.candidate] if policy.candidate else [])
@@ -81,7 +82,8 @@ def evaluate(
         wanted = ColumnNames(label, at, predicted, tuple(by or ()))
         with progress(show=not as_json) as step:
             evaluation = run(
-                EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source), step
+                EvaluationRequest(models, policy, data, wanted, tuple(sorted(set(month or MONTHS))), source, of_policy),
+                step,
             )
         if as_json:
             print(json.dumps(evaluation.as_dict(), indent=1))

@@ -89,13 +89,15 @@ def _ask(question: str, default: str) -> str:
 
 def _show(started: "Started", output: Path) -> None:
     """What was found, which files were written, and what to do next."""
+    from understudy.inference.names import shown
+
     lines = list(started.lines)
     lines += [f"{card} exists and is kept; --force writes a new one" for card in started.kept]
     if started.cards:
         lines.append(
             f"written to {', '.join(map(str, started.cards))}: what the data say about each model's inputs and answers"
         )
-    row = ", ".join(f"{field.name} ({field.describe()})" for field in started.fields)
+    row = ", ".join(f"{shown(field.name)} ({field.describe()})" for field in started.fields)
     lines.append(f"written to {output}; each row of a request has {row}")
     body = json.dumps({"rows": [started.example]})
     if started.example and len(body) <= EXAMPLE_MAX_CHARS:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy import loading
-from understudy.domain import Attempt, Status
+from understudy.domain import Attempt, Status, Variant
 from understudy.drift.alarms import Limits
 from understudy.errors import ConfigurationError
 from understudy.inference import Engine, OutputReader, Scores, ended
 from understudy.inference.cards import MULTILABEL, Card
 from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
+from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline import sources
 from understudy.offline.evaluate.by_row import judged
@@ -38,6 +39,7 @@ class EvaluationRequest:
 
     Attributes:
         models: folders, files or `bentoml:` tags. The first is the primary.
+        of_policy: whether these are the rollout file's models, whose names it maps.
         policy: the rollout file, for its goals and its device; None without one.
         data: a file; None to use `months` of the data source `source`.
         columns: the columns of the file that are not inputs.
@@ -49,6 +51,7 @@ class EvaluationRequest:
     columns: ColumnNames
     months: Sequence[int] = MONTHS
     source: str = sources.FLIGHTS
+    of_policy: bool = False
 
 
 def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: None) -> Evaluation:
@@ -62,7 +65,15 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
     classes = request.policy.classes if request.policy else []
     task = request.policy.task if request.policy else "other"
     engines = [
-        OnnxEngine(source, device=device, warm_max_rows=1, classes=classes, task=task) for source in request.models
+        OnnxEngine(
+            source,
+            device=device,
+            warm_max_rows=1,
+            classes=classes,
+            task=task,
+            names=_names(request, is_first=not place),
+        )
+        for place, source in enumerate(request.models)
     ]
     try:
         for engine in engines:
@@ -152,6 +163,13 @@ def answers_of(
             own[row] = Attempt(Status.INVALID)
         attempts += own
     return attempts
+
+
+def _names(request: EvaluationRequest, *, is_first: bool) -> ModelNames:
+    """How the rollout file calls a model's inputs and outputs, and which may be missing."""
+    if request.policy is None or not request.of_policy:
+        return AS_IN_THE_GRAPH
+    return loading.model_names(request.policy, Variant.PRIMARY if is_first else Variant.CANDIDATE)
 
 
 def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:
