@@ -8,7 +8,9 @@ import ctypes
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TypeAlias
 
 import onnxruntime as ort
 from onnxruntime import OrtValue
@@ -16,25 +18,74 @@ from onnxruntime import OrtValue
 from understudy.errors import ConfigurationError
 from understudy.inference.bfloat16 import with_float32
 from understudy.inference.cards import ModelBytes
+from understudy.inference.session import bound
 from understudy.inference.signature import Session
 
-_PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+_FIRST = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
 }
-# The libraries of each provider; an error names the first that cannot be loaded.
-_LIBRARIES = {
-    "cuda": [
-        "libcuda.so.1",
-        "libcudart.so.12",
-        "libcublasLt.so.12",
-        "libcublas.so.12",
-        "libcufft.so.11",
-        "libcudnn.so.9",
-    ],
-    "tensorrt": ["libnvinfer.so.10", "libnvonnxparser.so.10"],
+# The libraries of each provider by the major version of CUDA that the runtime was built for, as `readelf -d` shows them; an error
+# names the first that cannot be loaded. onnxruntime-gpu 1.31 is built for CUDA 13.
+_CUDA = {
+    12: ("libcudart.so.12", "libcublasLt.so.12", "libcublas.so.12", "libcufft.so.11", "libcudnn.so.9"),
+    13: ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9"),
 }
+_DRIVER = "libcuda.so.1"
+_TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOptions:
+    """How a GPU is used: the rollout file's `device_options`.
+
+    Attributes:
+        gpu_memory: the limit of the session's arena in bytes; None leaves it to the runtime.
+        trt_engine_cache: a folder; None keeps no engines.
+    """
+
+    device_id: int = 0
+    gpu_memory: int | None = None
+    cudnn_conv_algo_search: str = "heuristic"
+    use_tf32: bool = True
+    trt_fp16: bool = False
+    trt_engine_cache: str | None = None
+
+
+Provider: TypeAlias = str | tuple[str, dict[str, str]]
+
+
+def providers_of(device: str, options: GpuOptions) -> list[Provider]:
+    """The runtime's providers for a device, with their options.
+
+    Raises:
+        ConfigurationError: an option is set that this device does not have.
+    """
+    given = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+    foreign = given if device == "cpu" else [n for n in given if n.startswith("trt_")] if device == "cuda" else []
+    if foreign:
+        raise ConfigurationError(
+            f"device_options.{foreign[0]} is for device: {'tensorrt' if foreign[0].startswith('trt_') else 'cuda or tensorrt'}, "
+            f"but the models run on {device}. Leave it out, or change device."
+        )
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    cuda = {
+        "device_id": str(options.device_id),
+        "cudnn_conv_algo_search": options.cudnn_conv_algo_search.upper(),
+        "use_tf32": str(int(options.use_tf32)),
+    }
+    if options.gpu_memory is not None:
+        # Powers of two would go beyond the limit long before it is used.
+        cuda |= {"gpu_mem_limit": str(options.gpu_memory), "arena_extend_strategy": "kSameAsRequested"}
+    found: list[Provider] = [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+    if device == "tensorrt":
+        engine = {"device_id": str(options.device_id), "trt_fp16_enable": str(int(options.trt_fp16))}
+        if options.trt_engine_cache is not None:
+            engine |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": options.trt_engine_cache}
+        found.insert(0, ("TensorrtExecutionProvider", engine))
+    return found
 
 
 def cpu_quota() -> float:
@@ -81,7 +132,9 @@ def cancellable(device: str, *, frees: bool) -> tuple[ort.RunOptions, Callable[[
     return options, stop
 
 
-def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tuple[Session, str]:
+def open_session(
+    path: Path, device: str, threads: int, model: ModelBytes, gpu: GpuOptions | None = None
+) -> tuple[Session, str]:
     """Open a model on a device with ONNX Runtime.
 
     Args:
@@ -89,6 +142,7 @@ def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tu
         device: as in the rollout file.
         threads: the threads of one run.
         model: the model's bytes.
+        gpu: how a GPU is used; None for the defaults.
 
     Returns:
         The session, and the device that runs it.
@@ -97,14 +151,18 @@ def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tu
         ConfigurationError: the device is not available, or the model cannot be loaded.
     """
     available = ort.get_available_providers()
-    device = device_of(device)
-    wanted = _PROVIDERS[device]
-    if wanted[0] not in available:
+    automatic, device = device == "auto", device_of(device)
+    first = _FIRST[device]
+    if first not in available:
         raise ConfigurationError(
             f"device: {device} was requested, but this ONNX Runtime ({ort.__version__}) is built for {', '.join(available)}. "
             "The library missing is onnxruntime-gpu: `pip uninstall -y onnxruntime && pip install 'understudy[gpu]'`, "
             "or say device: cpu."
         )
+    # `auto` on a machine without a GPU takes the CPU, whatever was said about a GPU.
+    providers = providers_of(device, gpu if gpu is not None and not (automatic and device == "cpu") else GpuOptions())
+    if device != "cpu" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # the libraries of pip packages, which are not on the loader's path
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -117,24 +175,28 @@ def open_session(path: Path, device: str, threads: int, model: ModelBytes) -> tu
         buffers, sizes = list(model.data.values()), [len(each) for each in model.data.values()]
         options.add_external_initializers_from_files_in_memory(list(model.data), buffers, sizes)
     try:
-        session = ort.InferenceSession(model.graph, options, providers=wanted)
+        session = ort.InferenceSession(model.graph, options, providers=providers)
     except Exception as error:
         found = re.search(r"complex(64|128)|float8\w*|float4\w*|u?int[24]\b", str(error))
         hint = f" ({found[0]} is not served: export the model with inputs and outputs of float32)" if found else ""
         raise ConfigurationError(f"{path} cannot be loaded{hint}: {error}") from error
-    if session.get_providers()[0] != wanted[0]:
+    if session.get_providers()[0] != first:
         missing = _missing_library(device) or "unknown; run with ORT's own log: session log_severity_level 0"
         raise ConfigurationError(
             f"device: {device} was requested, but ONNX Runtime fell back to {session.get_providers()[0]}. "
             f"The library missing is {missing}. Install it, or say device: cpu."
         )
-    return with_float32(session, OrtValue), device
+    served = with_float32(session, OrtValue)
+    return (bound(served) if device != "cpu" else served), device
 
 
 def _missing_library(device: str) -> str | None:
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
-    for name in _LIBRARIES["cuda"] + (_LIBRARIES["tensorrt"] if device == "tensorrt" else []):
+    major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
+    cuda = _CUDA.get(int(major) if major.isdigit() else 12, _CUDA[13])
+    names: list[str] = [_DRIVER, *cuda, *(_TENSORRT if device == "tensorrt" else ())]
+    for name in names:
         try:
             ctypes.CDLL(name)
         except OSError:

@@ -17,7 +17,7 @@ from understudy.inference.cards import (
 )
 from understudy.inference.cost import RowCosts
 from understudy.inference.decoding import Array
-from understudy.inference.devices import cancellable, open_session
+from understudy.inference.devices import GpuOptions, cancellable, open_session
 from understudy.inference.graph_costs import graph_costs
 from understudy.inference.locate import locate
 from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames
@@ -39,6 +39,7 @@ class OnnxEngine:
         task: the task in the rollout file, for a bare file.
         without_card: treat an `.onnx` file as a bare file even if a card lies beside it, to write a new one.
         names: how the service calls the graph's inputs and outputs, and which inputs may be missing.
+        gpu: how a GPU is used; None for the defaults.
 
     Raises:
         ConfigurationError: the model cannot be loaded, or has another digest.
@@ -56,6 +57,7 @@ class OnnxEngine:
         task: str = "other",
         without_card: bool = False,
         names: ModelNames = AS_IN_THE_GRAPH,
+        gpu: GpuOptions | None = None,
     ) -> None:
         self.path, described = locate(source)
         if without_card and self.path == Path(source):
@@ -67,7 +69,7 @@ class OnnxEngine:
                 f"start was {expected}. Restore the file, or restart the service to serve the new one"
             )
         card = read_card(described, model.digest) if described is not None else None
-        session, self.device = open_session(self.path, device, threads, model)
+        session, self.device = open_session(self.path, device, threads, model, gpu)
         self._session: signature.Session | None = session
         graph = signature.read(session, self.path, model.graph, card)
         self._names = [output.name for output in graph.outputs]
@@ -94,6 +96,10 @@ class OnnxEngine:
         self._of_two, self._of_sets = _columns(graph, card)
         self.card = names.card(card)
         self._renames = names if names.renamed else None
+        if self.device == "tensorrt":
+            # An engine is built, for minutes, when rows leave the range seen so far: the warm-up's time may end before the largest.
+            for rows in (1, warm_max_rows):
+                self.run({spec.name: typical(spec, rows) for spec in self.card.inputs})
         self.costs = costs = measured_costs(self.run, typical, self.card.inputs, values, warm_max_rows)
         # Asked several times per request: without a method of this class between.
         self.seconds: Callable[[int], float] = (

@@ -12,7 +12,7 @@ from understudy.domain import Variant
 from understudy.errors import ConfigurationError, StoreLost
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Columns, Field
-from understudy.inference.devices import cpu_quota
+from understudy.inference.devices import GpuOptions, cpu_quota
 from understudy.inference.fetch import ModelCache
 from understudy.inference.locate import resolve
 from understudy.inference.mapping import check_fit, check_names
@@ -236,9 +236,15 @@ def open_engine(
         task=policy.task,
         expected=expected,
         names=model_names(policy, variant),
+        gpu=gpu_options(policy),
     )
     engine.card = fitted(engine.card, policy.task)
     return engine
+
+
+def gpu_options(policy: Policy) -> GpuOptions:
+    """How the rollout file says to use a GPU."""
+    return GpuOptions(**policy.device_options.model_dump())
 
 
 def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:

@@ -66,6 +66,8 @@ def setup_of(settings: Settings, policy: Policy, cards: Mapping[Variant, Card], 
         "threads": threads,
         "store": settings.resolved_store_url().partition(":")[0],
     }
+    options = policy.device_options.model_dump(mode="json", exclude_defaults=True)
+    tested |= {f"device_options.{name}": value for name, value in options.items()}
     return Setup(
         primary=cards[Variant.PRIMARY].digest,
         candidate=candidate.digest if candidate else None,

@@ -107,6 +107,7 @@ def _run(
         warm_max_rows=1,
         classes=policy.classes,
         task=policy.task,
+        gpu=loading.gpu_options(policy),
     )
     noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readers[Variant.PRIMARY], rows)
     threaded.close()

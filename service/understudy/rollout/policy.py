@@ -15,6 +15,7 @@ import yaml
 
 from understudy.domain import SHARE_ONE, JsonObject, Phase, Plan
 from understudy.errors import ConfigurationError
+from understudy.rollout.device import Device, DeviceOptions
 from understudy.rollout.goals import Duration, Goals, Labels, Load, Share, Strict
 from understudy.rollout.loss_table import DISAGREEMENT, LOSSES
 from understudy.rollout.names import InputKeys, check_renames, checked_classes, checked_names
@@ -29,7 +30,6 @@ Task = Literal[
 ]
 MULTILABEL: Literal["multilabel-classification"] = "multilabel-classification"
 AGREEMENT: Literal["agreement"] = "agreement"
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 SCHEMES = ("s3", "gs", "az", "https", "http")
@@ -117,6 +117,7 @@ class Policy(Strict):
         default="auto",
         description="the device that runs the models; if it is named and not available, the service does not start",
     )
+    device_options: DeviceOptions = DeviceOptions()
     classes: list[int | str] = pydantic.Field(
         default=[],
         description="names of the classes as the labels have them, in the order of the probabilities; for a model whose graph and "

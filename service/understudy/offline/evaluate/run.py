@@ -64,6 +64,7 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
     device = request.policy.device if request.policy else "auto"
     classes = request.policy.classes if request.policy else []
     task = request.policy.task if request.policy else "other"
+    gpu = loading.gpu_options(request.policy) if request.policy else None
     engines = [
         OnnxEngine(
             source,
@@ -72,6 +73,7 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
             classes=classes,
             task=task,
             names=_names(request, is_first=not place),
+            gpu=gpu,
         )
         for place, source in enumerate(request.models)
     ]
