@@ -190,3 +190,56 @@ def test_a_type_that_the_runtime_takes_and_numpy_does_not_is_refused(tmp_path: P
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ConfigurationError, match=r"`x` is tensor\(float8e4m3fn\), which is not served"):
         OnnxEngine(tmp_path / "m.onnx", device="cpu", warm_max_rows=1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "fits", "does_not"),
+    [
+        ("int32", TensorProto.FLOAT, [[2.0, 3.0]], [[2.0, 3.5], [3e9, 0.0]]),
+        ("bool", TensorProto.INT64, [[1, 0]], [[2, 0], [1, -1]]),
+        ("float16", TensorProto.FLOAT, [[65504.0, 0.1]], [[1e5, 0.0]]),
+    ],
+)
+def test_a_candidate_of_another_type_gets_no_other_numbers(
+    tmp_path: Path, dtype: str, kind: int, fits: Any, does_not: Any
+) -> None:
+    """They were cut off or became 1 or an infinity for the candidate; the primary answers such requests."""
+    for name, own in (("m.onnx", kind), ("c.onnx", TYPES[dtype])):
+        nodes = [helper.make_node("Cast", ["x"], ["y"], to=FLOAT)]
+        save(tmp_path / name, nodes, [("x", own, ["n", 2])], [("y", FLOAT, ["n", 2])])
+    (tmp_path / "rollout.yaml").write_text(BASE.replace("candidate: m", "candidate: c"), encoding="utf-8")
+    open_ = Doors(tmp_path / "rollout.yaml", candidate=True)
+    datatype, numpy = ("INT64", np.int64) if kind == TensorProto.INT64 else ("FP32", np.float32)
+
+    for rows, answers in ((fits, "candidate"), *((row, "primary") for row in ([each] for each in does_not))):
+        _, said = open_.predict(*({"x": row} for row in rows))
+        assert said["variant"] == answers
+        _, said = open_.v2(x=(datatype, [1, 2], rows))
+        assert said["parameters"]["variant"] == answers
+        _, said, _ = open_.v2_binary(x=(datatype, np.array(rows, numpy)))
+        assert said["parameters"]["variant"] == answers
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.BOOL, FLOAT])
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_field_of_the_candidate_alone_that_is_left_out_is_not_made_up(tmp_path: Path, kind: int, width: int) -> None:
+    """An array was an internal error, and a boolean false. A number is NaN, which is what the rollout file announces."""
+    passing(tmp_path / "m.onnx", ("x", FLOAT, ["n", 2]), suffix="_")
+    nodes = [
+        helper.make_node("Cast", ["z"], ["f"], to=FLOAT),
+        helper.make_node("ReduceSum", ["f", "axes"], ["s"], keepdims=1),
+        helper.make_node("Add", ["x", "s"], ["x_"]),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    inputs = [("x", FLOAT, ["n", 2]), ("z", kind, ["n", width])]
+    save(tmp_path / "c.onnx", nodes, inputs, [("x_", FLOAT, ["n", 2])], [axes])
+    text = BASE.replace("candidate: m", "candidate: c") + "inputs: {z: {}}\n"
+    (tmp_path / "rollout.yaml").write_text(text, encoding="utf-8")
+    open_ = Doors(tmp_path / "rollout.yaml", candidate=True)
+    z: Any = [1] * width if kind != TensorProto.BOOL else [True] * width
+
+    full = {"x": [1, 2], "z": z if width > 1 else z[0]}
+    assert open_.predict(full)[1]["variant"] == "candidate"
+    for rows in ([{"x": [1, 2]}], [full, {"x": [1, 2]}]):
+        status, said = open_.predict(*rows)
+        assert (status, said["variant"], said["fallback"]) == (200, "primary", True)

@@ -291,6 +291,8 @@ def _array(field: Field, values: Sequence[object]) -> Array:
         # Many large arrays one by one: other threads run in between.
         array = np.stack([_converted(field, value) for value in values]) if each > LARGE else _converted(field, values)
         if array.shape[1:] != field.shape:  # only where a dimension is 0, which a list cannot say
+            if None in values:
+                raise _does_not_fit(field, "it is missing")
             array = array.reshape(len(values), *field.shape)
         return array
     return of_rows([_row(field, value) for value in values])
@@ -307,12 +309,15 @@ def _row(field: Field, value: object) -> Array:
 
 def _converted(field: Field, values: object) -> Array:
     try:
-        if field.whole and _has_floats(values):  # the field's numbers are floats, and this model takes whole ones
-            values = whole_numbers(list(values))  # type: ignore[call-overload]  # a sequence
-            if _has_fractions(values):
-                raise ValueError("a number is not whole")
+        if field.whole and _are(float, values):  # the field's numbers are floats, and this model takes whole ones
+            return _cast(np.array(values, np.float64), field.dtype)
+        if field.dtype == "bool" and (not _are(bool, values) or (isinstance(values, list | tuple) and None in values)):
+            return _cast(np.array(values, np.float64), field.dtype)
+        if field.dtype == "float16":  # another model's field may hold larger numbers
+            with np.errstate(over="raise"):
+                return np.array(values, np.float16)
         return np.array(values, dtype=object if field.dtype == "string" else field.dtype)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
         raise _does_not_fit(field, str(error)) from None
 
 
@@ -327,14 +332,21 @@ def without_null(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _has_fractions(values: Any) -> bool:
-    return any(map(_has_fractions, values)) if isinstance(values, list) else isinstance(values, float)
+def _cast(numbers: Array, dtype: str) -> Array:
+    """Numbers of another model's field in this model's type."""
+    with np.errstate(invalid="ignore"):
+        found = numbers.astype(dtype)
+    if not (found == numbers).all():
+        raise ValueError("a number is missing, or has no equal of this type")
+    return found
 
 
-def _has_floats(values: Any) -> bool:
-    """Whether values of one field are floats: their first number says it, because a decoder gives each field one type."""
+def _are(kind: type, values: Any) -> bool:
+    """Whether the values of one field are of a type: the first says it, because a decoder gives each field one type."""
     while isinstance(values, list | tuple):
         if not values:
             return False
         values = values[0]
-    return isinstance(values, float)
+    if isinstance(values, np.ndarray):
+        return bool(values.dtype.kind == ("f" if kind is float else "b"))
+    return isinstance(values, kind)
