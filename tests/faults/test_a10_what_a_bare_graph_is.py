@@ -61,16 +61,17 @@ def test_several_labels_with_probabilities_of_both_sides_are_a_multilabel_classi
     nodes = [
         helper.make_node("Cast", ["x"], ["label"], to=INT),
         helper.make_node("Concat", ["row", "row"], ["probabilities"], axis=0),
-        helper.make_node("Unsqueeze", ["x", "axes"], ["row"]),
+        helper.make_node("Unsqueeze", ["shares", "axes"], ["row"]),
+        helper.make_node("Softmax", ["x"], ["shares"], axis=-1),
     ]
     axes = helper.make_tensor("axes", INT, [1], [0])
     ends = [("x", FLOAT, ["n", 2])], [("label", INT, ["n", 2]), ("probabilities", FLOAT, [2, "n", 2])]
-    save(tmp_path / "m.onnx", [nodes[0], nodes[2], nodes[1]], *ends, [axes])
+    save(tmp_path / "m.onnx", [nodes[0], nodes[3], nodes[2], nodes[1]], *ends, [axes])
     engine = opened(tmp_path / "m.onnx")
     probabilities = engine.run({"x": np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)})["probabilities"]
 
     assert (engine.card.task, engine.card.roles) == ("multilabel-classification", {"label", "probabilities"})
-    assert np.allclose(probabilities, [[0.1, 0.1], [0.8, 0.8]])
+    assert np.allclose(probabilities, 1 / (1 + np.exp([[0.8, 0.8], [-0.6, -0.6]])))
 
 
 def test_the_rollout_file_says_that_a_matrix_is_a_vector_of_numbers(tmp_path: Path) -> None:

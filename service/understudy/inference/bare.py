@@ -115,10 +115,13 @@ def read(
 def _with_role(output: OutputSpec, name: str, signature: Signature, *, alone: bool) -> OutputSpec:
     """An output with its role, by the conventions of converters: a label, a matrix of probabilities, or one number per row."""
     shape = output.row_shape
+    per_part = None in shape and any(
+        spec.tried for spec in signature.inputs
+    )  # such as a label for each token of a text
     role: Role = "other"
     if output.name in signature.maps:
         role = "probabilities"
-    elif "label" in name and output.dtype in {"int64", "string"} and len(shape) <= 1:
+    elif "label" in name and output.dtype in {"int64", "string"} and len(shape) <= 1 and not per_part:
         role = "label"
     elif "prob" in name and shape != (1,) and (len(shape) == 1 or shape[1:] == (2,)):
         role = "probabilities"

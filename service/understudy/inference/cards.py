@@ -187,6 +187,12 @@ class Card(_Strict):
     layout: list[str] = []
 
     @property
+    def has_layout(self) -> bool:
+        """Whether the card says where the rows are, or every input and output plainly has them on the first axis."""
+        shapes = [spec.shape for spec in self.inputs] + [spec.shape for spec in self.outputs]
+        return self.batch is not None or all(shape[:1] == [None] for shape in shapes)
+
+    @property
     def roles(self) -> frozenset[str]:
         """The roles of its outputs."""
         return frozenset(output.role for output in self.outputs)

@@ -104,6 +104,37 @@ def last_operator(model: bytes, output: str) -> str:
     return "" if node is None else node.kind
 
 
+def constant_sizes(model: bytes) -> list[int]:
+    """The sizes of all axes of a graph's constants, ascending: an input's size that it does not declare is often among them."""
+    try:
+        constants = _Graph(model).constants.values()
+        return sorted({size for tensor in constants for size in _dims(tensor)})
+    except (ValueError, RecursionError, struct.error):
+        return []
+
+
+def without_shape(model: bytes) -> frozenset[str]:
+    """The inputs of a graph that declare no shape, not even the number of axes."""
+    try:
+        graph = next(value for number, value in fields(model) if number == 7 and isinstance(value, memoryview))
+        inputs = [value for number, value in fields(graph) if number == 11 and isinstance(value, memoryview)]
+        return frozenset(_text(_first(value, 1)) for value in inputs if _shapeless(value))
+    except (ValueError, StopIteration, RecursionError):
+        return frozenset()
+
+
+def _shapeless(info: memoryview) -> bool:
+    kind = _first(info, 2)
+    tensor = None if kind is None or isinstance(kind, int) else _first(kind, 1)
+    return tensor is not None and not isinstance(tensor, int) and _first(tensor, 2) is None
+
+
+def _dims(tensor: memoryview) -> Iterator[int]:
+    for number, value in fields(tensor):
+        if number == 1:
+            yield from [value] if isinstance(value, int) else _varints(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """What an output is computed from.

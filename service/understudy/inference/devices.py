@@ -167,7 +167,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails raises an exception; the trial of a layout fails often, and is no error
     # A spinning pool would use the core that decodes the next request.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if model.data:

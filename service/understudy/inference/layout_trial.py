@@ -5,6 +5,7 @@ each row has its own answer. Where there is none, or where a row's answer depend
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,12 @@ ROWS = 3
 SEED = 20130131
 TRIED_MAX = 3
 """The most shapes of a row that are looked for where sizes vary."""
-SIZE_MAX = 4096
-"""The largest size that is taken from an error message of the runtime."""
+SIZE_MAX = 16_384
+"""The largest size that is taken from the graph's constants or from an error message of the runtime."""
+SIZES_MAX = 32
+"""The most sizes that are taken from the graph's constants."""
+ELEMENTS_MAX = 1 << 22
+"""The most elements of a row that is tried: 16 MiB of float32."""
 RTOL = {"float16": 2e-2, "float32": 1e-3, "float64": 1e-4}
 """How much the same row's numbers may differ between two runs: the order of additions depends on the number of rows."""
 
@@ -65,6 +70,7 @@ class Trial:
         outputs: the outputs as the graph declares them.
         run: runs the graph on arrays as it takes them.
         behind: what an output is computed from.
+        sizes: sizes that an axis may need to have, from the graph's constants.
     """
 
     def __init__(
@@ -74,9 +80,11 @@ class Trial:
         outputs: Sequence[Tensor],
         run: Run,
         behind: Callable[[str], Upstream | None],
+        sizes: Sequence[int] = (),
     ) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._inputs, self._outputs, self._run, self._behind = inputs, outputs, run, behind
+        self._sizes = [size for size in sizes if 0 < size <= SIZE_MAX][:SIZES_MAX]
         self._error: Exception | None = None
 
     def find(self) -> Found:
@@ -135,14 +143,17 @@ class Trial:
         return setup
 
     def _shapes(self, hypothesis: Hypothesis) -> Iterator[Mapping[str, Shape]]:
-        """Shapes to try; at last with sizes that the runtime's error names, such as the columns of a matrix."""
+        """Shapes to try; at last with sizes of the graph's constants, and with those that the runtime's error names."""
         varying = False
         for shapes in extents(self._inputs, hypothesis.axes):
-            yield shapes
             varying = True
-        sizes = {int(number) for number in re.findall(r"\d+", str(self._error)) if len(number) < 5} if varying else ()
-        for size in sorted(size for size in sizes if 0 < size <= SIZE_MAX):
-            yield from itertools.islice(extents(self._inputs, hypothesis.axes, [(size,)]), 1)
+            if all(math.prod(shape) <= ELEMENTS_MAX for shape in shapes.values()):
+                yield shapes
+        named = [int(number) for number in re.findall(r"\d+", str(self._error)) if len(number) < 6] if varying else []
+        for size in dict.fromkeys([*named, *(self._sizes if varying else ())]):
+            for shapes in itertools.islice(extents(self._inputs, hypothesis.axes, [(size,)]), 1):
+                if 0 < size <= SIZE_MAX and all(math.prod(shape) <= ELEMENTS_MAX for shape in shapes.values()):
+                    yield shapes
 
     def _feed(self, hypothesis: Hypothesis, setup: _Setup, rows: Sequence[int]) -> Answers:
         """The graph's inputs for some rows. Inputs without a batch axis keep their value, unless no input has a batch axis."""
@@ -277,7 +288,7 @@ class Trial:
         for shapes in extents(self._inputs, hypothesis.axes):
             if count == TRIED_MAX:
                 return
-            if shapes == setup.shapes:
+            if shapes == setup.shapes or any(math.prod(shape) > ELEMENTS_MAX for shape in shapes.values()):
                 continue
             try:
                 self._run(self._feed(hypothesis, _Setup(shapes, setup.distinct, []), [0] * (hypothesis.size or 1)))

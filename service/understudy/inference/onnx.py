@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from understudy.errors import InferenceError, ModelChanged, RunCancelled, WrongShape
-from understudy.inference import Cancellation, bare, signature
+from understudy.errors import ConfigurationError, InferenceError, ModelChanged, RunCancelled, WrongShape
+from understudy.inference import Cancellation, OutputReader, bare, signature
 from understudy.inference.arrange import Arranged
 from understudy.inference.cards import (
     MULTILABEL,
@@ -100,6 +100,7 @@ class OnnxEngine:
             # An engine is built, for minutes, when rows leave the range seen so far: the warm-up's time may end before the largest.
             for rows in (1, warm_max_rows):
                 self.run({spec.name: typical(spec, rows) for spec in self.card.inputs})
+        self._check_outputs()
         self.costs = costs = measured_costs(self.run, typical, self.card.inputs, values, warm_max_rows)
         # Asked several times per request: without a method of this class between.
         self.seconds: Callable[[int], float] = (
@@ -127,6 +128,21 @@ class OnnxEngine:
             outputs[name] = outputs[name][..., 1]
         return outputs if self._renames is None else self._renames.to_service(outputs)
 
+    def _check_outputs(self) -> None:
+        """Run one typical row and check the answer's shapes, so that a card that does not fit is found before the first request.
+
+        Raises:
+            ConfigurationError: an output has another shape than the card says.
+        """
+        outputs = self.run({spec.name: typical(spec, 1) for spec in self.card.inputs})
+        try:
+            OutputReader(self.card).check_shapes(outputs, 1)
+        except WrongShape as error:
+            raise ConfigurationError(
+                f"{self.card.name}: {error.detail}. Correct `role`, `classes` or `shape` in the model's card.json, or `classes` "
+                "in the rollout file"
+            ) from error
+
     def close(self) -> None:
         """See `Engine.close`."""
         self._session = None
@@ -151,7 +167,7 @@ def typical(spec: InputSpec, rows: int) -> Array:
     Returns:
         Shape [rows, *the shape of a row]; sizes that vary are those that the trial ran with.
     """
-    tried = spec.tried[0] if spec.tried else [size or 1 for size in spec.row_shape]
+    tried = spec.tried[0] if spec.tried else [1 if size is None else size for size in spec.row_shape]
     shape = [rows, *tried]
     if spec.dtype == "string":
         shares = spec.profile.shares if spec.profile and spec.profile.kind == "categorical" else {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from understudy.errors import ConfigurationError, InferenceError
 from understudy.inference.cards import Card, Dtype, InputSpec, OutputSpec
-from understudy.inference.class_names import upstream
+from understudy.inference.class_names import constant_sizes, upstream, without_shape
 from understudy.inference.decoding import Array
 from understudy.inference.layout import Hypothesis, Layout, Tensor
 from understudy.inference.layout_trial import Answers, Found, Trial
@@ -145,7 +145,12 @@ def read(session: Session, path: Path, graph: bytes, card: Card | None) -> Signa
         maps.update({name: list(raw[0]) for name, raw in found.items() if isinstance(raw, list) and raw})
         return {name: plain(raw, ()) for name, raw in found.items()}
 
-    trial = Trial(specs, _tensors(inputs), _tensors(outputs), run, lambda output: upstream(graph, output))
+    tensors, shapeless = _tensors(inputs), without_shape(graph)
+    for i, spec in enumerate(specs):
+        if spec.name in shapeless:
+            specs[i] = spec.model_copy(update={"shape": _card_shape(spec.name, card, path)})
+            tensors[i] = Tensor(spec.name, tuple(specs[i].shape))
+    trial = Trial(specs, tensors, _tensors(outputs), run, lambda output: upstream(graph, output), constant_sizes(graph))
     try:
         found = trial.find() if card is None or card.batch is None else _declared(trial, card)
     except ConfigurationError:
@@ -187,6 +192,17 @@ def _declared(trial: Trial, card: Card) -> Found:
             )
     found.sentences = list(card.layout)
     return found
+
+
+def _card_shape(name: str, card: Card | None, path: Path) -> list[int | None]:
+    """The shape of an input that has none in the graph."""
+    shape = next((spec.shape for spec in card.inputs if spec.name == name), []) if card is not None else []
+    if not shape:
+        raise ConfigurationError(
+            f"{path}: the graph does not say how many axes {name} has. Export it with shapes, or write a card.json that says "
+            f"the `shape` of {name}, with null for sizes that vary"
+        )
+    return shape
 
 
 def _check_names(card: Card, inputs: Sequence[InputSpec], outputs: Sequence[OutputSpec]) -> None:

@@ -1,5 +1,6 @@
 """Warms a model up, and measures what its runs cost: by rows, and by the length of the axes that vary."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ LENGTH_ROWS = (1, 4)
 LENGTH_RUNS = 3
 LENGTHS_MAX_S = 2.0
 """How long all lengths together may take; what is longer is extrapolated."""
+LENGTH_ELEMENTS_MAX = 1 << 23
+"""Longer inputs are not tried: 32 MiB of float32. An image or a volume of length 1024 would take gigabytes."""
 LENGTH_RUN_MAX_S = 0.1
 """A run that took longer is not repeated, and greater lengths are not tried."""
 USUAL_ELEMENTS = 128
@@ -72,6 +75,8 @@ def by_sizes(
         slowest = 0.0
         for rows in LENGTH_ROWS if free else WARM_ROWS:
             if rows > max(max_rows, 1) or time.perf_counter() - started > LENGTHS_MAX_S:
+                continue
+            if rows * sum(math.prod(spec.tried[0]) for spec in specs if spec.tried) > LENGTH_ELEMENTS_MAX:
                 continue
             columns = {spec.name: sample(spec, rows) for spec in specs}
             times: list[float] = []

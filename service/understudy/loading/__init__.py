@@ -323,12 +323,12 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
 
 
 def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
-    """A model's card. The graph of a bare file is opened for it and closed again."""
+    """A model's card. The graph of a bare file, or of one whose card has no layout, is opened for it and closed again."""
     given = policy.primary if variant is Variant.PRIMARY else policy.candidate
     assert given is not None
     source, names = local(given, settings), model_names(policy, variant)
     _, card = resolve(source)
-    if card is not None:
+    if card is not None and card.has_layout:
         card = named(names.card(card), policy.classes)
     else:
         engine = OnnxEngine(

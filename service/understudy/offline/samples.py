@@ -85,7 +85,7 @@ def read(path: Path, decoder: Decoder, most: int) -> list[Row]:
 
 def _column(spec: InputSpec, rows: int, chance: np.random.Generator) -> list[object]:
     """The values of one field. Where sizes vary, rows take turns with the shapes that the model was tried with."""
-    shapes = spec.tried or [[size or 1 for size in spec.row_shape]]
+    shapes = spec.tried or [[1 if size is None else size for size in spec.row_shape]]
     if len(shapes) == 1:
         return _values(spec, rows, shapes[0], chance)
     parts = [iter(_values(spec, rows, shape, chance)) for shape in shapes]

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from tests.support import layouts
-from tests.support.graphs import FLOAT, save
+from tests.support.graphs import FLOAT, INT64, save
 from understudy.errors import ConfigurationError
 from understudy.inference import OutputReader
+from understudy.inference.cards import Card, InputSpec, OutputSpec, beside, model_digest
 from understudy.inference.decoding import Array, Columns, Decoder, Field
 from understudy.inference.onnx import OnnxEngine
 from understudy.inference.ragged import is_ragged, of_rows
@@ -222,8 +223,6 @@ def test_numbers_without_any_axis_are_rows(tmp_path: Path) -> None:
 
 def test_a_card_s_layout_is_believed_and_checked(tmp_path: Path) -> None:
     """What `init` has written is not searched for again; a layout that the graph does not have is refused."""
-    from understudy.inference.cards import beside
-
     path = layouts.sequence(tmp_path / "m.onnx", ("T", "N"))
     found = opened(path).card
     beside(path).write_text(found.model_dump_json())
@@ -246,3 +245,76 @@ def test_rows_of_json_of_different_lengths_become_one_column() -> None:
     assert [row.shape for row in columns["m"]] == [(1, 2), (0, 2)]
     assert [row.tolist() for row in columns["s"]] == [["a"], ["b", "c"]]
     assert {row.dtype.name for row in columns["t"]} == {"int64"}
+
+
+@pytest.mark.parametrize("columns", [10, 784])
+def test_columns_that_the_graph_does_not_declare_are_those_of_its_weights(tmp_path: Path, columns: int) -> None:
+    """Some exporters write [any, any] for a table; the trial takes sizes of the graph's constants."""
+    weights = numpy_helper.from_array(floats(columns, 2), "weights")
+    node = helper.make_node("MatMul", ["x", "weights"], ["y"])
+    path = save(tmp_path / "m.onnx", [node], [("x", FLOAT, [None, None])], [("y", FLOAT, [None, 2])], [weights])
+    engine = check(path, [{"x": floats(columns)} for _ in range(3)], {"x": 0}, {"y": 0})
+    assert engine.card.inputs[0].tried == [[columns]]
+
+
+def test_an_input_without_any_shape_needs_a_card(tmp_path: Path) -> None:
+    """The runtime reports it as one number."""
+    x = helper.make_tensor_value_info("x", FLOAT, None)
+    path = save(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], [x], [("y", FLOAT, [None, 3])])  # type: ignore[list-item]
+    with pytest.raises(ConfigurationError, match="does not say how many axes x has"):
+        opened(path)
+
+    spec = InputSpec(name="x", dtype="float32", shape=[None, 3])
+    output = OutputSpec(name="y", dtype="float32", shape=[None, 3])
+    card = Card(name="m", version="1", task="other", inputs=[spec], outputs=[output], digest=model_digest(path))
+    beside(path).write_text(card.model_dump_json())
+    assert check(path, [{"x": floats(3)} for _ in range(3)], {"x": 0}, {"y": 0}).card.batch == "dynamic"
+
+
+def test_a_card_that_promises_another_shape_is_refused_at_load(tmp_path: Path) -> None:
+    """It would be a 500 for every request."""
+    path = layouts.image(tmp_path / "m.onnx")
+    outputs = [OutputSpec(name="y", dtype="float32", shape=[None, 1], role="value")]
+    card = opened(path).card.model_copy(update={"task": "regression", "outputs": outputs})
+    beside(path).write_text(card.model_dump_json())
+    with pytest.raises(ConfigurationError, match=r"output 'y' has shape \[1, 2\] for 1 rows, 1 numbers for each"):
+        opened(path)
+
+
+def test_a_label_of_each_token_is_no_set_of_classes(tmp_path: Path) -> None:
+    """Its length varies with the text."""
+    node = helper.make_node("ArgMax", ["x"], ["labels"], axis=-1, keepdims=0)
+    path = save(tmp_path / "m.onnx", [node], [("x", FLOAT, ["N", "T", 3])], [("labels", INT64, ["N", "T"])])
+    engine = check(path, [{"x": floats(t, 3)} for t in (2, 5, 2)], {"x": 0}, {"labels": 0})
+    assert (engine.card.task, engine.card.roles) == ("other", {"other"})
+
+
+def test_a_size_may_be_the_sum_of_two(tmp_path: Path) -> None:
+    """As exporters write the attention mask of a model with a cache."""
+    nodes = [
+        helper.make_node("Concat", ["past", "new"], ["all"], axis=1),
+        helper.make_node("Mul", ["all", "mask"], ["y"]),
+    ]
+    inputs = [("past", FLOAT, ["batch", "past"]), ("new", FLOAT, ["batch", "seq"])]
+    inputs.append(("mask", FLOAT, ["batch", "past + seq"]))
+    path = save(tmp_path / "m.onnx", nodes, inputs, [("y", FLOAT, ["batch", "past + seq"])])
+    rows = [{"past": floats(a), "new": floats(b), "mask": floats(a + b)} for a, b in ((1, 2), (4, 1), (2, 1))]
+    check(path, rows, dict.fromkeys(("past", "new", "mask"), 0), {"y": 0})
+
+
+def test_a_random_output_is_no_reason_to_run_rows_alone(tmp_path: Path) -> None:
+    """The same row gets another answer each time."""
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        helper.make_node("Add", ["x", "noise"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["N", 4])], [("y", FLOAT, ["N", 4])])
+    assert opened(path).card.batch == "dynamic"
+
+
+def test_the_trial_makes_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its failed runs are not shown as errors of the runtime."""
+    weights = numpy_helper.from_array(floats(10, 2), "weights")
+    node = helper.make_node("MatMul", ["x", "weights"], ["y"])
+    opened(save(tmp_path / "m.onnx", [node], [("x", FLOAT, [None, None])], [("y", FLOAT, [None, 2])], [weights]))
+    assert capfd.readouterr().err == ""
