@@ -111,6 +111,11 @@ bench: models ## this service beside its peers, in one run, into loadtests/resul
 bench-v2: $(VENV)/.ready ## a thousand rows of raw tensors beside a bare server and the bare runtime (needs wrk)
 	@$(PY) -m loadtests.bench_v2
 
+DEVICE ?= cuda
+.PHONY: gpu-check
+gpu-check: ## what this machine's GPU does with the service, into loadtests/results/ (under 8 minutes; DEVICE=cpu rehearses it)
+	@python=$(PY); test -x $$python || python=python3; PYTHONPATH=service $$python -m loadtests.gpu_check --device $(DEVICE) $(ARGS)
+
 URL ?= http://127.0.0.1:$(PORT)
 .PHONY: load
 load: models ## the launch load test of the service at URL=, or of one of its own; exits by the verdict (ARGS= for its options)

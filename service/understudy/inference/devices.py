@@ -190,15 +190,22 @@ def open_session(
     return (bound(served) if device != "cpu" else served), device
 
 
-def _missing_library(device: str) -> str | None:
+def missing_libraries(device: str) -> list[str]:
+    """The libraries of a device that cannot be loaded here, for the CUDA that the runtime was built for."""
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
     cuda = _CUDA.get(int(major) if major.isdigit() else 12, _CUDA[13])
-    names: list[str] = [_DRIVER, *cuda, *(_TENSORRT if device == "tensorrt" else ())]
-    for name in names:
-        try:
-            ctypes.CDLL(name)
-        except OSError:
-            return name
-    return None
+    return [name for name in (_DRIVER, *cuda, *(_TENSORRT if device == "tensorrt" else ())) if not _loads(name)]
+
+
+def _missing_library(device: str) -> str | None:
+    return next(iter(missing_libraries(device)), None)
+
+
+def _loads(name: str) -> bool:
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
