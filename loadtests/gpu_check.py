@@ -214,13 +214,18 @@ def _models(folder: Path) -> dict[str, Path]:
 
 
 def _raw(path: Path, device: str) -> Any:
+    """A session without the engine; on another device than asked for, its times would be believed."""
     import onnxruntime as ort
 
-    from understudy.inference.devices import GpuOptions, providers_of
+    from understudy.inference import devices
 
-    if device != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
-    return ort.InferenceSession(path, providers=providers_of(device, GpuOptions()))
+    devices.preload()
+    wanted = devices.providers_of(device, devices.GpuOptions())
+    session = ort.InferenceSession(path, providers=wanted)
+    first = wanted[0] if isinstance(wanted[0], str) else wanted[0][0]
+    if session.get_providers()[0] != first:
+        raise PartFailed(f"a session that asked for {first} got {session.get_providers()[0]}")
+    return session
 
 
 def _ms(run: Callable[[], object]) -> float:
@@ -334,6 +339,11 @@ def main(
         except ImportError as error:
             print(f"missing: {error.name or error}; install it, or give --wheels a folder that has it")
             raise typer.Exit(1) from None
+        except Exception as error:
+            # Whatever it is, its reason belongs in the result; the traceback is in the part's log.
+            detail = getattr(error, "detail", str(error)) or "no reason given"
+            print(f"{type(error).__name__}: {' '.join(detail.split())}")
+            raise
         return
     work = Path(tempfile.mkdtemp(prefix="gpu-check-"))
     today = datetime.datetime.now(tz=datetime.UTC).date()

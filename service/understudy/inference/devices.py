@@ -4,7 +4,9 @@ It works around two known problems of the runtime: it falls back to the CPU with
 (microsoft/onnxruntime#23372), and it sizes its thread pools by the host's cores instead of the container's quota (#3099).
 """
 
+import contextlib
 import ctypes
+import io
 import os
 import re
 from collections.abc import Callable
@@ -161,8 +163,8 @@ def open_session(
         )
     # `auto` on a machine without a GPU takes the CPU, whatever was said about a GPU.
     providers = providers_of(device, gpu if gpu is not None and not (automatic and device == "cpu") else GpuOptions())
-    if device != "cpu" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # the libraries of pip packages, which are not on the loader's path
+    if device != "cpu":
+        preload()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -190,10 +192,19 @@ def open_session(
     return (bound(served) if device != "cpu" else served), device
 
 
+def preload() -> None:
+    """Load the CUDA libraries of pip packages and of PyTorch, which are not on the loader's path.
+
+    The runtime prints what it does not find. That would be in the output of commands, and the error names it in any case.
+    """
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+
+
 def missing_libraries(device: str) -> list[str]:
     """The libraries of a device that cannot be loaded here, for the CUDA that the runtime was built for."""
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+    preload()
     major = str(getattr(ort, "cuda_version", "") or "").partition(".")[0]
     cuda = _CUDA.get(int(major) if major.isdigit() else 12, _CUDA[13])
     return [name for name in (_DRIVER, *cuda, *(_TENSORRT if device == "tensorrt" else ())) if not _loads(name)]

@@ -56,3 +56,12 @@ def test_wheels_that_came_in_pieces_are_joined(tmp_path: Path, monkeypatch: pyte
     assert (work / "a-1-py3-none-any.whl").read_bytes() == b"onetwo"
     assert asked[-1] == str(work / "a-1-py3-none-any.whl")
     assert "--no-index" in asked
+
+
+def test_a_session_that_silently_got_the_cpu_is_no_result(tmp_path: Path) -> None:
+    """The runtime falls back without an error, and its times would be those of the CPU."""
+    held, text, _ = gpu_check._in_process("iobinding", tmp_path, "cuda", short=True, limit_s=60)
+    if held:
+        pytest.skip("a GPU is here")
+    assert "CUDAExecutionProvider" in text
+    assert "| rows |" not in text

@@ -1,5 +1,6 @@
 """The rollout file's `device_options`, as ONNX Runtime's providers get them, and the libraries that are named if missing."""
 
+import sys
 import types
 from typing import Any
 
@@ -108,3 +109,13 @@ def test_the_missing_library_is_one_of_the_cuda_that_the_runtime_was_built_for(
 
 def missing_library(device: str) -> Any:
     return devices._missing_library(device)
+
+
+def test_what_the_runtime_prints_about_libraries_is_not_in_the_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output of `understudy check --json` is read by programs."""
+    loads = types.SimpleNamespace(preload_dlls=lambda: sys.stdout.write("Failed to load libcublasLt.so.13"))
+    monkeypatch.setattr(devices, "ort", loads)
+    devices.preload()
+    assert capsys.readouterr().out == ""
