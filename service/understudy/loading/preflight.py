@@ -12,6 +12,7 @@ from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
 from understudy.inference.mapping import check_names, only_read_by
 from understudy.inference.names import listed, quoted, shown
+from understudy.loading import gpu_memory
 from understudy.observability import webhooks
 from understudy.records.pairs import tolerances
 from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
@@ -81,6 +82,8 @@ def examine(settings: Settings) -> Preflight:
         messages += [f"{source}: {sentence}" for sentence in engine.card.layout]
         seconds.append(engine.seconds(1))
         engine.close()
+    if engine.device != "cpu":
+        messages += gpu_memory.does_not_fit(policy, settings, gpu_memory.total_bytes(policy.device_options.device_id))
     tolerances(policy, cards)
     if len(cards) > 1:
         loading.check_together(policy, *cards)
