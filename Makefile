@@ -143,6 +143,10 @@ clean: ## remove what the other targets made, the store included
 docs: $(VENV)/.ready ## write what is written from the code: docs/reference/README.md, k8s/monitoring, the state machine
 	@$(PY) docs/generate.py && $(PY) docs/structure.py >/dev/null && $(VENV)/bin/understudy monitoring -o k8s/monitoring >/dev/null && $(PY) docs/state_machine.py
 
+.PHONY: zoo
+zoo: $(VENV)/.ready ## play all models of the zoo and write docs/reference/models.md (ARGS= for --only, --jobs, --seed, --in-process)
+	@$(PY) -m tests.zoo $(ARGS)
+
 STORY ?= july
 .PHONY: demo
 demo: models ## a month of real flights with late labels, judged (STORY=july, broken or october)

@@ -5,11 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from tests.support import layouts
 from understudy.api.v2.codec import Signature
-from understudy.cli import app
 from understudy.domain import Variant
 from understudy.errors import MalformedRequest
 from understudy.inference import OutputReader, Scores
@@ -62,15 +60,3 @@ def test_a_model_without_a_batch_axis_gives_all_of_its_answer(tmp_path: Path) ->
     engine = OnnxEngine(layouts.picture(tmp_path / "m.onnx"), device="cpu", warm_max_rows=1)
     outputs = engine.run({"picture": np.zeros((3, 3, 16, 16), np.float32)})
     assert outputs["y"].shape == (3, 10)
-
-
-def test_init_and_check_say_how_rows_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The candidate has the batch axis that the primary lacks, so both take the same rows."""
-    monkeypatch.chdir(tmp_path)
-    layouts.image(Path("poc.onnx"), 1)
-    layouts.image(Path("better.onnx"))
-    for command in (["init", "poc.onnx", "better.onnx"], ["check"]):
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 0, result.output
-        assert "poc.onnx: a run takes exactly one row" in result.output
-        assert "better.onnx: a run" not in result.output

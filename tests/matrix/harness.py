@@ -145,11 +145,10 @@ class Service:
         worker = self.worker
         engine = worker.slots.primary.engine  # type: ignore[union-attr]  # nothing is promoted yet
         assert isinstance(engine, OnnxEngine)
-        worker.slots.primary = worker._local_model(Variant.PRIMARY, FaultyEngine(engine, [BOTH_RAISE], []))
+        worker.slots.primary = worker._local_model(Variant.PRIMARY, self.wrapped(engine, Variant.PRIMARY))
         candidate = worker._load(Variant.CANDIDATE)
         assert isinstance(candidate, OnnxEngine)
-        faulty: Engine = FaultyEngine(candidate, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
-        process = CandidateProcess(faulty)
+        process = CandidateProcess(self.wrapped(candidate, Variant.CANDIDATE))
         self._process = process
         model = RemoteModel(
             process, loading.inputs_of(candidate.card, worker.decoder.positions), worker.readers[Variant.CANDIDATE]
@@ -175,28 +174,44 @@ class Service:
 
         rehearsal.offer = offered
 
+    def wrapped(self, engine: OnnxEngine, variant: Variant) -> Engine:
+        """The engine as the service shall have it: it fails on the rows that say so."""
+        if variant is Variant.PRIMARY:
+            return FaultyEngine(engine, [BOTH_RAISE], [])
+        return FaultyEngine(engine, [BOTH_RAISE, CANDIDATE_RAISES], [CANDIDATE_NAN])
+
     async def call(self, path: str, body: Any, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
         """POST JSON; the answer's status and body."""
+        status, _, answer = await self.raw("POST", path, json.dumps(body).encode(), headers)
+        return status, json.loads(answer)
+
+    async def raw(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """The status, headers and body of the answer to a request."""
         sent: list[Any] = []
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Any) -> None:
             sent.append(message)
 
         scope = {
             "type": "http",
-            "method": "POST",
+            "method": method,
             "path": path,
             "raw_path": path.encode(),
             "query_string": b"",
-            "headers": [(b"content-type", b"application/json")]
-            + [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+            "headers": [
+                (name.lower().encode(), value.encode())
+                for name, value in ({"content-type": "application/json"} | dict(headers or {})).items()
+            ],
             "client": ("127.0.0.1", 1),
         }
         await self._router(scope, receive, send)
-        return sent[0]["status"], json.loads(sent[1]["body"])
+        head = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], head, b"".join(part.get("body", b"") for part in sent[1:])
 
     async def stored(self) -> None:
         """Wait until every request so far is rehearsed and stored."""
@@ -250,8 +265,10 @@ def _written(policy: Mapping[str, Any], folder: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncIterator[Service]:
-    """A service of this rollout file in an empty folder, from `now` on.
+async def serving(
+    policy: Mapping[str, Any], folder: Path, now: float, made: type[Service] | None = None
+) -> AsyncIterator[Service]:
+    """A service of this rollout file in an empty folder, from `now` on; of the class `made`, if given.
 
     Raises:
         ConfigurationError: it is refused, with the reason.
@@ -269,6 +286,6 @@ async def serving(policy: Mapping[str, Any], folder: Path, now: float) -> AsyncI
     controller = Controller(worker.policy, models_of(worker), worker.store, clock, "matrix")
     try:
         await worker.start()
-        yield Service(worker, controller, clock)
+        yield (made or Service)(worker, controller, clock)
     finally:
         await worker.close()

@@ -125,7 +125,7 @@ def _with_role(output: OutputSpec, name: str, signature: Signature, *, alone: bo
         role = "label"
     elif "prob" in name and shape != (1,) and (len(shape) == 1 or shape[1:] == (2,)):
         role = "probabilities"
-    elif alone and shape in _COLUMN:
+    elif alone and shape in _COLUMN and output.dtype not in {"bool", "string"}:  # those are no numbers to predict
         role = "value"
     return output.model_copy(update={"role": role})
 

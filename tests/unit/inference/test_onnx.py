@@ -85,6 +85,15 @@ def test_a_fixed_batch_of_strings_is_padded_too(tmp_path: Path) -> None:
     assert engine.run({"s": words})["t"].tolist() == words.tolist()
 
 
+@pytest.mark.parametrize("element", [BOOL, STRING])
+@pytest.mark.parametrize("shape", [["n"], ["n", 1]])
+def test_one_truth_or_text_a_row_is_no_number_to_predict(tmp_path: Path, element: int, shape: list[Any]) -> None:
+    """As a regression's value no record could hold it."""
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    card = opened(save(tmp_path / "m.onnx", nodes, [("x", element, shape)], [("y", element, shape)])).card
+    assert (card.task, card.outputs[0].role) == ("other", "other")
+
+
 def test_the_card_of_a_bare_classifier_comes_from_its_signature(tmp_path: Path) -> None:
     """Two probabilities and a whole-number label: binary, with the classes 0 and 1."""
     card = opened(classifier(tmp_path / "poc.onnx")).card

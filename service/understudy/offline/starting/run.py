@@ -93,12 +93,8 @@ def start(
     try:
         map_inputs(models[0], models[1], request.names.classes)
         if request.data is None or request.roles is None:
-            started = _without_data(request, models, ask)
-        else:
-            started = _with_data(request, models, read(models, request.data, request.roles, step), step, ask)
-        for source, model in zip(request.sources, models, strict=True):
-            started.lines += [f"{source}: {sentence}" for sentence in model.card.layout]
-        return started
+            return _without_data(request, models, ask)
+        return _with_data(request, models, read(models, request.data, request.roles, step), step, ask)
     finally:
         for model in models:
             model.engine.close()
