@@ -20,6 +20,7 @@ from onnxruntime import OrtValue
 from understudy.errors import ConfigurationError
 from understudy.inference.bfloat16 import with_float32
 from understudy.inference.cards import ModelBytes
+from understudy.inference.locales import missing_locale
 from understudy.inference.session import bound
 from understudy.inference.signature import Session
 
@@ -179,6 +180,8 @@ def open_session(
     try:
         session = ort.InferenceSession(model.graph, options, providers=providers)
     except Exception as error:
+        if (why := missing_locale(str(error))) is not None:
+            raise ConfigurationError(f"{path} cannot be loaded: {why}") from error
         found = re.search(r"complex(64|128)|float8\w*|float4\w*|u?int[24]\b", str(error))
         hint = f" ({found[0]} is not served: export the model with inputs and outputs of float32)" if found else ""
         raise ConfigurationError(f"{path} cannot be loaded{hint}: {error}") from error
