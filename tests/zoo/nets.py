@@ -273,7 +273,6 @@ CONVERTED = (
     "Conv3d",
     "ConvTranspose2d",
     "ELU",
-    "Embedding",
     "GLU",
     "Linear",
     "LogSoftmax",
@@ -285,7 +284,7 @@ CONVERTED = (
     "Softmax",
     "Tanh",
 )
-OPERATORS = ("addmm", "basic", "chunk", "concat2", "conv", "flatten", "index", "permute2", "reduced_mean", "view")
+OPERATORS = ("addmm", "basic", "chunk", "concat2", "flatten", "index", "permute2", "reduced_mean", "view")
 
 
 def _light(file: Path, path: Path) -> None:
