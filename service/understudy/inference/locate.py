@@ -30,6 +30,10 @@ def locate(source: str | Path) -> tuple[Path, Path | None]:
             folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
         except Exception as error:
             raise ConfigurationError(f"{text}: {error}") from error
+        if not (folder / MODEL_FILE).is_file():
+            raise ConfigurationError(
+                f"{text} has no {MODEL_FILE}: store the model under this name in BentoML's model store"
+            )
         return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
     path = Path(text)
     if path.suffix == ".onnx":
