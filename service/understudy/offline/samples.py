@@ -43,7 +43,8 @@ def from_table(path: Path, decoder: Decoder, most: int, label: str | None) -> tu
         ConfigurationError: the table cannot be read, a field has no column, or the service accepts no row.
     """
     table = open_table(path)
-    taken = [label] if label is not None else []
+    # A column that only routing or counting reads is no input either.
+    taken = [*([label] if label is not None else []), *decoder.context]
     if label is not None and label not in table.columns:
         raise ConfigurationError(f"{path} has no column {label!r} for --label; it has {', '.join(table.columns)}")
     matching = match(decoder.fields, table.columns, taken, decimal_comma=table.decimal_comma)

@@ -62,7 +62,7 @@ def history(
     documents: Sequence[Mapping[str, object]] = policy["fields"]  # type: ignore[assignment]  # a document of the service
     fields = [_field(each) for each in documents]
     context = [str(each) for each in policy.get("context", [])]  # type: ignore[attr-defined]
-    taken = list(roles.named.values())
+    taken = [*roles.named.values(), *context]
     matching = match(fields, table.columns, taken, decimal_comma=table.decimal_comma)
     check_roles(name, table.columns, roles, matching)
     if why := lacking(matching, table.columns, taken):

@@ -98,7 +98,8 @@ def read_file(
         ConfigurationError: if the file or one of the columns is missing, or a cell has the wrong type.
     """
     table = open_table(path)
-    matching = match(decoder.fields, table.columns, columns.taken, decimal_comma=table.decimal_comma)
+    taken = [*columns.taken, *decoder.context]
+    matching = match(decoder.fields, table.columns, taken, decimal_comma=table.decimal_comma)
     sample = sample_of(
         str(path), table.read(), decoder, columns, classes, progress, rows_of(matching, decoder), table.decimal_comma
     )
