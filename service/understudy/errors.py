@@ -24,6 +24,7 @@
     │   ├── RunCancelled             its run was cancelled, since nobody waits for it any longer
     │   └── CandidateAway            its process is down or starting; the primary answers instead
     └── ConfigurationError           the service does not start; the message says what to change
+        └── TrialFailed              a model hung, died or ran out of memory when it was tried
 
 Each boundary translates once: the router renders these as RFC 9457 problem details, the store wraps its driver's errors in
 `StoreError`, and the engine wraps its runtime's in `InferenceError`.
@@ -281,6 +282,12 @@ class ConfigurationError(UnderstudyError):
     """The service cannot start as configured. The message says what to change."""
 
     kind = "configuration"
+
+
+class TrialFailed(ConfigurationError):
+    """A model hung, died or ran out of memory when it was opened in a process of its own."""
+
+    kind = "model-trial-failed"
 
 
 class ModelChanged(ConfigurationError):

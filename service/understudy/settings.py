@@ -37,6 +37,15 @@ class Settings(pydantic_settings.BaseSettings):
     model_fetch_timeout_s: float = pydantic.Field(
         30.0, gt=0, description="a download that receives nothing for this long fails"
     )
+    model_open_timeout_s: float = pydantic.Field(
+        60.0,
+        gt=0,
+        description="time limit for opening and trying a model in a process of its own, before it is served; 30 times as long for "
+        "TensorRT",
+    )
+    model_open_max_mib: int = pydantic.Field(
+        8_192, ge=1, description="memory limit of that process; there is none on a GPU"
+    )
     tokens_file: Path | None = pydantic.Field(
         None, description="tokens with roles; absent: only loopback clients have access, as operators"
     )

@@ -1,10 +1,16 @@
 """A unit test starts no process and binds no socket; tests that need one are in `tests/integration/`."""
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from understudy.errors import UnderstudyError
+from understudy.inference.trial_process import opened
+from understudy.loading import trial
+from understudy.loading.trial import Trial, Untried
+from understudy.settings import Settings
 
 HERE = Path(__file__).parent
 FORBIDDEN = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "socket.bind", "subprocess.Popen"}
@@ -36,8 +42,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         running.clear()
 
 
+def tried_here(models: Sequence[Untried], settings: Settings) -> list[Trial | UnderstudyError]:
+    """Try models in this process."""
+    return [
+        trial.outcome(opened(model.request(settings.model_open_max_mib)), model.source, settings) for model in models
+    ]
+
+
 @pytest.fixture(autouse=True)
-def isolated() -> Iterator[None]:
-    """Also fail a test whose code swallowed the refusal."""
+def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Also fail a test whose code swallowed the refusal. Models are tried in the test's process."""
+    monkeypatch.setattr(trial, "_together", tried_here)
     yield
     assert not attempts

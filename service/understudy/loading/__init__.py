@@ -19,6 +19,7 @@ from understudy.inference.mapping import check_fit, check_names
 from understudy.inference.names import ModelNames, names_of
 from understudy.inference.onnx import OnnxEngine, named
 from understudy.inference.tasks import fitted, mismatch
+from understudy.loading.trial import Untried, tried_one
 from understudy.records.pairs import incomparable, judged_by_agreement
 from understudy.rollout import policy as rollout_file
 from understudy.rollout.policy import Policy
@@ -242,6 +243,24 @@ def open_engine(
     return engine
 
 
+def untried(source: str, settings: Settings, policy: Policy, variant: Variant) -> Untried:
+    """One of the rollout file's models, to be tried as `open_engine` opens it.
+
+    Raises:
+        ConfigurationError: the model cannot be downloaded.
+    """
+    return Untried(
+        local(source, settings),
+        device=policy.device,
+        threads=thread_count(settings, policy),
+        warm_max_rows=settings.batch_max_rows,
+        classes=policy.classes,
+        task=policy.task,
+        names=model_names(policy, variant),
+        gpu=gpu_options(policy),
+    )
+
+
 def gpu_options(policy: Policy) -> GpuOptions:
     """How the rollout file says to use a GPU."""
     return GpuOptions(**policy.device_options.model_dump())
@@ -323,7 +342,7 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
 
 
 def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
-    """A model's card. The graph of a bare file, or of one whose card has no layout, is opened for it and closed again."""
+    """A model's card. The graph of a bare file, or of one whose card has no layout, is opened for it in a process of its own."""
     given = policy.primary if variant is Variant.PRIMARY else policy.candidate
     assert given is not None
     source, names = local(given, settings), model_names(policy, variant)
@@ -331,9 +350,5 @@ def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
     if card is not None and card.has_layout:
         card = named(names.card(card), policy.classes)
     else:
-        engine = OnnxEngine(
-            source, device="cpu", warm_max_rows=1, classes=policy.classes, task=policy.task, names=names
-        )
-        card = engine.card
-        engine.close()
+        card = tried_one(Untried(source, classes=policy.classes, task=policy.task, names=names), settings).card
     return fitted(card, policy.task)

@@ -12,7 +12,9 @@ from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
 from understudy.inference.mapping import check_names, only_read_by
 from understudy.inference.names import listed, quoted, shown
+from understudy.inference.tasks import fitted
 from understudy.loading import gpu_memory
+from understudy.loading.trial import passed, tried
 from understudy.observability import webhooks
 from understudy.records.pairs import tolerances
 from understudy.rollout.feasibility import Feasibility, Limits, Lines, Subject, feasibility, said
@@ -72,17 +74,20 @@ def examine(settings: Settings) -> Preflight:
     cards: list[Card] = []
     seconds: list[float] = []
     sources = {Variant.PRIMARY: policy.primary} | ({Variant.CANDIDATE: policy.candidate} if policy.candidate else {})
-    for variant, source in sources.items():
-        engine = loading.open_engine(source, settings, policy, variant=variant)
-        cards.append(engine.card)
+    results = tried(
+        [loading.untried(source, settings, policy, variant) for variant, source in sources.items()], settings
+    )
+    for source, result in zip(sources.values(), results, strict=True):
+        trial = passed(result)
+        card = fitted(trial.card, policy.task)
+        cards.append(card)
         messages.append(
-            f"{source}: {engine.card.name} {engine.card.version} on {engine.device}, one row in "
-            f"{engine.seconds(1) * 1000:.3f} ms, {engine.card.digest[:19]}…"
+            f"{source}: {card.name} {card.version} on {trial.device}, one row in {trial.seconds * 1000:.3f} ms, "
+            f"{card.digest[:19]}…"
         )
-        messages += [f"{source}: {sentence}" for sentence in engine.card.layout]
-        seconds.append(engine.seconds(1))
-        engine.close()
-    if engine.device != "cpu":
+        messages += [f"{source}: {sentence}" for sentence in card.layout]
+        seconds.append(trial.seconds)
+    if trial.device != "cpu":
         messages += gpu_memory.does_not_fit(policy, settings, gpu_memory.total_bytes(policy.device_options.device_id))
     tolerances(policy, cards)
     if len(cards) > 1:

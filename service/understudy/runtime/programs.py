@@ -11,6 +11,11 @@ def command_line(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "understudy.cli", *arguments]
 
 
+def module(name: str) -> list[str]:
+    """The command line of a module of this package."""
+    return [sys.executable, "-P", "-m", name]
+
+
 def server(service: str, *options: str) -> list[str]:
     """The command line of BentoML's server for a service of `understudy.app`."""
     return [sys.executable, "-P", "-m", "understudy.server", "serve", f"understudy.app:{service}", *options]

@@ -18,8 +18,10 @@ from understudy.inference.joint import JointRuns
 from understudy.inference.mapping import check_fit, only_read_by, proposed_mapping
 from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames, listed, yaml_key, yaml_name
 from understudy.inference.onnx import OnnxEngine
+from understudy.loading.trial import Untried, passed, tried
 from understudy.offline.evaluate.run import BATCH_ROWS, answers_of
 from understudy.serving.noise_floor import scored
+from understudy.settings import read_settings
 
 PROBED_ROWS = 32
 """Rows on which a model is tried with a value missing."""
@@ -91,9 +93,12 @@ def open_models(sources: Sequence[Path], classes: Sequence[int | str], *, force:
         ConfigurationError: a model cannot be read, or has another number of classes.
     """
     models: list[Model] = []
+    new = [source.suffix == ".onnx" and (force or not beside(source).exists()) for source in sources]
+    untried = [Untried(str(s), classes=classes, without_card=n) for s, n in zip(sources, new, strict=True)]
+    for result in tried(untried, read_settings()):
+        passed(result)
     try:
-        for source in sources:
-            is_new = source.suffix == ".onnx" and (force or not beside(source).exists())
+        for source, is_new in zip(sources, new, strict=True):
             models.append(Model(source, is_new, _engine(source, classes, is_new=is_new)))
     except UnderstudyError:
         for model in models:
