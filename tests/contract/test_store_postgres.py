@@ -1,6 +1,7 @@
 """What is PostgreSQL's own: partitions, a log that stays, many starts at once, and a server that goes away or stops answering."""
 
 import math
+import socket
 import sys
 import threading
 import time
@@ -83,8 +84,11 @@ def test_another_driver_is_refused_without_the_password(driver: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_a_store_error_without_the_password() -> None:
-    with pytest.raises(StoreError, match="refused") as away:
-        SqlStore("postgresql://ann:secret@127.0.0.1:1/x", "r", tally)
+    with socket.socket() as bound:  # nobody else can listen on its port, and it does not
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        with pytest.raises(StoreError, match="refused") as away:
+            SqlStore(f"postgresql://ann:secret@127.0.0.1:{port}/x", "r", tally)
     assert "secret" not in str(away.value)
 
 

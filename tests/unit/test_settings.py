@@ -75,14 +75,17 @@ def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_names_say_their_unit() -> None:
-    """A time is in seconds, milliseconds or days, a size in rows, bytes or MiB, and the name says which."""
+    """A time is in seconds, milliseconds or days, a size in rows, elements, bytes or MiB, and the name says which."""
     unitless = {"workers", "threads", "breaker_failures", "candidate_timeout_share"} | {
         "drift_line_factor",
         "drift_looks",
         "drift_features_max",
         "traffic_points_max",
     }
-    units = r"_(s|ms|days|bytes|mib|rows|chars)(_|$)|^(rows|labels)_max$|_connections_max$|_max_(mib|rows|labels|bytes|chars)$"
+    units = (
+        r"_(s|ms|days|bytes|mib|rows|chars|elements)(_|$)|^(rows|labels)_max$"
+        r"|_connections_max$|_max_(mib|rows|labels|bytes|chars)$"
+    )
     for name, field in FIELDS.items():
         if field.annotation in {int, float} and name not in unitless:
             assert re.search(units, name), name
