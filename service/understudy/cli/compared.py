@@ -1,15 +1,44 @@
 """Shows the comparison of the two models' outputs."""
 
-from collections.abc import Iterator
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 
+from understudy.cli.common import err
 from understudy.domain import JsonObject
 
 WAYS_SHOWN = 5
+PROGRESS_EVERY_S = 5.0
+"""How often progress is written where there is no terminal."""
 
 
-def comparison_lines(comparison: JsonObject) -> Iterator[str]:
-    """One line for each part of the `comparison` in `GET /rollout`."""
-    if labels := comparison.get("labels"):
+@contextlib.contextmanager
+def comparison_progress() -> Iterator[Callable[[int, int], None]]:
+    """Shows how many rows were compared: in place on a terminal, else as a line every few seconds."""
+    if err.is_terminal:
+        with err.status("comparing the models …") as status:
+            yield lambda done, rows: status.update(f"comparing the models: {done:,} of {rows:,} rows")
+        return
+    last = time.monotonic()
+
+    def line(done: int, rows: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_EVERY_S:
+            last = time.monotonic()
+            err.print(f"compared {done:,} of {rows:,} rows", markup=False, soft_wrap=True)
+
+    yield line
+
+
+def comparison_lines(comparison: JsonObject, *, made_up: bool = False) -> Iterator[str]:
+    """One line for each part of the `comparison` in `GET /rollout`.
+
+    Args:
+        made_up: whether the rows were made up: then how often the labels differ is no finding.
+    """
+    if made_up and comparison.get("labels"):
+        yield "labels: both models give them; how often they differ on made-up rows says nothing about real ones"
+    elif labels := comparison.get("labels"):
         ways = [f"{w['primary']} → {w['candidate']} {w['rows']:,}" for w in labels["ways"]]
         more = f", and {len(ways) - WAYS_SHOWN} more ways" if len(ways) > WAYS_SHOWN else ""
         which = f" ({', '.join(ways[:WAYS_SHOWN])}{more})" if ways else ""

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.common import File, app, errors_reported, out
-from understudy.cli.compared import comparison_lines
+from understudy.cli.compared import comparison_lines, comparison_progress
 from understudy.errors import ConfigurationError
 from understudy.http import auth
 from understudy.runtime import programs
 
 if TYPE_CHECKING:
+    from understudy.offline.budget import Budget
     from understudy.offline.check import RowsSource
     from understudy.settings import Settings
 
@@ -36,6 +37,10 @@ def check(
         typer.Option(help="compare the models on the rows of a table: CSV, one JSON object per line, or Parquet"),
     ] = None,
     label: Annotated[str | None, typer.Option(help="the column of --data with the label")] = None,
+    budget: Annotated[
+        float, typer.Option(help="seconds for the command: so many rows are compared as fit", min=0)
+    ] = 20.0,
+    memory: Annotated[int, typer.Option(help="MiB of memory for comparing rows", min=1)] = 1_024,
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON Schema of rollout files and exit")] = False,
     card_schema: Annotated[
         bool, typer.Option("--card-schema", help="print the JSON Schema of model cards and exit")
@@ -45,7 +50,8 @@ def check(
     from understudy.cli import feasible
     from understudy.inference.card_schema import card_schema as schema_of_cards
     from understudy.loading.preflight import examine
-    from understudy.offline.check import RowsSource
+    from understudy.offline.budget import Budget
+    from understudy.offline.check import WARM_ROWS_MAX, RowsSource
     from understudy.rollout.policy import json_schema
     from understudy.settings import read_settings
 
@@ -58,24 +64,30 @@ def check(
         if label is not None and data is None:
             raise ConfigurationError("--label names a column of --data: give the file too")
         settings = read_settings(rollout_file=file)
-        preflight = examine(settings)
+        limits = Budget(budget, memory)
+        # What a row takes is known from small batches; the larger ones of the service would take time and memory.
+        few = min(settings.batch_max_rows, WARM_ROWS_MAX)
+        preflight = examine(settings.model_copy(update={"batch_max_rows": few}))
         for line in preflight.messages:
             out.print(line, markup=False, soft_wrap=True)
         feasible.show(out, preflight)
         preflight.refuse()
-        for line in _comparison(settings, RowsSource(rows, data, label)):
+        for line in _comparison(settings, RowsSource(rows, data, label), limits):
             out.print(line, markup=False, soft_wrap=True)
         out.print("ready to serve", style="green")
 
 
-def _comparison(settings: "Settings", rows_from: "RowsSource") -> Iterator[str]:
+def _comparison(settings: "Settings", rows_from: "RowsSource", budget: "Budget") -> Iterator[str]:
     from understudy.offline import check as comparing
 
-    result = comparing.run(settings, rows_from)
+    with comparison_progress() as progress:
+        result = comparing.run(settings, rows_from, budget, progress)
     yield f"compared on {result.rows:,} rows ({result.source}):"
     floor = ", ".join(f"{name} {value:.3g}" for name, value in result.floor.items()) or "could not be measured"
     yield f"  noise floor (the primary's own differences across batch sizes and threads): {floor}; saved in {result.floor_file}"
-    for line in (*result.signature, *comparison_lines(result.comparison or {})):
+    if result.left_out:
+        yield f"  {result.left_out}"
+    for line in (*result.signature, *comparison_lines(result.comparison or {}, made_up=result.made_up)):
         yield f"  {line}"
 
 

@@ -1,23 +1,32 @@
 """Compares both models on the same sample rows, for `understudy check`."""
 
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from understudy import loading
 from understudy.domain import JsonObject, Variant
-from understudy.inference import OutputReader
+from understudy.inference import OutputReader, Scores
 from understudy.inference.cards import Card, InputSpec
-from understudy.inference.decoding import Decoder
+from understudy.inference.decoding import Columns, Decoder, Row
 from understudy.inference.onnx import OnnxEngine
 from understudy.offline import samples
-from understudy.records.pairs import Pairs, tolerances
-from understudy.rollout.comparison import figures
+from understudy.offline.budget import Budget, elements_of_a_row
+from understudy.records.pairs import Pairs, joined, tolerances
+from understudy.rollout.comparison import ComparisonSums, figures, floor_of
 from understudy.rollout.policy import Policy
 from understudy.serving import noise_floor
 from understudy.settings import Settings
 
 ROWS_DRAWN = 512
-"""Number of rows drawn from the profiles if no file is named."""
+"""Number of rows drawn from the profiles if no file is named, and if the budget allows them."""
+
+WARM_ROWS_MAX = 32
+"""The largest batch that `check` warms a model up with."""
+
+Progress = Callable[[int, int], None]
+"""Called with the rows that were compared, and the rows that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +34,9 @@ class ModelComparison:
     """The result of the comparison.
 
     Attributes:
-        rows: number of rows.
+        rows: number of rows that were compared.
+        left_out: what was left out for lack of time or memory, in words; empty if nothing was.
+        made_up: whether the rows were made up, so that the share of different labels says nothing about real rows.
         source: where the rows come from, in words.
         floor: output → noise floor; see `understudy.serving.noise_floor`.
         floor_file: the file with the noise floor.
@@ -34,6 +45,8 @@ class ModelComparison:
     """
 
     rows: int
+    left_out: str
+    made_up: bool
     source: str
     floor: dict[str, float]
     floor_file: Path
@@ -59,29 +72,75 @@ class RowsSource:
 DRAWN = RowsSource()
 
 
-def run(settings: Settings, rows_from: RowsSource = DRAWN) -> ModelComparison:
+def run(
+    settings: Settings,
+    rows_from: RowsSource = DRAWN,
+    budget: Budget | None = None,
+    progress: Progress = lambda done, rows: None,
+) -> ModelComparison:
     """Measure the noise floor, and compare the two models on rows of a file or on drawn ones.
+
+    Args:
+        budget: limits of time and memory, which decide how many rows are compared; None for the default.
 
     Raises:
         ConfigurationError: if a model cannot be loaded, or a row of the file is invalid.
         InferenceError: if a model fails on the rows.
     """
     policy = loading.load_policy(settings)
+    # `check` has warmed the models up before: here only what is run is paid for.
+    settings = settings.model_copy(update={"batch_max_rows": 1})
+    budget = budget or Budget()
     engine = loading.open_engine(policy.primary, settings, policy)
     other = (
         loading.open_engine(policy.candidate, settings, policy, variant=Variant.CANDIDATE) if policy.candidate else None
     )
+    threads = 2 if loading.thread_count(settings, policy) == 1 else 1
+    threaded = OnnxEngine(
+        loading.local(policy.primary, settings),
+        device=policy.device,
+        threads=threads,
+        warm_max_rows=1,
+        classes=policy.classes,
+        task=policy.task,
+        names=loading.model_names(policy, Variant.PRIMARY),
+        gpu=loading.gpu_options(policy),
+    )
     try:
-        return _run(settings, policy, engine, other, rows_from)
+        return _run(settings, policy, Engines(engine, threaded, other), rows_from, budget, progress)
     finally:
-        for each in (engine, other):
+        for each in (engine, threaded, other):
             if each is not None:
                 each.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The models in memory: the primary, the primary with another number of threads, and the candidate."""
+
+    primary: OnnxEngine
+    threaded: OnnxEngine
+    candidate: OnnxEngine | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows, run on both models: the scores, and the differences of the primary's own runs."""
+
+    primary: Scores
+    candidate: Scores | None
+    noise: ComparisonSums
+
+
 def _run(
-    settings: Settings, policy: Policy, engine: OnnxEngine, other: OnnxEngine | None, rows_from: RowsSource
+    settings: Settings,
+    policy: Policy,
+    engines: Engines,
+    rows_from: RowsSource,
+    budget: Budget,
+    progress: Progress,
 ) -> ModelComparison:
+    engine, other = engines.primary, engines.candidate
     cards = {Variant.PRIMARY: engine.card} | ({Variant.CANDIDATE: other.card} if other else {})
     decoder = Decoder(
         loading.fields_of(engine.card, other.card if other else None),
@@ -89,38 +148,102 @@ def _run(
         rows_max=settings.rows_max,
         key_max_chars=settings.key_max_chars,
     )
-    if rows_from.requests is not None:
-        rows, source = samples.read(rows_from.requests, decoder, settings.check_max_rows), str(rows_from.requests)
-    elif rows_from.table is not None:
-        rows, source = samples.from_table(rows_from.table, decoder, settings.check_max_rows, rows_from.label)
-    else:
-        specs = {spec.name: spec for card in reversed(cards.values()) for spec in card.inputs}
-        rows = samples.drawn([specs[field.name] for field in decoder.fields], ROWS_DRAWN)
-        source = _drawn_from(list(specs.values()))
+    elements = elements_of_a_row(cards.values())
+    fit, specs = budget.rows_in_memory(elements), _specs(cards.values())
+    wanted = ROWS_DRAWN if rows_from == DRAWN else settings.check_max_rows
+    rows, source = _rows(rows_from, decoder, min(wanted, fit), specs)
     readers = {variant: OutputReader(card) for variant, card in cards.items()}
     columns = {variant: loading.inputs_of(card, decoder.positions) for variant, card in cards.items()}
-    threads = loading.thread_count(settings, policy)
-    threaded = OnnxEngine(
-        loading.local(policy.primary, settings),
-        device=policy.device,
-        threads=2 if threads == 1 else 1,
-        warm_max_rows=1,
-        classes=policy.classes,
-        task=policy.task,
-        gpu=loading.gpu_options(policy),
-    )
-    noise = noise_floor.measure(engine, threaded, columns[Variant.PRIMARY], readers[Variant.PRIMARY], rows)
-    threaded.close()
+
+    def compared(part: Sequence[Row], alone: int) -> Part:
+        return _part(engines, columns, readers, list(part), alone)
+
+    parts = _in_budget(compared, rows, elements, budget, progress)
+    sums = ComparisonSums()
+    for part in parts:
+        sums.merge(part.noise)
+    noise = floor_of(sums)
     file = noise_floor.write(settings.state_dir, engine.card.digest, noise)
-    comparison = None
+    primary, comparison = joined([part.primary for part in parts]), None
     if other is not None:
         pairs = Pairs(readers, tolerances(policy, cards.values()), noise)
-        primary, candidate = (
-            noise_floor.scored(each, columns[variant], readers[variant], rows)
-            for variant, each in ((Variant.PRIMARY, engine), (Variant.CANDIDATE, other))
-        )
+        candidate = joined([part.candidate for part in parts if part.candidate is not None])
         comparison = figures(pairs.compare(primary, candidate))
-    return ModelComparison(len(rows), source, noise, file, comparison, _signature(list(cards.values())))
+    return ModelComparison(
+        rows=primary.rows,
+        left_out=_left_out(primary.rows, len(rows), cut=len(rows) == fit < wanted, budget=budget),
+        made_up=rows_from == DRAWN and not any(spec.profile for spec in specs.values()),
+        source=source,
+        floor=noise,
+        floor_file=file,
+        comparison=comparison,
+        signature=_signature(list(cards.values())),
+    )
+
+
+def _specs(cards: Iterable[Card]) -> dict[str, InputSpec]:
+    """Each field's input; the primary's where both models have it."""
+    return {spec.name: spec for card in reversed(list(cards)) for spec in card.inputs}
+
+
+def _rows(rows_from: RowsSource, decoder: Decoder, most: int, specs: Mapping[str, InputSpec]) -> tuple[list[Row], str]:
+    """The rows to compare on, and where they come from, in words."""
+    if rows_from.requests is not None:
+        return samples.read(rows_from.requests, decoder, most), str(rows_from.requests)
+    if rows_from.table is not None:
+        return samples.from_table(rows_from.table, decoder, most, rows_from.label)
+    return samples.drawn([specs[field.name] for field in decoder.fields], most), _drawn_from(list(specs.values()))
+
+
+def _part(
+    engines: Engines,
+    columns: Mapping[Variant, Columns],
+    readers: Mapping[Variant, OutputReader],
+    rows: list[Row],
+    alone: int,
+) -> Part:
+    """Run rows on both models, and the primary again in other batches and with other threads."""
+    primary, candidate = Variant.PRIMARY, Variant.CANDIDATE
+    whole, noise = noise_floor.differences(
+        engines.primary, engines.threaded, columns[primary], readers[primary], rows, alone
+    )
+    other = engines.candidate
+    scores = noise_floor.scored(other, columns[candidate], readers[candidate], rows) if other else None
+    return Part(whole, scores, noise)
+
+
+def _in_budget(
+    compared: Callable[[Sequence[Row], int], Part],
+    rows: Sequence[Row],
+    elements: int,
+    budget: Budget,
+    progress: Progress,
+) -> list[Part]:
+    """Compare as many rows as the budget allows, at least one.
+
+    The first row is run to learn what a row takes. If all rows fit, they are run at once, as a service may do.
+    """
+    began = time.monotonic()
+    first = compared(rows[:1], 1)
+    per_row, done = time.monotonic() - began, 0
+    parts: list[Part] = []
+    while done < len(rows):
+        size = min(len(rows) - done, budget.rows_at_once(elements), budget.rows_in_time(per_row))
+        if size < 1:
+            break
+        began = time.monotonic()
+        parts.append(compared(rows[done : done + size], max(noise_floor.ALONE_ROWS - done, 0)))
+        per_row = (time.monotonic() - began) / size
+        done += size
+        progress(done, len(rows))
+    return parts or [first]
+
+
+def _left_out(compared: int, rows: int, *, cut: bool, budget: Budget) -> str:
+    """What was left out for lack of time or memory, in words."""
+    if compared < rows:
+        return f"the other {rows - compared:,} of {rows:,} rows did not fit into {budget.seconds:g} s; raise --budget"
+    return f"more rows do not fit into {budget.mib:,} MiB; raise --memory" if cut else ""
 
 
 def _drawn_from(specs: list[InputSpec]) -> str:

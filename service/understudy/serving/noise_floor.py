@@ -13,7 +13,7 @@ from understudy.domain import Variant
 from understudy.inference import Engine, OutputReader, Scores
 from understudy.inference.decoding import Columns, Row
 from understudy.records.pairs import Pairs, joined
-from understudy.rollout.comparison import ComparisonSums, floor_of
+from understudy.rollout.comparison import ComparisonSums
 
 FILE = "noise-floor.json"
 ALONE_ROWS = 64
@@ -36,22 +36,24 @@ def scored(engine: Engine, columns: Columns, reader: OutputReader, rows: list[Ro
     return joined([reader.read(engine.run(columns.build(part)), len(part)) for part in parts])
 
 
-def measure(
-    engine: Engine, other_threads: Engine, columns: Columns, reader: OutputReader, rows: list[Row]
-) -> dict[str, float]:
-    """Measure the noise floor of each output: the largest difference between runs that should agree.
+def differences(
+    engine: Engine, other_threads: Engine, columns: Columns, reader: OutputReader, rows: list[Row], alone: int
+) -> tuple[Scores, ComparisonSums]:
+    """A model's scores of some rows run at once, and how far they are from those of other runs that should agree.
 
     Args:
         other_threads: the same model with another number of threads.
+        alone: so many of the rows are also run one at a time.
     """
     pairs = Pairs(dict.fromkeys(Variant, reader), {}, {})
     whole = scored(engine, columns, reader, rows)
     sums = ComparisonSums()
-    sums.merge(pairs.compare(whole, scored(engine, columns, reader, rows, ODD_BATCH_ROWS)))
+    if len(rows) > ODD_BATCH_ROWS:
+        sums.merge(pairs.compare(whole, scored(engine, columns, reader, rows, ODD_BATCH_ROWS)))
     sums.merge(pairs.compare(whole, scored(other_threads, columns, reader, rows)))
-    few = rows[:ALONE_ROWS]
-    sums.merge(pairs.compare(whole.slice(0, len(few)), scored(engine, columns, reader, few, 1)))
-    return floor_of(sums)
+    if few := rows[:alone]:
+        sums.merge(pairs.compare(whole.slice(0, len(few)), scored(engine, columns, reader, few, 1)))
+    return whole, sums
 
 
 def write(folder: Path, digest: str, floor: Mapping[str, float]) -> Path:
