@@ -84,8 +84,9 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
 
     Returns:
         Sums `distance_rows`, `distance_sum`, `distance_equal` (at most the floor), `distance/<bucket>`; maxima `distance` and
-        `probability` (of one class), of the rows that are finite. And shape [rows], bool: which rows are equal. A row with NaN is
-        as far as can be from any other, and equal to one that has NaN in the same places and the same numbers else.
+        `probability` (of one class), of the rows that are finite, and `farthest`, the distance of all rows. And shape [rows],
+        bool: which rows are equal. A row with NaN is as far as can be from any other, and equal to one that has NaN in the same
+        places and the same numbers else.
     """
     a, b = np.asarray(primary, np.float64), np.asarray(candidate, np.float64)
     with np.errstate(invalid="ignore"):
@@ -101,7 +102,7 @@ def probabilities(primary: Array, candidate: Array, floor: float = 0.0) -> tuple
     } | {f"distance/{i}": float(count) for i, count in enumerate(buckets) if count}
     most = {"distance": distance, "probability": difference}
     maxima = {name: float(found[finite].max(initial=0.0)) for name, found in most.items()} if difference.size else {}
-    return ComparisonSums(sums, maxima), equal
+    return ComparisonSums(sums, maxima | {"farthest": float(distance.max(initial=0.0))}), equal
 
 
 def tensors(name: str, primary: Output, candidate: Output, tolerance: Tolerance, floor: float = 0.0) -> ComparisonSums:
@@ -227,12 +228,14 @@ def figures(summary: ComparisonSums) -> JsonObject:
         }
     if rows := sums.get("distance_rows"):
         counts = [sums.get(f"distance/{i}", 0.0) for i in range(len(DISTANCE_BUCKETS) + 1)]
+        most = maxima.get("farthest", 1.0)  # a histogram's edges may lie beyond the largest distance
+        quantiles = {q: quantile_of(counts, (*DISTANCE_BUCKETS, 1.0), q / 100) for q in (50, 95, 99)}
         found["probabilities"] = {
             "rows": int(rows),
             "mean": sums["distance_sum"] / rows,
             "equal": sums.get("distance_equal", 0.0) / rows,
-            **{f"p{q}": quantile_of(counts, (*DISTANCE_BUCKETS, 1.0), q / 100) for q in (50, 95, 99)},
-            **({"max": maxima["distance"]} if "distance" in maxima else {}),
+            **{f"p{q}": None if value is None else min(value, most) for q, value in quantiles.items()},
+            **({"max": most} if "farthest" in maxima else {}),
         }
     outputs: dict[str, JsonObject] = {}
     for name in [k.partition("/")[2] for k in sums if k.startswith("rows/")]:

@@ -72,7 +72,7 @@ def test_the_distance_of_two_classes_is_the_difference_of_one(shares: list[float
 
 def test_the_distance_is_the_largest_difference_over_sets_of_classes() -> None:
     summary, _ = comparison.probabilities(np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.5, 0.4]]))
-    assert summary.maxima == {"distance": pytest.approx(0.4), "probability": pytest.approx(0.4)}
+    assert summary.maxima == {name: pytest.approx(0.4) for name in ("distance", "probability", "farthest")}
     assert summary.sums["distance/10"] == 1
     assert DISTANCE_BUCKETS[10] == 0.5
 
