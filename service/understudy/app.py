@@ -23,7 +23,7 @@ from understudy.errors import ConfigurationError, UnderstudyError
 from understudy.http import connection
 from understudy.http.router import AppRouter
 from understudy.loading import preflight as checks
-from understudy.runtime import supervisor
+from understudy.runtime import started, supervisor
 from understudy.settings import read_settings
 
 log = structlog.get_logger(__name__)
@@ -158,6 +158,9 @@ class Understudy:
             found = checks.preflight(settings)
             for line in found.messages:
                 log.info(line)
+            for source, version in started.tags().items():
+                if source != version:
+                    log.info("the tag means this version until the next start", tag=source, version=version)
             loading.hand_on_models(settings, found.cards)
         except UnderstudyError as error:
             raise SystemExit(f"understudy does not start: {error.detail}") from None

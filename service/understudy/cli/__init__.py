@@ -1,6 +1,19 @@
 """The `understudy` command: serve, check, steer and inspect a rollout."""
 
-from understudy.cli import demo, drift, evaluate, history, init, loadtest, monitoring, report, start, steer, verify
+from understudy.cli import (
+    demo,
+    drift,
+    evaluate,
+    history,
+    init,
+    loadtest,
+    models,
+    monitoring,
+    report,
+    start,
+    steer,
+    verify,
+)
 from understudy.cli.common import app
 
 __all__ = [
@@ -11,6 +24,7 @@ __all__ = [
     "history",
     "init",
     "loadtest",
+    "models",
     "monitoring",
     "report",
     "start",

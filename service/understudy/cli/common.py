@@ -20,7 +20,7 @@ app = typer.Typer(
     help="Take a proof-of-concept model to production: shadow, canary, and a verdict you can replay.",
 )
 Result = TypeVar("Result")
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+out, err = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
 
 File = Annotated[Path, typer.Argument(help="the rollout file")]
 Url = Annotated[str, typer.Option(help="URL of the service")]

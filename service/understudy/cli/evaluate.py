@@ -93,7 +93,7 @@ def evaluate(
 
 def _show(evaluation: "Evaluation", html: Path | None) -> None:
     """Print the tables, and write them to an HTML file if there is one."""
-    page = Console(record=True, highlight=False, width=None if html is None else 150, file=out.file)
+    page = Console(record=True, highlight=False, emoji=False, width=None if html is None else 150, file=out.file)
     for part in _parts(evaluation):
         page.print(part)
     if html is not None:

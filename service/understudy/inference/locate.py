@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from understudy.errors import ConfigurationError
+from understudy.inference import bentoml_store
 from understudy.inference.cards import CARD_FILE, MODEL_FILE, Card, beside, read_card
 
 
@@ -23,17 +24,8 @@ def locate(source: str | Path) -> tuple[Path, Path | None]:
         ConfigurationError: when nothing is there.
     """
     text = str(source)
-    if text.startswith("bentoml:"):
-        import bentoml
-
-        try:
-            folder = Path(bentoml.models.get(text.removeprefix("bentoml:")).path)
-        except Exception as error:
-            raise ConfigurationError(f"{text}: {error}") from error
-        if not (folder / MODEL_FILE).is_file():
-            raise ConfigurationError(
-                f"{text} has no {MODEL_FILE}: store the model under this name in BentoML's model store"
-            )
+    if text.startswith(bentoml_store.PREFIX):
+        folder = bentoml_store.folder_of(text)
         return folder / MODEL_FILE, folder if (folder / CARD_FILE).exists() else None
     path = Path(text)
     if path.suffix == ".onnx":

@@ -10,6 +10,7 @@ import pydantic_core
 
 from understudy.domain import Variant
 from understudy.errors import ConfigurationError, StoreLost
+from understudy.inference import bentoml_store
 from understudy.inference.cards import Card
 from understudy.inference.decoding import Columns, Field
 from understudy.inference.devices import GpuOptions, cpu_quota
@@ -48,11 +49,16 @@ def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
 def start_policy(settings: Settings) -> Policy:
     """Like `load_policy`. In a supervisor, also pass the text on, so that later changes of the file do not affect its processes.
 
+    The same holds for the versions of `bentoml:` tags: a model that is stored later is served from the next start on.
+
     Raises:
         ConfigurationError: as for `load_policy`, or the file is too large.
     """
     if started.CHILD not in os.environ:
-        started.hand_on(*rollout_text(settings))
+        path, text = rollout_text(settings)
+        policy = rollout_file.parse(text, str(path))
+        named = [s for s in (policy.primary, policy.candidate) if s is not None and s.startswith(bentoml_store.PREFIX)]
+        started.hand_on(path, text, {source: bentoml_store.fixed(source) for source in named})
     return load_policy(settings)
 
 
@@ -87,8 +93,13 @@ def rollout_path(settings: Settings) -> Path:
 
 
 def _placed(source: str | None, folder: Path) -> str | None:
-    """A model's path, relative to the working folder or else to the rollout file's folder."""
-    if source is None or source.startswith("bentoml:") or "://" in source or Path(source).exists():
+    """A model's path, relative to the working folder or else to the rollout file's folder; a tag with its version.
+
+    In a service's processes, the version is the one that the tag meant when the service started.
+    """
+    if source is not None and source.startswith(bentoml_store.PREFIX):
+        return started.tags().get(source) or bentoml_store.fixed(source)
+    if source is None or "://" in source or Path(source).exists():
         return source
     return str(folder / source) if (folder / source).exists() else source
 

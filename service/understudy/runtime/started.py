@@ -30,6 +30,7 @@ class Started(msgspec.Struct, frozen=True):
         file: the absolute path of the rollout file.
         text: the content of the rollout file.
         digests: of the checked models, by variant; empty before the check.
+        tags: the sources of models with a tag of BentoML's store, and the same with the version that the tag meant.
         cards: the path of a file with the models' cards, as JSON by variant; empty if there is none.
     """
 
@@ -38,6 +39,7 @@ class Started(msgspec.Struct, frozen=True):
     text: str
     digests: dict[str, str] = {}
     cards: str = ""
+    tags: dict[str, str] = {}
 
     def expected(self, variant: str) -> str | None:
         """The digest that a variant's model must have; None if it was not checked."""
@@ -59,13 +61,22 @@ def read() -> Started | None:
     return started if started.supervisor == supervisor() else None
 
 
-def hand_on(file: Path, text: str) -> None:
-    """In the supervisor: pass this rollout file to its processes.
+def tags() -> Mapping[str, str]:
+    """In a supervisor and its processes: the `bentoml:` sources of the rollout file, and which version each is served as."""
+    packed = os.environ.get(VARIABLE)
+    if packed is None:
+        return {}
+    started = _unpacked(packed)
+    return started.tags if started.supervisor == supervisor() else {}
+
+
+def hand_on(file: Path, text: str, tags: Mapping[str, str]) -> None:
+    """In the supervisor: pass this rollout file, and the versions of its `bentoml:` sources, to its processes.
 
     Raises:
         ConfigurationError: the file is too large.
     """
-    _set(Started(supervisor(), str(file.absolute()), text))
+    _set(Started(supervisor(), str(file.absolute()), text, tags=dict(tags)))
 
 
 def hand_on_models(text: str, digests: Mapping[str, str], cards: Path) -> None:

@@ -412,7 +412,9 @@ def test_a_model_in_bentoml_s_store_is_found_by_its_tag(tmp_path: Path, monkeypa
     assert card is not None
     (made / "card.json").unlink()
     assert resolve("bentoml:sum:1") == (path, None)
-    with pytest.raises(ConfigurationError, match="bentoml:none:2: no model none:2"):
+    with pytest.raises(
+        ConfigurationError, match="bentoml:none:2 is not in BentoML's model store; `understudy models list`"
+    ):
         resolve("bentoml:none:2")
     (made / "model.onnx").rename(made / "saved_model.onnx")
     with pytest.raises(ConfigurationError, match=r"bentoml:sum:1 has no model\.onnx"):
