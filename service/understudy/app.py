@@ -4,7 +4,6 @@ A BentoML service class may supply its own ASGI application; ours puts a router 
 """
 
 import asyncio
-import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from _bentoml_sdk import Service
 
 from understudy import loading
 from understudy.api.internal import CandidateCalls, RecordsCalls
-from understudy.errors import ConfigurationError, UnderstudyError
+from understudy.errors import ConfigurationError, TrialFailed, UnderstudyError
 from understudy.http import connection
 from understudy.http.router import AppRouter
 from understudy.loading import preflight as checks
@@ -85,8 +84,12 @@ class Candidate:
     def supervised() -> None:
         """Run once in the supervisor, also if the candidate is served alone."""
         supervisor.install()
-        with contextlib.suppress(UnderstudyError):  # the candidate's process reports why its model does not load
+        try:
             loading.hand_on_candidate(settings, policy)
+        except TrialFailed as error:
+            raise SystemExit(f"understudy does not start: {error.detail}") from None
+        except UnderstudyError:
+            pass  # the candidate's process reports why its model does not load
 
     @bentoml.on_startup
     async def load(self) -> None:
@@ -108,7 +111,7 @@ def router_of(service: object) -> AppRouter:
 def candidate_url() -> str | None:
     """The candidate's URL: on a Unix socket of this service, or as configured; None without a candidate."""
     candidate: Any = Candidate
-    return None if policy.candidate is None else settings.candidate_url or candidate.url
+    return None if loading.served_policy(settings).candidate is None else settings.candidate_url or candidate.url
 
 
 @bentoml.service(
@@ -161,7 +164,9 @@ class Understudy:
             for source, version in started.tags().items():
                 if source != version:
                     log.info("the tag means this version until the next start", tag=source, version=version)
-            loading.hand_on_models(settings, found.cards)
+            if found.away:
+                log.error("the candidate is away, and the primary is served alone", reason=found.away)
+            loading.hand_on_models(settings, found.cards, found.away)
         except UnderstudyError as error:
             raise SystemExit(f"understudy does not start: {error.detail}") from None
 

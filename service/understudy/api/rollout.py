@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from understudy import loading
 from understudy.api.access import actor, read, require_viewer
 from understudy.api.documents import Access, ArgoMeasurement, ArgoVerdict, Gate
 from understudy.api.parts import ApiParts
@@ -24,7 +25,7 @@ class RolloutCalls:
     """Handlers of `/rollout` that change nothing."""
 
     def __init__(self, parts: ApiParts) -> None:
-        self._parts = parts
+        self._parts, self._away = parts, loading.candidate_away()
 
     def routes(self) -> Sequence[Route]:
         """Starlette's routes."""
@@ -52,6 +53,9 @@ class RolloutCalls:
             remote = slots.remote
             state.candidate.reason = None if remote is None or remote.up else remote.why
         state.files = [FileChange(each.role, each.file, each.problem) for each in self._parts.files.changed]
+        if self._away:
+            standing = state.headline if state.candidate else f"{state.primary.name} answers every request"
+            state.headline = f"{standing}; the candidate was left out at the start: {self._away}"
         return state
 
     async def rollout(self, request: Request) -> Response:

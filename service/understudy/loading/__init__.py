@@ -46,6 +46,27 @@ def load_policy(settings: Settings, *, for_a_clip: bool = False) -> Policy:
     return policy.model_copy(update=sources)
 
 
+def candidate_away() -> str:
+    """In a service's process: why the candidate is not opened, since it hung or died when it was tried; empty if it is."""
+    return configuration.away if (configuration := started.read()) is not None else ""
+
+
+def served_policy(settings: Settings) -> Policy:
+    """The policy of a service's process: that of the rollout file, without a candidate that is away and of which nothing is known.
+
+    Raises:
+        ConfigurationError: as for `load_policy`.
+    """
+    policy, configuration = load_policy(settings), started.read()
+    known = configuration is None or configuration.expected(Variant.CANDIDATE) is not None
+    return policy if known or not candidate_away() else alone(policy)
+
+
+def alone(policy: Policy) -> Policy:
+    """The policy without its candidate."""
+    return policy.model_copy(update={"candidate": None, "steps": []})
+
+
 def start_policy(settings: Settings) -> Policy:
     """Like `load_policy`. In a supervisor, also pass the text on, so that later changes of the file do not affect its processes.
 
@@ -237,8 +258,10 @@ def open_engine(
 
     Raises:
         ModelChanged: the model has another digest.
-        ConfigurationError: the model cannot be served.
+        ConfigurationError: the model cannot be served, or is the candidate that hung or died when it was tried.
     """
+    if variant is Variant.CANDIDATE and (why := candidate_away()):
+        raise ConfigurationError(why)
     engine = OnnxEngine(
         local(source, settings),
         device=policy.device,
@@ -290,8 +313,11 @@ def open_candidate(settings: Settings, policy: Policy) -> OnnxEngine:
     return open_engine(policy.candidate, settings, policy, expected, variant=Variant.CANDIDATE)
 
 
-def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
+def hand_on_models(settings: Settings, cards: Mapping[Variant, Card], away: str = "") -> None:
     """In the supervisor, pass the checked models' cards to its processes, which then reject other models.
+
+    Args:
+        away: why the candidate must not be opened; empty if it may be.
 
     Raises:
         ConfigurationError: the rollout file was changed since the check.
@@ -302,17 +328,19 @@ def hand_on_models(settings: Settings, cards: Mapping[Variant, Card]) -> None:
         pydantic_core.to_json({variant.value: card.model_dump(mode="json") for variant, card in cards.items()})
     )
     digests = {variant.value: card.digest for variant, card in cards.items()}
-    started.hand_on_models(rollout_text(settings)[1], digests, file)
+    started.hand_on_models(rollout_text(settings)[1], digests, file, away)
 
 
 def hand_on_candidate(settings: Settings, policy: Policy) -> None:
     """Like `hand_on_models`, for the supervisor of a candidate that is served alone; does nothing if that was done already.
 
     Raises:
+        TrialFailed: the candidate hung, died or ran out of memory when it was tried.
         ConfigurationError: the candidate cannot be read, or the rollout file was changed since the check.
     """
     if not started.models_handed_on() and policy.candidate is not None:
-        hand_on_models(settings, {Variant.CANDIDATE: _card_of(policy, settings, Variant.CANDIDATE)})
+        trial = tried_one(untried(policy.candidate, settings, policy, Variant.CANDIDATE), settings)
+        hand_on_models(settings, {Variant.CANDIDATE: fitted(trial.card, policy.task)})
 
 
 def read_cards(policy: Policy, settings: Settings) -> dict[Variant, Card]:
@@ -352,14 +380,23 @@ def rollout_key(policy: Policy, cards: Mapping[Variant, Card]) -> str:
     return policy.key(cards[Variant.PRIMARY].digest, candidate.digest if candidate else None)
 
 
-def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
-    """A model's card. The graph of a bare file, or of one whose card has no layout, is opened for it in a process of its own."""
+def card_beside(policy: Policy, settings: Settings, variant: Variant) -> Card | None:
+    """The card that somebody wrote for a model; None if there is none, or it has to be completed by opening the model."""
     given = policy.primary if variant is Variant.PRIMARY else policy.candidate
     assert given is not None
-    source, names = local(given, settings), model_names(policy, variant)
-    _, card = resolve(source)
-    if card is not None and card.has_layout:
-        card = named(names.card(card), policy.classes)
-    else:
-        card = tried_one(Untried(source, classes=policy.classes, task=policy.task, names=names), settings).card
-    return fitted(card, policy.task)
+    _, card = resolve(local(given, settings))
+    if card is None or not card.has_layout:
+        return None
+    return fitted(named(model_names(policy, variant).card(card), policy.classes), policy.task)
+
+
+def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
+    """A model's card. The graph of a bare file, or of one whose card has no layout, is opened for it in a process of its own."""
+    if (card := card_beside(policy, settings, variant)) is not None:
+        return card
+    given = policy.primary if variant is Variant.PRIMARY else policy.candidate
+    assert given is not None
+    model = Untried(
+        local(given, settings), classes=policy.classes, task=policy.task, names=model_names(policy, variant)
+    )
+    return fitted(tried_one(model, settings).card, policy.task)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from understudy import loading
 from understudy.domain import Variant
-from understudy.errors import ConfigurationError
+from understudy.errors import ConfigurationError, TrialFailed
 from understudy.http.auth import Tokens
 from understudy.inference.cards import Card
 from understudy.inference.mapping import check_names, only_read_by
@@ -31,7 +31,8 @@ class Preflight:
         feasibility: whether the rollout can finish.
         lines: the line of each key in the rollout file.
         file: the rollout file's path.
-        cards: the cards of the models that were loaded.
+        cards: the cards of the models; without that of a candidate that is away, unless it has a card of its own.
+        away: why the candidate is not served: it hung or died when it was tried. Empty if it is.
     """
 
     messages: list[str]
@@ -39,6 +40,7 @@ class Preflight:
     lines: Lines
     file: Path
     cards: Mapping[Variant, Card]
+    away: str = ""
 
     def refuse(self) -> None:
         """Raise an error if the rollout could not finish.
@@ -52,19 +54,22 @@ class Preflight:
 
 
 def preflight(settings: Settings) -> Preflight:
-    """Load and warm up the models, and check that the rollout can finish.
+    """Load and warm up the models, and check that the rollout can finish. A candidate that hangs or dies does not stop the start.
 
     Raises:
         ConfigurationError: the service cannot start, with the reason.
     """
-    result = examine(settings)
+    result = examine(settings, primary_alone=True)
     result.refuse()
     warnings = [f"warning: {said(problem, result.lines)}" for problem in result.feasibility.warnings]
     return dataclasses.replace(result, messages=result.messages + warnings)
 
 
-def examine(settings: Settings) -> Preflight:
+def examine(settings: Settings, *, primary_alone: bool = False) -> Preflight:
     """Load and warm up the models, and find out whether the rollout can finish.
+
+    Args:
+        primary_alone: whether to go on without a candidate that hangs or dies when it is tried.
 
     Raises:
         ConfigurationError: the models cannot be served, with the first reason.
@@ -72,12 +77,21 @@ def examine(settings: Settings) -> Preflight:
     policy = loading.load_policy(settings)
     messages = [f"rollout file {settings.rollout_file}: {policy.model}, {policy.task}, {len(policy.steps)} steps"]
     cards: list[Card] = []
-    seconds: list[float] = []
+    seconds: list[float | None] = []
+    away = ""
     sources = {Variant.PRIMARY: policy.primary} | ({Variant.CANDIDATE: policy.candidate} if policy.candidate else {})
     results = tried(
         [loading.untried(source, settings, policy, variant) for variant, source in sources.items()], settings
     )
-    for source, result in zip(sources.values(), results, strict=True):
+    for (variant, source), result in zip(sources.items(), results, strict=True):
+        if primary_alone and variant is Variant.CANDIDATE and isinstance(result, TrialFailed):
+            away = result.detail
+            if (known := loading.card_beside(policy, settings, variant)) is None:
+                policy = loading.alone(policy)
+            else:
+                cards.append(known)
+                seconds.append(None)
+            continue
         trial = passed(result)
         card = fitted(trial.card, policy.task)
         cards.append(card)
@@ -106,7 +120,12 @@ def examine(settings: Settings) -> Preflight:
     limits = Limits(settings.retention_days * 86400, settings.candidate_timeout_share)
     file, text = loading.rollout_text(settings)
     return Preflight(
-        messages, feasibility(policy, subjects, limits), Lines(text), file, dict(zip(Variant, cards, strict=False))
+        messages,
+        feasibility(policy, subjects, limits),
+        Lines(text),
+        file,
+        dict(zip(Variant, cards, strict=False)),
+        away,
     )
 
 

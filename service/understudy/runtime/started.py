@@ -32,6 +32,7 @@ class Started(msgspec.Struct, frozen=True):
         digests: of the checked models, by variant; empty before the check.
         tags: the sources of models with a tag of BentoML's store, and the same with the version that the tag meant.
         cards: the path of a file with the models' cards, as JSON by variant; empty if there is none.
+        away: why the candidate is not opened; empty if it is.
     """
 
     supervisor: int
@@ -40,6 +41,7 @@ class Started(msgspec.Struct, frozen=True):
     digests: dict[str, str] = {}
     cards: str = ""
     tags: dict[str, str] = {}
+    away: str = ""
 
     def expected(self, variant: str) -> str | None:
         """The digest that a variant's model must have; None if it was not checked."""
@@ -79,11 +81,12 @@ def hand_on(file: Path, text: str, tags: Mapping[str, str]) -> None:
     _set(Started(supervisor(), str(file.absolute()), text, tags=dict(tags)))
 
 
-def hand_on_models(text: str, digests: Mapping[str, str], cards: Path) -> None:
+def hand_on_models(text: str, digests: Mapping[str, str], cards: Path, away: str = "") -> None:
     """In the supervisor, before its processes start: pass the checked models to them.
 
     Args:
         text: the content of the rollout file at the check.
+        away: why the candidate must not be opened; empty if it may be.
 
     Raises:
         ConfigurationError: the rollout file was changed meanwhile.
@@ -91,7 +94,7 @@ def hand_on_models(text: str, digests: Mapping[str, str], cards: Path) -> None:
     started = _unpacked(os.environ[VARIABLE])
     if started.text != text:
         raise ConfigurationError(f"the rollout file {started.file} was changed during the start; start again")
-    _set(msgspec.structs.replace(started, digests=dict(digests), cards=str(cards)))
+    _set(msgspec.structs.replace(started, digests=dict(digests), cards=str(cards), away=away))
 
 
 def models_handed_on() -> bool:

@@ -35,7 +35,7 @@ class ProcessParts:
     """The models' cards, the fields, the metrics, the store, and a writer."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.policy, self.clock = settings, loading.load_policy(settings), SystemClock()
+        self.settings, self.policy, self.clock = settings, loading.served_policy(settings), SystemClock()
         policy = self.policy
         self.cards = loading.read_cards(policy, settings)
         self.fields = loading.fields_of(self.cards[Variant.PRIMARY], self.cards.get(Variant.CANDIDATE))
