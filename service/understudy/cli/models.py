@@ -26,7 +26,8 @@ def import_model(
     from understudy.inference import bentoml_store
     from understudy.inference.cards import beside
     from understudy.inference.locate import resolve
-    from understudy.inference.onnx import OnnxEngine
+    from understudy.loading.trial import Untried, tried_one
+    from understudy.settings import read_settings
 
     with errors_reported():
         if str(source).startswith(bentoml_store.PREFIX):
@@ -35,9 +36,8 @@ def import_model(
             raise ConfigurationError(f"{source} is no model folder and no .onnx file")
         path, card = resolve(source)
         tag = bentoml_store.tag_for(name or (card.name if card else path.stem), given=name is not None)
-        engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
-        task, digest = engine.card.task, engine.card.digest
-        engine.close()
+        found = tried_one(Untried(str(source)), read_settings()).card
+        task, digest = found.task, found.digest
         place = None if card is None else source if source.is_dir() else beside(path)
         stored = bentoml_store.store(path, place, tag, digest=digest, task=task if card else "")
         out.print(f"stored as {stored}, {digest[:19]}…; in the rollout file:", markup=False, soft_wrap=True)

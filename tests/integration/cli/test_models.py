@@ -106,6 +106,15 @@ def test_what_cannot_be_served_is_not_imported(tmp_path: Path, home: Path) -> No
     assert "store is empty" in done(home, "models", "list")
 
 
+def test_a_model_that_does_not_open_in_time_is_not_imported(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is opened in a process of its own, as `check` does."""
+    monkeypatch.setenv("UNDERSTUDY_MODEL_OPEN_TIMEOUT_S", "0.001")
+    assert "UNDERSTUDY_MODEL_OPEN_TIMEOUT_S" in refused(home, "models", "import", summing(tmp_path / "sum.onnx"))
+    assert "store is empty" in done(home, "models", "list")
+
+
 def test_an_export_overwrites_only_when_told_to(tmp_path: Path, home: Path) -> None:
     """A card of the model that was replaced goes with it; other files stay."""
     done(home, "models", "import", summing(tmp_path / "sum.onnx"), "--name", "sum:1")
