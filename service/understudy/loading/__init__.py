@@ -52,11 +52,7 @@ def candidate_away() -> str:
 
 
 def served_policy(settings: Settings) -> Policy:
-    """The policy of a service's process: that of the rollout file, without a candidate that is away and of which nothing is known.
-
-    Raises:
-        ConfigurationError: as for `load_policy`.
-    """
+    """Like `load_policy`, for a service's process: without a candidate that is away and of which nothing is known."""
     policy, configuration = load_policy(settings), started.read()
     known = configuration is None or configuration.expected(Variant.CANDIDATE) is not None
     return policy if known or not candidate_away() else alone(policy)
