@@ -59,8 +59,8 @@ RUN_S = 50e-6
 PATIENCE = 4.0
 """A run in the thread may take this many times as long as expected, if that is longer than the deadline: a rehearsal's."""
 SURPRISE = 5.0
-"""A run on the event loop that took so many times as long as any may sends the next of its size to the thread. On a busy machine
-a run often loses the CPU for a few milliseconds, which says nothing about the model."""
+"""A run on the event loop that took so many times as much CPU time as any may sends the next of its size to the thread. By the
+clock, a busy machine would do that as well: a run that loses the CPU for some milliseconds says nothing about the model."""
 TRY_EVERY_S = 2.0
 """How often a request is run that is expected to miss its deadline: nothing would be learned otherwise."""
 TRY_WITHIN = 20.0
@@ -217,9 +217,9 @@ class LocalModel(Batcher):
             self.enqueue(rows, callback)
             return
         batch: list[Waiter] = [(rows, callback)]
-        began = time.perf_counter()
+        began = time.thread_time()
         answers = self._run_all(batch)
-        if (seconds := time.perf_counter() - began) > self._surprise_s:
+        if (seconds := time.thread_time() - began) > self._surprise_s:
             self._learn_inline(seconds, batch)
         deliver(batch, answers)
         self.on_batch(len(rows))
@@ -236,8 +236,8 @@ class LocalModel(Batcher):
         least_s = self.engine.costs.least(size.rows, size.elements)
         if least_s > left_s:
             now = self._loop.time()
-            hopeless = least_s > TRY_WITHIN * left_s
-            if hopeless or self._running is not None or self._waiting or now < self._tried_at + TRY_EVERY_S:
+            too_long = least_s > TRY_WITHIN * left_s
+            if too_long or self._running is not None or self._waiting or now < self._tried_at + TRY_EVERY_S:
                 raise ExpectedLate(
                     f"this request is expected to take {least_s * 1000:,.0f} ms on this machine, longer than its deadline: send "
                     "fewer or smaller rows in a request, or allow more with `deadline_ms` in the rollout file"
@@ -291,11 +291,14 @@ class LocalModel(Batcher):
         return math.inf
 
     def _put_back(self, batch: list[Waiter]) -> None:
-        """Queue the requests of a run that gave way again."""
-        raise NotImplementedError
+        """Queue the requests of a run that gave way again, behind the others."""
+        self._waiting += batch
+        self._waiting_rows += sum(len(rows) for rows, _ in batch)
 
     def _learn_inline(self, seconds: float, batch: list[Waiter]) -> None:
-        self.engine.costs.took(seconds, sum(len(rows) for rows, _ in batch))
+        """Learn from a run on the event loop that took unexpectedly long."""
+        size = self._size_of(batch)
+        self.engine.costs.took(seconds, size.rows, size.elements)
 
     def _run_waiting(self) -> None:
         self._timer = None
@@ -306,9 +309,9 @@ class LocalModel(Batcher):
             count = sum(len(rows) for rows, _ in batch)
             answers = None
             if self._is_short(batch, count):
-                began = time.perf_counter()
+                began = time.thread_time()
                 answers = self._together(batch)
-                if (seconds := time.perf_counter() - began) > self._surprise_s:
+                if (seconds := time.thread_time() - began) > self._surprise_s:
                     self._learn_inline(seconds, batch)
                 # The search for the bad requests blocks the event loop, so a long search goes to the thread as well.
                 if answers is None and len(batch) * self.engine.seconds(1) <= self._inline_max_s:

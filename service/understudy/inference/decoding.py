@@ -17,7 +17,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, TypeAlias
 
@@ -80,6 +80,8 @@ Batch: TypeAlias = list[Row] | Columnar
 Rows: TypeAlias = list[Row] | Tabular
 """The rows of one request."""
 
+_Converter: TypeAlias = Callable[[Sequence[object]], Array]
+"""Makes a column, [rows, *field.shape], of a field's values."""
 _UNSAFE = re.compile(r'["\\\x00-\x1f]')
 LARGE = 4 * 1024
 """Numbers of an array from which on it is converted by itself."""
@@ -245,7 +247,7 @@ class Columns:
         self.positions = positions
 
     @functools.cached_property
-    def _plan(self) -> tuple[list[_Group], list[tuple[Field, int, bool]]]:
+    def _plan(self) -> tuple[list[_Group], list[tuple[Field, int, _Converter]]]:
         """Each input's position in a row: scalar float32 inputs grouped by shape, the others one by one."""
         together: dict[tuple[int | None, ...], list[str]] = {}
         alone = []
@@ -253,7 +255,7 @@ class Columns:
             if field.dtype == "float32" and field.scalar:
                 together.setdefault(field.shape, []).append(field.name)
             else:
-                alone.append((field, self.positions[field.name], field.scalar))
+                alone.append((field, self.positions[field.name], _converter(field)))
         return [(shape, names, [self.positions[n] for n in names]) for shape, names in together.items()], alone
 
     def build(self, rows: Batch) -> dict[str, Array]:
@@ -274,10 +276,28 @@ class Columns:
         for shape, names, places in together:
             block = np.array([by_field[place] for place in places], dtype=np.float32)
             columns.update(zip(names, block.reshape(len(names), count, *shape), strict=True))
-        for field, place, scalar in alone:
-            array = _array(field, by_field[place])
-            columns[field.name] = array.reshape(count, *field.shape) if scalar else array
+        for field, place, convert in alone:
+            columns[field.name] = convert(by_field[place])
         return columns
+
+
+def _converter(field: Field) -> _Converter:
+    """The conversion of a field's values to a column, chosen once: most arrays are small, of floats and of one shape."""
+    size = math.prod(size or 0 for size in field.shape)
+    if field.scalar:
+        return lambda values: _array(field, values).reshape(len(values), *field.shape)
+    if None in field.shape or field.dtype not in {"float32", "float64"} or size > LARGE:
+        return functools.partial(_array, field)
+    dtype, shape = np.dtype(field.dtype), field.shape
+
+    def small(values: Sequence[object]) -> Array:
+        try:
+            array = np.array(values, dtype)
+        except (ValueError, TypeError, OverflowError):
+            return _array(field, values)  # this raises the reason
+        return array if array.shape[1:] == shape else _array(field, values)
+
+    return small
 
 
 def _array(field: Field, values: Sequence[object]) -> Array:

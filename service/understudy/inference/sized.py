@@ -101,11 +101,6 @@ class SizedModel(LocalModel):
         )
 
     @override
-    def _learn_inline(self, seconds: float, batch: list[Waiter]) -> None:
-        size = self._size_of(batch)
-        self._costs.took(seconds, size.rows, size.elements)
-
-    @override
     def _turn_s(self) -> float:
         if self._costs.foreseeable or not self._waiting or self._gave_way:
             return math.inf
@@ -113,11 +108,8 @@ class SizedModel(LocalModel):
 
     @override
     def _put_back(self, batch: list[Waiter]) -> None:
-        for waiter in batch:
-            self._waiting.append(waiter)
-            size = self._sizer(waiter[0])
-            self._waiting_rows += size.rows
-            self._sizes.append(size._replace(deferred=True))
+        super()._put_back(batch)
+        self._sizes += [self._sizer(rows)._replace(deferred=True) for rows, _ in batch]
 
 
 def local_model(

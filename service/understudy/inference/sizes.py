@@ -72,11 +72,15 @@ class Sizer:
 
 def elements_of_arrays(fields: Sequence[Field], positions: Mapping[str, int]) -> Callable[[Batch], int] | None:
     """A function that counts the elements of the arrays in a request; None if no field is an array."""
-    arrays = [field.name for field in fields if not field.scalar]
+    arrays = [field for field in fields if not field.scalar]
     if not arrays:
         return None
-    sizer = Sizer(Columns(fields, positions), arrays, ())
-    return lambda rows: sizer(rows).elements
+    fixed = sum(math.prod(size or 0 for size in field.shape) for field in arrays if None not in field.shape)
+    free = [field.name for field in arrays if None in field.shape]
+    if not free:  # every request is asked: nothing is measured that the shapes say
+        return lambda rows: len(rows) * fixed
+    sizer = Sizer(Columns(fields, positions), free, ())
+    return lambda rows: len(rows) * fixed + sizer(rows).elements
 
 
 def _shape(value: object) -> Shape:

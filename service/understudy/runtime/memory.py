@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+import math
+import time
 from collections.abc import Callable
 
 
@@ -15,8 +17,26 @@ def _trim() -> Callable[[int], int] | None:
     return trim
 
 
+REST_S = 120.0
+"""How long after something large its parts may still be freed: rows that wait to be rehearsed and recorded."""
+
+_last = -math.inf  # when `give_back` was called
+
+
 def give_back() -> None:
     """Give freed memory back. Takes milliseconds, without the interpreter's lock; for a thread that has done something large."""
+    global _last  # noqa: PLW0603 - the heap is the process's
+    _last = time.monotonic()
+    _give()
+
+
+def give_back_rest() -> None:
+    """Give back what was freed since, if something large was done lately. Otherwise do nothing: each page costs a fault again."""
+    if time.monotonic() < _last + REST_S:
+        _give()
+
+
+def _give() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -27,7 +27,7 @@ from understudy.loading.changed_files import start_files
 from understudy.records.client import RecordsClient, RecordsUnavailable
 from understudy.records.label_queue import LabelQueue
 from understudy.records.recorder import Recorder
-from understudy.runtime.memory import give_back
+from understudy.runtime.memory import give_back_rest
 from understudy.serving.offload import Offload
 from understudy.serving.pipeline import Pipeline, PipelineParts
 from understudy.serving.plan import Control
@@ -64,7 +64,6 @@ class Worker(ProcessParts):
         )
         deadline_s = policy.goals.latency.deadline_ms / 1000
         self._candidate_timeout_s = deadline_s * settings.candidate_timeout_share
-        self._has_arrays = any(not field.scalar for field in self.fields)
         self._background: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="infer")
         self.offload = Offload(settings.large_from_bytes, settings.large_queue_max_bytes)
@@ -139,8 +138,7 @@ class Worker(ProcessParts):
                 await self.slots.remote.check()
             for role, changed in (await asyncio.to_thread(self.files.look_and_log)).items():
                 self.metrics.file_changed.labels(file=role).set(changed)
-            if self._has_arrays:  # texts and images that were answered, recorded and rehearsed by now
-                await asyncio.to_thread(give_back)
+            await asyncio.to_thread(give_back_rest)
             await asyncio.sleep(self.settings.files_interval_s)
 
     async def labels(self, reports: Sequence[LabelReport]) -> LabelReceipt:
