@@ -71,7 +71,10 @@ class Served:
             "/predict", json=body, headers={k.replace("_", "-"): v for k, v in headers.items()}
         )
         assert response.status_code == 200, response.text
-        return [prediction["outputs"] for prediction in response.json()["predictions"]]
+        answer = response.json()
+        assert (len(answer["predictions"]), answer["fallback"]) == (len(rows), False)
+        assert answer["variant"] == headers.get("X_Rollout_Variant", answer["variant"])
+        return [prediction["outputs"] for prediction in answer["predictions"]]
 
     def check(self, outputs: Mapping[str, Any], row: int) -> None:
         """The answer to a row is the runtime's, element by element."""

@@ -111,6 +111,18 @@ def test_init_refuses_a_model_that_hangs(tmp_path: Path) -> None:
     assert not (tmp_path / "rollout.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate", "better.onnx", "--data", "rows.csv", "--label", "y"], ["profile", "better.onnx", "rows.csv"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_other_commands_refuse_a_model_that_hangs(arguments: list[str], tmp_path: Path) -> None:
+    hanging(tmp_path / "better.onnx")
+    (tmp_path / "rows.csv").write_text("x,y\n1,1\n", encoding="utf-8")
+    said = refused(*arguments, UNDERSTUDY_MODEL_OPEN_TIMEOUT_S="3")
+    assert "better.onnx could not be opened within 3 s" in said
+
+
 def test_ctrl_c_ends_the_command_and_the_trial(tmp_path: Path) -> None:
     classifier(tmp_path / "poc.onnx")
     hanging(tmp_path / "better.onnx")
@@ -154,7 +166,7 @@ def test_what_the_time_limit_is_for_tensorrt(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(trial, "TENSORRT_FACTOR", 2)
     monkeypatch.setattr(programs, "module", lambda name: [sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(TrialFailed, match=r"within 0\.4 s"):
-        tried_one(Untried(str(tmp_path / "any.onnx"), device="tensorrt"), short(0.2))
+        tried_one(Untried(str(tmp_path / "any.onnx"), {"device": "tensorrt"}), short(0.2))
 
 
 def test_a_primary_that_hangs_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -34,22 +34,22 @@ def comparison_lines(comparison: JsonObject, *, made_up: bool = False) -> Iterat
     """One line for each part of the `comparison` in `GET /rollout`.
 
     Args:
-        made_up: whether the rows were made up: then how often the labels differ is no finding.
+        made_up: whether fields of the rows were made up: then how far labels and probabilities differ is no finding.
     """
-    if made_up and comparison.get("labels"):
-        yield "labels: both models give them; how often they differ on made-up rows says nothing about real ones"
-    elif labels := comparison.get("labels"):
+    labels, p = comparison.get("labels"), comparison.get("probabilities")
+    if made_up and (labels or p):
+        yield "both models answer these rows; how far their answers differ on made-up rows says nothing about real ones"
+        labels = p = None
+    if labels:
         ways = [f"{w['primary']} → {w['candidate']} {w['rows']:,}" for w in labels["ways"]]
         more = f", and {len(ways) - WAYS_SHOWN} more ways" if len(ways) > WAYS_SHOWN else ""
         which = f" ({', '.join(ways[:WAYS_SHOWN])}{more})" if ways else ""
         yield f"labels: {labels['flips']:,} of {labels['rows']:,} rows have different labels, {labels['share']:.2%}{which}"
-    if p := comparison.get("probabilities"):
+    if p:
         most = f", at most {p['max']:.4f}" if "max" in p else ""
-        # The quantiles come from a histogram, whose edges may lie beyond the largest distance.
-        half, nearly_all = (min(p[name], p.get("max", p[name])) for name in ("p50", "p99"))
         yield (
-            f"probabilities: mean distance {p['mean']:.4f} (total variation), 50 % of the rows within {half:.4f}, "
-            f"99 % within {nearly_all:.4f}{most}; {p['equal']:.1%} equal"
+            f"probabilities: mean distance {p['mean']:.4f} (total variation), 50 % of the rows within {p['p50']:.4f}, "
+            f"99 % within {p['p99']:.4f}{most}; {p['equal']:.1%} equal"
         )
     for name, o in comparison.get("outputs", {}).items():
         line = f"{name}: {o['rows_outside']:,} of {o['rows']:,} rows outside the tolerance, {o['share']:.2%}"

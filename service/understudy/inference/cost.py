@@ -31,7 +31,7 @@ LEARN = 0.5
 AS_USUAL = 1.5
 """A run that takes up to this many times what the warm-up measured ends what a slow one has taught."""
 LATE = 2.0
-"""A run that was cancelled counts as this many times as long as it had taken by then; nobody knows."""
+"""A run that was cancelled counts as this many times as long as it had taken by then, because its true cost is unknown."""
 SURE = 3
 """Runs of one size that were cancelled in a row until it is sure that such runs are too long: one may be the machine's fault."""
 

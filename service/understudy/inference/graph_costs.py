@@ -109,7 +109,7 @@ class _Reader:
         if node.kind in OF_TEXT:
             self.text = True
         if node.domain not in KNOWN_DOMAINS or node.kind in WHOLE_SEARCHES:
-            # An operator of somebody else's, or a function of the model's own: nothing is known of it.
+            # A custom operator, or a function that the model defines: nothing is known about its cost.
             self.found.add(f"{node.domain}.{node.kind}" if node.domain else node.kind)
         elif node.kind in OF_VALUES:
             # The body of a loop may read names of the graph around it, so any loop may end when a value says so.

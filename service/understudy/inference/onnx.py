@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -22,6 +23,23 @@ from understudy.inference.graph_costs import graph_costs
 from understudy.inference.locate import locate
 from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames
 from understudy.inference.warmup import USUAL_ELEMENTS, measured_costs
+
+
+class EngineOptions(TypedDict, total=False):
+    """The keyword arguments of `OnnxEngine`, without the expected digest."""
+
+    device: str
+    threads: int
+    warm_max_rows: int
+    classes: Sequence[int | str]
+    task: str
+    without_card: bool
+    names: ModelNames
+    gpu: GpuOptions | None
+
+
+FOR_ITS_CARD: EngineOptions = {"device": "cpu", "warm_max_rows": 1}
+"""Options to open a model for its card alone."""
 
 
 class OnnxEngine:

@@ -9,15 +9,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping
 from typing import BinaryIO
 
 import msgspec
 
 from understudy.errors import UnderstudyError
-from understudy.inference.devices import GpuOptions, device_of
-from understudy.inference.names import ModelNames
-from understudy.inference.onnx import OnnxEngine
+from understudy.inference.devices import device_of
+from understudy.inference.onnx import EngineOptions, OnnxEngine
 
 PR_SET_PDEATHSIG = 1
 OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Cannot allocate memory")
@@ -25,7 +23,7 @@ OUT_OF_MEMORY = ("bad_alloc", "bad allocation", "Failed to allocate memory", "Ca
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to open, and how: the arguments of `OnnxEngine`.
+    """What to open, and how.
 
     Attributes:
         parent: the process id of the process that asks; this process ends with it.
@@ -35,16 +33,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     parent: int
     max_mib: int
-    device: str = "auto"
-    threads: int = 1
-    warm_max_rows: int = 1
-    classes: list[int | str] = []
-    task: str = "other"
-    without_card: bool = False
-    inputs: dict[str, str] = {}
-    outputs: dict[str, str] = {}
-    nullable: dict[str, bool] = {}
-    gpu: dict[str, bool | int | str | None] = {}
+    options: EngineOptions
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,17 +59,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 def opened(request: Request) -> Result:
     """Open and warm up the model."""
     try:
-        engine = OnnxEngine(
-            request.source,
-            device=request.device,
-            threads=request.threads,
-            warm_max_rows=request.warm_max_rows,
-            classes=request.classes,
-            task=request.task,
-            without_card=request.without_card,
-            names=ModelNames(request.inputs, request.outputs, request.nullable),
-            gpu=_gpu(request.gpu),
-        )
+        engine = OnnxEngine(request.source, **request.options)
     except MemoryError as error:
         return Result(error=str(error), kind="memory")
     except UnderstudyError as error:
@@ -94,17 +73,13 @@ def opened(request: Request) -> Result:
     )
 
 
-def _gpu(options: Mapping[str, object]) -> GpuOptions | None:
-    return msgspec.convert(options, GpuOptions) if options else None
-
-
 def _limited(request: Request) -> None:
     """End with the parent, and keep to the memory."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != request.parent:  # it ended before the line above
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if device_of(request.device) == "cpu":
+    if device_of(request.options.get("device", "auto")) == "cpu":
         size = request.max_mib * 2**20
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 

@@ -18,7 +18,7 @@ from understudy.inference.fetch import ModelCache
 from understudy.inference.locate import resolve
 from understudy.inference.mapping import check_fit, check_names
 from understudy.inference.names import ModelNames, names_of
-from understudy.inference.onnx import OnnxEngine, named
+from understudy.inference.onnx import FOR_ITS_CARD, EngineOptions, OnnxEngine, named
 from understudy.inference.tasks import fitted, mismatch
 from understudy.loading.trial import Untried, tried_one
 from understudy.records.pairs import incomparable, judged_by_agreement
@@ -258,17 +258,7 @@ def open_engine(
     """
     if variant is Variant.CANDIDATE and (why := candidate_away()):
         raise ConfigurationError(why)
-    engine = OnnxEngine(
-        local(source, settings),
-        device=policy.device,
-        threads=thread_count(settings, policy),
-        warm_max_rows=settings.batch_max_rows,
-        classes=policy.classes,
-        task=policy.task,
-        expected=expected,
-        names=model_names(policy, variant),
-        gpu=gpu_options(policy),
-    )
+    engine = OnnxEngine(local(source, settings), expected=expected, **engine_options(settings, policy, variant))
     engine.card = fitted(engine.card, policy.task)
     return engine
 
@@ -279,16 +269,20 @@ def untried(source: str, settings: Settings, policy: Policy, variant: Variant) -
     Raises:
         ConfigurationError: the model cannot be downloaded.
     """
-    return Untried(
-        local(source, settings),
-        device=policy.device,
-        threads=thread_count(settings, policy),
-        warm_max_rows=settings.batch_max_rows,
-        classes=policy.classes,
-        task=policy.task,
-        names=model_names(policy, variant),
-        gpu=gpu_options(policy),
-    )
+    return Untried(local(source, settings), engine_options(settings, policy, variant))
+
+
+def engine_options(settings: Settings, policy: Policy, variant: Variant) -> EngineOptions:
+    """How this service opens one of the rollout file's models."""
+    return {
+        "device": policy.device,
+        "threads": thread_count(settings, policy),
+        "warm_max_rows": settings.batch_max_rows,
+        "classes": policy.classes,
+        "task": policy.task,
+        "names": model_names(policy, variant),
+        "gpu": gpu_options(policy),
+    }
 
 
 def gpu_options(policy: Policy) -> GpuOptions:
@@ -392,7 +386,6 @@ def _card_of(policy: Policy, settings: Settings, variant: Variant) -> Card:
         return card
     given = policy.primary if variant is Variant.PRIMARY else policy.candidate
     assert given is not None
-    model = Untried(
-        local(given, settings), classes=policy.classes, task=policy.task, names=model_names(policy, variant)
-    )
+    options = engine_options(settings, policy, variant) | FOR_ITS_CARD
+    model = Untried(local(given, settings), options)
     return fitted(tried_one(model, settings).card, policy.task)

@@ -5,7 +5,6 @@ that may not be lost opens a model only after `tried` has; see `understudy.infer
 """
 
 import contextlib
-import dataclasses
 import os
 import selectors
 import signal
@@ -20,8 +19,8 @@ import msgspec
 
 from understudy.errors import ConfigurationError, InferenceError, TrialFailed, UnderstudyError
 from understudy.inference.cards import Card
-from understudy.inference.devices import GpuOptions, cpu_quota, device_of
-from understudy.inference.names import ModelNames
+from understudy.inference.devices import cpu_quota, device_of
+from understudy.inference.onnx import FOR_ITS_CARD, EngineOptions, OnnxEngine
 from understudy.inference.trial_process import Request, Result
 from understudy.runtime import programs
 from understudy.settings import Settings
@@ -50,35 +49,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Untried:
-    """A model that is to be tried, and the arguments of its `OnnxEngine`. `source` is a path on this machine."""
+    """A model that is to be tried. `source` is a path on this machine."""
 
     source: str
-    device: str = "cpu"
-    threads: int = 1
-    warm_max_rows: int = 1
-    classes: Sequence[int | str] = ()
-    task: str = "other"
-    without_card: bool = False
-    names: ModelNames = field(default_factory=ModelNames)
-    gpu: GpuOptions | None = None
+    options: EngineOptions = field(default_factory=lambda: FOR_ITS_CARD)
 
     def request(self, max_mib: int) -> Request:
         """The request to the process that tries it."""
-        return Request(
-            source=self.source,
-            parent=os.getpid(),
-            max_mib=max_mib,
-            device=self.device,
-            threads=self.threads,
-            warm_max_rows=self.warm_max_rows,
-            classes=list(self.classes),
-            task=self.task,
-            without_card=self.without_card,
-            inputs=dict(self.names.inputs),
-            outputs=dict(self.names.outputs),
-            nullable=dict(self.names.nullable),
-            gpu=dataclasses.asdict(self.gpu) if self.gpu is not None else {},
-        )
+        return Request(source=self.source, parent=os.getpid(), max_mib=max_mib, options=self.options)
 
 
 def tried(models: Sequence[Untried], settings: Settings) -> list[Trial | UnderstudyError]:
@@ -87,7 +65,7 @@ def tried(models: Sequence[Untried], settings: Settings) -> list[Trial | Underst
     Returns:
         For each model what was found, or why it cannot be served: a `TrialFailed` if it hung, died or ran out of memory.
     """
-    if cpu_quota() >= sum(model.threads for model in models):
+    if cpu_quota() >= sum(model.options.get("threads", 1) for model in models):
         return _together(models, settings)
     return [each for model in models for each in _together([model], settings)]
 
@@ -100,6 +78,17 @@ def tried_one(model: Untried, settings: Settings) -> Trial:
         ConfigurationError: it cannot be served.
     """
     return passed(tried([model], settings)[0])
+
+
+def opened(source: str, options: EngineOptions, settings: Settings) -> OnnxEngine:
+    """Try a model, and open it in this process.
+
+    Raises:
+        TrialFailed: it hung, died or ran out of memory.
+        ConfigurationError: it cannot be served.
+    """
+    tried_one(Untried(source, options), settings)
+    return OnnxEngine(source, **options)
 
 
 def passed(result: Trial | UnderstudyError) -> Trial:
@@ -119,7 +108,7 @@ class _Process:
     def __init__(self, model: Untried, settings: Settings, stderr: IO[bytes]) -> None:
         self.model, self._settings = model, settings
         self._timeout_s = settings.model_open_timeout_s * (
-            TENSORRT_FACTOR if device_of(model.device) == "tensorrt" else 1
+            TENSORRT_FACTOR if device_of(model.options.get("device", "auto")) == "tensorrt" else 1
         )
         self._stderr = stderr
         self._reply = bytearray()

@@ -36,7 +36,7 @@ class ModelComparison:
     Attributes:
         rows: number of rows that were compared.
         left_out: what was left out for lack of time or memory, in words; empty if nothing was.
-        made_up: whether the rows were made up, so that the share of different labels says nothing about real rows.
+        made_up: whether some fields of the rows were made up, so that how far the answers differ says nothing about real rows.
         source: where the rows come from, in words.
         floor: output → noise floor; see `understudy.serving.noise_floor`.
         floor_file: the file with the noise floor.
@@ -96,16 +96,8 @@ def run(
         loading.open_engine(policy.candidate, settings, policy, variant=Variant.CANDIDATE) if policy.candidate else None
     )
     threads = 2 if loading.thread_count(settings, policy) == 1 else 1
-    threaded = OnnxEngine(
-        loading.local(policy.primary, settings),
-        device=policy.device,
-        threads=threads,
-        warm_max_rows=1,
-        classes=policy.classes,
-        task=policy.task,
-        names=loading.model_names(policy, Variant.PRIMARY),
-        gpu=loading.gpu_options(policy),
-    )
+    options = loading.engine_options(settings, policy, Variant.PRIMARY) | {"threads": threads}
+    threaded = OnnxEngine(loading.local(policy.primary, settings), **options)
     try:
         return _run(settings, policy, Engines(engine, threaded, other), rows_from, budget, progress)
     finally:
@@ -172,7 +164,7 @@ def _run(
     return ModelComparison(
         rows=primary.rows,
         left_out=_left_out(primary.rows, len(rows), cut=len(rows) == fit < wanted, budget=budget),
-        made_up=rows_from == DRAWN and not any(spec.profile for spec in specs.values()),
+        made_up=rows_from == DRAWN and not all(spec.profile for spec in specs.values()),
         source=source,
         floor=noise,
         floor_file=file,

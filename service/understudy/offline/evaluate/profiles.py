@@ -11,10 +11,12 @@ from understudy.drift.learn import Times, categorical_profile, numeric_profile
 from understudy.inference import OutputReader
 from understudy.inference.cards import Card, InputSpec, Training
 from understudy.inference.decoding import Array, Columns, Decoder, Row
-from understudy.inference.onnx import OnnxEngine
+from understudy.inference.onnx import FOR_ITS_CARD, OnnxEngine
 from understudy.inference.profile import CategoricalProfile, NumericProfile
+from understudy.loading.trial import opened
 from understudy.offline.evaluate.data import ColumnNames, RowsDone, Sample, day_of, read_file
 from understudy.serving.noise_floor import scored
+from understudy.settings import read_settings
 
 BATCH_ROWS = 2_048
 
@@ -31,7 +33,7 @@ def profiled(source: str, data: Path, at: str | None, progress: RowsDone = lambd
     Raises:
         ConfigurationError: if the model or the data cannot be read.
     """
-    engine = OnnxEngine(source, device="cpu", warm_max_rows=1)
+    engine = opened(source, FOR_ITS_CARD, read_settings())
     try:
         decoder = Decoder(loading.fields_of(engine.card, None), rows_max=1_000, key_max_chars=1_000)
         sample = read_file(data, decoder, ColumnNames(None, at), engine.card.classes, progress)

@@ -12,8 +12,9 @@ from understudy.inference import Engine, OutputReader, Scores, ended
 from understudy.inference.cards import MULTILABEL, Card
 from understudy.inference.decoding import Array, Columns, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
-from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames
-from understudy.inference.onnx import OnnxEngine
+from understudy.inference.names import AS_IN_THE_GRAPH
+from understudy.inference.onnx import EngineOptions, OnnxEngine
+from understudy.loading.trial import opened
 from understudy.offline import sources
 from understudy.offline.evaluate.by_row import judged
 from understudy.offline.evaluate.data import ColumnNames, Sample, read_file, sample_of
@@ -22,6 +23,7 @@ from understudy.offline.evaluate.problems import found_in, skew, skew_of_predict
 from understudy.rollout.losses import label_classes
 from understudy.rollout.policy import Policy
 from understudy.serving.noise_floor import scored
+from understudy.settings import read_settings
 
 BATCH_ROWS = 2_048
 SEGMENT_VALUES_MAX = 30
@@ -61,21 +63,9 @@ def run(request: EvaluationRequest, step: ProgressCallback = lambda what, rows: 
         ConfigurationError: if a model or the data cannot be read, or they do not match.
         InferenceError: if a model fails on a batch.
     """
-    device = request.policy.device if request.policy else "auto"
-    classes = request.policy.classes if request.policy else []
-    task = request.policy.task if request.policy else "other"
-    gpu = loading.gpu_options(request.policy) if request.policy else None
+    settings = read_settings()
     engines = [
-        OnnxEngine(
-            source,
-            device=device,
-            warm_max_rows=1,
-            classes=classes,
-            task=task,
-            names=_names(request, is_first=not place),
-            gpu=gpu,
-        )
-        for place, source in enumerate(request.models)
+        opened(source, _options(request, is_first=not place), settings) for place, source in enumerate(request.models)
     ]
     try:
         for engine in engines:
@@ -167,11 +157,19 @@ def answers_of(
     return attempts
 
 
-def _names(request: EvaluationRequest, *, is_first: bool) -> ModelNames:
-    """How the rollout file calls a model's inputs and outputs, and which may be missing."""
-    if request.policy is None or not request.of_policy:
-        return AS_IN_THE_GRAPH
-    return loading.model_names(request.policy, Variant.PRIMARY if is_first else Variant.CANDIDATE)
+def _options(request: EvaluationRequest, *, is_first: bool) -> EngineOptions:
+    """How a model is opened: as the rollout file says, with its names of inputs and outputs if it is one of its models."""
+    if (policy := request.policy) is None:
+        return {"warm_max_rows": 1}
+    variant = Variant.PRIMARY if is_first else Variant.CANDIDATE
+    return {
+        "device": policy.device,
+        "warm_max_rows": 1,
+        "classes": policy.classes,
+        "task": policy.task,
+        "names": loading.model_names(policy, variant) if request.of_policy else AS_IN_THE_GRAPH,
+        "gpu": loading.gpu_options(policy),
+    }
 
 
 def _classes(engines: Sequence[OnnxEngine]) -> list[int | str]:

@@ -17,7 +17,7 @@ from understudy.inference.decoding import Array, Decoder, Field, Row
 from understudy.inference.joint import JointRuns
 from understudy.inference.mapping import check_fit, only_read_by, proposed_mapping
 from understudy.inference.names import AS_IN_THE_GRAPH, ModelNames, listed, yaml_key, yaml_name
-from understudy.inference.onnx import OnnxEngine
+from understudy.inference.onnx import FOR_ITS_CARD, EngineOptions, OnnxEngine
 from understudy.loading.trial import Untried, passed, tried
 from understudy.offline.evaluate.run import BATCH_ROWS, answers_of
 from understudy.serving.noise_floor import scored
@@ -64,7 +64,7 @@ class Model:
         Raises:
             ConfigurationError: they do not fit the model.
         """
-        engine = _engine(self.source, classes, is_new=self.is_new, task=task, names=self.names)
+        engine = OnnxEngine(self.source, **_options(classes, is_new=self.is_new, task=task, names=self.names))
         self.engine.close()
         missing = [spec.name for spec in self.card.inputs if spec.nullable]
         self.engine, self.guessed = engine, bool(classes)
@@ -94,12 +94,12 @@ def open_models(sources: Sequence[Path], classes: Sequence[int | str], *, force:
     """
     models: list[Model] = []
     new = [source.suffix == ".onnx" and (force or not beside(source).exists()) for source in sources]
-    untried = [Untried(str(s), classes=classes, without_card=n) for s, n in zip(sources, new, strict=True)]
+    untried = [Untried(str(s), _options(classes, is_new=n)) for s, n in zip(sources, new, strict=True)]
     for result in tried(untried, read_settings()):
         passed(result)
     try:
         for source, is_new in zip(sources, new, strict=True):
-            models.append(Model(source, is_new, _engine(source, classes, is_new=is_new)))
+            models.append(Model(source, is_new, OnnxEngine(source, **_options(classes, is_new=is_new))))
     except UnderstudyError:
         for model in models:
             model.engine.close()
@@ -169,17 +169,10 @@ def name_lines(primary: Model, candidate: Model) -> list[tuple[str, str]]:
     return lines
 
 
-def _engine(
-    source: Path,
-    classes: Sequence[int | str],
-    *,
-    is_new: bool,
-    task: str = "other",
-    names: ModelNames = AS_IN_THE_GRAPH,
-) -> OnnxEngine:
-    return OnnxEngine(
-        source, device="cpu", warm_max_rows=1, classes=classes, task=task, without_card=is_new, names=names
-    )
+def _options(
+    classes: Sequence[int | str], *, is_new: bool, task: str = "other", names: ModelNames = AS_IN_THE_GRAPH
+) -> EngineOptions:
+    return FOR_ITS_CARD | {"classes": classes, "without_card": is_new, "task": task, "names": names}
 
 
 def raw_outputs(model: Model, decoder: Decoder, rows: Sequence[Row]) -> dict[str, Array]:
